@@ -1,0 +1,3 @@
+"""placeholder"""
+def framed(picture, contract, note):
+    raise NotImplementedError

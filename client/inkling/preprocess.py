@@ -1,0 +1,264 @@
+"""An image -> the model input, under a contract. The only such code in Inkling.
+
+Training, gateway, client and device all come through here, so a picture is prepared
+in one way wherever it is classified. Every decision is the contract's; `explain`
+shows each stage with the picture at that stage and what was decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from inkling import ink
+from inkling.decoding import Budget, decode
+from inkling.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from inkling.contract import Contract
+
+    Pixels: TypeAlias = npt.NDArray[np.uint8]
+    Input: TypeAlias = npt.NDArray[np.float32]
+
+__all__ = ["Stage", "explain", "is_dark_on_light", "pixels_to_input", "to_input"]
+
+# What `explain` passes along to collect the stages: name, decision, picture.
+Note: TypeAlias = Callable[[str, str, Image.Image], None]
+
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "box": Image.Resampling.BOX,
+}
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_MIDDLE_GREY = 127
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A picture on its way to the model, and what was decided there."""
+
+    name: str
+    decision: str
+    picture: Image.Image
+
+
+def to_input(
+    image: bytes, contract: Contract, budget: Budget | None = None
+) -> Input:
+    """Return the model input for one encoded image.
+
+    Shape (height, width, channels), float32, pixel * scale + offset. `budget` is what
+    the image may cost; the images of one request share one.
+
+    Raises:
+        InvalidImage: The bytes are no PNG or JPEG, or a damaged one.
+        UnsupportedMediaType: They are a picture in another format.
+        TooLarge: A limit is exceeded.
+    """
+    picture = decode(image, contract.jpeg_min_side, budget or Budget())
+    return _scaled(_prepared(picture, contract, None), contract)
+
+
+def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
+    """Return the model input for a picture that is decoded already.
+
+    Args:
+        pixels: Shape (rows, columns), or (rows, columns, 1 or 3 or 4), uint8, 0 to
+            255; one channel is grey, three are RGB, four are RGB and opacity.
+        contract: What the model expects.
+
+    Returns:
+        Shape (height, width, channels), float32, pixel * scale + offset.
+
+    Raises:
+        InvalidRequest: `pixels` is no such array.
+    """
+    ranks = {2: None, 3: (1, 3, 4)}
+    channels = ranks.get(pixels.ndim, ())
+    if pixels.dtype != np.uint8 or (
+        channels is not None and pixels.shape[2:] not in [(n,) for n in channels]
+    ):
+        raise InvalidRequest(
+            f"The pixels came as {pixels.dtype} of shape {pixels.shape}; expected "
+            "uint8 from 0 to 255 of shape (rows, columns) or (rows, columns, 1, 3 or "
+            "4)."
+        )
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    picture = Image.fromarray(pixels)
+    return _scaled(_prepared(picture, contract, None), contract)
+
+
+def explain(
+    image: bytes, contract: Contract, budget: Budget | None = None
+) -> list[Stage]:
+    """Return every stage from the decoded picture to what the model sees.
+
+    The last stage, scaled, is the input that `to_input` returns.
+
+    Raises:
+        InvalidImage, UnsupportedMediaType, TooLarge: As `to_input`.
+    """
+    stages: list[Stage] = []
+
+    def note(name: str, decision: str, picture: Image.Image) -> None:
+        stages.append(Stage(name, decision, picture.copy()))
+
+    picture = decode(image, contract.jpeg_min_side, budget or Budget())
+    size = f"{picture.width} x {picture.height}"
+    note("decoded", f"{picture.format}, mode {picture.mode}, {size}", picture)
+    _prepared(picture, contract, note)
+    return stages
+
+
+def is_dark_on_light(grey: Image.Image) -> bool:
+    """Decide the polarity of a picture by its border.
+
+    The outermost pixels are nearly always paper, whatever was drawn inside: where
+    their median is lighter than middle grey, the ink is the darker.
+    """
+    pixels = np.asarray(grey)
+    border = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
+    return bool(np.median(np.concatenate(border)) > _MIDDLE_GREY)
+
+
+def _prepared(picture: Image.Image, contract: Contract, note: Note | None) -> Pixels:
+    """Return the picture as the model sees it, before scaling: uint8, (h, w, c)."""
+    picture = _upright(picture, contract, note)
+    picture = _opaque(picture, contract, note)
+    fits = picture.size == (contract.width, contract.height)
+    if contract.kind == "photo_of_one_object" and not fits:
+        picture = ink.framed(picture, contract, note)
+    else:
+        picture = _coloured(picture, contract, note)
+        picture = _light_on_dark(picture, contract, note)
+        picture = picture if fits else _resized(picture, contract)
+    if note:
+        size = f"{contract.width} x {contract.height}"
+        note("model input", f"{size}, what the model sees", picture)
+    return np.asarray(picture).reshape(contract.input_shape)
+
+
+def _scaled(pixels: Pixels, contract: Contract) -> Input:
+    # One multiplication and one addition in float32, everywhere.
+    scaled = pixels.astype(np.float32) * np.float32(contract.scale)
+    return scaled + np.float32(contract.offset) if contract.offset else scaled
+
+
+def _upright(
+    picture: Image.Image, contract: Contract, note: Note | None
+) -> Image.Image:
+    if not contract.exif:
+        return picture
+    orientation = _orientation(picture)
+    if orientation not in _UPRIGHT:
+        return picture
+    picture = picture.transpose(_UPRIGHT[orientation])
+    if note:
+        note("upright", f"the camera noted orientation {orientation}", picture)
+    return picture
+
+
+def _orientation(picture: Image.Image) -> int | None:
+    try:
+        return picture.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # noqa: BLE001
+        # Metadata that cannot be parsed fails in many ways; the picture is whole.
+        return None
+
+
+def _opaque(picture: Image.Image, contract: Contract, note: Note | None) -> Image.Image:
+    """Lay transparent parts on a ground, and bring every mode to `L` or `RGB`."""
+    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
+        return picture
+    if picture.mode.startswith("I"):
+        return _from_16_bit(picture, note)
+    if not picture.has_transparency_data:
+        return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    picture = picture.convert("RGBA")
+    ground = _ground(picture, contract.alpha)
+    flat = Image.new("RGBA", picture.size, ground)
+    flat.alpha_composite(picture)
+    if note:
+        name = "black" if ground[0] == 0 else "white"
+        note("opaque", f"transparent parts laid on {name}", flat.convert("RGB"))
+    return flat.convert("RGB")
+
+
+def _from_16_bit(picture: Image.Image, note: Note | None) -> Image.Image:
+    """Scale 16 bits to 8; Pillow's own conversion would clip nearly all to white."""
+    pixels = np.asarray(picture, dtype=np.uint32)
+    picture = Image.fromarray((pixels >> 8).astype(np.uint8))
+    if note:
+        note("8 bit", "16 bits a pixel scaled to 8", picture)
+    return picture
+
+
+def _ground(picture: Image.Image, alpha: str) -> tuple[int, int, int, int]:
+    """Return the colour under transparent parts; `contrast` opposes the opaque ones."""
+    if alpha == "contrast":
+        pixels = np.asarray(picture.resize((64, 64), Image.Resampling.BOX))
+        weights = pixels[:, :, 3].astype(np.float64)
+        grey = pixels[:, :, :3].mean(axis=2)
+        light = (grey * weights).sum() > _MIDDLE_GREY * weights.sum()
+        alpha = "black" if light else "white"
+    return (0, 0, 0, 255) if alpha == "black" else (255, 255, 255, 255)
+
+
+def _coloured(
+    picture: Image.Image, contract: Contract, note: Note | None
+) -> Image.Image:
+    mode = "L" if contract.channels == 1 else "RGB"
+    if picture.mode == mode:
+        return picture
+    picture = picture.convert(mode)
+    if note:
+        note("grey" if mode == "L" else "colour", f"converted to {mode}", picture)
+    return picture
+
+
+def _light_on_dark(
+    picture: Image.Image, contract: Contract, note: Note | None
+) -> Image.Image:
+    dark_ink = contract.polarity == "dark_on_light" or (
+        contract.polarity == "auto" and is_dark_on_light(picture.convert("L"))
+    )
+    if not dark_ink:
+        return picture
+    picture = picture.point(lambda value: 255 - value)
+    if note:
+        note("inverted", "dark on light; the model expects light on dark", picture)
+    return picture
+
+
+def _resized(picture: Image.Image, contract: Contract) -> Image.Image:
+    """Resample to the input's size; with proportions kept, the rest is padded."""
+    size = (contract.width, contract.height)
+    resampling = _RESAMPLING[contract.filter]
+    if not contract.keep_aspect:
+        return picture.resize(size, resampling)
+    factor = min(size[0] / picture.width, size[1] / picture.height)
+    inner = (
+        max(1, round(picture.width * factor)),
+        max(1, round(picture.height * factor)),
+    )
+    pad = (contract.pad,) * len(picture.getbands())
+    canvas = Image.new(picture.mode, size, pad if len(pad) > 1 else contract.pad)
+    offset = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2)
+    canvas.paste(picture.resize(inner, resampling), offset)
+    return canvas
