@@ -1,0 +1,74 @@
+"""The subcommand `inkling train`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from inkling.cli import Command
+from inkling.commands import add_models_dir
+from inkling_training.quiet import quiet_stderr
+
+__all__ = ["TRAIN"]
+
+_DATASETS = ("auto", "mnist", "fashion_mnist", "cifar10", "digits")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_models_dir(parser)
+    parser.add_argument("models", nargs="+", choices=("mlp", "cnn"), help="what to train")
+    parser.add_argument(
+        "--dataset",
+        choices=_DATASETS,
+        default="auto",
+        help="auto is mnist, or the bundled digits where MNIST cannot be had",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=os.environ.get("INKLING_DATA_DIR"),
+        help="where mnist.npz and the like are (INKLING_DATA_DIR)",
+    )
+    parser.add_argument(
+        "--name", help="publish under this name; for one model (default: the model's)"
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=("quick", "default"),
+        default="default",
+        help="quick is for trying things out",
+    )
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same model")
+    parser.add_argument(
+        "--runs-dir",
+        type=Path,
+        default=Path("runs"),
+        help="checkpoints and TensorBoard logs",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on after the last whole epoch"
+    )
+    parser.add_argument(
+        "--allow-regression",
+        action="store_true",
+        help="publish even if the version before was better",
+    )
+
+
+def _train(options: argparse.Namespace) -> int:
+    # TensorFlow takes seconds to import and talks much; other commands need neither.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet_stderr():
+        from inkling_training.pipeline import train_and_publish  # noqa: PLC0415
+
+    return train_and_publish(options)
+
+
+TRAIN = Command(
+    help="train models, check their exports and publish them",
+    add_arguments=_add_arguments,
+    run=_train,
+)

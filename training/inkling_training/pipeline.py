@@ -1,0 +1,85 @@
+"""From the pictures to published versions: what `inkling train` does."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict, replace
+
+from inkling.errors import InvalidRequest
+from inkling.repository import Repository
+from inkling_training import datasets
+from inkling_training.datasets import Dataset
+from inkling_training.errors import DatasetUnavailable
+from inkling_training.publish import publish
+from inkling_training.recipes import Recipe, recipe_for
+from inkling_training.train import Run, identity, train
+
+__all__ = ["train_and_publish"]
+
+
+def train_and_publish(options: argparse.Namespace) -> int:
+    """Train and publish each model of the command line; return the exit code.
+
+    Raises:
+        InklingError: The pictures cannot be had, a run diverged, or a gate failed.
+    """
+    if options.name and len(options.models) > 1:
+        raise InvalidRequest("--name goes with one model; name one.")
+    dataset = _dataset(options)
+    for model in options.models:
+        _one(model, dataset, options)
+    return 0
+
+
+def _dataset(options: argparse.Namespace) -> Dataset:
+    if options.dataset != "auto":
+        return datasets.load(options.dataset, options.data_dir)
+    try:
+        return datasets.load("mnist", options.data_dir)
+    except DatasetUnavailable as error:
+        print(
+            f"{error.message}\nGoing on with the 1,797 digits that come with "
+            "scikit-learn; MNIST gives better models.",
+            flush=True,
+        )
+        return datasets.load("digits")
+
+
+def _one(model: str, dataset: Dataset, options: argparse.Namespace) -> None:
+    name, recipe = options.name or model, _recipe(model, dataset, options)
+    print(
+        f"Training {model} on {dataset.name}: {len(dataset.train):,} pictures, "
+        f"{len(dataset.validation):,} to choose the epoch, {len(dataset.test):,} to "
+        "test.",
+        flush=True,
+    )
+    run = Run(
+        options.runs_dir / f"{name}-{dataset.name}-{options.seed}",
+        identity(model, dataset, recipe, options.seed),
+    )
+    trained = train(
+        model, dataset, recipe, run, seed=options.seed, resume=options.resume
+    )
+    started = time.monotonic()
+    files = publish(
+        Repository(options.models_dir),
+        name,
+        dataset,
+        trained,
+        figures={"seed": options.seed, "recipe": asdict(recipe)},
+        allow_regression=options.allow_regression,
+    )
+    print(
+        f"Published {name} version {files.version}: trained in "
+        f"{trained.train_s:.0f} s, exported and checked in "
+        f"{time.monotonic() - started:.0f} s.",
+        flush=True,
+    )
+
+
+def _recipe(model: str, dataset: Dataset, options: argparse.Namespace) -> Recipe:
+    recipe = recipe_for(options.recipe, model, dataset.name, options.epochs)
+    if options.learning_rate:
+        recipe = replace(recipe, learning_rate=options.learning_rate)
+    return recipe

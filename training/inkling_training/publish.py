@@ -1,0 +1,142 @@
+"""A trained model -> a published version, through all the gates."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from inkling.ondevice import load_version
+from inkling.repository import FORMATS, Repository, VersionFiles
+from inkling_training import card, export, parity
+from inkling_training.errors import GateFailed
+
+if TYPE_CHECKING:
+    from inkling_training.datasets import Dataset
+    from inkling_training.parity import ParityRow
+    from inkling_training.train import Trained
+
+__all__ = ["publish"]
+
+_PREDICT_BATCH = 500
+# Enough for the ranges of every int8 tensor to settle.
+_CALIBRATION_PICTURES = 500
+# A version may be this much worse on the same test set than the one before it: less
+# than twice the standard error of 99 % on 10,000 pictures.
+_MAX_REGRESSION = 0.002
+
+
+def publish(
+    repository: Repository,
+    name: str,
+    dataset: Dataset,
+    trained: Trained,
+    *,
+    figures: dict[str, Any],
+    allow_regression: bool = False,
+) -> VersionFiles:
+    """Export a model, hold its exports against it, and publish it as the next version.
+
+    Args:
+        repository: Where to.
+        name: The model's name.
+        dataset: What it was trained and is reported on.
+        trained: The model.
+        figures: What the model card says besides, such as the seed.
+        allow_regression: Publish even if the version before it was better.
+
+    Raises:
+        GateFailed: The exports disagree, or the version before it was better; nothing
+            was published.
+    """
+    model, contract = trained.model, dataset.contract
+    inputs, truth = dataset.test.inputs(contract), dataset.test.labels
+    found = model.predict(inputs, batch_size=_PREDICT_BATCH, verbose=0).argmax(axis=1)
+    with repository.publishing(name) as publication:
+        path = publication.path
+        exporter = export.Exporter(model, contract)
+        exporter.write_saved_model(path)
+        calibration = dataset.train.first(_CALIBRATION_PICTURES).inputs(contract)
+        exporter.write_tflite(calibration, path / "tflite")
+        export.write_warmup(name, calibration, path)
+        export.write_golden(model, contract, dataset.test, path)
+        rows = parity.compare(model, path, contract, inputs, truth)
+        _check_parity(rows)
+        accuracy = {"keras": float((found == truth).mean())}
+        accuracy |= {row.export: row.accuracy for row in rows}
+        if not allow_regression:
+            digest = contract.training_data.digest
+            _check_regression(repository, name, digest, accuracy["float32"])
+        card.write_card(
+            path / "card",
+            {
+                **figures,
+                **_figures(name, dataset, trained, path),
+                "accuracy": accuracy,
+                "parity": [row.as_json() for row in rows],
+            },
+            trained.history,
+            card.confusion(truth, found, len(contract.labels)),
+            contract.labels,
+        )
+        files = publication.commit()
+    for tflite_format in FORMATS:
+        # The very check that a gateway makes before it serves.
+        load_version(files, tflite_format)
+    print(card.parity_table(rows), flush=True)
+    return files
+
+
+def _check_parity(rows: Sequence[ParityRow]) -> None:
+    if not all(row.passed for row in rows):
+        raise GateFailed(
+            "The exports do not agree with the Keras model; nothing was published.\n"
+            + card.parity_table(rows)
+        )
+
+
+def _check_regression(
+    repository: Repository, name: str, digest: str, accuracy: float
+) -> None:
+    """Compare with the newest version, if it was tested on the same pictures."""
+    if not repository.versions(name):
+        return
+    before = repository.newest(name)
+    known = before.accuracy("float32")
+    if known is None or before.metrics().get("data") != digest:
+        return
+    if accuracy < known - _MAX_REGRESSION:
+        raise GateFailed(
+            f"{name} version {before.version} reaches {known:.2%} on the same test "
+            f"set, this one {accuracy:.2%}; nothing was published. Train longer, or "
+            "publish it all the same with --allow-regression."
+        )
+
+
+def _figures(
+    name: str, dataset: Dataset, trained: Trained, path: Path
+) -> dict[str, Any]:
+    return {
+        "model": name,
+        "dataset": dataset.name,
+        "data": dataset.contract.training_data.digest,
+        "contract": dataset.contract.hash,
+        "parameters": int(sum(np.prod(w.shape) for w in trained.model.weights)),
+        "epochs": len(trained.history),
+        "best_epoch": trained.best_epoch,
+        "train_s": round(trained.train_s, 1),
+        "bytes": {
+            name: (path / "tflite" / f"{name}.tflite").stat().st_size
+            for name in FORMATS
+        },
+        "made_with": {
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "python": platform.python_version(),
+        },
+    }
