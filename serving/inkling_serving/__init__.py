@@ -1,0 +1,5 @@
+"""The gateway: classifies pictures for callers, with an engine that runs the models."""
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

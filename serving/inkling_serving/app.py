@@ -1,0 +1,93 @@
+"""The Flask application: every address of the gateway, and the page to draw on."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import flask
+from werkzeug.exceptions import HTTPException
+
+from inkling.errors import MethodNotAllowed, NotFound, TooLarge
+from inkling_serving.http_gateway import Request, Response, error_response
+
+if TYPE_CHECKING:
+    from inkling_serving.http_gateway import Gateway
+
+__all__ = ["create_app", "too_long"]
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+def create_app(gateway: Gateway, max_body_bytes: int) -> flask.Flask:
+    """Return the application; it answers as `gateway` does, and adds the page."""
+    app = flask.Flask("inkling_serving", static_folder=None)
+    page = str(files("inkling_serving") / "page")
+
+    @app.get("/")
+    @app.get("/page/<path:name>")
+    def show_page(name: str = "index.html") -> flask.Response:
+        response = flask.send_from_directory(page, name)
+        response.headers.update(_PAGE_HEADERS)
+        return response
+
+    @app.route("/<path:path>", methods=_METHODS)
+    def answer(path: str) -> flask.Response:
+        request = _request(max_body_bytes)
+        if isinstance(request, Response):
+            return _flask_response(request)
+        return _flask_response(gateway.handle(request))
+
+    @app.errorhandler(HTTPException)
+    def refuse(error: HTTPException) -> flask.Response:
+        return _flask_response(_refusal(error))
+
+    return app
+
+
+def too_long(max_bytes: int) -> TooLarge:
+    """Return the error for a body over the limit; both doors use it."""
+    return TooLarge(
+        f"The body has more than {max_bytes:,} bytes. Send a smaller picture, or fewer."
+    )
+
+
+def _request(max_body_bytes: int) -> Request | Response:
+    came = flask.request
+    # One byte over the limit is read: Werkzeug's own limit cuts a chunked body off
+    # at the limit and says nothing.
+    body = came.stream.read(max_body_bytes + 1)
+    request = Request(
+        method=came.method,
+        path=came.path,
+        query=came.query_string.decode("latin-1"),
+        headers={name.lower(): value for name, value in came.headers.items()},
+        body=body,
+    )
+    if len(body) > max_body_bytes:
+        return error_response(too_long(max_body_bytes), request.id)
+    return request
+
+
+def _refusal(error: HTTPException) -> Response:
+    request_id = Request("GET", "", headers=_id_header()).id
+    if error.code == 405:
+        allowed = tuple(getattr(error, "valid_methods", None) or ("GET",))
+        method = flask.request.method
+        return error_response(MethodNotAllowed(method, allowed), request_id)
+    return error_response(NotFound("There is nothing at this address."), request_id)
+
+
+def _id_header() -> dict[str, str]:
+    return {"x-request-id": flask.request.headers.get("X-Request-Id", "")}
+
+
+def _flask_response(response: Response) -> flask.Response:
+    return flask.Response(response.body, response.status, dict(response.headers))

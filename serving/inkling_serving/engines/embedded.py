@@ -1,0 +1,240 @@
+"""The embedded engine: LiteRT in this process, on the files of the repository.
+
+A thread looks at the repository every second. A version that is new there is checked
+(manifest, contract, golden pictures), warmed, and only then swapped in; one that fails
+stays out, with the reason, and the versions that serve go on serving.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from inkling.errors import BrokenVersion, InklingError, ModelNotFound, NotReady
+from inkling.ondevice import TFLiteRunner, load_version
+from inkling_serving.engines.base import NO_SUCH_MODEL, ModelStatus, State, VersionStatus
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from inkling.contract import Contract
+    from inkling.repository import Repository, VersionFiles
+
+__all__ = ["EmbeddedEngine"]
+
+_log = logging.getLogger(__name__)
+
+# The newest version and the one to go back to.
+_VERSIONS_KEPT = 2
+
+
+@dataclass(frozen=True)
+class LoadedVersion:
+    """A version whose TFLite file is in memory."""
+
+    model: str
+    version: int
+    runner: TFLiteRunner
+    accuracy: float | None
+
+    @property
+    def contract(self) -> Contract:
+        """What the version expects of an image."""
+        return self.runner.contract
+
+    def predict(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return scores (n, classes), float32, for inputs (n, h, w, c), float32."""
+        return self.runner.run(inputs)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """An immutable picture of one model; replaced as a whole, never changed.
+
+    Attributes:
+        loaded: The versions that can answer.
+        failed: The reasons of those that cannot, with the fingerprint of their files.
+        statuses: What is reported, newest version first.
+    """
+
+    loaded: Mapping[int, LoadedVersion] = field(default_factory=dict)
+    fingerprints: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    failed: Mapping[int, str] = field(default_factory=dict)
+    version_labels: Mapping[str, int] = field(default_factory=dict)
+
+    def status(self, name: str) -> ModelStatus:
+        """Return what is reported of this model."""
+        available = [
+            VersionStatus(
+                version,
+                State.AVAILABLE,
+                self.failed.get(version),
+                contract=loaded.contract,
+                accuracy=loaded.accuracy,
+            )
+            for version, loaded in self.loaded.items()
+        ]
+        failed = [
+            VersionStatus(version, State.FAILED, reason)
+            for version, reason in self.failed.items()
+            if version not in self.loaded
+        ]
+        versions = sorted(available + failed, key=lambda v: v.version, reverse=True)
+        return ModelStatus(name, tuple(versions), self.version_labels)
+
+
+class EmbeddedEngine:
+    """Serves a model repository from memory and follows what is published there."""
+
+    def __init__(
+        self, repository: Repository, tflite_format: str, poll_s: float
+    ) -> None:
+        self._repository = repository
+        self._format = tflite_format
+        self._poll_s = poll_s
+        self._models: Mapping[str, _Model] = {}
+        self._stop = threading.Event()
+        self._refresh()
+        self._watcher = threading.Thread(
+            target=self._watch, name="inkling-repository-watcher", daemon=True
+        )
+        self._watcher.start()
+
+    def select(
+        self, model: str, version: int | None = None, version_label: str | None = None
+    ) -> LoadedVersion:
+        """Return the version asked for, or the newest that is available."""
+        found = self._models.get(model)
+        if found is None:
+            raise ModelNotFound(NO_SUCH_MODEL)
+        if version_label is not None:
+            version = found.version_labels.get(version_label)
+            if version is None:
+                raise ModelNotFound(f'The model "{model}" has no such version label.')
+        if version is None:
+            version = max(found.loaded, default=None)
+        if version in found.loaded:
+            return found.loaded[version]
+        if version is None or version in found.failed:
+            raise NotReady(
+                f'The model "{model}" cannot answer yet; GET /v1/models/{model} says '
+                "why."
+            )
+        available = ", ".join(map(str, sorted(found.loaded))) or "none"
+        raise ModelNotFound(
+            f'The model "{model}" does not serve this version; it serves: {available}.'
+        )
+
+    def status(self) -> list[ModelStatus]:
+        """Return all models, sorted by name."""
+        models = self._models
+        return [models[name].status(name) for name in sorted(models)]
+
+    def close(self) -> None:
+        """Stop watching the repository."""
+        self._stop.set()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._poll_s):
+            try:
+                self._refresh()
+            except Exception:
+                # The thread must outlive whatever the disk comes up with; what
+                # serves goes on serving.
+                _log.exception("the repository could not be read; trying again")
+
+    def _refresh(self) -> None:
+        for name in self._repository.models():
+            before = self._models.get(name, _Model())
+            after = self._refreshed(name, before)
+            if after != before or name not in self._models:
+                self._models = {**self._models, name: after}
+
+    def _refreshed(self, name: str, model: _Model) -> _Model:
+        """Return the model as the repository has it now, newest versions loaded."""
+        model = replace(model, version_labels=self._version_labels(name, model))
+        wanted = self._wanted(name, model)
+        for files in wanted:
+            model = self._with_version(model, files)
+            # A version is swapped in as soon as it is ready, not with the others.
+            self._models = {**self._models, name: model}
+        keep = {files.version for files in wanted}
+        if not keep & set(model.loaded):
+            # Nothing that can answer is left on disk: what is in memory stays.
+            keep |= set(model.loaded)
+        return _only(model, keep)
+
+    def _version_labels(self, name: str, model: _Model) -> Mapping[str, int]:
+        try:
+            return self._repository.version_labels(name)
+        except BrokenVersion as error:
+            _log.warning("model %s keeps its version labels: %s", name, error.message)
+            return model.version_labels
+
+    def _wanted(self, name: str, model: _Model) -> list[VersionFiles]:
+        """Return the newest versions, those with a label, and any newer broken ones.
+
+        Broken ones do not count, so that the newest good one is always among them.
+        """
+        wanted, good = [], 0
+        for version in self._repository.versions(name):
+            files = self._repository.files(name, version)
+            labelled = version in model.version_labels.values()
+            if good < _VERSIONS_KEPT or labelled:
+                wanted.append(files)
+                good += not self._is_known_bad(model, files)
+        return wanted
+
+    @staticmethod
+    def _is_known_bad(model: _Model, files: VersionFiles) -> bool:
+        return (
+            files.version in model.failed
+            and model.fingerprints.get(files.version) == files.fingerprint()
+        )
+
+    def _with_version(self, model: _Model, files: VersionFiles) -> _Model:
+        """Return the model with this version loaded, or with why it cannot be."""
+        version, fingerprint = files.version, files.fingerprint()
+        if model.fingerprints.get(version) == fingerprint:
+            return model
+        fingerprints = {**model.fingerprints, version: fingerprint}
+        failed = {key: why for key, why in model.failed.items() if key != version}
+        try:
+            runner = load_version(files, self._format)
+            accuracy = files.accuracy(self._format)
+            loaded = LoadedVersion(files.model, version, runner, accuracy)
+        except Exception as error:
+            reason = _reason(error)
+            _log.error("%s version %d is not served: %s", files.model, version, reason)
+            return replace(
+                model, failed={**failed, version: reason}, fingerprints=fingerprints
+            )
+        _log.info("%s version %d is available", files.model, version)
+        return replace(
+            model,
+            loaded={**model.loaded, version: loaded},
+            failed=failed,
+            fingerprints=fingerprints,
+        )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, InklingError):
+        return error.message
+    # A broken file fails in libraries in many ways, whose texts carry paths.
+    return f"it cannot be loaded ({type(error).__name__}); publish it again."
+
+
+def _only(model: _Model, keep: set[int]) -> _Model:
+    """Return the model without the versions that are not to be kept."""
+    return replace(
+        model,
+        loaded={key: value for key, value in model.loaded.items() if key in keep},
+        fingerprints={k: v for k, v in model.fingerprints.items() if k in keep},
+        failed={key: value for key, value in model.failed.items() if key in keep},
+    )

@@ -1,0 +1,154 @@
+"""A request's body -> the encoded images in it: bare, multipart or JSON with base64."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.multipart import (
+    Data,
+    Epilogue,
+    Field,
+    File,
+    MultipartDecoder,
+    NeedData,
+)
+
+from inkling.errors import InvalidRequest, TooLarge, UnsupportedMediaType
+
+__all__ = ["images_of"]
+
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
+# A JSON body has at most this many of the characters below besides those that its
+# images need; more of them could only blow up in memory, up to 24 times.
+_JSON_STRUCTURE = b'{}[],:"'
+_STRUCTURE_SPARE = 64
+_STRUCTURE_PER_IMAGE = 32
+
+
+def images_of(headers: Mapping[str, str], body: bytes, max_images: int) -> list[bytes]:
+    """Return the encoded images of a body, in order.
+
+    A body that starts like a PNG or JPEG is one image, whatever its type claims to be;
+    `curl --data-binary` calls every body a form.
+
+    Raises:
+        InvalidRequest: The body is empty, or not what its type says.
+        TooLarge: It has more than `max_images`.
+        UnsupportedMediaType: It is compressed, or multipart without a boundary.
+    """
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        raise UnsupportedMediaType(
+            "The body is compressed; send it as it is. PNG and JPEG are compressed "
+            "already."
+        )
+    if not body:
+        raise InvalidRequest(
+            "The body is empty; send a picture, such as: curl --data-binary "
+            "@picture.png URL"
+        )
+    if body.startswith(_PICTURES):
+        return [body]
+    kind, options = parse_options_header(headers.get("content-type", ""))
+    if kind == "multipart/form-data":
+        return _from_multipart(body, options.get("boundary", ""), max_images)
+    if kind == "application/json" or body.lstrip()[:1] == b"{":
+        return _from_json(body, max_images)
+    return [body]
+
+
+def _from_multipart(body: bytes, boundary: str, max_images: int) -> list[bytes]:
+    """Return every file of a form; fields that are no files are passed over."""
+    if not boundary:
+        raise UnsupportedMediaType(
+            "The multipart body names no boundary. Let the HTTP library set the "
+            "Content-Type: curl -F image=@picture.png URL"
+        )
+    try:
+        images = _files(body, boundary.encode("latin-1"), max_images)
+    except (ValueError, UnicodeError):
+        _refuse_multipart()
+    if not images:
+        raise InvalidRequest(
+            "The form has no file. Send each picture as one: curl -F "
+            "image=@picture.png URL"
+        )
+    return images
+
+
+def _files(body: bytes, boundary: bytes, max_images: int) -> list[bytes]:
+    # Twice the images leaves room for as many fields beside them.
+    decoder = MultipartDecoder(boundary, max_parts=2 * max_images + 8)
+    decoder.receive_data(body)
+    decoder.receive_data(None)
+    images: list[bytes] = []
+    chunks: list[bytes] | None = None
+    while not isinstance(event := decoder.next_event(), Epilogue):
+        if isinstance(event, NeedData):
+            _refuse_multipart()
+        if isinstance(event, File | Field):
+            chunks = [] if isinstance(event, File) else None
+        elif isinstance(event, Data) and chunks is not None:
+            chunks.append(event.data)
+            if not event.more_data:
+                images.append(b"".join(chunks))
+    return images
+
+
+def _refuse_multipart() -> NoReturn:
+    raise InvalidRequest("The multipart body is damaged or cut short.")
+
+
+def _from_json(body: bytes, max_images: int) -> list[bytes]:
+    limit = _STRUCTURE_SPARE + _STRUCTURE_PER_IMAGE * max_images
+    if sum(body.count(character) for character in _JSON_STRUCTURE) > limit:
+        raise TooLarge(
+            f"The JSON has more parts than {max_images} images need. Send fewer images "
+            "in a request."
+        )
+    try:
+        document = json.loads(
+            body.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError):
+        raise InvalidRequest(
+            'The body is not JSON in UTF-8; expected {"images": [{"b64": "..."}]}.'
+        ) from None
+    images = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(images, list):
+        raise InvalidRequest(
+            'The JSON has no list of images; expected {"images": [{"b64": "..."}]}.'
+        )
+    return [_from_base64(place, image) for place, image in enumerate(images)]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands twice")
+    return values
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _from_base64(place: int, image: object) -> bytes:
+    text = image.get("b64") if isinstance(image, dict) else None
+    if not isinstance(text, str):
+        raise InvalidRequest(
+            f'Image {place} has no "b64"; expected {{"b64": "..."}} with the picture '
+            "in base64."
+        )
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(
+            f"Image {place} is not base64. Use the standard alphabet with padding and "
+            "no line breaks."
+        ) from None

@@ -1,0 +1,204 @@
+"""The server front: reads bodies, bounded and timed, and hands requests to a door.
+
+An ASGI application under uvicorn. Classifications go straight to their handler, all
+else through Flask; both run in a small pool of threads with a bounded queue, so that
+what cannot be answered in time is refused at once. Probes never wait for the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from inkling.errors import DeadlineExceeded, Overloaded
+from inkling_serving.app import create_app, too_long
+from inkling_serving.http_gateway import (
+    CLASSIFY_PATH,
+    Request,
+    Response,
+    error_response,
+)
+
+if TYPE_CHECKING:
+    from inkling_serving.http_gateway import Gateway
+    from inkling_serving.settings import Settings
+
+__all__ = ["Front"]
+
+_Message = MutableMapping[str, Any]
+_PROBES = ("/livez", "/readyz")
+
+
+class _ClientGone(Exception):
+    """The connection ended before the body did; there is nobody to answer."""
+
+
+class Front:
+    """The ASGI application of one gateway process."""
+
+    def __init__(
+        self, gateway: Gateway, settings: Settings, on_stop: Callable[[], None]
+    ) -> None:
+        self._gateway = gateway
+        self._settings = settings
+        self._on_stop = on_stop
+        self._app = create_app(gateway, settings.max_body_bytes)
+        self._pool = ThreadPoolExecutor(settings.threads, "inkling-request")
+        self._waiting = 0
+
+    async def __call__(
+        self, scope: _Message, receive: Callable[[], Any], send: Callable[..., Any]
+    ) -> None:
+        """Answer one request, or start and stop with the server."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        request = _request(scope)
+        unread = True
+        try:
+            body = await self._body(request, receive)
+            unread = False
+            response = await self._answer(replace(request, body=body))
+        except _ClientGone:
+            return
+        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
+            response = error_response(error, request.id)
+        # What is left of an unread body must not be taken for the next request.
+        extra = {"connection": "close"} if unread else {}
+        await _send(response, request.method, send, extra)
+
+    async def _answer(self, request: Request) -> Response:
+        if request.path in _PROBES:
+            return self._gateway.handle(request)
+        if self._waiting >= self._settings.threads + self._settings.queue:
+            raise Overloaded(
+                f"{self._waiting} requests are waiting already. Try again in a second."
+            )
+        if CLASSIFY_PATH.fullmatch(request.path):
+            door = self._gateway.handle
+        else:
+            door = self._through_flask
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, door, request)
+        finally:
+            self._waiting -= 1
+
+    async def _body(self, request: Request, receive: Callable[[], Any]) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            TooLarge: It is over the limit, announced or not.
+            DeadlineExceeded: It did not arrive in time.
+        """
+        limit = self._settings.max_body_bytes
+        announced = request.headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced[:20]) > limit:
+            raise too_long(limit)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _ClientGone
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > limit:
+                        raise too_long(limit)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"The body did not arrive within {self._settings.body_timeout_s:g} s."
+            ) from None
+        return bytes(body)
+
+    def _through_flask(self, request: Request) -> Response:
+        """Answer a request by calling the Flask application as a WSGI server does."""
+        started: dict[str, Any] = {}
+
+        def start_response(
+            status: str, headers: list[tuple[str, str]], *_: object
+        ) -> Callable[[bytes], object]:
+            started.update(status=int(status.split(" ", 1)[0]), headers=dict(headers))
+            return lambda _: None
+
+        chunks: Iterable[bytes] = self._app(_environ(request), start_response)
+        try:
+            body = b"".join(chunks)
+        finally:
+            getattr(chunks, "close", lambda: None)()
+        return Response(started["status"], body, started["headers"])
+
+    async def _lifespan(
+        self, receive: Callable[[], Any], send: Callable[..., Any]
+    ) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self._pool.shutdown()
+        self._on_stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _request(scope: _Message) -> Request:
+    return Request(
+        method=scope["method"].upper(),
+        path=scope["path"],
+        query=scope["query_string"].decode("latin-1"),
+        headers={
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in scope["headers"]
+        },
+    )
+
+
+def _environ(request: Request) -> dict[str, Any]:
+    """Return what PEP 3333 wants of a request; the body has been read already."""
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": request.path.encode().decode("latin-1"),
+        "QUERY_STRING": request.query,
+        "SERVER_NAME": "inkling",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(request.body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in request.headers.items():
+        environ["HTTP_" + name.upper().replace("-", "_")] = value
+    # The body is here, whole: how it was framed on the wire is over.
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+    environ.pop("HTTP_CONTENT_LENGTH", None)
+    environ["CONTENT_TYPE"] = environ.pop("HTTP_CONTENT_TYPE", "")
+    environ["CONTENT_LENGTH"] = str(len(request.body))
+    return environ
+
+
+async def _send(
+    response: Response, method: str, send: Callable[..., Any], extra: Mapping[str, str]
+) -> None:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    headers.update(extra)
+    headers["content-length"] = str(len(response.body))
+    await send(
+        {
+            "type": "http.response.start",
+            "status": response.status,
+            "headers": [(n.encode(), v.encode("latin-1")) for n, v in headers.items()],
+        }
+    )
+    body = b"" if method == "HEAD" else response.body
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,312 @@
+"""The HTTP surface: handlers from a request value to a response value.
+
+A handler reads the envelope, calls the service and writes the answer; it has no other
+logic. Two doors lead here: Flask (`inkling_serving.app`), which knows every address,
+and the server front (`inkling_serving.front`), which hands over classifications.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from PIL import Image
+
+from inkling.errors import (
+    ErrorCode,
+    InklingError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+)
+from inkling_serving.envelope import images_of
+from inkling_serving.service import Target
+
+if TYPE_CHECKING:
+    from inkling.preprocess import Stage
+    from inkling.types import Prediction
+    from inkling_serving.engines.base import ModelStatus, VersionStatus
+    from inkling_serving.service import Answer, Service
+
+__all__ = ["CLASSIFY_PATH", "HTTP_STATUS", "Gateway", "Request", "Response"]
+
+_log = logging.getLogger(__name__)
+
+HTTP_STATUS: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
+    {
+        ErrorCode.INVALID_IMAGE: HTTPStatus.BAD_REQUEST,
+        ErrorCode.INVALID_REQUEST: HTTPStatus.BAD_REQUEST,
+        ErrorCode.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        ErrorCode.MODEL_NOT_FOUND: HTTPStatus.NOT_FOUND,
+        ErrorCode.NOT_READY: HTTPStatus.SERVICE_UNAVAILABLE,
+        ErrorCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+        ErrorCode.OVERLOADED: HTTPStatus.SERVICE_UNAVAILABLE,
+        ErrorCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+        ErrorCode.METHOD_NOT_ALLOWED: HTTPStatus.METHOD_NOT_ALLOWED,
+        ErrorCode.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+    }
+)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TARGET = (
+    r"/v1/models/(?P<model>[^/:]*)"
+    r"(?:/versions/(?P<version>[^/:]*)|/labels/(?P<version_label>[^/:]*))?"
+)
+CLASSIFY_PATH = re.compile(_TARGET + ":classify")
+_EXPLAIN_PATH = re.compile(_TARGET + ":explain")
+_VERSION = re.compile(r"[0-9]{1,18}")
+# Long side of a stage's picture in an explanation; the model input is never larger.
+_STAGE_SIDE = 320
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a door hands over: everything of an HTTP request that matters here.
+
+    Attributes:
+        method: In capitals.
+        path: Percent-decoded, without the query.
+        query: What follows the `?`, still encoded.
+        headers: By lower-case name.
+        body: The whole body; a door has refused one that was too long.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def id(self) -> str:
+        """The caller's `X-Request-Id`, or a new one where that is no plain word."""
+        given = self.headers.get("x-request-id", "")
+        return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a door sends back."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+_Handler = Callable[["Gateway", Request, Mapping[str, str | None]], dict[str, Any]]
+
+
+class Gateway:
+    """Answers requests with a service."""
+
+    def __init__(self, service: Service, max_batch: int) -> None:
+        self._service = service
+        self._max_batch = max_batch
+
+    def handle(self, request: Request) -> Response:
+        """Return the answer to a request; never raises."""
+        request_id = request.id
+        try:
+            return _json_response(HTTPStatus.OK, self._answer(request), request_id)
+        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
+            return error_response(error, request_id)
+
+    def _answer(self, request: Request) -> dict[str, Any]:
+        method = "GET" if request.method == "HEAD" else request.method
+        allowed = []
+        for route_method, pattern, handler in _ROUTES:
+            match = pattern.fullmatch(request.path)
+            if match and route_method == method:
+                return handler(self, request, match.groupdict())
+            if match:
+                allowed.append(route_method)
+        if allowed:
+            raise MethodNotAllowed(_printable(request.method), tuple(allowed))
+        raise NotFound(
+            "There is nothing at this address. GET /v1/models lists the models; POST a "
+            "picture to /v1/models/NAME:classify."
+        )
+
+    def _classify(
+        self, request: Request, names: Mapping[str, str | None]
+    ) -> dict[str, Any]:
+        images = images_of(request.headers, request.body, self._max_batch)
+        answer = self._service.classify(_target(names), images, _top_k(request))
+        return _answer_json(answer)
+
+    def _explain(
+        self, request: Request, names: Mapping[str, str | None]
+    ) -> dict[str, Any]:
+        images = images_of(request.headers, request.body, 1)
+        if len(images) != 1:
+            raise InvalidRequest(f"Explain takes one image; {len(images)} came.")
+        target = _target(names)
+        answer, stages = self._service.explain(target, images[0], _top_k(request))
+        return {**_answer_json(answer), "stages": [_stage_json(s) for s in stages]}
+
+    def _models(self, _: Request, __: Mapping[str, str | None]) -> dict[str, Any]:
+        return {"models": [_model_json(status) for status in self._service.models()]}
+
+    def _model(
+        self, _: Request, names: Mapping[str, str | None]
+    ) -> dict[str, Any]:
+        return _model_json(self._service.model(names["model"] or ""))
+
+    def _live(self, _: Request, __: Mapping[str, str | None]) -> dict[str, Any]:
+        return {"live": True}
+
+    def _ready(self, _: Request, __: Mapping[str, str | None]) -> dict[str, Any]:
+        self._service.check_ready()
+        return {"ready": True}
+
+
+# The order of the attempts: what is asked most comes first.
+_ROUTES: tuple[tuple[str, re.Pattern[str], _Handler], ...] = (
+    ("POST", CLASSIFY_PATH, Gateway._classify),
+    ("GET", re.compile("/livez"), Gateway._live),
+    ("GET", re.compile("/readyz"), Gateway._ready),
+    ("GET", re.compile("/v1/models"), Gateway._models),
+    ("GET", re.compile(r"/v1/models/(?P<model>[^/:]+)"), Gateway._model),
+    ("POST", _EXPLAIN_PATH, Gateway._explain),
+)
+
+
+def error_response(error: Exception, request_id: str) -> Response:
+    """Return the answer to a failed request; what was not foreseen goes to the log."""
+    if not isinstance(error, InklingError):
+        _log.error("request %s failed", request_id, exc_info=error)
+        error = InternalError(
+            "Something went wrong here, not with your request. The log has it under "
+            "the request id."
+        )
+    status = HTTP_STATUS[error.code]
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.info("request %s refused: %s", request_id, error.code)
+    body = {"code": error.code, "message": error.message, "request_id": request_id}
+    extra = {}
+    if isinstance(error, MethodNotAllowed):
+        extra["Allow"] = ", ".join(error.allowed)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        extra["Retry-After"] = "1"
+    return _json_response(status, {"error": body}, request_id, extra)
+
+
+def _json_response(
+    status: int,
+    body: dict[str, Any],
+    request_id: str,
+    extra: Mapping[str, str] = MappingProxyType({}),
+) -> Response:
+    headers = {
+        "Content-Type": "application/json",
+        "X-Request-Id": request_id,
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-store",
+        **extra,
+    }
+    return Response(int(status), json.dumps(body).encode(), headers)
+
+
+def _target(names: Mapping[str, str | None]) -> Target:
+    version = names["version"]
+    if version is not None and not _VERSION.fullmatch(version):
+        raise InvalidRequest("A version is a whole number, such as /versions/3.")
+    number = int(version) if version is not None else None
+    return Target(names["model"] or "", number, names["version_label"])
+
+
+def _top_k(request: Request) -> int:
+    try:
+        values = parse_qs(request.query, max_num_fields=16).get("top_k", ["1"])
+        top_k = int(values[-1][:6])
+    except ValueError:
+        top_k = 0
+    if top_k < 1:
+        raise InvalidRequest("top_k must be a whole number, 1 or more: ?top_k=3")
+    return top_k
+
+
+def _printable(text: str) -> str:
+    return text if text.isascii() and text.isalpha() else "This method"
+
+
+def _answer_json(answer: Answer) -> dict[str, Any]:
+    return {
+        "model": answer.model,
+        "version": answer.version,
+        "contract": answer.contract,
+        "results": [_prediction_json(result) for result in answer.results],
+    }
+
+
+def _prediction_json(result: Prediction) -> dict[str, Any]:
+    return {
+        "label": result.label,
+        "index": result.index,
+        "probability": result.probability,
+        "top": [
+            {"label": s.label, "index": s.index, "probability": s.probability}
+            for s in result.top
+        ],
+    }
+
+
+def _stage_json(stage: Stage) -> dict[str, Any]:
+    picture, file = stage.picture, io.BytesIO()
+    size = {"width": picture.width, "height": picture.height}
+    if picture.mode not in ("1", "L", "RGB", "RGBA"):
+        picture = picture.convert("RGB")
+    picture.thumbnail((_STAGE_SIDE, _STAGE_SIDE), Image.Resampling.BILINEAR)
+    picture.save(file, "PNG")
+    encoded = base64.b64encode(file.getvalue()).decode()
+    return {
+        "name": stage.name,
+        "decision": stage.decision,
+        **size,
+        "image": {"b64": encoded},
+    }
+
+
+def _model_json(status: ModelStatus) -> dict[str, Any]:
+    return {
+        "name": status.name,
+        "ready": status.ready,
+        "versions": [_version_json(status, version) for version in status.versions],
+    }
+
+
+def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
+    labels = [n for n, v in model.version_labels.items() if v == status.version]
+    shown: dict[str, Any] = {
+        "version": status.version,
+        "state": status.state,
+        "version_labels": sorted(labels),
+        "reason": status.reason,
+    }
+    contract = status.contract
+    if contract is not None:
+        shown |= {
+            "contract": contract.hash,
+            "labels": list(contract.labels),
+            "kind": contract.kind,
+            "input": {
+                "height": contract.height,
+                "width": contract.width,
+                "channels": contract.channels,
+            },
+            "dataset": contract.training_data.name,
+            "accuracy": status.accuracy,
+        }
+    return shown

@@ -1,0 +1,403 @@
+// Inkling's page: draw or drop a picture, ask the server, show what the model saw.
+
+const SIDE = 280; // strokes live in this square, whatever the size on the screen
+const PEN = 20; // about two pixels of a 28 x 28 model, like a pen's line in a scan
+const PAUSE_MS = 120; // after a stroke: short to feel immediate, long enough to start the next stroke
+const REFRESH_MS = 5000; // a model that joins later shows up by itself
+const RETRY_MS = 2000; // while nothing can answer
+const MEMORY = "inkling.model";
+const EMPTY = { strokes: [], picture: null };
+
+const $ = (id) => document.getElementById(id);
+const body = document.body, canvas = $("canvas");
+
+let scene = EMPTY; // never changed in place: undo goes back to an older scene
+let past = [];
+let drawing = null; // the stroke under the pointer: { id, points }
+let models = [];
+let chosen = { name: "", version: "", ...recall() }; // version "" lets the server decide
+let askedFor = ""; // model and version that were served when the shown answer came
+let owed = false; // a picture waits for a model that can answer
+let request = null; // the one in flight
+let pauseTimer, refreshTimer;
+
+// --- small helpers ---
+
+// Keeps the children that are there, so bars glide and images do not blink.
+function fitChildren(parent, count) {
+  while (parent.children.length > count) parent.lastElementChild.remove();
+  while (parent.children.length < count) parent.append($(`${parent.id}-shape`).content.cloneNode(true));
+  return [...parent.children];
+}
+
+// Never "100 %" for something that is not certain, never "0 %" for something possible.
+function percent(p) {
+  if (p > 0.999 && p < 1) return "> 99.9 %";
+  return p > 0 && p < 0.001 ? "< 0.1 %" : `${(p * 100).toFixed(1)} %`;
+}
+const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+
+// Storage may be switched off in the browser; the page then merely forgets.
+function recall() {
+  try { return JSON.parse(localStorage.getItem(MEMORY)); } catch { return null; }
+}
+function remember() {
+  try { localStorage.setItem(MEMORY, JSON.stringify(chosen)); } catch { /* as above */ }
+}
+
+// --- the paper ---
+
+// Curves through the midpoints of neighbouring points: smooth at any speed of the hand.
+function trace(pen, points) {
+  pen.beginPath();
+  pen.moveTo(points[0].x, points[0].y);
+  for (let i = 1; i < points.length - 1; i++) {
+    const a = points[i], b = points[i + 1];
+    pen.quadraticCurveTo(a.x, a.y, (a.x + b.x) / 2, (a.y + b.y) / 2);
+  }
+  pen.lineTo(points.at(-1).x + 0.01, points.at(-1).y); // the hair's breadth makes a tap a dot
+  pen.stroke();
+}
+
+function paintPicture(pen, bitmap) {
+  const scale = SIDE / Math.max(bitmap.width, bitmap.height);
+  const width = bitmap.width * scale, height = bitmap.height * scale;
+  pen.imageSmoothingEnabled = scale < 4; // show a tiny picture's pixels as they are
+  pen.drawImage(bitmap, (SIDE - width) / 2, (SIDE - height) / 2, width, height);
+}
+
+function paint(target, paper) {
+  const pen = target.getContext("2d");
+  pen.setTransform(target.width / SIDE, 0, 0, target.height / SIDE, 0, 0);
+  pen.clearRect(0, 0, SIDE, SIDE);
+  Object.assign(pen, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "#111", fillStyle: paper });
+  if (paper) pen.fillRect(0, 0, SIDE, SIDE);
+  if (scene.picture?.bitmap && !drawing) paintPicture(pen, scene.picture.bitmap);
+  if (!scene.picture) for (const stroke of scene.strokes) trace(pen, stroke);
+  if (drawing) trace(pen, drawing.points);
+}
+
+const isEmpty = () => !scene.strokes.length && !scene.picture;
+function showScene() {
+  body.classList.toggle("inked", !isEmpty() || drawing !== null);
+  $("clear").disabled = isEmpty();
+  $("undo").disabled = !past.length;
+  const nameOnly = !drawing && scene.picture && !scene.picture.bitmap;
+  $("filename").textContent = nameOnly ? scene.picture.name : "";
+  paint(canvas);
+}
+
+function settle(next) {
+  scene = next;
+  showScene();
+  clearTimeout(pauseTimer);
+  if (isEmpty()) forgetAnswer();
+  else pauseTimer = setTimeout(classify, PAUSE_MS);
+}
+function change(next) {
+  past.push(scene);
+  settle(next);
+}
+function undo() {
+  if (past.length && !drawing) settle(past.pop());
+}
+
+function pointOf(event) {
+  const box = canvas.getBoundingClientRect();
+  return { x: (event.clientX - box.left) * SIDE / box.width, y: (event.clientY - box.top) * SIDE / box.height };
+}
+function penDown(event) {
+  if (drawing || event.button !== 0) return; // a second finger is not a second pen
+  canvas.setPointerCapture(event.pointerId);
+  clearTimeout(pauseTimer);
+  drawing = { id: event.pointerId, points: [pointOf(event)] };
+  showScene();
+}
+function penMove(event) {
+  if (event.pointerId !== drawing?.id) return;
+  // Between two frames a pen or a fast mouse reports many points; all of them make the line.
+  const events = event.getCoalescedEvents?.() ?? [];
+  drawing.points.push(...(events.length ? events : [event]).map(pointOf));
+  paint(canvas);
+}
+function penUp(event) {
+  if (event.pointerId !== drawing?.id) return;
+  const stroke = drawing.points;
+  drawing = null;
+  change({ strokes: scene.picture ? [stroke] : [...scene.strokes, stroke], picture: null }); // on a picture: a new sheet
+}
+
+async function takePicture(blob) {
+  if (!blob) return;
+  // A format that only the server can read is sent all the same, and shown by its name.
+  let bitmap = await createImageBitmap(blob).catch(() => null);
+  if (bitmap?.width > 1000) bitmap = await createImageBitmap(bitmap, { resizeWidth: 1000 }); // undo keeps it: keep it small
+  change({ strokes: [], picture: { blob, bitmap, name: blob.name || "picture" } });
+}
+
+// A picture goes out as it came; a drawing as dark ink on white paper, whatever the colour scheme.
+function pictureBytes() {
+  if (scene.picture) return scene.picture.blob;
+  const sheet = Object.assign(document.createElement("canvas"), { width: SIDE, height: SIDE });
+  paint(sheet, "#fff");
+  return new Promise((resolve) => sheet.toBlob(resolve, "image/png"));
+}
+
+// --- asking the server ---
+
+function pathOf({ name, version }, verb) {
+  const pinned = version ? `/versions/${encodeURIComponent(version)}` : "";
+  return `/v1/models/${encodeURIComponent(name)}${pinned}:${verb}`;
+}
+
+async function classify() {
+  clearTimeout(pauseTimer);
+  request?.abort();
+  owed = !isEmpty() && body.dataset.connection !== "ready";
+  if (isEmpty() || owed) return;
+  const mine = request = new AbortController();
+  if (body.dataset.answer !== "error") setState("answer", "busy"); // an error stays until there is better news
+  try {
+    const picture = await pictureBytes();
+    if (mine.signal.aborted) return;
+    const started = performance.now();
+    const response = await fetch(`${pathOf(chosen, "explain")}?top_k=10`, { method: "POST", body: picture, signal: mine.signal });
+    const reply = await response.json();
+    if (response.ok) showAnswer(reply, performance.now() - started, response.headers.get("Server-Timing"));
+    else showError(reply.error, response.status);
+  } catch {
+    if (!mine.signal.aborted) connectionBroke(mine);
+  }
+}
+
+// Is the server gone, or did it only hang up on this picture? Asking again would not help the second.
+async function connectionBroke(mine) {
+  await refresh();
+  if (request !== mine) return;
+  owed = body.dataset.connection !== "ready";
+  if (owed) setState("answer", body.classList.contains("answered") ? "done" : "empty");
+  else showError({ message: "The connection broke while the picture was on its way. Perhaps it is too large." });
+}
+
+// --- showing ---
+
+function setState(which, value) {
+  body.dataset[which] = value;
+  const { connection, answer } = body.dataset;
+  $("status").dataset.state = connection === "ready" ? answer : connection;
+}
+function say(text, small = "") {
+  if ($("status-text").textContent !== text) $("status-text").textContent = text; // read out once, not at each retry
+  $("status-small").textContent = small;
+}
+
+function clearAnswer(state) {
+  body.classList.remove("answered");
+  for (const id of ["answer", "sure", "bars", "stages"]) $(id).replaceChildren();
+  showFacts();
+  setState("answer", state);
+}
+function forgetAnswer() {
+  request?.abort();
+  owed = false;
+  clearAnswer("empty");
+}
+function showError(error, status) {
+  say(error.message, error.request_id ? `Request ${error.request_id}` : "");
+  clearAnswer("error");
+  owed = status === 503; // a model on its way in or out: asked again as soon as the list says it serves
+  if (owed) refreshSoon(RETRY_MS);
+}
+
+function showAnswer(reply, roundTrip, timing) {
+  const [{ label, probability, top }] = reply.results, length = [...label].length;
+  askedFor = servedNow();
+  body.classList.add("answered");
+  $("answer").dataset.length = length <= 2 ? "sign" : length <= 10 ? "word" : "phrase";
+  $("answer").textContent = label;
+  $("sure").textContent = `${probability < 0.5 ? "only " : ""}${percent(probability)} sure`;
+  showBars(top);
+  showStages(reply.stages ?? []);
+  showFacts({ ...reply, roundTrip, onServer: Number(/\btotal;.*?dur=([\d.]+)/.exec(timing)?.[1]) });
+  setState("answer", "done");
+}
+
+function showBars(scores) {
+  fitChildren($("bars"), scores.length).forEach((bar, i) => {
+    const { label, probability } = scores[i], [name, track, value] = bar.children;
+    bar.dataset.label = name.textContent = label;
+    value.textContent = percent(probability);
+    track.firstElementChild.style.width = `${Math.round(probability * 100)}%`;
+  });
+}
+
+function showStages(stages) {
+  fitChildren($("stages"), stages.length).forEach((figure, i) => {
+    const { name, decision, width, height, image } = stages[i], picture = figure.querySelector("img");
+    figure.dataset.stage = name;
+    figure.querySelector("b").textContent = name.replaceAll("_", " ");
+    figure.querySelector("span").textContent = decision ?? "";
+    picture.hidden = !image?.b64;
+    picture.classList.toggle("tiny", Math.max(width, height) <= 64);
+    picture.alt = `The picture after the stage ${name}, ${width} by ${height} pixels`;
+    if (image?.b64) picture.src = `data:image/png;base64,${image.b64}`;
+  });
+}
+
+function showFacts(reply) {
+  const served = (reply ? find(reply.model)?.versions.find((v) => v.version === reply.version) : currentVersion()) ?? {};
+  const { version, contract = "", accuracy, dataset, roundTrip, onServer } = { ...served, ...reply };
+  const facts = [
+    ["Version", version && versionText({ ...served, version })],
+    ["Contract", contract.replace(/^sha256:/, "").slice(0, 12), contract],
+    ["Accuracy", accuracy && `${(accuracy * 100).toFixed(2)} %${dataset ? ` on ${dataset}` : ""}`],
+    ["Round trip", roundTrip && milliseconds(roundTrip)],
+    ["Server", onServer && milliseconds(onServer)],
+  ].filter(([, value]) => value);
+  fitChildren($("facts"), facts.length).forEach((fact, i) => {
+    const [name, value, whole = ""] = facts[i], [term, shown] = fact.children;
+    fact.dataset.fact = term.textContent = name;
+    Object.assign(shown, { textContent: value, title: whole });
+  });
+}
+
+// --- the list of models ---
+
+const find = (name) => models.find((model) => model.name === name);
+const available = (model) => (model?.versions ?? []).filter((v) => v.state === "AVAILABLE");
+const isReady = (model) => available(model).length > 0;
+const currentVersion = () => available(find(chosen.name)).find((v) => !chosen.version || String(v.version) === chosen.version);
+const servedNow = () => `${chosen.name} ${currentVersion()?.version}`;
+const versionText = (v) => [v.version, ...(v.version_labels ?? [])].join(" · ");
+
+function refreshSoon(ms) {
+  clearTimeout(refreshTimer);
+  refreshTimer = setTimeout(refresh, ms);
+}
+async function refresh() {
+  try {
+    const response = await fetch("/v1/models", { cache: "no-store", signal: AbortSignal.timeout(4000) });
+    const reply = await response.json();
+    if (!response.ok && response.status !== 503) throw new Error(reply.error?.message);
+    takeModels(reply.models ?? []);
+  } catch {
+    say("The server does not answer.", "This page tries again every two seconds. Your picture stays.");
+    setState("connection", "offline");
+  }
+  refreshSoon(body.dataset.connection === "ready" ? REFRESH_MS : RETRY_MS);
+}
+
+function takeModels(list) {
+  models = list;
+  // What somebody chose stays chosen as long as it can answer.
+  if (!currentVersion()) chosen = { ...chosen, version: "" };
+  if (!currentVersion()) chosen = { name: models.find(isReady)?.name ?? (chosen.name || models[0]?.name), version: "" };
+  showPickers();
+  showUnready();
+  if (!currentVersion()) return showWaiting();
+  setState("connection", "ready");
+  showInvitation();
+  const stale = body.dataset.answer === "done" && askedFor !== servedNow();
+  if (owed || stale) classify();
+  else if (body.dataset.answer === "empty") showFacts();
+}
+
+function showWaiting() {
+  const versions = models.flatMap((model) => model.versions ?? []);
+  const failed = versions.length && versions.every((v) => v.state === "FAILED");
+  say(failed ? "No model could be loaded." : "The models are still training.", "The first that is ready appears here by itself.");
+  setState("connection", "waiting");
+}
+
+// An open list would close when its options are replaced, so only a real change replaces them.
+function fillSelect(select, options, value) {
+  if (select.dataset.options !== JSON.stringify(options)) {
+    select.dataset.options = JSON.stringify(options);
+    select.replaceChildren(...options.map(([key, text, disabled]) => Object.assign(new Option(text, key), { disabled })));
+  }
+  select.value = value;
+}
+
+function showPickers() {
+  const versions = available(find(chosen.name));
+  fillSelect($("model"), models.map((m) => [m.name, isReady(m) ? m.name : `${m.name} (not ready)`, !isReady(m)]), chosen.name);
+  fillSelect($("version"), [["", "default"], ...versions.map((v) => [String(v.version), versionText(v)])], chosen.version);
+  $("model").disabled = !models.some(isReady);
+  $("version-picker").hidden = versions.length < 2;
+  $("ask").hidden = !versions.length;
+  $("curl").textContent = `curl --data-binary @picture.png ${location.origin}${pathOf(chosen, "classify")}`;
+}
+
+function showUnready() {
+  const lines = models.flatMap((model) => {
+    const pending = (model.versions ?? []).filter((v) => ["LOADING", "FAILED"].includes(v.state));
+    return (pending.length || isReady(model) ? pending : [{}]).map((v) => ({ name: model.name, ...v }));
+  });
+  fitChildren($("unready"), lines.length).forEach((line, i) => {
+    const { name, version, state, reason } = lines[i], [title, why] = line.children;
+    const what = { LOADING: "is loading", FAILED: "could not be loaded" }[state] ?? "is not ready";
+    title.textContent = version ? `${name} ${version}` : name;
+    why.textContent = reason ? `${what}: ${reason}` : what;
+  });
+}
+
+// Signs of one or two characters (digits, letters) are written by hand; coats and cats are photographed.
+function isWritten({ labels = [], input }) {
+  return input?.channels !== 3 && labels.every((label) => [...label].length <= 2);
+}
+
+function showInvitation() {
+  const version = currentVersion(), labels = version.labels ?? [], written = isWritten(version), few = written ? 3 : 9;
+  const known = (labels.length > few + 1 ? `${labels.slice(0, few).join(", ")} … ${labels.at(-1)}` : labels.join(", ")) || "what it knows";
+  $("invite").textContent = written
+    ? `Draw one of ${known} on the paper, or drop, paste or choose a picture.`
+    : `Drop, paste or choose a picture of one thing: ${known}.`;
+  body.classList.toggle("wants-picture", !written);
+}
+
+function choose(name, version) {
+  chosen = { name, version };
+  remember();
+  owed = !isEmpty(); // what is on the paper is asked of the new model at once
+  takeModels(models);
+}
+
+function copyCommand() {
+  // The old way, because navigator.clipboard is missing on plain http from another machine.
+  getSelection().selectAllChildren($("curl"));
+  document.execCommand("copy");
+  $("copy").textContent = "Copied";
+  setTimeout(() => { $("copy").textContent = "Copy"; }, 1500);
+}
+
+// --- wiring ---
+
+const on = (target, type, act) => target.addEventListener(type, act);
+const pen = { pointerdown: penDown, pointermove: penMove, pointerup: penUp, pointercancel: penUp };
+for (const [type, act] of Object.entries(pen)) on(canvas, type, act);
+on($("undo"), "click", undo);
+on($("clear"), "click", () => change(EMPTY));
+on($("copy"), "click", copyCommand);
+on($("model"), "change", (event) => choose(event.target.value, ""));
+on($("version"), "change", (event) => choose(chosen.name, event.target.value));
+on($("file"), "change", (event) => {
+  takePicture(event.target.files[0]);
+  event.target.value = ""; // so that the same file can be chosen again
+});
+on(window, "keydown", (event) => {
+  if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z") undo();
+});
+on(window, "paste", (event) => takePicture(event.clipboardData?.files[0]));
+on(window, "dragover", (event) => { event.preventDefault(); body.classList.add("dragging"); });
+on(window, "dragleave", (event) => { if (!event.relatedTarget) body.classList.remove("dragging"); });
+on(window, "drop", (event) => {
+  event.preventDefault(); // otherwise the browser would leave the page for the file
+  body.classList.remove("dragging");
+  takePicture(event.dataTransfer?.files[0]);
+});
+new ResizeObserver(() => {
+  canvas.width = canvas.height = Math.round(canvas.clientWidth * devicePixelRatio);
+  paint(canvas);
+}).observe(canvas);
+
+refresh();

@@ -1,0 +1,133 @@
+"""What every protocol offers: classify, explain, and say what is served.
+
+The only caller of the preprocessing; it knows neither HTTP nor gRPC nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inkling.decoding import Budget, Limits
+from inkling.errors import InvalidRequest, ModelNotFound, NotReady, TooLarge
+from inkling.preprocess import Stage, explain, to_input
+from inkling.repository import check_model_name
+from inkling.types import Prediction, predictions
+
+from inkling_serving.engines.base import NO_SUCH_MODEL
+
+if TYPE_CHECKING:
+    from inkling_serving.engines.base import Engine, ModelStatus, Servable
+
+__all__ = ["Answer", "Service", "Target"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which model is asked; without version and label it is the newest version."""
+
+    model: str
+    version: int | None = None
+    version_label: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Predictions, and which version gave them under which contract."""
+
+    model: str
+    version: int
+    contract: str
+    results: Sequence[Prediction]
+
+
+class Service:
+    """Classifies pictures with whatever engine runs the models."""
+
+    def __init__(self, engine: Engine, limits: Limits, max_batch: int) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._max_batch = max_batch
+
+    def classify(
+        self, target: Target, images: Sequence[bytes], top_k: int = 1
+    ) -> Answer:
+        """Return one prediction per encoded image, in order, all by one version.
+
+        Raises:
+            InvalidRequest: There is no image, or top_k is below 1.
+            TooLarge: There are more images than a request may have.
+            InklingError: As `Engine.select` and `preprocess.to_input` say.
+        """
+        self._check_count(len(images))
+        servable = self._select(target)
+        budget = Budget(self._limits)
+        inputs = np.stack(
+            [to_input(image, servable.contract, budget) for image in images]
+        )
+        return _answer(servable, inputs, top_k)
+
+    def explain(
+        self, target: Target, image: bytes, top_k: int = 1
+    ) -> tuple[Answer, list[Stage]]:
+        """Return the prediction for an image, and every stage on its way to the model.
+
+        Raises:
+            InklingError: As `classify`.
+        """
+        servable = self._select(target)
+        stages = explain(image, servable.contract, Budget(self._limits))
+        inputs = to_input(image, servable.contract, Budget(self._limits))[np.newaxis]
+        return _answer(servable, inputs, top_k), stages
+
+    def models(self) -> list[ModelStatus]:
+        """Return what is known of every model, sorted by name."""
+        return self._engine.status()
+
+    def model(self, name: str) -> ModelStatus:
+        """Return what is known of one model.
+
+        Raises:
+            ModelNotFound: There is no such model.
+        """
+        check_model_name(name)
+        for status in self.models():
+            if status.name == name:
+                return status
+        raise ModelNotFound(NO_SUCH_MODEL)
+
+    def check_ready(self) -> None:
+        """Return if any model can answer; one that cannot says why in `models`.
+
+        Raises:
+            NotReady: None can.
+        """
+        if not any(model.ready for model in self.models()):
+            raise NotReady(
+                "No model can answer yet. Publish one with: inkling train mlp; GET "
+                "/v1/models says why a published one is not served."
+            )
+
+    def _select(self, target: Target) -> Servable:
+        model = check_model_name(target.model)
+        return self._engine.select(model, target.version, target.version_label)
+
+    def _check_count(self, count: int) -> None:
+        if count == 0:
+            raise InvalidRequest("The request has no image; send at least one.")
+        if count > self._max_batch:
+            raise TooLarge(
+                f"The request has {count} images; the limit is {self._max_batch}. "
+                "Send several requests."
+            )
+
+
+def _answer(servable: Servable, inputs: np.ndarray, top_k: int) -> Answer:
+    if top_k < 1:
+        raise InvalidRequest(f"top_k is {top_k}; expected 1 or more.")
+    contract = servable.contract
+    results = predictions(servable.predict(inputs), contract.labels, top_k)
+    return Answer(servable.model, servable.version, contract.hash, results)

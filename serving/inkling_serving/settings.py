@@ -1,0 +1,157 @@
+"""The gateway's settings: one frozen value, from INKLING_* variables and flags."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inkling.decoding import DEFAULT_LIMITS, Limits
+from inkling.errors import InvalidRequest
+from inkling.repository import FORMATS
+
+__all__ = ["FOREIGN_VARIABLES", "Settings", "add_flags", "from_flags"]
+
+_PREFIX = "INKLING_"
+# Variables of other parts of Inkling, which the gateway lets pass.
+FOREIGN_VARIABLES = frozenset({"INKLING_DATA_DIR"})
+
+
+def _setting(default: Any, help_text: str, low: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help_text, "low": low})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the gateway is told; each field is a flag and an INKLING_* variable."""
+
+    models_dir: Path = _setting(Path("models"), "the model repository")
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 is everyone's")
+    http_port: int = _setting(8080, "port for HTTP; 0 takes a free one", 0)
+    tflite_format: str = _setting(
+        "float32", "which TFLite file to run: float32, float16 or int8"
+    )
+    poll_s: float = _setting(1.0, "seconds between looks at the repository", 0.01)
+    workers: int = _setting(1, "gateway processes that share the port", 1)
+    threads: int = _setting(
+        os.cpu_count() or 1, "pictures that are worked on at once, per process", 1
+    )
+    queue: int = _setting(
+        64, "requests that may wait for a thread; more are refused as overloaded", 0
+    )
+    max_batch: int = _setting(32, "pictures in one request", 1)
+    max_body_bytes: int = _setting(
+        10 * 1024 * 1024, "size of a request's body in bytes", 1
+    )
+    max_image_bytes: int = _setting(
+        DEFAULT_LIMITS.max_bytes, "size of one encoded picture in bytes", 1
+    )
+    max_image_pixels: int = _setting(
+        DEFAULT_LIMITS.max_pixels, "pixels of one picture as decoded", 1
+    )
+    body_timeout_s: float = _setting(10.0, "seconds that a body may take to arrive", 0)
+    drain_timeout_s: float = _setting(
+        30.0, "seconds that requests under way may take after SIGTERM", 0
+    )
+    log_level: str = _setting("info", "debug, info, warning or error")
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            low, value = item.metadata["low"], getattr(self, item.name)
+            if low is not None and not value >= low:
+                raise InvalidRequest(
+                    f"{_variable(item.name)} is {value}; expected {low:g} or more."
+                )
+        _check_choice(self, "tflite_format", FORMATS)
+        _check_choice(self, "log_level", ("debug", "info", "warning", "error"))
+
+    @property
+    def limits(self) -> Limits:
+        """What one picture may cost."""
+        return Limits(
+            max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels
+        )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], **flags: Any) -> Settings:
+        """Return the settings; a flag that is given outranks its variable.
+
+        Raises:
+            InvalidRequest: A variable is unknown, or a value cannot be read.
+        """
+        known = {_variable(item.name): item for item in dataclasses.fields(cls)}
+        for name in environ:
+            if name.startswith(_PREFIX) and name not in known:
+                _refuse_unknown(name, list(known))
+        values = {
+            item.name: _parsed(item, environ[variable])
+            for variable, item in known.items()
+            if variable in environ
+        }
+        given = {name: value for name, value in flags.items() if value is not None}
+        return cls(**{**values, **given})
+
+    def to_env(self) -> dict[str, str]:
+        """Return the variables that `from_env` reads back; for child processes."""
+        return {
+            _variable(item.name): str(getattr(self, item.name))
+            for item in dataclasses.fields(self)
+        }
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add one flag per setting; none has a default, so that variables can count."""
+    for item in dataclasses.fields(Settings):
+        shown = item.default
+        parser.add_argument(
+            "--" + item.name.replace("_", "-"),
+            type=type(item.default) if item.name != "models_dir" else Path,
+            default=argparse.SUPPRESS,
+            metavar=item.name.rpartition("_")[2].upper(),
+            help=f"{item.metadata['help']} ({_variable(item.name)}, default: {shown})",
+        )
+
+
+def from_flags(options: argparse.Namespace) -> Settings:
+    """Return the settings from the environment and the parsed flags."""
+    names = {item.name for item in dataclasses.fields(Settings)}
+    flags = {name: value for name, value in vars(options).items() if name in names}
+    return Settings.from_env(os.environ, **flags)
+
+
+def _variable(name: str) -> str:
+    return _PREFIX + name.upper()
+
+
+def _refuse_unknown(name: str, known: list[str]) -> None:
+    if name in FOREIGN_VARIABLES or name.startswith("INKLING_TEST_"):
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]}?" if near else "inkling serve --help lists all."
+    raise InvalidRequest(f"There is no setting {name}. {hint}")
+
+
+def _parsed(item: dataclasses.Field[Any], text: str) -> Any:
+    kind = Path if item.name == "models_dir" else type(item.default)
+    try:
+        return kind(text)
+    except ValueError:
+        raise InvalidRequest(
+            f"{_variable(item.name)} is {text!r:.60}; expected a number of type "
+            f"{kind.__name__}."
+        ) from None
+
+
+def _check_choice(settings: Settings, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(settings, name)
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1) or choices
+        raise InvalidRequest(
+            f"{_variable(name)} is {value!r:.60}; expected one of "
+            f"{', '.join(choices)}, perhaps {near[0]}."
+        )
