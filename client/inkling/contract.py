@@ -33,6 +33,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "alpha": ("contrast", "white", "black"),
     "polarity": ("light_on_dark", "dark_on_light", "auto", "as_is"),
     "centring": ("none", "mass"),
+    "finder": ("none", "ink-1"),
 }
 
 
@@ -53,10 +54,13 @@ class Contract:
         width: Columns of the model input, in pixels.
         channels: 1 for grey, 3 for red, green and blue.
         labels: The name of each score, in order.
-        kind: `photo_of_one_object` finds the object (dark or light ink on paper) in
-            a picture and frames it as the training pictures are framed; `sample`
-            takes the whole picture as it is. A picture that already has the size of
-            the model input is a sample under either kind.
+        kind: `photo_of_one_object` finds the object in a picture and frames it as
+            the training pictures are framed; `sample` takes the whole picture as it
+            is. A picture that already has the size of the model input is a sample
+            under either kind.
+        finder: Which procedure finds the object: `ink-1` is `inkling.ink`, for one
+            thing written on paper. A procedure never changes under its name, so that
+            a model is always prepared for as it was when it was published.
         filter: How a picture is resampled to another size: `bilinear` or `box`,
             both with the support widened when reducing, as Pillow does.
         keep_aspect: Whether resampling keeps the proportions and pads the rest.
@@ -85,6 +89,7 @@ class Contract:
     labels: tuple[str, ...]
     kind: str
     training_data: TrainingData
+    finder: str = "none"
     filter: str = "bilinear"
     keep_aspect: bool = True
     pad: int = 0
@@ -103,6 +108,11 @@ class Contract:
         _check_sizes(self)
         _check_switches(self)
         _check_labels(self.labels)
+        if (self.kind == "sample") != (self.finder == "none"):
+            raise InvalidContract(
+                f"The contract's kind is {self.kind} and its finder {self.finder}; a "
+                "sample needs no finder, and a photo_of_one_object needs one."
+            )
         if not (math.isfinite(self.scale) and math.isfinite(self.offset)):
             raise InvalidContract("The contract's scale and offset must be finite.")
         if self.scale == 0:
@@ -191,7 +201,6 @@ def _check_sizes(contract: Contract) -> None:
                 f"from {low} to {high}."
             )
 
-
     longest = min(contract.height, contract.width)
     if contract.centring == "mass" and contract.box > longest:
         raise InvalidContract(
@@ -204,6 +213,10 @@ def _check_switches(contract: Contract) -> None:
     for name in ("keep_aspect", "exif"):
         if type(getattr(contract, name)) is not bool:
             raise InvalidContract(f"The contract's {name} must be true or false.")
+    if set(contract.tolerances) != set(TOLERANCES):
+        raise InvalidContract(
+            f"The contract's tolerances must be given for {', '.join(TOLERANCES)}."
+        )
 
 
 def _check_labels(labels: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from inkling.errors import InvalidImage, TooLarge, UnsupportedMediaType
 
-__all__ = ["DEFAULT_LIMITS", "Budget", "Limits", "decode"]
+__all__ = ["DECODER_ERRORS", "DEFAULT_LIMITS", "Budget", "Limits", "decode"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
@@ -38,8 +38,8 @@ _FOREIGN = (
     (0, b"<", "SVG or HTML"),
 )
 
-# Everything that Pillow's own fuzz tests expect of a mutated file.
-_DECODER_ERRORS = (
+# What Pillow raises on a damaged file: its own fuzz tests expect most of these.
+DECODER_ERRORS = (
     OSError,
     SyntaxError,
     MemoryError,
@@ -137,11 +137,12 @@ def _not_a_picture(image: bytes) -> InvalidImage | UnsupportedMediaType:
             return UnsupportedMediaType(
                 f"The picture is {name}; only PNG and JPEG are read. Convert it first."
             )
-    came = f"{len(image):,} bytes that are" if image else "nothing; it is"
-    return InvalidImage(
-        f"The image came as {came} neither PNG nor JPEG. Send the bytes of a picture "
-        "file."
+    came = (
+        f"is {len(image):,} bytes that are neither PNG nor JPEG"
+        if image
+        else "is empty"
     )
+    return InvalidImage(f"The image {came}. Send the bytes of a picture file.")
 
 
 def _decode_png(image: bytes, budget: Budget) -> Image.Image:
@@ -214,14 +215,14 @@ def _open(
 ) -> ImageFile.ImageFile:
     try:
         return reader(io.BytesIO(image))
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         raise _damaged(name) from None
 
 
 def _load(picture: ImageFile.ImageFile, name: str) -> Image.Image:
     try:
         picture.load()
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         raise _damaged(name) from None
     return picture
 

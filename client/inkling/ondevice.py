@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import zipfile
+import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inkling.errors import BrokenVersion, InvalidRequest, MissingDependency
+from inkling.preprocess import to_input
+from inkling.repository import GOLDEN_FILE
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -17,8 +20,24 @@ if TYPE_CHECKING:
     from inkling.contract import Contract
     from inkling.repository import VersionFiles
 
-__all__ = ["TFLiteRunner", "check_golden"]
+__all__ = ["TFLiteRunner", "check_golden", "load_version"]
 
+# What NumPy, zipfile and LiteRT raise on a damaged file.
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    TypeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+# Another Pillow may round a resampled pixel otherwise, by one grey level; the scores
+# decide whether that matters.
+_INPUT_TOLERANCE_STEPS = 1.01
 # The scores of an int8 model are multiples of 1/256, each rounded by itself.
 _SCORE_STEP = 1 / 256
 
@@ -124,7 +143,10 @@ class TFLiteRunner:
                 f"expected float32 of shape (n, {', '.join(map(str, shape))}). Prepare "
                 "pictures with inkling.preprocess."
             )
-        bounds = [self.contract.offset, 255 * self.contract.scale + self.contract.offset]
+        bounds = [
+            self.contract.offset,
+            255 * self.contract.scale + self.contract.offset,
+        ]
         low, high = min(bounds), max(bounds)
         slack = 1e-3 * (high - low)
         # A NaN fails this comparison too.
@@ -136,17 +158,24 @@ class TFLiteRunner:
 
 
 def check_golden(runner: TFLiteRunner, files: VersionFiles, tflite_format: str) -> None:
-    """Check that a model reproduces the golden scores of its version.
+    """Check that this machine prepares and scores the golden pictures as training did.
 
     Raises:
-        BrokenVersion: A score is further off than the contract tolerates.
+        BrokenVersion: An input or a score is further off than is tolerated.
     """
-    from inkling.repository import GOLDEN_FILE  # noqa: PLC0415
-
+    contract = runner.contract
     with np.load(files.path / GOLDEN_FILE, allow_pickle=False) as golden:
+        images = np.split(golden["images"], golden["image_ends"][:-1])
         inputs, expected = golden["inputs"], golden["scores"]
-    tolerance = runner.contract.tolerances[tflite_format]
-    worst = float(np.abs(runner.run(inputs) - expected).max())
+    prepared = np.stack([to_input(image.tobytes(), contract) for image in images])
+    worst = float(np.abs(prepared - inputs).max())
+    if not worst <= _INPUT_TOLERANCE_STEPS * abs(contract.scale):
+        raise BrokenVersion(
+            f"The golden pictures are prepared differently here, by {worst:.2g}: "
+            "Inkling or Pillow is not the one that trained the model. Train it again."
+        )
+    worst = float(np.abs(runner.run(prepared) - expected).max())
+    tolerance = contract.tolerances[tflite_format]
     if not worst <= tolerance:
         raise BrokenVersion(
             f"The {tflite_format} model's scores differ from the golden ones by "
@@ -160,19 +189,20 @@ def load_version(files: VersionFiles, tflite_format: str) -> TFLiteRunner:
     Raises:
         BrokenVersion: Its files are not those that were published, or the model does
             not reproduce its golden scores.
+        InvalidContract: Its contract cannot be followed here.
     """
     files.verify()
     path = files.tflite(tflite_format)
-    runner = TFLiteRunner(_read(path), files.contract())
-    check_golden(runner, files, tflite_format)
-    return runner
-
-
-def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError:
-        raise BrokenVersion(f"{path.name} is missing. Export the model again.") from None
+        runner = TFLiteRunner(path.read_bytes(), files.contract())
+        check_golden(runner, files, tflite_format)
+    except _LOADING_ERRORS as error:
+        # Their texts carry paths, and are no help to whoever published it.
+        raise BrokenVersion(
+            f"The {tflite_format} model or its golden pictures cannot be read "
+            f"({type(error).__name__}). Publish the version again."
+        ) from None
+    return runner
 
 
 def _quantised(
@@ -184,7 +214,8 @@ def _quantised(
     scale, zero_point = tensor["quantization"]
     limits = np.iinfo(dtype)
     steps = np.round(inputs / scale) + zero_point
-    return np.clip(steps, limits.min, limits.max).astype(dtype)
+    quantised: npt.NDArray[Any] = np.clip(steps, limits.min, limits.max).astype(dtype)
+    return quantised
 
 
 def _dequantised(
@@ -193,7 +224,8 @@ def _dequantised(
     if outputs.dtype == np.float32:
         return outputs
     scale, zero_point = tensor["quantization"]
-    return (outputs.astype(np.float32) - zero_point) * np.float32(scale)
+    steps: npt.NDArray[np.float32] = outputs.astype(np.float32) - zero_point
+    return steps * np.float32(scale)
 
 
 def _check_scores(scores: npt.NDArray[np.float32], shape: tuple[int, int]) -> None:

@@ -7,7 +7,7 @@ shows each stage with the picture at that stage and what was decided.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from inkling import ink
-from inkling.decoding import Budget, decode
+from inkling.decoding import DECODER_ERRORS, Budget, decode
 from inkling.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -57,9 +57,7 @@ class Stage:
     picture: Image.Image
 
 
-def to_input(
-    image: bytes, contract: Contract, budget: Budget | None = None
-) -> Input:
+def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> Input:
     """Return the model input for one encoded image.
 
     Shape (height, width, channels), float32, pixel * scale + offset. `budget` is what
@@ -177,9 +175,8 @@ def _upright(
 def _orientation(picture: Image.Image) -> int | None:
     try:
         return picture.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # noqa: BLE001
-        # Metadata that cannot be parsed fails in many ways; the picture is whole.
-        return None
+    except DECODER_ERRORS:
+        return None  # the notes are damaged, the picture is whole
 
 
 def _opaque(picture: Image.Image, contract: Contract, note: Note | None) -> Image.Image:

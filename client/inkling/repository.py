@@ -28,6 +28,7 @@ __all__ = [
     "GOLDEN_FILE",
     "MANIFEST_FILE",
     "METRICS_FILE",
+    "Publication",
     "Repository",
     "VersionFiles",
     "check_model_name",
@@ -221,13 +222,19 @@ class Publication:
     model: str
     path: Path
 
+    def seal(self) -> VersionFiles:
+        """Write the manifest; return the files, to check them before they appear."""
+        _write_manifest(self.path)
+        return VersionFiles(self.model, 0, self.path)
+
     def commit(self) -> VersionFiles:
-        """Write the manifest and make the version appear under the next number.
+        """Make the version appear, complete, under the next number.
 
         Of two publishers at once, one is renamed first and the other takes the
         number after it: a directory with files cannot be renamed onto.
         """
-        _write_manifest(self.path)
+        self.seal()
+        _fsync_all(self.path)
         parent = self.path.parent
         while True:
             version = _next_version(parent)
@@ -256,16 +263,19 @@ def _next_version(directory: Path) -> int:
 
 
 def _write_manifest(directory: Path) -> None:
-    names = sorted(_files(directory))
+    names = sorted(set(_files(directory)) - {MANIFEST_FILE})
     manifest = {
         "format": 1,
         "files": {name: _sha256(directory / name) for name in names},
     }
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     (directory / MANIFEST_FILE).write_text(text, encoding="utf-8")
-    for name in [*names, MANIFEST_FILE]:
-        _fsync(directory / name)
-    for folder, _, _ in os.walk(directory, topdown=False):
+
+
+def _fsync_all(directory: Path) -> None:
+    for folder, _, names in os.walk(directory, topdown=False):
+        for name in names:
+            _fsync(Path(folder, name))
         _fsync(Path(folder))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -77,16 +78,16 @@ def _request(max_body_bytes: int) -> Request | Response:
 
 
 def _refusal(error: HTTPException) -> Response:
-    request_id = Request("GET", "", headers=_id_header()).id
-    if error.code == 405:
+    came = flask.request
+    given = came.headers.get("X-Request-Id", "")
+    request_id = Request(came.method, came.path, headers={"x-request-id": given}).id
+    if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = tuple(getattr(error, "valid_methods", None) or ("GET",))
-        method = flask.request.method
-        return error_response(MethodNotAllowed(method, allowed), request_id)
-    return error_response(NotFound("There is nothing at this address."), request_id)
-
-
-def _id_header() -> dict[str, str]:
-    return {"x-request-id": flask.request.headers.get("X-Request-Id", "")}
+        return error_response(MethodNotAllowed(came.method, allowed), request_id)
+    if error.code == HTTPStatus.NOT_FOUND:
+        return error_response(NotFound("There is nothing at this address."), request_id)
+    # Flask wraps what was not foreseen; the original goes to the log.
+    return error_response(getattr(error, "original_exception", error), request_id)
 
 
 def _flask_response(response: Response) -> flask.Response:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from inkling.errors import DeadlineExceeded, Overloaded
+from inkling.errors import DeadlineExceeded, InklingError, Overloaded
 from inkling_serving.app import create_app, too_long
 from inkling_serving.http_gateway import (
     CLASSIFY_PATH,
@@ -66,7 +66,7 @@ class Front:
             response = await self._answer(replace(request, body=body))
         except _ClientGone:
             return
-        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
+        except InklingError as error:
             response = error_response(error, request.id)
         # What is left of an unread body must not be taken for the next request.
         extra = {"connection": "close"} if unread else {}

@@ -159,9 +159,7 @@ class Gateway:
     def _models(self, _: Request, __: Mapping[str, str | None]) -> dict[str, Any]:
         return {"models": [_model_json(status) for status in self._service.models()]}
 
-    def _model(
-        self, _: Request, names: Mapping[str, str | None]
-    ) -> dict[str, Any]:
+    def _model(self, _: Request, names: Mapping[str, str | None]) -> dict[str, Any]:
         return _model_json(self._service.model(names["model"] or ""))
 
     def _live(self, _: Request, __: Mapping[str, str | None]) -> dict[str, Any]:

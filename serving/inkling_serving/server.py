@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING
 
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
 from inkling.errors import InvalidRequest
 from inkling.repository import Repository
@@ -39,7 +41,7 @@ def create_gateway(settings: Settings, engine: Engine) -> Gateway:
 
 
 def worker() -> Front:
-    """Return the application of one gateway process; its settings are in the environment.
+    """Return the application of one gateway process, set by its environment.
 
     uvicorn calls this by name in each process that it starts.
     """
@@ -61,7 +63,9 @@ def serve(settings: Settings) -> int:
     host, port = listener.getsockname()[:2]
     _log.info("listening on http://%s:%d/", host, port)
     if host not in ("127.0.0.1", "::1"):
-        _log.warning("everyone who reaches %s can use this; nothing asks for a key", host)
+        _log.warning(
+            "everyone who reaches %s can use this; nothing asks for a key", host
+        )
     config = uvicorn.Config(
         "inkling_serving.server:worker",
         factory=True,
@@ -76,12 +80,15 @@ def serve(settings: Settings) -> int:
         server_header=False,
         timeout_graceful_shutdown=int(settings.drain_timeout_s),
     )
+    # Once all is answered, uvicorn raises the signal again that stopped it; having
+    # drained is success, so by then the signal must not kill.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server = uvicorn.Server(config)
     if settings.workers > 1:
-        uvicorn.supervisors.Multiprocess(
-            config, target=uvicorn.Server(config).run, sockets=[listener]
-        ).run()
+        Multiprocess(config, target=server.run, sockets=[listener]).run()
     else:
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     return 0
 
 

@@ -16,7 +16,6 @@ from inkling.errors import InvalidRequest, ModelNotFound, NotReady, TooLarge
 from inkling.preprocess import Stage, explain, to_input
 from inkling.repository import check_model_name
 from inkling.types import Prediction, predictions
-
 from inkling_serving.engines.base import NO_SUCH_MODEL
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,7 @@ class Settings:
     @property
     def limits(self) -> Limits:
         """What one picture may cost."""
-        return Limits(
-            max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels
-        )
+        return Limits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **flags: Any) -> Settings:
@@ -110,7 +108,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         shown = item.default
         parser.add_argument(
             "--" + item.name.replace("_", "-"),
-            type=type(item.default) if item.name != "models_dir" else Path,
+            type=_kind(item),
             default=argparse.SUPPRESS,
             metavar=item.name.rpartition("_")[2].upper(),
             help=f"{item.metadata['help']} ({_variable(item.name)}, default: {shown})",
@@ -136,14 +134,18 @@ def _refuse_unknown(name: str, known: list[str]) -> None:
     raise InvalidRequest(f"There is no setting {name}. {hint}")
 
 
+def _kind(item: dataclasses.Field[Any]) -> Callable[[str], Any]:
+    return Path if item.name == "models_dir" else type(item.default)
+
+
 def _parsed(item: dataclasses.Field[Any], text: str) -> Any:
-    kind = Path if item.name == "models_dir" else type(item.default)
+    kind = _kind(item)
     try:
         return kind(text)
     except ValueError:
         raise InvalidRequest(
             f"{_variable(item.name)} is {text!r:.60}; expected a number of type "
-            f"{kind.__name__}."
+            f"{type(item.default).__name__}."
         ) from None
 
 

@@ -87,9 +87,7 @@ def _models(settings: Settings) -> list[dict[str, object]]:
     return models
 
 
-def _wait_for(
-    gateway: subprocess.Popen[bytes], settings: Settings, path: str
-) -> None:
+def _wait_for(gateway: subprocess.Popen[bytes], settings: Settings, path: str) -> None:
     give_up = time.monotonic() + _READY_TIMEOUT_S
     while time.monotonic() < give_up:
         if gateway.poll() is not None:

@@ -30,7 +30,9 @@ def confusion(
 
 def parity_table(rows: Sequence[ParityRow]) -> str:
     """Return the comparison of the exports as text."""
-    lines = [f"{'EXPORT':12} {'ACCURACY':>8}  {'LABELS DIFFER':>13}  {'WORST SCORE':>11}"]
+    lines = [
+        f"{'EXPORT':12} {'ACCURACY':>8}  {'LABELS DIFFER':>13}  {'WORST SCORE':>11}"
+    ]
     lines += [
         f"{row.export:12} {row.accuracy:8.2%}  {row.labels_differ:13}  "
         f"{row.worst:11.2g}  {'ok' if row.passed else 'FAILED'}"
@@ -98,9 +100,7 @@ def _curves(history: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-def _confusion_picture(
-    counts: npt.NDArray[np.int64], labels: Sequence[str]
-) -> Figure:
+def _confusion_picture(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Figure:
     size = 2.5 + 0.45 * len(labels)
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
@@ -115,5 +115,5 @@ def _confusion_picture(
     for (row, column), count in np.ndenumerate(counts):
         if count:
             colour = "white" if np.log1p(count) > half else "black"
-            axes.text(column, row, count, ha="center", va="center", color=colour)
+            axes.text(column, row, str(count), ha="center", va="center", color=colour)
     return figure

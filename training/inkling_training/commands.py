@@ -17,7 +17,9 @@ _DATASETS = ("auto", "mnist", "fashion_mnist", "cifar10", "digits")
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_models_dir(parser)
-    parser.add_argument("models", nargs="+", choices=("mlp", "cnn"), help="what to train")
+    parser.add_argument(
+        "models", nargs="+", choices=("mlp", "cnn"), help="what to train"
+    )
     parser.add_argument(
         "--dataset",
         choices=_DATASETS,
@@ -39,6 +41,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default="default",
         help="quick is for trying things out",
     )
+    _add_run_arguments(parser)
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same model")

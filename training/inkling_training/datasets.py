@@ -90,7 +90,13 @@ class _Description:
 
 _DIGITS = tuple("0123456789")
 _DIGIT_CONTRACT = MappingProxyType(
-    {"height": 28, "width": 28, "channels": 1, "kind": "photo_of_one_object"}
+    {
+        "height": 28,
+        "width": 28,
+        "channels": 1,
+        "kind": "photo_of_one_object",
+        "finder": "ink-1",
+    }
 )
 
 DATASETS: Mapping[str, _Description] = MappingProxyType(
@@ -197,7 +203,9 @@ def _from_file(path: Path) -> Arrays:
 def _from_keras(name: str, description: _Description, data_dir: Path | None) -> Arrays:
     import keras  # noqa: PLC0415 - costs seconds; only where a cache is looked into
 
-    loader: Callable[[], Any] = getattr(keras.datasets, str(description.keras)).load_data
+    loader: Callable[[], Any] = getattr(
+        keras.datasets, str(description.keras)
+    ).load_data
     try:
         (x_train, y_train), (x_test, y_test) = loader()
     except Exception:  # noqa: BLE001 - keras raises a bare Exception when offline
@@ -266,8 +274,10 @@ def _check(name: str, arrays: Arrays, contract: Contract) -> None:
                 f"{pixels.shape}; expected uint8 of shape (n, "
                 f"{', '.join(map(str, wanted))})."
             )
-        if len(labels) != len(pixels) or labels.min() < 0 or (
-            labels.max() >= len(contract.labels)
+        if (
+            len(labels) != len(pixels)
+            or labels.min() < 0
+            or (labels.max() >= len(contract.labels))
         ):
             raise DatasetUnavailable(
                 f"The {part} labels of {name} must be {len(pixels)} numbers from 0 to "

@@ -77,9 +77,7 @@ class Exporter:
         contract_path.parent.mkdir(exist_ok=True)
         contract_path.write_text(self._contract.json, encoding="utf-8")
 
-    def write_tflite(
-        self, inputs: npt.NDArray[np.float32], directory: Path
-    ) -> None:
+    def write_tflite(self, inputs: npt.NDArray[np.float32], directory: Path) -> None:
         """Convert the model to float32, float16 and int8.
 
         Args:
@@ -165,8 +163,6 @@ def write_warmup(name: str, inputs: npt.NDArray[np.float32], path: Path) -> None
             writer.write(log.SerializeToString())
 
 
-def _repeated(
-    inputs: npt.NDArray[np.float32], size: int
-) -> npt.NDArray[np.float32]:
+def _repeated(inputs: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
     places: Sequence[int] = np.resize(np.arange(len(inputs)), size).tolist()
     return inputs[places]

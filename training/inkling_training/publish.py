@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from inkling.errors import BrokenVersion
 from inkling.ondevice import load_version
-from inkling.repository import FORMATS, Repository, VersionFiles
+from inkling.repository import FORMATS, Publication, Repository, VersionFiles
 from inkling_training import card, export, parity
 from inkling_training.errors import GateFailed
 
@@ -54,42 +55,52 @@ def publish(
         GateFailed: The exports disagree, or the version before it was better; nothing
             was published.
     """
-    model, contract = trained.model, dataset.contract
-    inputs, truth = dataset.test.inputs(contract), dataset.test.labels
-    found = model.predict(inputs, batch_size=_PREDICT_BATCH, verbose=0).argmax(axis=1)
+    contract, test = dataset.contract, dataset.test
+    inputs = test.inputs(contract)
+    scores = trained.model.predict(inputs, batch_size=_PREDICT_BATCH, verbose=0)
+    found = scores.argmax(axis=1)
     with repository.publishing(name) as publication:
         path = publication.path
-        exporter = export.Exporter(model, contract)
-        exporter.write_saved_model(path)
-        calibration = dataset.train.first(_CALIBRATION_PICTURES).inputs(contract)
-        exporter.write_tflite(calibration, path / "tflite")
-        export.write_warmup(name, calibration, path)
-        export.write_golden(model, contract, dataset.test, path)
-        rows = parity.compare(model, path, contract, inputs, truth)
+        _export(name, dataset, trained.model, path)
+        rows = parity.compare(trained.model, path, contract, inputs, test.labels)
         _check_parity(rows)
-        accuracy = {"keras": float((found == truth).mean())}
+        accuracy = {"keras": float((found == test.labels).mean())}
         accuracy |= {row.export: row.accuracy for row in rows}
         if not allow_regression:
             digest = contract.training_data.digest
             _check_regression(repository, name, digest, accuracy["float32"])
-        card.write_card(
-            path / "card",
-            {
-                **figures,
-                **_figures(name, dataset, trained, path),
-                "accuracy": accuracy,
-                "parity": [row.as_json() for row in rows],
-            },
-            trained.history,
-            card.confusion(truth, found, len(contract.labels)),
-            contract.labels,
-        )
+        shown = {
+            **figures,
+            **_figures(name, dataset, trained, path),
+            "accuracy": accuracy,
+            "parity": [row.as_json() for row in rows],
+        }
+        counts = card.confusion(test.labels, found, len(contract.labels))
+        card.write_card(path / "card", shown, trained.history, counts, contract.labels)
+        _check_as_a_gateway_does(publication)
         files = publication.commit()
-    for tflite_format in FORMATS:
-        # The very check that a gateway makes before it serves.
-        load_version(files, tflite_format)
     print(card.parity_table(rows), flush=True)
     return files
+
+
+def _export(name: str, dataset: Dataset, model: keras.Model, path: Path) -> None:
+    contract = dataset.contract
+    calibration = dataset.train.first(_CALIBRATION_PICTURES).inputs(contract)
+    exporter = export.Exporter(model, contract)
+    exporter.write_saved_model(path)
+    exporter.write_tflite(calibration, path / "tflite")
+    export.write_warmup(name, calibration, path)
+    export.write_golden(model, contract, dataset.test, path)
+
+
+def _check_as_a_gateway_does(publication: Publication) -> None:
+    """Load every format with the very checks that a gateway makes before it serves."""
+    files = publication.seal()
+    for tflite_format in FORMATS:
+        try:
+            load_version(files, tflite_format)
+        except BrokenVersion as error:
+            raise GateFailed(f"Nothing was published. {error.message}") from None
 
 
 def _check_parity(rows: Sequence[ParityRow]) -> None:

@@ -23,14 +23,15 @@ def quiet_stderr() -> Iterator[None]:
     logging.getLogger("absl").setLevel(logging.ERROR)
     sys.stderr.flush()
     kept = os.dup(2)
+    done = False
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
-            raise
+            done = True
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+            if not done:
+                held.seek(0)
+                os.write(2, held.read())

@@ -58,7 +58,7 @@ _HANDWRITING = Augmentation(
 _HANDWRITING_LIGHT = Augmentation(
     rotation_deg=9, scale=0.10, aspect=0.05, shear=0.10, shift_px=1.5
 )
-_OBJECTS = Augmentation(scale=0.06, shift_px=1.5, flip=True)
+_OBJECTS = Augmentation(scale=0.04, shift_px=1.0, flip=True)
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ class Recipe:
     patience: int = 8
     batch_size: int = 128
     learning_rate: float = 4e-3
-    weight_decay: float = 0.02
+    weight_decay: float = 0.03
     label_smoothing: float = 0.05
-    dropout: float = 0.2
-    calm: float = 0.3
+    dropout: float = 0.15
+    calm: float = 0.4
     augmentation: Mapping[str, Augmentation] = field(
         default_factory=lambda: {"digits": _HANDWRITING, "objects": _OBJECTS}
     )
@@ -94,11 +94,11 @@ class Recipe:
 _MLP = Recipe(
     epochs=20,
     learning_rate=2e-3,
+    weight_decay=0.02,
     dropout=0.1,
-    calm=0.4,
     augmentation={"digits": _HANDWRITING_LIGHT, "objects": _OBJECTS},
 )
-_CNN = Recipe(epochs=13)
+_CNN = Recipe(epochs=12)
 
 RECIPES: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
     {

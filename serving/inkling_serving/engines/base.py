@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
     from inkling.contract import Contract
 
-__all__ = ["NO_SUCH_MODEL", "Engine", "ModelStatus", "Servable", "State", "VersionStatus"]
+__all__ = [
+    "NO_SUCH_MODEL",
+    "Engine",
+    "ModelStatus",
+    "Servable",
+    "State",
+    "VersionStatus",
+]
 
-NO_SUCH_MODEL = (
-    "There is no such model. GET /v1/models lists those that are here."
-)
+NO_SUCH_MODEL = "There is no such model. GET /v1/models lists those that are here."
 
 
 class State(StrEnum):

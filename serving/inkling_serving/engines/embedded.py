@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING
 
 from inkling.errors import BrokenVersion, InklingError, ModelNotFound, NotReady
 from inkling.ondevice import TFLiteRunner, load_version
-from inkling_serving.engines.base import NO_SUCH_MODEL, ModelStatus, State, VersionStatus
+from inkling_serving.engines.base import (
+    NO_SUCH_MODEL,
+    ModelStatus,
+    State,
+    VersionStatus,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +122,7 @@ class EmbeddedEngine:
                 raise ModelNotFound(f'The model "{model}" has no such version label.')
         if version is None:
             version = max(found.loaded, default=None)
-        if version in found.loaded:
+        if version is not None and version in found.loaded:
             return found.loaded[version]
         if version is None or version in found.failed:
             raise NotReady(
@@ -143,7 +148,7 @@ class EmbeddedEngine:
         while not self._stop.wait(self._poll_s):
             try:
                 self._refresh()
-            except Exception:
+            except Exception:  # noqa: BLE001 - the edge of this thread
                 # The thread must outlive whatever the disk comes up with; what
                 # serves goes on serving.
                 _log.exception("the repository could not be read; trying again")
@@ -208,8 +213,8 @@ class EmbeddedEngine:
             runner = load_version(files, self._format)
             accuracy = files.accuracy(self._format)
             loaded = LoadedVersion(files.model, version, runner, accuracy)
-        except Exception as error:
-            reason = _reason(error)
+        except InklingError as error:
+            reason = error.message
             _log.error("%s version %d is not served: %s", files.model, version, reason)
             return replace(
                 model, failed={**failed, version: reason}, fingerprints=fingerprints
@@ -221,13 +226,6 @@ class EmbeddedEngine:
             failed=failed,
             fingerprints=fingerprints,
         )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, InklingError):
-        return error.message
-    # A broken file fails in libraries in many ways, whose texts carry paths.
-    return f"it cannot be loaded ({type(error).__name__}); publish it again."
 
 
 def _only(model: _Model, keep: set[int]) -> _Model:

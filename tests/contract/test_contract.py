@@ -1,0 +1,85 @@
+import dataclasses
+import json
+
+import pytest
+
+from inkling.contract import CONTRACT_FORMAT, Contract
+from inkling.errors import InvalidContract
+
+
+def test_json_round_trip(digit_contract: Contract) -> None:
+    """A contract that was written and read again is the same, with the same hash."""
+    again = Contract.from_json(digit_contract.json)
+
+    assert digit_contract == again
+    assert digit_contract.hash == again.hash
+
+
+def test_hash_is_of_the_canonical_form(digit_contract: Contract) -> None:
+    """Order and spacing of the JSON do not change the hash; any value does."""
+    values = json.loads(digit_contract.json)
+    shuffled = json.dumps(dict(reversed(values.items())), indent=3)
+    other = dataclasses.replace(digit_contract, pad=1)
+
+    assert digit_contract.hash == Contract.from_json(shuffled).hash
+    assert digit_contract.hash != other.hash
+    assert digit_contract.hash.startswith("sha256:")
+    assert len(digit_contract.hash) == len("sha256:") + 64
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [
+        ("format", CONTRACT_FORMAT + 1, "format"),
+        ("kind", "movie", "kind"),
+        ("polarity", "sideways", "polarity"),
+        ("alpha", "pink", "alpha"),
+        ("filter", "magic", "filter"),
+        ("centring", "left", "centring"),
+        ("finder", "ink-0", "finder"),
+        ("channels", 2, "channels"),
+        ("height", 0, "height"),
+        ("height", 28.0, "height"),
+        ("width", True, "width"),
+        ("pad", 256, "pad"),
+        ("box", 29, "box"),
+        ("exif", 1, "exif"),
+        ("keep_aspect", "yes", "keep_aspect"),
+        ("scale", 0, "scale"),
+        ("offset", float("nan"), "offset"),
+        ("labels", [], "labels"),
+        ("labels", ["a", "a"], "labels"),
+        ("labels", ["a", 3], "labels"),
+        ("labels", 5, "type"),
+        ("scale", "big", "type"),
+        ("training_data", {"name": "x"}, "type"),
+        ("tolerances", {"float32": 1e-5}, "tolerances"),
+        ("surprise", 1, "surprise"),
+    ],
+)
+def test_malformed_contracts_are_refused(
+    digit_contract: Contract, field: str, value: object, word: str
+) -> None:
+    """A wrong field is named in the refusal."""
+    values = {**json.loads(digit_contract.json), field: value}
+
+    with pytest.raises(InvalidContract, match=word):
+        Contract.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "{}", "3", '{"format": 1}', "[" * 99999]
+)
+def test_texts_that_are_no_contract_are_refused(text: str) -> None:
+    """Whatever is not a JSON object with a format is refused, however deep."""
+    with pytest.raises(InvalidContract):
+        Contract.from_json(text)
+
+
+def test_missing_fields_are_refused(digit_contract: Contract) -> None:
+    """No field has a default when read: a decision that is not written is not made."""
+    for name in json.loads(digit_contract.json):
+        values = json.loads(digit_contract.json)
+        del values[name]
+        with pytest.raises(InvalidContract):
+            Contract.from_json(json.dumps(values))

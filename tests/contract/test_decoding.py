@@ -1,0 +1,189 @@
+import io
+import struct
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from inkling.decoding import Budget, Limits, decode
+from inkling.errors import InvalidImage, TooLarge, UnsupportedMediaType
+
+Encode = Callable[..., bytes]
+_MIN_SIDE = 512
+
+
+def _decode(image: bytes, **limits: int) -> Image.Image:
+    return decode(image, _MIN_SIDE, Budget(Limits(**limits)))
+
+
+def _png(
+    width: int, height: int, *chunks: tuple[bytes, bytes], depth: int = 8
+) -> bytes:
+    """Return a PNG of chunks that need not be right."""
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IEND", b"")]
+    packed = [
+        struct.pack(">I", len(data))
+        + name
+        + data
+        + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("image", [b"", b"\x89", b"hello", b"\x00" * 100, b"\xff\xd8"])
+def test_bytes_that_are_no_picture(image: bytes) -> None:
+    """I1: whatever starts like no picture is an invalid image."""
+    with pytest.raises(InvalidImage, match="PNG nor JPEG|empty"):
+        _decode(image)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_truncated_at_every_thirty_second(
+    kind: str, encode: Encode, sample: np.ndarray
+) -> None:
+    """I2: a cut picture is refused, or whole; never half decoded."""
+    whole = encode(np.kron(sample, np.ones((4, 4), np.uint8)), kind)
+    expected = np.asarray(_decode(whole))
+    for part in range(32):
+        cut = whole[: len(whole) * part // 32]
+        try:
+            found = np.asarray(_decode(cut))
+        except InvalidImage:
+            continue
+        assert np.array_equal(expected, found)
+
+
+@pytest.mark.parametrize("size", [(50_000, 50_000), (2**31 - 1, 2**31 - 1), (8193, 1)])
+def test_huge_headers_cost_nothing(size: tuple[int, int]) -> None:
+    """I3: a header of 74 bytes with gigapixels is refused before anything is read."""
+    image = _png(*size, (b"IDAT", zlib.compress(b"")))
+    started = time.process_time()
+
+    with pytest.raises((TooLarge, InvalidImage)):
+        _decode(image)
+
+    assert time.process_time() - started < 0.25
+
+
+def test_bombs_are_refused_by_their_size() -> None:
+    """I4: real pictures of 89 megapixels are refused before they are decoded."""
+    file = io.BytesIO()
+    Image.new("1", (8000, 8000)).save(file, "PNG")
+    tracemalloc.start()
+
+    with pytest.raises(TooLarge, match="8000 x 8000"):
+        _decode(file.getvalue())
+
+    assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("excess", [-1, 0, 1])
+def test_pixel_limit_is_exact(excess: int, encode: Encode) -> None:
+    """One pixel less than the limit and the limit itself pass; one more does not."""
+    image = encode(np.zeros((1, 1000 + excess), np.uint8))
+    if excess > 0:
+        with pytest.raises(TooLarge):
+            _decode(image, max_pixels=1000)
+    else:
+        assert _decode(image, max_pixels=1000).size == (1000 + excess, 1)
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_byte_limit_is_exact(excess: int, encode: Encode, sample: np.ndarray) -> None:
+    """The limit on encoded bytes counts them all."""
+    image = encode(sample)
+    if excess:
+        with pytest.raises(TooLarge, match="bytes"):
+            _decode(image, max_bytes=len(image) - 1)
+    else:
+        assert _decode(image, max_bytes=len(image)).size == (28, 28)
+
+
+def test_metadata_bombs_are_refused(encode: Encode, sample: np.ndarray) -> None:
+    """I6: text that inflates to 70 MiB, and 50,000 chunks, cost little CPU."""
+    bomb = b"k\x00\x00" + zlib.compress(b"\x00" * (70 * 2**20), 9)
+    notes = PngImagePlugin.PngInfo()
+    for number in range(50_000):
+        notes.add_text(f"k{number}", "v")
+    started = time.process_time()
+
+    with pytest.raises(InvalidImage):
+        _decode(_png(4, 4, (b"zTXt", bomb), (b"IDAT", zlib.compress(b"\x00" * 20))))
+    with pytest.raises(TooLarge, match="chunks"):
+        _decode(encode(sample, pnginfo=notes))
+
+    assert time.process_time() - started < 1.0  # most of it makes the second picture
+
+
+@pytest.mark.parametrize(
+    "kind", ["GIF", "WEBP", "TIFF", "BMP", "ICO", "JPEG2000", "PDF"]
+)
+def test_other_formats_are_named(kind: str, encode: Encode, sample: np.ndarray) -> None:
+    """I7: a picture in another format is refused by name, without its decoder."""
+    with pytest.raises(UnsupportedMediaType, match="only PNG and JPEG"):
+        _decode(encode(sample, kind))
+
+
+@pytest.mark.parametrize("image", [b"%!PS-Adobe", b"<svg/>", b"\x00\x00\x00 ftypheic"])
+def test_other_formats_without_an_encoder_here(image: bytes) -> None:
+    """I7: nor PostScript, SVG or a phone's HEIC."""
+    with pytest.raises(UnsupportedMediaType):
+        _decode(image)
+
+
+def test_frames_after_the_first_are_not_decoded(
+    encode: Encode, sample: np.ndarray
+) -> None:
+    """I8: an animated PNG is its first picture."""
+    frames = [Image.fromarray(255 - sample)] * 100
+    image = encode(sample, save_all=True, append_images=frames)
+
+    assert np.array_equal(sample, np.asarray(_decode(image)))
+
+
+def test_no_pixels(encode: Encode) -> None:
+    """I10: a picture without width is damaged."""
+    with pytest.raises((InvalidImage, TooLarge)):
+        _decode(_png(0, 4, (b"IDAT", zlib.compress(b"\x00" * 4))))
+
+
+def test_phone_pictures_are_reduced_while_decoding(encode: Encode) -> None:
+    """A 12-megapixel JPEG decodes at a scale that keeps both sides at 512 or more."""
+    grey = np.zeros((3000, 4000), np.uint8)
+
+    assert _decode(encode(grey, "JPEG")).size == (1000, 750)
+
+
+def test_progressive_jpegs_gain_nothing_by_reduction(encode: Encode) -> None:
+    """A JPEG that is held whole in memory counts with all its pixels."""
+    grey = np.zeros((3000, 4000), np.uint8)
+
+    with pytest.raises(TooLarge, match="progressive"):
+        _decode(encode(grey, "JPEG", progressive=True))
+
+
+def test_many_scans_are_refused(encode: Encode) -> None:
+    """A progressive JPEG of a thousand scans costs seconds for a few bytes."""
+    image = encode(np.zeros((64, 64, 3), np.uint8), "JPEG", progressive=True)
+    start = image.rindex(b"\xff\xda")
+
+    with pytest.raises(TooLarge, match="scans"):
+        _decode(image[:-2] + image[start:-2] * 1000 + b"\xff\xd9")
+
+
+def test_images_of_a_request_share_a_budget(encode: Encode) -> None:
+    """Many pictures within the limit of each are still too much together."""
+    image = encode(np.zeros((100, 100), np.uint8))
+    budget = Budget(Limits(max_request_pixels=25_000))
+    decode(image, _MIN_SIDE, budget)
+    decode(image, _MIN_SIDE, budget)
+
+    with pytest.raises(TooLarge, match="together"):
+        decode(image, _MIN_SIDE, budget)
