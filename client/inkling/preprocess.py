@@ -7,29 +7,26 @@ shows each stage with the picture at that stage and what was decided.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from inkling import ink
 from inkling.decoding import DECODER_ERRORS, Budget, decode
 from inkling.errors import InvalidRequest
+from inkling.ink import Note, framed, shown
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.morphology import Values
 
     Pixels: TypeAlias = npt.NDArray[np.uint8]
     Input: TypeAlias = npt.NDArray[np.float32]
 
 __all__ = ["Stage", "explain", "is_dark_on_light", "pixels_to_input", "to_input"]
-
-# What `explain` passes along to collect the stages: name, decision, picture.
-Note: TypeAlias = Callable[[str, str, Image.Image], None]
 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -69,7 +66,7 @@ def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> 
         TooLarge: A limit is exceeded.
     """
     picture = decode(image, contract.jpeg_min_side, budget or Budget())
-    return _scaled(_prepared(picture, contract, None), contract)
+    return _scaled(_prepared(picture, contract, _unseen), contract)
 
 
 def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
@@ -99,7 +96,7 @@ def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     picture = Image.fromarray(pixels)
-    return _scaled(_prepared(picture, contract, None), contract)
+    return _scaled(_prepared(picture, contract, _unseen), contract)
 
 
 def explain(
@@ -114,8 +111,9 @@ def explain(
     """
     stages: list[Stage] = []
 
-    def note(name: str, decision: str, picture: Image.Image) -> None:
-        stages.append(Stage(name, decision, picture.copy()))
+    def note(name: str, decision: str, picture: Image.Image | Values) -> None:
+        seen = picture.copy() if isinstance(picture, Image.Image) else shown(picture)
+        stages.append(Stage(name, decision, seen))
 
     picture = decode(image, contract.jpeg_min_side, budget or Budget())
     size = f"{picture.width} x {picture.height}"
@@ -135,20 +133,23 @@ def is_dark_on_light(grey: Image.Image) -> bool:
     return bool(np.median(np.concatenate(border)) > _MIDDLE_GREY)
 
 
-def _prepared(picture: Image.Image, contract: Contract, note: Note | None) -> Pixels:
+def _unseen(name: str, decision: str, picture: Image.Image | Values) -> None:
+    """Take note of a stage where nobody looks."""
+
+
+def _prepared(picture: Image.Image, contract: Contract, note: Note) -> Pixels:
     """Return the picture as the model sees it, before scaling: uint8, (h, w, c)."""
     picture = _upright(picture, contract, note)
     picture = _opaque(picture, contract, note)
     fits = picture.size == (contract.width, contract.height)
     if contract.kind == "photo_of_one_object" and not fits:
-        picture = ink.framed(picture, contract, note)
+        picture = framed(picture, contract, note)
     else:
         picture = _coloured(picture, contract, note)
         picture = _light_on_dark(picture, contract, note)
         picture = picture if fits else _resized(picture, contract)
-    if note:
-        size = f"{contract.width} x {contract.height}"
-        note("model input", f"{size}, what the model sees", picture)
+    size = f"{contract.width} x {contract.height}"
+    note("model input", f"{size}, what the model sees", picture)
     return np.asarray(picture).reshape(contract.input_shape)
 
 
@@ -158,17 +159,14 @@ def _scaled(pixels: Pixels, contract: Contract) -> Input:
     return scaled + np.float32(contract.offset) if contract.offset else scaled
 
 
-def _upright(
-    picture: Image.Image, contract: Contract, note: Note | None
-) -> Image.Image:
+def _upright(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
     if not contract.exif:
         return picture
     orientation = _orientation(picture)
     if orientation not in _UPRIGHT:
         return picture
     picture = picture.transpose(_UPRIGHT[orientation])
-    if note:
-        note("upright", f"the camera noted orientation {orientation}", picture)
+    note("upright", f"the camera noted orientation {orientation}", picture)
     return picture
 
 
@@ -179,7 +177,7 @@ def _orientation(picture: Image.Image) -> int | None:
         return None  # the notes are damaged, the picture is whole
 
 
-def _opaque(picture: Image.Image, contract: Contract, note: Note | None) -> Image.Image:
+def _opaque(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
     """Lay transparent parts on a ground, and bring every mode to `L` or `RGB`."""
     if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
         return picture
@@ -191,18 +189,17 @@ def _opaque(picture: Image.Image, contract: Contract, note: Note | None) -> Imag
     ground = _ground(picture, contract.alpha)
     flat = Image.new("RGBA", picture.size, ground)
     flat.alpha_composite(picture)
-    if note:
-        name = "black" if ground[0] == 0 else "white"
-        note("opaque", f"transparent parts laid on {name}", flat.convert("RGB"))
-    return flat.convert("RGB")
+    name = "black" if ground[0] == 0 else "white"
+    picture = flat.convert("RGB")
+    note("opaque", f"transparent parts laid on {name}", picture)
+    return picture
 
 
-def _from_16_bit(picture: Image.Image, note: Note | None) -> Image.Image:
+def _from_16_bit(picture: Image.Image, note: Note) -> Image.Image:
     """Scale 16 bits to 8; Pillow's own conversion would clip nearly all to white."""
     pixels = np.asarray(picture, dtype=np.uint32)
     picture = Image.fromarray((pixels >> 8).astype(np.uint8))
-    if note:
-        note("8 bit", "16 bits a pixel scaled to 8", picture)
+    note("8 bit", "16 bits a pixel scaled to 8", picture)
     return picture
 
 
@@ -217,29 +214,23 @@ def _ground(picture: Image.Image, alpha: str) -> tuple[int, int, int, int]:
     return (0, 0, 0, 255) if alpha == "black" else (255, 255, 255, 255)
 
 
-def _coloured(
-    picture: Image.Image, contract: Contract, note: Note | None
-) -> Image.Image:
+def _coloured(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
     mode = "L" if contract.channels == 1 else "RGB"
     if picture.mode == mode:
         return picture
     picture = picture.convert(mode)
-    if note:
-        note("grey" if mode == "L" else "colour", f"converted to {mode}", picture)
+    note("grey" if mode == "L" else "colour", f"converted to {mode}", picture)
     return picture
 
 
-def _light_on_dark(
-    picture: Image.Image, contract: Contract, note: Note | None
-) -> Image.Image:
+def _light_on_dark(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
     dark_ink = contract.polarity == "dark_on_light" or (
         contract.polarity == "auto" and is_dark_on_light(picture.convert("L"))
     )
     if not dark_ink:
         return picture
     picture = picture.point(lambda value: 255 - value)
-    if note:
-        note("inverted", "dark on light; the model expects light on dark", picture)
+    note("inverted", "dark on light; the model expects light on dark", picture)
     return picture
 
 

@@ -1,0 +1,149 @@
+"""Windows over pictures and the parts of a mask, in plain NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Values: TypeAlias = npt.NDArray[np.float32]
+    Mask: TypeAlias = npt.NDArray[np.bool_]
+    Labels: TypeAlias = npt.NDArray[np.int64]
+    Weights: TypeAlias = npt.NDArray[np.float64]
+
+__all__ = [
+    "Parts",
+    "along_columns",
+    "along_rows",
+    "closed",
+    "opened",
+    "parts",
+    "square",
+]
+
+
+def along_rows(values: Values, length: int, pick: np.ufunc) -> Values:
+    """Return the maximum or minimum (`pick`) over `length` neighbours in each row.
+
+    By doubling: log2(length) passes over the picture, whatever the length.
+    """
+    values = np.pad(values, ((0, 0), ((length - 1) // 2, length // 2)), mode="edge")
+    have = 1
+    while have < length:
+        step = min(have, length - have)
+        values = pick(values[:, :-step], values[:, step:])
+        have += step
+    return values
+
+
+def along_columns(values: Values, length: int, pick: np.ufunc) -> Values:
+    """Return the same as `along_rows`, down each column."""
+    return along_rows(values.T, length, pick).T
+
+
+def square(values: Values, length: int, pick: np.ufunc) -> Values:
+    """Return the maximum or minimum over a square window."""
+    return along_columns(along_rows(values, length, pick), length, pick)
+
+
+def closed(values: Values, length: int) -> Values:
+    """Return the picture without dark things narrower than `length`."""
+    return square(square(values, length, np.maximum), length, np.minimum)
+
+
+def opened(values: Values, length: int) -> Values:
+    """Return the picture without light things narrower than `length`."""
+    return square(square(values, length, np.minimum), length, np.maximum)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The connected parts of a mask; each array has one entry per part.
+
+    Attributes:
+        labels: Shape of the mask; 0 is the ground, 1 to n the parts.
+        left: First column.
+        top: First row.
+        right: Column after the last.
+        bottom: Row after the last.
+        weight: Sum of the weights of its pixels.
+        on_frame: Number of its pixels on the outermost rows and columns.
+    """
+
+    labels: Labels
+    left: Labels
+    top: Labels
+    right: Labels
+    bottom: Labels
+    weight: Weights
+    on_frame: Labels
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def mask(self, chosen: Mask) -> Mask:
+        """Return where the chosen parts are; `chosen` has one entry per part."""
+        return np.append(False, chosen)[self.labels]
+
+
+def parts(mask: Mask, weights: Values) -> Parts:
+    """Return the parts of a mask, where diagonal neighbours are connected too."""
+    labels, count = _labels(mask)
+    rows, columns = np.nonzero(labels)
+    name = labels[rows, columns] - 1
+    height, width = mask.shape
+    frame = (rows == 0) | (columns == 0) | (rows == height - 1) | (columns == width - 1)
+    left, top = np.full(count, width), np.full(count, height)
+    right, bottom = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    np.minimum.at(left, name, columns)
+    np.minimum.at(top, name, rows)
+    np.maximum.at(right, name, columns + 1)
+    np.maximum.at(bottom, name, rows + 1)
+    weight = np.bincount(name, weights[rows, columns], count).astype(np.float64)
+    on_frame = np.bincount(name[frame], minlength=count)
+    return Parts(labels, left, top, right, bottom, weight, on_frame)
+
+
+def _labels(mask: Mask) -> tuple[Labels, int]:
+    """Label the parts by joining the horizontal runs of neighbouring rows."""
+    row, start, end = _runs(mask)
+    width = mask.shape[1]
+    # Places on one long line, with room between the rows for diagonal neighbours.
+    row_start = row * (width + 2)
+    above_start = row_start - (width + 2)
+    first = np.searchsorted(row_start + end, above_start + start)
+    after = np.searchsorted(row_start + start, above_start + end, side="right")
+    touching = np.maximum(after - first, 0)
+    below = np.repeat(np.arange(len(row)), touching)
+    offset = np.arange(touching.sum()) - np.repeat(
+        np.cumsum(touching) - touching, touching
+    )
+    root = _roots(below, np.repeat(first, touching) + offset, len(row))
+    names, number = np.unique(root, return_inverse=True)
+    # A run is written by a step up at its start and one down after its end.
+    steps = np.zeros((mask.shape[0], width + 1), np.int64)
+    np.add.at(steps, (row, start), number + 1)
+    np.add.at(steps, (row, end), -(number + 1))
+    return np.cumsum(steps, axis=1)[:, :width], len(names)
+
+
+def _runs(mask: Mask) -> tuple[Labels, Labels, Labels]:
+    """Return row, first column and column after the last of every horizontal run."""
+    edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    row, start = np.nonzero(edges == 1)
+    return row, start, np.nonzero(edges == -1)[1]
+
+
+def _roots(below: Labels, above: Labels, count: int) -> Labels:
+    """Return for each run the first run that it is connected to, by pointer jumping."""
+    root = np.arange(count)
+    while (root[below] != root[above]).any():
+        lower = np.minimum(root[below], root[above])
+        np.minimum.at(root, root[below], lower)
+        np.minimum.at(root, root[above], lower)
+        root = root[root]
+    return root

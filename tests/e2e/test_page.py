@@ -1,0 +1,112 @@
+"""The page in a real browser: draw, be answered, see what the model saw."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+_TIMEOUT_S = 20
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,860",
+)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """Debian's Chromium, headless, with a profile of its own."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no chromium and chromedriver here; the page was NOT checked")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*_FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    running = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield running
+    running.quit()
+
+
+def _wait(browser: webdriver.Chrome, script: str) -> Any:
+    """Return what a script yields once it yields something."""
+    return WebDriverWait(browser, _TIMEOUT_S).until(
+        lambda b: b.execute_script(f"return {script}")
+    )
+
+
+def test_drawing_is_classified(browser: webdriver.Chrome, gateway: Any) -> None:
+    """A stroke on the canvas gets a label, bars, the stages and the version."""
+    browser.get(gateway.url + "/")
+    _wait(browser, "document.body.dataset.connection === 'ready'")
+    canvas = browser.find_element(By.ID, "canvas")
+
+    # A one: a line from the upper middle downwards.
+    stroke = ActionChains(browser, duration=20)
+    stroke.move_to_element_with_offset(canvas, 0, -90).click_and_hold()
+    for _ in range(9):
+        stroke.move_by_offset(0, 20)
+    stroke.release().perform()
+    _wait(browser, "document.body.dataset.answer === 'done'")
+
+    answer = browser.find_element(By.ID, "answer").text
+    stages = browser.find_elements(By.CSS_SELECTOR, "#stages figure")
+    bars = browser.find_elements(By.CSS_SELECTOR, "#bars .bar")
+    facts = browser.find_element(By.ID, "facts").text
+    assert answer in tuple("0123456789")
+    assert len(bars) == 10
+    assert len(stages) >= 3
+    assert "1" in facts
+    assert [] == [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+
+
+def test_a_picture_is_classified(
+    browser: webdriver.Chrome,
+    gateway: Any,
+    tmp_path: Path,
+    sample: Any,
+    encode: Any,
+) -> None:
+    """A chosen file goes to the model that was picked, and Clear takes it away."""
+    picture = tmp_path / "three.png"
+    picture.write_bytes(encode(255 - sample))
+    browser.get(gateway.url + "/")
+    _wait(browser, "document.body.dataset.connection === 'ready'")
+    browser.execute_script(
+        "const m = document.querySelector('#model'); m.value = 'mlp';"
+        "m.dispatchEvent(new Event('change', {bubbles: true}));"
+    )
+
+    browser.find_element(By.ID, "file").send_keys(str(picture))
+    _wait(browser, "document.body.dataset.answer === 'done'")
+
+    expected = gateway.request("POST", "/v1/models/mlp:classify", picture.read_bytes())
+    assert (
+        expected.json["results"][0]["label"]
+        == browser.find_element(By.ID, "answer").text
+    )
+    browser.find_element(By.ID, "clear").click()
+    _wait(browser, "document.body.dataset.answer === 'empty'")
+
+
+def test_a_phone_has_room(browser: webdriver.Chrome, gateway: Any) -> None:
+    """At 360 pixels nothing sticks out to the side."""
+    browser.set_window_size(360, 740)
+    browser.get(gateway.url + "/")
+    _wait(browser, "document.body.dataset.connection === 'ready'")
+
+    width = "document.documentElement"
+    assert browser.execute_script(f"return {width}.scrollWidth <= {width}.clientWidth")

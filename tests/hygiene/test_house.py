@@ -1,0 +1,203 @@
+"""The rules of the house that a reader should not have to check."""
+
+import ast
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import inkling
+import inkling_loadtest
+import inkling_serving
+import inkling_training
+from inkling import errors
+from inkling.errors import ErrorCode, InklingError
+from inkling_serving.http_gateway import HTTP_STATUS
+
+ROOT = Path(__file__).parent.parent.parent
+MEMBERS = {
+    "inkling": "client",
+    "inkling_serving": "serving",
+    "inkling_training": "training",
+    "inkling_loadtest": "loadtest",
+}
+
+
+def _modules() -> list[str]:
+    packages = (inkling, inkling_serving, inkling_training, inkling_loadtest)
+    return [
+        module.name
+        for package in packages
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+        if not module.name.endswith("__main__")
+    ]
+
+
+@pytest.mark.parametrize("package", MEMBERS)
+def test_imports_point_one_way(package: str) -> None:
+    """A member imports itself and `inkling`, and no other member."""
+    others = set(MEMBERS) - {package, "inkling"}
+    for path in (ROOT / MEMBERS[package] / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            found = {name.partition(".")[0] for name in names}
+            assert not found & others, f"{path}: {found & others}"
+
+
+@pytest.mark.parametrize("name", _modules())
+def test_public_names_are_declared_and_sorted(name: str) -> None:
+    """`__all__` has the public functions and classes that a module defines, and no more."""
+    module = importlib.import_module(name)
+    declared = getattr(module, "__all__", None)
+    if declared is None:
+        assert not module.__doc__ or module.__name__.endswith("engines")
+        return
+    tree = ast.parse(Path(str(module.__file__)).read_text())
+    defined = {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+    }
+
+    assert defined <= set(declared)
+    assert all(hasattr(module, public) for public in declared)
+    assert len(declared) == len(set(declared))
+
+
+def test_every_error_has_a_status() -> None:
+    """Every code maps to an HTTP status, and every class has a code."""
+    classes = [InklingError, *_subclasses(InklingError)]
+
+    assert set(ErrorCode) == set(HTTP_STATUS)
+    assert all(isinstance(error.code, ErrorCode) for error in classes)
+    documented = str(errors.__doc__)
+    assert all(name in documented for name in errors.__all__ if name != "ErrorCode")
+
+
+def _subclasses(parent: type[InklingError]) -> list[type[InklingError]]:
+    direct = parent.__subclasses__()
+    return [*direct, *(deep for child in direct for deep in _subclasses(child))]
+
+
+def test_versions_are_one() -> None:
+    """All members have one version, ask for each other at it, and say it."""
+    version = inkling.__version__
+    for package, folder in MEMBERS.items():
+        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())[
+            "project"
+        ]
+        assert version == project["version"]
+        assert version == importlib.import_module(package).__version__
+        for dependency in project["dependencies"]:
+            if dependency.startswith("inkling"):
+                assert dependency.endswith(f"=={version}")
+
+
+def test_members_hold_their_package_and_nothing_else() -> None:
+    """`import training` must not work, and a member folder holds one directory."""
+    for package, folder in MEMBERS.items():
+        assert not (ROOT / folder / "__init__.py").exists()
+        directories = {
+            path.name
+            for path in (ROOT / folder).iterdir()
+            if path.is_dir() and path.name not in ("__pycache__", "dist")
+        }
+        assert {package} == directories
+
+
+def test_wheels_hold_their_package(tmp_path: Path) -> None:
+    """A built wheel installs exactly its own package, with its type marker and data."""
+    uv = Path(sys.executable).with_name("uv")
+    build = [str(uv), "build", "--wheel", "--all-packages", "--out-dir", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    wheels = {path.name.partition("-")[0]: path for path in tmp_path.glob("*.whl")}
+
+    assert set(MEMBERS) == set(wheels)
+    for package, wheel in wheels.items():
+        names = zipfile.ZipFile(wheel).namelist()
+        tops = {name.partition("/")[0] for name in names}
+        assert {package} == {top for top in tops if not top.endswith(".dist-info")}
+        assert f"{package}/py.typed" in names
+    page = zipfile.ZipFile(wheels["inkling_serving"]).namelist()
+    assert "inkling_serving/page/index.html" in page
+
+
+def test_the_client_runs_alone(tmp_path: Path, published: Path) -> None:
+    """With nothing but what it declares, the client lists models and explains a picture."""
+    uv = Path(sys.executable).with_name("uv")
+    environment = tmp_path / "alone"
+    python = environment / "bin" / "python"
+    subprocess.run(
+        [uv, "venv", "-q", "--python", sys.executable, environment], check=True
+    )
+    install = [uv, "pip", "install", "-q", "--python", python, ROOT / "client"]
+    subprocess.run(install, check=True, timeout=120)
+    listed = subprocess.run(
+        [uv, "pip", "list", "-q", "--python", python, "--format", "freeze"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    command = [python, "-m", "inkling", "models", "--models-dir", published]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    assert {"inkling", "numpy", "pillow"} == {
+        line.partition("==")[0].partition(" ")[0] for line in listed
+    }
+    assert "cnn" in shown
+    size = sum(f.stat().st_size for f in environment.rglob("*") if f.is_file())
+    assert size < 100 * 10**6
+
+
+def test_importing_the_client_is_light() -> None:
+    """`import inkling` takes under half a second and brings no framework along."""
+    code = (
+        "import sys, time; t = time.perf_counter(); import inkling;"
+        "print(time.perf_counter() - t, *sorted({m.partition('.')[0] for m in sys.modules}))"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout.split()
+        for _ in range(3)
+    ]
+
+    assert min(float(run[0]) for run in runs) < 0.5
+    heavy = {"tensorflow", "keras", "flask", "locust", "ai_edge_litert", "uvicorn"}
+    assert not heavy & set(runs[0])
+
+
+def test_no_addresses_are_committed() -> None:
+    """The lock file pins by hash and names no index."""
+    lock = (ROOT / "requirements.lock").read_text()
+
+    assert "://" not in lock
+    assert lock.count("--hash=sha256:") > lock.count("==")
+
+
+def test_style_budgets_hold() -> None:
+    """The script that measures the budgets is content."""
+    script = [sys.executable, str(ROOT / "scripts" / "style_budgets.py")]
+    done = subprocess.run(script, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_makefile_explains_itself() -> None:
+    """`make help` has a line for every target that a person would call."""
+    makefile = (ROOT / "Makefile").read_text()
+    [phony] = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    explained = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+
+    assert set(phony.split()) <= explained
