@@ -47,6 +47,11 @@ class GatewayProcess:
 
     process: subprocess.Popen[str]
     port: int
+    grpc_port: int
+
+    @property
+    def grpc_target(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
 
     @property
     def url(self) -> str:
@@ -73,12 +78,16 @@ class GatewayProcess:
 def serving(models_dir: Path, *flags: str, log: Path) -> Iterator[GatewayProcess]:
     """Run a gateway on a free port until the block ends; it must exit with 0."""
     command = [sys.executable, "-m", "inkling", "serve", "--http-port", "0"]
+    command += ["--grpc-port", "0"]
     command += ["--models-dir", str(models_dir), *flags]
     environ = {k: v for k, v in os.environ.items() if not k.startswith("INKLING_")}
     with log.open("w") as output:
         process = subprocess.Popen(command, stderr=output, env=environ, text=True)
     try:
-        yield GatewayProcess(process, _port(process, log))
+        port = _port(process, log)
+        grpc = re.search(r"listening on grpc://[^:]+:(\d+)", log.read_text())
+        assert grpc, log.read_text()
+        yield GatewayProcess(process, port, int(grpc.group(1)))
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(_START_TIMEOUT_S)

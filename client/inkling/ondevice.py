@@ -5,22 +5,27 @@ from __future__ import annotations
 import threading
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from inkling.bundle import Bundle, read_bundle
+from inkling.classifier import encoded
 from inkling.errors import BrokenVersion, InvalidRequest, MissingDependency
 from inkling.preprocess import to_input
-from inkling.repository import GOLDEN_FILE
+from inkling.repository import GOLDEN_FILE, VersionFiles
+from inkling.types import Origin, Prediction, predictions
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from inkling.classifier import Picture
     from inkling.contract import Contract
-    from inkling.repository import VersionFiles
 
-__all__ = ["TFLiteRunner", "check_golden", "load_version"]
+__all__ = ["OnDeviceClassifier", "TFLiteRunner", "check_golden", "load_version"]
 
 # What NumPy, zipfile and LiteRT raise on a damaged file.
 _LOADING_ERRORS = (
@@ -192,9 +197,15 @@ def load_version(files: VersionFiles, tflite_format: str) -> TFLiteRunner:
         InvalidContract: Its contract cannot be followed here.
     """
     files.verify()
-    path = files.tflite(tflite_format)
+    bundle = _read_bundle(files.tflite(tflite_format))
+    contract = files.contract()
+    if bundle.contract != contract:
+        raise BrokenVersion(
+            f"The {tflite_format} file carries another contract than the version has. "
+            "Publish the version again."
+        )
     try:
-        runner = TFLiteRunner(path.read_bytes(), files.contract())
+        runner = TFLiteRunner(bundle.model, contract)
         check_golden(runner, files, tflite_format)
     except _LOADING_ERRORS as error:
         # Their texts carry paths, and are no help to whoever published it.
@@ -203,6 +214,73 @@ def load_version(files: VersionFiles, tflite_format: str) -> TFLiteRunner:
             f"({type(error).__name__}). Publish the version again."
         ) from None
     return runner
+
+
+def _read_bundle(path: Path) -> Bundle:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise BrokenVersion(f"{path.name} is missing or cannot be read.") from None
+    return read_bundle(content)
+
+
+class OnDeviceClassifier:
+    """A classifier in this process; safe to use from several threads."""
+
+    def __init__(
+        self, path: Path, *, tflite_format: str = "float32", num_threads: int = 1
+    ) -> None:
+        """Load a TFLite file that Inkling published, or a version's directory.
+
+        Args:
+            path: The file; or the directory, whose every file is verified then.
+            tflite_format: Which file of a directory is run.
+            num_threads: Threads that work on one picture.
+
+        Raises:
+            InvalidRequest: There is nothing at this path.
+            BrokenVersion: What is there is not what was published.
+        """
+        if not path.exists():
+            raise InvalidRequest(
+                f"There is nothing at {path}; name a .tflite file or a version's "
+                "directory, such as models/cnn/1."
+            )
+        version = None
+        if path.is_dir():
+            path = path.resolve()
+            version = int(path.name) if path.name.isdecimal() else None
+            VersionFiles(path.parent.name, version or 0, path).verify()
+            path = path / "tflite" / f"{tflite_format}.tflite"
+        bundle = _read_bundle(path)
+        self._runner = TFLiteRunner(bundle.model, bundle.contract, num_threads)
+        self._origin = Origin(bundle.name, version, bundle.contract.hash, "device")
+
+    def classify(self, picture: Picture, top_k: int = 1) -> Prediction:
+        """Return what the model says of one picture."""
+        [prediction] = self.classify_many([picture], top_k)
+        return prediction
+
+    def classify_many(
+        self, pictures: Iterable[Picture], top_k: int = 1
+    ) -> Iterator[Prediction]:
+        """Yield a prediction per picture, in order."""
+        contract = self._runner.contract
+        if top_k < 1:
+            raise InvalidRequest(f"top_k is {top_k}; expected 1 or more.")
+        for picture in pictures:
+            inputs = to_input(encoded(picture), contract)[np.newaxis]
+            scores = self._runner.run(inputs)
+            yield from predictions(scores, contract.labels, top_k, self._origin)
+
+    def close(self) -> None:
+        """Do nothing: the model goes with this object."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
 
 def _quantised(

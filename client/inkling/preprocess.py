@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from inkling.decoding import DECODER_ERRORS, Budget, decode
-from inkling.errors import InvalidRequest
+from inkling.errors import InvalidImage
 from inkling.ink import Note, framed, shown
 
 if TYPE_CHECKING:
@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     Pixels: TypeAlias = npt.NDArray[np.uint8]
     Input: TypeAlias = npt.NDArray[np.float32]
 
-__all__ = ["Stage", "explain", "is_dark_on_light", "pixels_to_input", "to_input"]
+__all__ = [
+    "Stage",
+    "explain",
+    "is_dark_on_light",
+    "picture_of",
+    "pixels_to_input",
+    "to_input",
+]
 
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -81,22 +88,27 @@ def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
         Shape (height, width, channels), float32, pixel * scale + offset.
 
     Raises:
-        InvalidRequest: `pixels` is no such array.
+        InvalidImage: `pixels` is no such array.
     """
-    ranks = {2: None, 3: (1, 3, 4)}
-    channels = ranks.get(pixels.ndim, ())
-    if pixels.dtype != np.uint8 or (
-        channels is not None and pixels.shape[2:] not in [(n,) for n in channels]
-    ):
-        raise InvalidRequest(
-            f"The pixels came as {pixels.dtype} of shape {pixels.shape}; expected "
-            "uint8 from 0 to 255 of shape (rows, columns) or (rows, columns, 1, 3 or "
-            "4)."
-        )
+    picture = picture_of(pixels)
+    return _scaled(_prepared(picture, contract, _unseen), contract)
+
+
+def picture_of(pixels: Pixels) -> Image.Image:
+    """Return pixels as a picture; their shapes are those of `pixels_to_input`.
+
+    Raises:
+        InvalidImage: `pixels` is no such array.
+    """
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
-    picture = Image.fromarray(pixels)
-    return _scaled(_prepared(picture, contract, _unseen), contract)
+    channels = pixels.shape[2:] in [(), (3,), (4,)]
+    if pixels.dtype != np.uint8 or not channels or not pixels.size:
+        raise InvalidImage(
+            f"The pixels came as {pixels.dtype} of shape {pixels.shape}; expected "
+            "uint8 of shape (rows, columns) or (rows, columns, 1, 3 or 4)."
+        )
+    return Image.fromarray(pixels)
 
 
 def explain(

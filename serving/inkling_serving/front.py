@@ -11,11 +11,11 @@ import asyncio
 import io
 import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from inkling.errors import DeadlineExceeded, InklingError, Overloaded
+from inkling.errors import DeadlineExceeded, InklingError
 from inkling_serving.app import create_app, too_long
 from inkling_serving.http_gateway import (
     CLASSIFY_PATH,
@@ -27,6 +27,7 @@ from inkling_serving.http_gateway import (
 if TYPE_CHECKING:
     from inkling_serving.http_gateway import Gateway
     from inkling_serving.settings import Settings
+    from inkling_serving.work import Work
 
 __all__ = ["Front"]
 
@@ -42,14 +43,25 @@ class Front:
     """The ASGI application of one gateway process."""
 
     def __init__(
-        self, gateway: Gateway, settings: Settings, on_stop: Callable[[], None]
+        self,
+        gateway: Gateway,
+        work: Work,
+        settings: Settings,
+        lifespan: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
+        """Take what answers.
+
+        Args:
+            gateway: The handlers.
+            work: Where they run.
+            settings: The limits on bodies.
+            lifespan: What is there from before the first request to after the last.
+        """
         self._gateway = gateway
+        self._work = work
         self._settings = settings
-        self._on_stop = on_stop
+        self._running = lifespan
         self._app = create_app(gateway, settings.max_body_bytes)
-        self._pool = ThreadPoolExecutor(settings.threads, "inkling-request")
-        self._waiting = 0
 
     async def __call__(
         self, scope: _Message, receive: Callable[[], Any], send: Callable[..., Any]
@@ -75,20 +87,9 @@ class Front:
     async def _answer(self, request: Request) -> Response:
         if request.path in _PROBES:
             return self._gateway.handle(request)
-        if self._waiting >= self._settings.threads + self._settings.queue:
-            raise Overloaded(
-                f"{self._waiting} requests are waiting already. Try again in a second."
-            )
         if CLASSIFY_PATH.fullmatch(request.path):
-            door = self._gateway.handle
-        else:
-            door = self._through_flask
-        self._waiting += 1
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, door, request)
-        finally:
-            self._waiting -= 1
+            return await self._work.run(lambda: self._gateway.handle(request))
+        return await self._work.run(lambda: self._through_flask(request))
 
     async def _body(self, request: Request, receive: Callable[[], Any]) -> bytes:
         """Return the whole body.
@@ -140,10 +141,9 @@ class Front:
         self, receive: Callable[[], Any], send: Callable[..., Any]
     ) -> None:
         await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        self._pool.shutdown()
-        self._on_stop()
+        async with self._running():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
 

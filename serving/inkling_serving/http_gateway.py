@@ -242,9 +242,9 @@ def _printable(text: str) -> str:
 
 def _answer_json(answer: Answer) -> dict[str, Any]:
     return {
-        "model": answer.model,
-        "version": answer.version,
-        "contract": answer.contract,
+        "model": answer.origin.model,
+        "version": answer.origin.version,
+        "contract": answer.origin.contract,
         "results": [_prediction_json(result) for result in answer.results],
     }
 
@@ -286,11 +286,10 @@ def _model_json(status: ModelStatus) -> dict[str, Any]:
 
 
 def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
-    labels = [n for n, v in model.version_labels.items() if v == status.version]
     shown: dict[str, Any] = {
         "version": status.version,
         "state": status.state,
-        "version_labels": sorted(labels),
+        "version_labels": model.labels_of(status.version),
         "reason": status.reason,
     }
     contract = status.contract

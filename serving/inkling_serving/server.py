@@ -6,6 +6,9 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -15,14 +18,17 @@ from inkling.errors import InvalidRequest
 from inkling.repository import Repository
 from inkling_serving.engines.embedded import EmbeddedEngine
 from inkling_serving.front import Front
+from inkling_serving.grpc_gateway import ClassifierGateway
+from inkling_serving.grpc_server import GrpcServer
 from inkling_serving.http_gateway import Gateway
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
+from inkling_serving.work import Work
 
 if TYPE_CHECKING:
     from inkling_serving.engines.base import Engine
 
-__all__ = ["create_engine", "create_gateway", "serve", "worker"]
+__all__ = ["create_engine", "serve", "worker"]
 
 _log = logging.getLogger(__name__)
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -34,12 +40,6 @@ def create_engine(settings: Settings) -> Engine:
     return EmbeddedEngine(repository, settings.tflite_format, settings.poll_s)
 
 
-def create_gateway(settings: Settings, engine: Engine) -> Gateway:
-    """Return the gateway over an engine."""
-    service = Service(engine, settings.limits, settings.max_batch)
-    return Gateway(service, settings.max_batch)
-
-
 def worker() -> Front:
     """Return the application of one gateway process, set by its environment.
 
@@ -48,7 +48,22 @@ def worker() -> Front:
     settings = Settings.from_env(os.environ)
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
     engine = create_engine(settings)
-    return Front(create_gateway(settings, engine), settings, on_stop=engine.close)
+    service = Service(engine, settings.limits, settings.max_batch)
+    work = Work(settings.threads, settings.queue)
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        handlers = [ClassifierGateway(service, work).handlers()]
+        grpc_server = GrpcServer(service, handlers, settings)
+        await grpc_server.start()
+        try:
+            yield
+        finally:
+            await grpc_server.stop()
+            work.close()
+            engine.close()
+
+    return Front(Gateway(service, settings.max_batch), work, settings, running)
 
 
 def serve(settings: Settings) -> int:
@@ -57,11 +72,15 @@ def serve(settings: Settings) -> int:
     Raises:
         InvalidRequest: The port is taken.
     """
-    os.environ.update(settings.to_env())
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
-    listener = _listener(settings)
+    listener = _bound(settings.host, settings.http_port, "--http-port")
+    # Held for as long as we run, so that the port is ours; the workers share it.
+    grpc_holder = _bound(settings.host, settings.grpc_port, "--grpc-port", share=True)
+    settings = replace(settings, grpc_port=grpc_holder.getsockname()[1])
+    os.environ.update(settings.to_env())
     host, port = listener.getsockname()[:2]
     _log.info("listening on http://%s:%d/", host, port)
+    _log.info("listening on grpc://%s:%d", host, settings.grpc_port)
     if host not in ("127.0.0.1", "::1"):
         _log.warning(
             "everyone who reaches %s can use this; nothing asks for a key", host
@@ -92,18 +111,23 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-def _listener(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _bound(host: str, port: int, flag: str, share: bool = False) -> socket.socket:
+    """Return a socket on the address; with `share`, others may bind to it as well."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.http_port))
+        if share:
+            # First without sharing: a port that another program holds is taken.
+            with socket.socket(bound.family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((host, port))
     except OSError:
-        listener.close()
+        bound.close()
         raise InvalidRequest(
-            f"Cannot listen on {settings.host} port {settings.http_port}: the port is "
-            "taken, or the address is not this machine's. Choose another with "
-            "--http-port or --host."
+            f"Cannot listen on {host} port {port}: the port is taken, or the address "
+            f"is not this machine's. Choose another with {flag} or --host."
         ) from None
-    listener.set_inheritable(True)
-    return listener
+    bound.set_inheritable(True)
+    return bound

@@ -5,6 +5,7 @@ The only caller of the preprocessing; it knows neither HTTP nor gRPC nor TensorF
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,13 +13,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inkling.decoding import Budget, Limits
-from inkling.errors import InvalidRequest, ModelNotFound, NotReady, TooLarge
+from inkling.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    NotReady,
+    TooLarge,
+)
 from inkling.preprocess import Stage, explain, to_input
 from inkling.repository import check_model_name
-from inkling.types import Prediction, predictions
+from inkling.types import Origin, Prediction, predictions
 from inkling_serving.engines.base import NO_SUCH_MODEL
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from inkling_serving.engines.base import Engine, ModelStatus, Servable
 
 __all__ = ["Answer", "Service", "Target"]
@@ -37,9 +46,7 @@ class Target:
 class Answer:
     """Predictions, and which version gave them under which contract."""
 
-    model: str
-    version: int
-    contract: str
+    origin: Origin
     results: Sequence[Prediction]
 
 
@@ -52,22 +59,35 @@ class Service:
         self._max_batch = max_batch
 
     def classify(
-        self, target: Target, images: Sequence[bytes], top_k: int = 1
+        self,
+        target: Target,
+        images: Sequence[bytes],
+        top_k: int = 1,
+        timeout_s: float | None = None,
     ) -> Answer:
         """Return one prediction per encoded image, in order, all by one version.
+
+        `timeout_s` is what the caller allows; what is left of it goes to the engine.
 
         Raises:
             InvalidRequest: There is no image, or top_k is below 1.
             TooLarge: There are more images than a request may have.
             InklingError: As `Engine.select` and `preprocess.to_input` say.
         """
+        started = time.monotonic()
         self._check_count(len(images))
         servable = self._select(target)
         budget = Budget(self._limits)
         inputs = np.stack(
             [to_input(image, servable.contract, budget) for image in images]
         )
-        return _answer(servable, inputs, top_k)
+        if timeout_s is not None:
+            timeout_s -= time.monotonic() - started
+            if timeout_s <= 0:
+                raise DeadlineExceeded(
+                    "The time ran out while the images were prepared. Allow more."
+                )
+        return _answer(servable, inputs, top_k, timeout_s)
 
     def explain(
         self, target: Target, image: bytes, top_k: int = 1
@@ -124,9 +144,15 @@ class Service:
             )
 
 
-def _answer(servable: Servable, inputs: np.ndarray, top_k: int) -> Answer:
+def _answer(
+    servable: Servable,
+    inputs: npt.NDArray[np.float32],
+    top_k: int,
+    timeout_s: float | None = None,
+) -> Answer:
     if top_k < 1:
         raise InvalidRequest(f"top_k is {top_k}; expected 1 or more.")
     contract = servable.contract
-    results = predictions(servable.predict(inputs), contract.labels, top_k)
-    return Answer(servable.model, servable.version, contract.hash, results)
+    origin = Origin(servable.model, servable.version, contract.hash)
+    scores = servable.predict(inputs, timeout_s)
+    return Answer(origin, predictions(scores, contract.labels, top_k, origin))

@@ -33,6 +33,10 @@ class Settings:
     models_dir: Path = _setting(Path("models"), "the model repository")
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 is everyone's")
     http_port: int = _setting(8080, "port for HTTP; 0 takes a free one", 0)
+    grpc_port: int = _setting(8081, "port for gRPC; 0 takes a free one", 0)
+    grpc_reflection: bool = _setting(
+        False, "true lets tools such as grpcurl ask for the methods"
+    )
     tflite_format: str = _setting(
         "float32", "which TFLite file to run: float32, float16 or int8"
     )
@@ -135,7 +139,15 @@ def _refuse_unknown(name: str, known: list[str]) -> None:
 
 
 def _kind(item: dataclasses.Field[Any]) -> Callable[[str], Any]:
+    if isinstance(item.default, bool):
+        return _switch
     return Path if item.name == "models_dir" else type(item.default)
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
 
 
 def _parsed(item: dataclasses.Field[Any], text: str) -> Any:
@@ -144,7 +156,7 @@ def _parsed(item: dataclasses.Field[Any], text: str) -> Any:
         return kind(text)
     except ValueError:
         raise InvalidRequest(
-            f"{_variable(item.name)} is {text!r:.60}; expected a number of type "
+            f"{_variable(item.name)} is {text!r:.60}; expected a value of type "
             f"{type(item.default).__name__}."
         ) from None
 

@@ -15,6 +15,7 @@ from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
 
+from inkling.bundle import Bundle
 from inkling.preprocess import to_input
 from inkling.repository import CONTRACT_FILE, GOLDEN_FILE
 from inkling_training.quiet import quiet_stderr
@@ -58,7 +59,8 @@ class _Servable(tf.Module):  # type: ignore[misc]
 class Exporter:
     """Writes one model in every format."""
 
-    def __init__(self, model: keras.Model, contract: Contract) -> None:
+    def __init__(self, name: str, model: keras.Model, contract: Contract) -> None:
+        self._name = name
         self._contract = contract
         self._servable = _Servable(model, contract)
         self._scores = self._servable.scores.get_concrete_function()
@@ -113,7 +115,9 @@ class Exporter:
             for name, value in settings.items():
                 owner = converter if hasattr(converter, name) else converter.target_spec
                 setattr(owner, name, value)
-            path.write_bytes(converter.convert())
+            model = converter.convert()
+        bundle = Bundle(model, self._name, path.stem, self._contract)
+        path.write_bytes(bundle.to_bytes())
 
 
 def write_golden(

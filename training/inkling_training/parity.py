@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from inkling.bundle import read_bundle
 from inkling.ondevice import TFLiteRunner
 from inkling.repository import FORMATS
 
@@ -94,7 +95,8 @@ def _exports(version: Path, contract: Contract) -> Mapping[str, Predict]:
     }
     for name in FORMATS:
         file = version / "tflite" / f"{name}.tflite"
-        exports[name] = TFLiteRunner(file.read_bytes(), contract, num_threads=2).run
+        bundle = read_bundle(file.read_bytes())
+        exports[name] = TFLiteRunner(bundle.model, contract, num_threads=2).run
     return exports
 
 

@@ -86,7 +86,7 @@ def publish(
 def _export(name: str, dataset: Dataset, model: keras.Model, path: Path) -> None:
     contract = dataset.contract
     calibration = dataset.train.first(_CALIBRATION_PICTURES).inputs(contract)
-    exporter = export.Exporter(model, contract)
+    exporter = export.Exporter(name, model, contract)
     exporter.write_saved_model(path)
     exporter.write_tflite(calibration, path / "tflite")
     export.write_warmup(name, calibration, path)

@@ -52,8 +52,15 @@ class Servable(Protocol):
     def contract(self) -> Contract:
         """What the version expects of an image."""
 
-    def predict(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return scores (n, classes), float32, for inputs (n, h, w, c), float32."""
+    def predict(
+        self, inputs: npt.NDArray[np.float32], timeout_s: float | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return scores (n, classes), float32, for inputs (n, h, w, c), float32.
+
+        Raises:
+            DeadlineExceeded: It took longer than `timeout_s`.
+            NotReady: What runs the model cannot be reached.
+        """
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,10 @@ class ModelStatus:
     def ready(self) -> bool:
         """Whether any version can answer."""
         return any(version.state == State.AVAILABLE for version in self.versions)
+
+    def labels_of(self, version: int) -> list[str]:
+        """Return the version labels of a version, sorted."""
+        return sorted(n for n, v in self.version_labels.items() if v == version)
 
 
 class Engine(Protocol):

@@ -1,0 +1,109 @@
+"""Classifies over gRPC."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from inkling.channel import Connection, error_of_call, prediction_of, request_for
+from inkling.classifier import encoded
+from inkling.errors import InvalidRequest
+from inkling.v1.classifier_pb2_grpc import ClassifierStub
+
+if TYPE_CHECKING:
+    from inkling.classifier import Picture
+    from inkling.types import Prediction
+
+__all__ = ["GrpcClassifier"]
+
+# Requests of `classify_many` that are under way at once.
+_WINDOW = 16
+
+
+class GrpcClassifier:
+    """A classifier behind a gateway's gRPC port.
+
+    The channel is made on first use and belongs to the process that made it: after a
+    fork, the child makes its own.
+    """
+
+    def __init__(self, target: str, **options: Any) -> None:
+        """Take where the gateway is; the options are those of `Connection`."""
+        try:
+            self._connection = Connection(target, **options)
+        except TypeError:
+            raise InvalidRequest(
+                f"Unknown options for a gateway: {', '.join(sorted(options))[:200]}; "
+                "inkling.channel.Connection lists those that there are."
+            ) from None
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._stub: ClassifierStub | None = None
+        self._process = os.getpid()
+
+    def classify(self, picture: Picture, top_k: int = 1) -> Prediction:
+        """Return what the model says of one picture."""
+        return _finished(self._started(picture, top_k))
+
+    def classify_many(
+        self, pictures: Iterable[Picture], top_k: int = 1
+    ) -> Iterator[Prediction]:
+        """Yield a prediction per picture, in order, with a few requests under way."""
+        under_way: deque[Any] = deque()
+        try:
+            for picture in pictures:
+                under_way.append(self._started(picture, top_k))
+                if len(under_way) >= _WINDOW:
+                    yield _finished(under_way.popleft())
+            while under_way:
+                yield _finished(under_way.popleft())
+        finally:
+            for call in under_way:
+                call.cancel()
+
+    def close(self) -> None:
+        """Close the channel; a later call opens another."""
+        with self._lock:
+            if self._channel is not None and self._process == os.getpid():
+                self._channel.close()
+            self._channel = self._stub = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _started(self, picture: Picture, top_k: int) -> Any:
+        request = request_for(self._connection, encoded(picture), top_k)
+        return self._ready_stub().Classify.future(
+            request,
+            timeout=self._connection.timeout_s,
+            metadata=self._connection.metadata,
+        )
+
+    def _ready_stub(self) -> ClassifierStub:
+        with self._lock:
+            if self._stub is None or self._process != os.getpid():
+                self._process = os.getpid()
+                self._channel = self._opened()
+                self._stub = ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
+            return self._stub
+
+    def _opened(self) -> grpc.Channel:
+        connection, credentials = self._connection, self._connection.credentials()
+        if credentials is None:
+            return grpc.insecure_channel(connection.target, connection.options)
+        return grpc.secure_channel(connection.target, credentials, connection.options)
+
+
+def _finished(call: Any) -> Prediction:
+    try:
+        return prediction_of(call.result())
+    except grpc.RpcError:
+        raise error_of_call(call) from None

@@ -1,0 +1,68 @@
+"""The pool in which pictures are worked on, with a bounded queue in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from inkling.errors import DeadlineExceeded, Overloaded
+
+__all__ = ["Work"]
+
+_T = TypeVar("_T")
+
+
+class Work:
+    """Runs calls in a few threads; what cannot be answered in time is refused at once.
+
+    One for all protocols of a process, and for one event loop.
+    """
+
+    def __init__(self, threads: int, queue: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, "inkling-work")
+        self._limit = threads + queue
+        self._count = 0
+
+    async def run(self, call: Callable[[], _T], timeout_s: float | None = None) -> _T:
+        """Return what `call` returns.
+
+        A caller that is cancelled gives its place away unless its call has begun.
+
+        Args:
+            call: Runs in a thread.
+            timeout_s: A call that has not begun by then never does.
+
+        Raises:
+            Overloaded: Too many calls are waiting.
+            DeadlineExceeded: The time ran out before the call began.
+        """
+        if self._count >= self._limit:
+            raise Overloaded(
+                f"{self._count} requests are being worked on or waiting already. Try "
+                "again in a second."
+            )
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+
+        def begin() -> _T:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise DeadlineExceeded(
+                    "The time ran out while the request waited. Allow more, or send "
+                    "less at once."
+                )
+            return call()
+
+        loop = asyncio.get_running_loop()
+        self._count += 1
+        future = self._pool.submit(begin)
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._done))
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Wait for the calls that have begun."""
+        self._pool.shutdown()
+
+    def _done(self) -> None:
+        self._count -= 1
