@@ -9,7 +9,7 @@ PACKAGES := client/inkling serving/inkling_serving training/inkling_training loa
 SOURCES := $(MEMBERS) tests scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check format lint types lock setup style soak clean
+.PHONY: help up test check format lint types lock proto setup style soak clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ up: setup ## train, publish and serve; then open http://127.0.0.1:8080/
 test: setup ## run the tests
 	@$(BIN)/python -m pytest
 
-check: setup format-check lint types lock-check test ## all that a change must pass
+check: setup format-check lint types lock-check proto-check test ## all that a change must pass
 
 format: setup ## put the code into its format
 	@$(BIN)/ruff format $(SOURCES)
@@ -54,6 +54,21 @@ lock-check: $(UV)
 	@$(LOCK) --output-file .tools/requirements.lock
 	@cmp requirements.lock .tools/requirements.lock || \
 		{ echo "requirements.lock is out of date; run: make lock" >&2; exit 1; }
+
+# The oldest generator whose code all supported releases of protobuf and grpcio run.
+PROTOC = $(UV) run --quiet --no-project --isolated --python $(PYTHON) \
+	--with grpcio-tools==1.74.0 --with 'setuptools<81' python -m grpc_tools.protoc
+
+proto: $(UV) ## generate the gRPC code anew after a .proto file has changed
+	@cd client && ../$(PROTOC) -I. --python_out=. --pyi_out=. --grpc_python_out=. \
+		inkling/v1/classifier.proto
+	@cd serving && ../$(PROTOC) -I. --python_out=. --pyi_out=. \
+		inkling_serving/wire/tensorflow_serving.proto
+
+proto-check: proto
+	@git diff --exit-code --stat -- client/inkling/v1 serving/inkling_serving/wire || \
+		{ echo "the generated code was out of date; commit what make proto made" >&2; \
+		exit 1; }
 
 setup: .venv/.done ## install everything into .venv
 

@@ -91,7 +91,7 @@ def main() -> int:
 def _python_files() -> Iterator[Path]:
     for name, folder in PACKAGES.items():
         for path in sorted((folder / name).rglob("*.py")):
-            if "v1" not in path.parts:  # generated
+            if "_pb2" not in path.name:  # generated
                 yield path
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from inkling.channel import Connection, prediction_of, request_for
-from inkling.classifier import encoded
+from inkling.pictures import encoded
 from inkling.status import error_from_rpc
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 
 if TYPE_CHECKING:
-    from inkling.classifier import Picture
+    from inkling.pictures import Picture
     from inkling.types import Prediction
 
 __all__ = ["AioClassifier", "connect"]

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from inkling.bundle import Bundle, read_bundle
-from inkling.classifier import encoded
 from inkling.errors import BrokenVersion, InvalidRequest, MissingDependency
-from inkling.preprocess import to_input
+from inkling.pictures import encoded
+from inkling.preprocess import check_inputs, to_input
 from inkling.repository import GOLDEN_FILE, VersionFiles
 from inkling.types import Origin, Prediction, predictions
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from inkling.classifier import Picture
     from inkling.contract import Contract
+    from inkling.pictures import Picture
 
 __all__ = ["OnDeviceClassifier", "TFLiteRunner", "check_golden", "load_version"]
 
@@ -117,7 +117,7 @@ class TFLiteRunner:
             InvalidRequest: The inputs are not such an array.
             BrokenVersion: The model answered with something that is no scores.
         """
-        self._check_inputs(inputs)
+        check_inputs(inputs, self.contract)
         kind = "single" if len(inputs) == 1 else "batch"
         scores = self._interpreter(kind).run(inputs)
         _check_scores(scores, (len(inputs), len(self.contract.labels)))
@@ -138,27 +138,6 @@ class TFLiteRunner:
             raise BrokenVersion(
                 f"The TFLite file maps {found} to {classes} scores; its contract says "
                 f"{wanted} and {len(self.contract.labels)} labels. Export it again."
-            )
-
-    def _check_inputs(self, inputs: npt.NDArray[np.float32]) -> None:
-        shape = self.contract.input_shape
-        if inputs.dtype != np.float32 or inputs.ndim != 4 or inputs.shape[1:] != shape:
-            raise InvalidRequest(
-                f"The model input came as {inputs.dtype} of shape {inputs.shape}; "
-                f"expected float32 of shape (n, {', '.join(map(str, shape))}). Prepare "
-                "pictures with inkling.preprocess."
-            )
-        bounds = [
-            self.contract.offset,
-            255 * self.contract.scale + self.contract.offset,
-        ]
-        low, high = min(bounds), max(bounds)
-        slack = 1e-3 * (high - low)
-        # A NaN fails this comparison too.
-        if not (inputs.min() >= low - slack and inputs.max() <= high + slack):
-            raise InvalidRequest(
-                f"The model input has values outside [{low:g}, {high:g}], or that are "
-                "no numbers. Prepare pictures with inkling.preprocess."
             )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from inkling.decoding import DECODER_ERRORS, Budget, decode
-from inkling.errors import InvalidImage
+from inkling.errors import InvalidImage, InvalidRequest
 from inkling.ink import Note, framed, shown
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Stage",
+    "check_inputs",
     "explain",
     "is_dark_on_light",
     "picture_of",
@@ -50,6 +51,9 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _MIDDLE_GREY = 127
+# Of the range of inputs: what another order of rounding may add.
+_RANGE_SLACK = 1e-3
+_ADVICE = "Prepare pictures with inkling.preprocess, or send the pictures themselves."
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,32 @@ def picture_of(pixels: Pixels) -> Image.Image:
             "uint8 of shape (rows, columns) or (rows, columns, 1, 3 or 4)."
         )
     return Image.fromarray(pixels)
+
+
+def check_inputs(inputs: Input, contract: Contract) -> None:
+    """Check that inputs are such as this module prepares them under the contract.
+
+    Raises:
+        InvalidRequest: Type, shape or range are others, or there is none.
+    """
+    shape = contract.input_shape
+    if inputs.dtype != np.float32 or inputs.ndim != 4 or inputs.shape[1:] != shape:
+        raise InvalidRequest(
+            f"The model input came as {inputs.dtype} of shape {inputs.shape}; expected "
+            f"float32 of shape (n, {', '.join(map(str, shape))}). {_ADVICE}"
+        )
+    if not len(inputs):
+        raise InvalidRequest("The model input has no rows; send at least one.")
+    bounds = (contract.offset, 255 * contract.scale + contract.offset)
+    slack = _RANGE_SLACK * abs(bounds[1] - bounds[0])
+    # A value that is no number fails this comparison too.
+    if not (
+        inputs.min() >= min(bounds) - slack and inputs.max() <= max(bounds) + slack
+    ):
+        raise InvalidRequest(
+            f"The model input has values outside [{min(bounds):g}, {max(bounds):g}], "
+            f"or that are no numbers. {_ADVICE}"
+        )
 
 
 def explain(

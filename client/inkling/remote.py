@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from inkling.channel import Connection, error_of_call, prediction_of, request_for
-from inkling.classifier import encoded
 from inkling.errors import InvalidRequest
+from inkling.pictures import encoded
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 
 if TYPE_CHECKING:
-    from inkling.classifier import Picture
+    from inkling.pictures import Picture
     from inkling.types import Prediction
 
 __all__ = ["GrpcClassifier"]

@@ -7,8 +7,20 @@ from types import MappingProxyType
 
 import grpc
 
-from inkling import errors
-from inkling.errors import ErrorCode, InklingError
+from inkling.errors import (
+    DeadlineExceeded,
+    ErrorCode,
+    InklingError,
+    InternalError,
+    InvalidImage,
+    InvalidRequest,
+    ModelNotFound,
+    NotFound,
+    NotReady,
+    Overloaded,
+    TooLarge,
+    UnsupportedMediaType,
+)
 
 __all__ = ["ERROR_CODE_KEY", "GRPC_STATUS", "error_from_rpc", "error_of"]
 
@@ -33,17 +45,17 @@ GRPC_STATUS: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
 
 _CLASSES: Mapping[str, type[InklingError]] = MappingProxyType(
     {
-        ErrorCode.INVALID_IMAGE: errors.InvalidImage,
-        ErrorCode.INVALID_REQUEST: errors.InvalidRequest,
-        ErrorCode.TOO_LARGE: errors.TooLarge,
-        ErrorCode.UNSUPPORTED_MEDIA_TYPE: errors.UnsupportedMediaType,
-        ErrorCode.MODEL_NOT_FOUND: errors.ModelNotFound,
-        ErrorCode.NOT_READY: errors.NotReady,
-        ErrorCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
-        ErrorCode.OVERLOADED: errors.Overloaded,
-        ErrorCode.NOT_FOUND: errors.NotFound,
-        ErrorCode.METHOD_NOT_ALLOWED: errors.NotFound,
-        ErrorCode.INTERNAL: errors.InternalError,
+        ErrorCode.INVALID_IMAGE: InvalidImage,
+        ErrorCode.INVALID_REQUEST: InvalidRequest,
+        ErrorCode.TOO_LARGE: TooLarge,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType,
+        ErrorCode.MODEL_NOT_FOUND: ModelNotFound,
+        ErrorCode.NOT_READY: NotReady,
+        ErrorCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+        ErrorCode.OVERLOADED: Overloaded,
+        ErrorCode.NOT_FOUND: NotFound,
+        ErrorCode.METHOD_NOT_ALLOWED: NotFound,
+        ErrorCode.INTERNAL: InternalError,
     }
 )
 
@@ -67,7 +79,7 @@ _CODE_OF_STATUS: Mapping[grpc.StatusCode, ErrorCode] = MappingProxyType(
 
 def error_of(code: str, message: str) -> InklingError:
     """Return the error that the server raised, by its code word."""
-    return _CLASSES.get(code, errors.InternalError)(message)
+    return _CLASSES.get(code, InternalError)(message)
 
 
 def error_from_rpc(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from inkling_serving.service import Answer, Service
     from inkling_serving.work import Work
 
-__all__ = ["ClassifierGateway", "parsed", "unary"]
+__all__ = ["ClassifierGateway", "StatusError", "parsed", "unary"]
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
@@ -34,6 +34,16 @@ _SERVICE = "inkling.v1.Classifier"
 _STREAM_WINDOW = 16
 # How long a client that retries should wait, in milliseconds.
 _PUSHBACK_MS = "1000"
+# As TensorFlow Serving cuts its own (grpc_status_util.cc).
+_MAX_MESSAGE = 1024
+
+
+class StatusError(InklingError):
+    """A refusal whose gRPC status another protocol decides."""
+
+    def __init__(self, status: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ClassifierGateway:
@@ -176,11 +186,20 @@ def parsed(kind: type[_M], body: bytes) -> _M:
 
 
 async def _abort(context: Any, error: InklingError) -> bytes:
+    if isinstance(error, StatusError):
+        await context.abort(error.status, _cut(error.message))
     trailing = [(ERROR_CODE_KEY, str(error.code))]
     if error.code == ErrorCode.OVERLOADED:
         trailing.append(("grpc-retry-pushback-ms", _PUSHBACK_MS))
-    await context.abort(GRPC_STATUS[error.code], error.message, tuple(trailing))
+    await context.abort(GRPC_STATUS[error.code], _cut(error.message), tuple(trailing))
     raise AssertionError("abort raises")
+
+
+def _cut(message: str) -> str:
+    """Return a message of a length that fits into gRPC's metadata."""
+    if len(message) <= _MAX_MESSAGE:
+        return message
+    return message[:_MAX_MESSAGE] + "...TRUNCATED"
 
 
 def _response(answer: Answer) -> pb.ClassifyResponse:

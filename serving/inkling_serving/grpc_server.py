@@ -40,7 +40,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 1),
             ],
             # The outer cap; the bounded queue of `Work` bites first, and says why.
-            maximum_concurrent_rpcs=4 * (settings.threads + settings.queue),
+            maximum_concurrent_rpcs=4 * (settings.work_threads + settings.queue),
         )
         self._server.add_generic_rpc_handlers(tuple(handlers))
         self._health = health.aio.HealthServicer()

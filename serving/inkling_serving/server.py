@@ -16,7 +16,9 @@ from uvicorn.supervisors import Multiprocess
 
 from inkling.errors import InvalidRequest
 from inkling.repository import Repository
+from inkling_serving.dialects.tensorflow_serving import TensorFlowServingDialect
 from inkling_serving.engines.embedded import EmbeddedEngine
+from inkling_serving.engines.tensorflow_serving import TensorFlowServingEngine
 from inkling_serving.front import Front
 from inkling_serving.grpc_gateway import ClassifierGateway
 from inkling_serving.grpc_server import GrpcServer
@@ -36,6 +38,8 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 def create_engine(settings: Settings) -> Engine:
     """Return the engine that the settings ask for, with what is published loaded."""
+    if settings.engine == "tensorflow_serving":
+        return TensorFlowServingEngine(settings)
     repository = Repository(settings.models_dir)
     return EmbeddedEngine(repository, settings.tflite_format, settings.poll_s)
 
@@ -49,11 +53,14 @@ def worker() -> Front:
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
     engine = create_engine(settings)
     service = Service(engine, settings.limits, settings.max_batch)
-    work = Work(settings.threads, settings.queue)
+    work = Work(settings.work_threads, settings.queue)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        handlers = [ClassifierGateway(service, work).handlers()]
+        handlers = [
+            ClassifierGateway(service, work).handlers(),
+            *TensorFlowServingDialect(service, work).handlers(),
+        ]
         grpc_server = GrpcServer(service, handlers, settings)
         await grpc_server.start()
         try:

@@ -20,7 +20,7 @@ from inkling.errors import (
     NotReady,
     TooLarge,
 )
-from inkling.preprocess import Stage, explain, to_input
+from inkling.preprocess import Stage, check_inputs, explain, to_input
 from inkling.repository import check_model_name
 from inkling.types import Origin, Prediction, predictions
 from inkling_serving.engines.base import NO_SUCH_MODEL
@@ -28,6 +28,7 @@ from inkling_serving.engines.base import NO_SUCH_MODEL
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from inkling.contract import Contract
     from inkling_serving.engines.base import Engine, ModelStatus, Servable
 
 __all__ = ["Answer", "Service", "Target"]
@@ -102,6 +103,35 @@ class Service:
         inputs = to_input(image, servable.contract, Budget(self._limits))[np.newaxis]
         return _answer(servable, inputs, top_k), stages
 
+    def predict(
+        self,
+        target: Target,
+        inputs: npt.NDArray[np.float32],
+        timeout_s: float | None = None,
+    ) -> tuple[Origin, npt.NDArray[np.float32]]:
+        """Return the scores (n, classes) for inputs that the caller prepared.
+
+        Args:
+            target: Which model.
+            inputs: Shape (n, height, width, channels), float32, as
+                `inkling.preprocess` makes them.
+            timeout_s: What the caller allows.
+
+        Raises:
+            InvalidRequest: The inputs are no such array.
+            TooLarge: There are more than a request may have.
+        """
+        servable = self._select(target)
+        check_inputs(inputs, servable.contract)
+        self._check_count(len(inputs))
+        scores = servable.predict(inputs, timeout_s)
+        return _origin(servable), scores
+
+    def contract(self, target: Target) -> tuple[int, Contract]:
+        """Return which version would answer, and its contract."""
+        servable = self._select(target)
+        return servable.version, servable.contract
+
     def models(self) -> list[ModelStatus]:
         """Return what is known of every model, sorted by name."""
         return self._engine.status()
@@ -152,7 +182,10 @@ def _answer(
 ) -> Answer:
     if top_k < 1:
         raise InvalidRequest(f"top_k is {top_k}; expected 1 or more.")
-    contract = servable.contract
-    origin = Origin(servable.model, servable.version, contract.hash)
+    origin, labels = _origin(servable), servable.contract.labels
     scores = servable.predict(inputs, timeout_s)
-    return Answer(origin, predictions(scores, contract.labels, top_k, origin))
+    return Answer(origin, predictions(scores, labels, top_k, origin))
+
+
+def _origin(servable: Servable) -> Origin:
+    return Origin(servable.model, servable.version, servable.contract.hash)

@@ -13,7 +13,7 @@ from typing import Any
 
 from inkling.decoding import DEFAULT_LIMITS, Limits
 from inkling.errors import InvalidRequest
-from inkling.repository import FORMATS
+from inkling.repository import FORMATS, check_model_name
 
 __all__ = ["FOREIGN_VARIABLES", "Settings", "add_flags", "from_flags"]
 
@@ -37,13 +37,28 @@ class Settings:
     grpc_reflection: bool = _setting(
         False, "true lets tools such as grpcurl ask for the methods"
     )
+    engine: str = _setting(
+        "embedded", "what runs the models: embedded or tensorflow_serving"
+    )
+    tensorflow_serving: str = _setting(
+        "127.0.0.1:8500", "gRPC addresses of TensorFlow Serving, with commas between"
+    )
+    served_models: str = _setting(
+        "mlp,cnn", "the models to ask TensorFlow Serving for, with commas between"
+    )
+    engine_batch: int = _setting(
+        32, "pictures in one call of TensorFlow Serving, at most", 1
+    )
     tflite_format: str = _setting(
         "float32", "which TFLite file to run: float32, float16 or int8"
     )
     poll_s: float = _setting(1.0, "seconds between looks at the repository", 0.01)
     workers: int = _setting(1, "gateway processes that share the port", 1)
     threads: int = _setting(
-        os.cpu_count() or 1, "pictures that are worked on at once, per process", 1
+        0,
+        "requests worked on at once, per process; 0 is one a core, or 16 where "
+        "TensorFlow Serving does the work",
+        0,
     )
     queue: int = _setting(
         64, "requests that may wait for a thread; more are refused as overloaded", 0
@@ -71,8 +86,25 @@ class Settings:
                 raise InvalidRequest(
                     f"{_variable(item.name)} is {value}; expected {low:g} or more."
                 )
+        _check_choice(self, "engine", ("embedded", "tensorflow_serving"))
         _check_choice(self, "tflite_format", FORMATS)
         _check_choice(self, "log_level", ("debug", "info", "warning", "error"))
+
+    @property
+    def work_threads(self) -> int:
+        """Threads to work on requests in."""
+        remote = self.engine == "tensorflow_serving"
+        return self.threads or (16 if remote else os.cpu_count() or 1)
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses of TensorFlow Serving."""
+        return _listed(self.tensorflow_serving)
+
+    @property
+    def model_names(self) -> list[str]:
+        """The models to ask TensorFlow Serving for."""
+        return [check_model_name(name) for name in _listed(self.served_models)]
 
     @property
     def limits(self) -> Limits:
@@ -124,6 +156,10 @@ def from_flags(options: argparse.Namespace) -> Settings:
     names = {item.name for item in dataclasses.fields(Settings)}
     flags = {name: value for name, value in vars(options).items() if name in names}
     return Settings.from_env(os.environ, **flags)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _variable(name: str) -> str:

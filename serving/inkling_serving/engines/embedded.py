@@ -8,7 +8,6 @@ stays out, with the reason, and the versions that serve go on serving.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from inkling_serving.engines.base import (
     State,
     VersionStatus,
 )
+from inkling_serving.repeating import Repeating
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,14 +106,11 @@ class EmbeddedEngine:
     ) -> None:
         self._repository = repository
         self._format = tflite_format
-        self._poll_s = poll_s
         self._models: Mapping[str, _Model] = {}
-        self._stop = threading.Event()
         self._refresh()
-        self._watcher = threading.Thread(
-            target=self._watch, name="inkling-repository-watcher", daemon=True
+        self._watcher = Repeating(
+            "reading the repository", self._refresh, lambda: poll_s
         )
-        self._watcher.start()
 
     def select(
         self, model: str, version: int | None = None, version_label: str | None = None
@@ -147,17 +144,7 @@ class EmbeddedEngine:
 
     def close(self) -> None:
         """Stop watching the repository."""
-        self._stop.set()
-        self._watcher.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self._poll_s):
-            try:
-                self._refresh()
-            except Exception:  # noqa: BLE001 - the edge of this thread
-                # The thread must outlive whatever the disk comes up with; what
-                # serves goes on serving.
-                _log.exception("the repository could not be read; trying again")
+        self._watcher.stop()
 
     def _refresh(self) -> None:
         for name in self._repository.models():

@@ -1,0 +1,284 @@
+"""TensorFlow Serving's gRPC protocol over our service: Predict, metadata and status.
+
+So a client of TensorFlow Serving works unchanged, and a gateway can stand in for it
+where it has no build. Codes and messages are TensorFlow Serving's, from its sources
+(predict_impl.cc, predict_util.cc, server_core.cc, get_model_status_impl.cc); inputs are
+checked more strictly than there: shape, range and that all are numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import grpc
+import numpy as np
+
+from inkling.errors import InvalidRequest, ModelNotFound
+from inkling_serving.engines.base import State
+from inkling_serving.grpc_gateway import StatusError, parsed, unary
+from inkling_serving.service import Target
+from inkling_serving.tensors import array_of, strings_tensor, tensor_of
+from inkling_serving.wire import tensorflow_serving_pb2 as wire
+
+if TYPE_CHECKING:
+    from inkling.contract import Contract
+    from inkling_serving.engines.base import VersionStatus
+    from inkling_serving.service import Service
+    from inkling_serving.work import Work
+
+__all__ = ["TensorFlowServingDialect"]
+
+_INVALID = grpc.StatusCode.INVALID_ARGUMENT
+_DEFAULT_SIGNATURE = "serving_default"
+# Signature -> input, its type, output, its type.
+_SIGNATURES = {
+    _DEFAULT_SIGNATURE: ("inputs", wire.DT_FLOAT, "scores", wire.DT_FLOAT),
+    "contract": ("asked", wire.DT_INT32, "contract", wire.DT_STRING),
+}
+_TYPE_NAMES = {
+    wire.DT_FLOAT: "float",
+    wire.DT_DOUBLE: "double",
+    wire.DT_INT32: "int32",
+    wire.DT_UINT8: "uint8",
+    wire.DT_STRING: "string",
+    wire.DT_INT64: "int64",
+}
+_SIGNATURE_DEF = "signature_def"
+# The one place where a message's name travels.
+_SIGNATURE_DEF_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+_ERROR_UNKNOWN = 2
+
+
+class TensorFlowServingDialect:
+    """Answers PredictionService and ModelService with a service."""
+
+    def __init__(self, service: Service, work: Work) -> None:
+        self._service = service
+        self._work = work
+
+    def handlers(self) -> list[grpc.GenericRpcHandler]:
+        """Return the methods, by name, for a server."""
+        prediction = {
+            "Predict": unary(self._predict),
+            "GetModelMetadata": unary(self._metadata),
+        }
+        model = {"GetModelStatus": unary(self._status)}
+        return [
+            grpc.method_handlers_generic_handler(
+                "tensorflow.serving.PredictionService", prediction
+            ),
+            grpc.method_handlers_generic_handler(
+                "tensorflow.serving.ModelService", model
+            ),
+        ]
+
+    async def _predict(
+        self, body: bytes, timeout_s: float | None
+    ) -> wire.PredictResponse:
+        request = parsed(wire.PredictRequest, body)
+        return await self._work.run(lambda: self._answer(request, timeout_s), timeout_s)
+
+    def _answer(
+        self, request: wire.PredictRequest, timeout_s: float | None
+    ) -> wire.PredictResponse:
+        target = _target(request)
+        signature = request.model_spec.signature_name or _DEFAULT_SIGNATURE
+        _check_signature(signature)
+        name, dtype, output, _ = _SIGNATURES[signature]
+        _check_names(request, name, output)
+        tensor = request.inputs[name]
+        if tensor.dtype != dtype:
+            raise StatusError(
+                _INVALID,
+                f"Expects arg[0] to be {_TYPE_NAMES[dtype]} but "
+                f"{_TYPE_NAMES.get(tensor.dtype, 'another type')} is provided",
+            )
+        try:
+            values = array_of(tensor)
+        except InvalidRequest:
+            raise StatusError(_INVALID, f"tensor parsing error: {name}") from None
+        try:
+            if signature == _DEFAULT_SIGNATURE:
+                origin, scores = self._service.predict(
+                    target, values.astype(np.float32, copy=False), timeout_s
+                )
+                answer, version = tensor_of(scores), origin.version
+            else:
+                version, contract = self._service.contract(target)
+                answer = strings_tensor(contract.json, values.size)
+        except ModelNotFound as error:
+            raise self._not_found(target, error) from None
+        response = wire.PredictResponse()
+        response.outputs[output].CopyFrom(answer)
+        _name(response.model_spec, target.model, signature, version)
+        return response
+
+    async def _metadata(
+        self, body: bytes, _: float | None
+    ) -> wire.GetModelMetadataResponse:
+        request = parsed(wire.GetModelMetadataRequest, body)
+        target = _target(request)
+        if not request.metadata_field:
+            raise StatusError(
+                _INVALID,
+                "GetModelMetadataRequest must specify at least one metadata_field",
+            )
+        for field in request.metadata_field:
+            if field != _SIGNATURE_DEF:
+                raise StatusError(_INVALID, f"Metadata field {field} is not supported")
+        try:
+            version, contract = self._service.contract(target)
+        except ModelNotFound as error:
+            raise self._not_found(target, error) from None
+        response = wire.GetModelMetadataResponse()
+        _name(response.model_spec, target.model, "", version)
+        packed = response.metadata[_SIGNATURE_DEF]
+        packed.type_url = _SIGNATURE_DEF_URL
+        packed.value = _signatures(contract).SerializeToString()
+        return response
+
+    async def _status(
+        self, body: bytes, _: float | None
+    ) -> wire.GetModelStatusResponse:
+        request = parsed(wire.GetModelStatusRequest, body)
+        target = _target(request)
+        try:
+            versions: Collection[VersionStatus] = self._service.model(
+                target.model
+            ).versions
+        except ModelNotFound:
+            versions = ()
+        if not versions:
+            raise StatusError(
+                grpc.StatusCode.NOT_FOUND,
+                f"Could not find any versions of model {target.model}",
+            )
+        if target.version is not None:
+            versions = [v for v in versions if v.version == target.version]
+            if not versions:
+                raise StatusError(
+                    grpc.StatusCode.NOT_FOUND,
+                    f"Could not find version {target.version} of model {target.model}",
+                )
+        response = wire.GetModelStatusResponse()
+        for version in versions:
+            response.model_version_status.append(_version_status(version))
+        return response
+
+    def _not_found(self, target: Target, error: ModelNotFound) -> StatusError:
+        if target.version_label is not None and self._is_known(target.model):
+            return StatusError(
+                _INVALID,
+                f"Unrecognized servable version label: {target.version_label}",
+            )
+        del error  # its words are ours
+        asked = f"Latest({target.model})"
+        if target.version is not None:
+            asked = f"Specific({target.model}, {target.version})"
+        return StatusError(
+            grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {asked}"
+        )
+
+    def _is_known(self, model: str) -> bool:
+        return any(status.name == model for status in self._service.models())
+
+
+def _target(
+    request: (
+        wire.PredictRequest | wire.GetModelMetadataRequest | wire.GetModelStatusRequest
+    ),
+) -> Target:
+    if not request.HasField("model_spec"):
+        raise StatusError(_INVALID, "Missing ModelSpec")
+    spec = request.model_spec
+    if not spec.name:
+        raise StatusError(_INVALID, "ModelSpec has no name specified.")
+    choice = spec.WhichOneof("version_choice")
+    return Target(
+        spec.name,
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
+    )
+
+
+def _check_signature(signature: str) -> None:
+    if signature not in _SIGNATURES:
+        raise StatusError(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f'Serving signature key "{signature}" not found.',
+        )
+
+
+def _check_names(request: wire.PredictRequest, name: str, output: str) -> None:
+    sent = sorted(request.inputs)
+    if len(sent) != 1:
+        extra = ",".join(s for s in sent if s != name)
+        missing = "" if name in sent else name
+        raise StatusError(
+            _INVALID,
+            f"input size does not match signature: {len(sent)}!=1 "
+            f"len({{{','.join(sent)}}}) != len({{{name}}}). Sent extra: {{{extra}}}. "
+            f"Missing but required: {{{missing}}}.",
+        )
+    if name not in sent:
+        raise StatusError(
+            _INVALID,
+            f"Signature input alias: {name}(feed name: {name}:0) not found in request "
+            "and no default value provided. "
+            f"Inputs expected to be in the set {{{name}}}.",
+        )
+    for place, wanted in enumerate(request.output_filter):
+        if wanted != output:
+            raise StatusError(
+                _INVALID,
+                f"output tensor alias not found in signature: {wanted} Outputs "
+                f"expected to be in the set {{{output}}}.",
+            )
+        if place:
+            raise StatusError(_INVALID, f"duplicate output tensor alias: {wanted}")
+
+
+def _name(
+    spec: wire.ModelSpec, model: str, signature: str, version: int | None
+) -> None:
+    spec.name = model
+    spec.signature_name = signature
+    if version is not None:
+        spec.version.value = version
+
+
+def _signatures(contract: Contract) -> wire.SignatureDefMap:
+    """Return the signatures as the SavedModel has them; -1 is any size."""
+    shapes = {
+        "inputs": (-1, *contract.input_shape),
+        "scores": (-1, len(contract.labels)),
+        "asked": (-1,),
+        "contract": (-1,),
+    }
+    answer = wire.SignatureDefMap()
+    for key, (name, dtype, output, output_dtype) in _SIGNATURES.items():
+        signature = answer.signature_def[key]
+        signature.method_name = "tensorflow/serving/predict"
+        infos = (
+            (signature.inputs, name, dtype),
+            (signature.outputs, output, output_dtype),
+        )
+        for infos_of, alias, kind in infos:
+            info = infos_of[alias]
+            info.name, info.dtype = f"{alias}:0", kind
+            for size in shapes[alias]:
+                info.tensor_shape.dim.add(size=size)
+    return answer
+
+
+def _version_status(version: VersionStatus) -> wire.ModelVersionStatus:
+    status = wire.ModelVersionStatus(version=version.version)
+    if version.state == State.AVAILABLE:
+        status.state = wire.ModelVersionStatus.AVAILABLE
+        status.status.error_code = 0
+    else:
+        status.state = wire.ModelVersionStatus.END
+        status.status.error_code = _ERROR_UNKNOWN
+        status.status.error_message = version.reason or ""
+    return status

@@ -1,0 +1,1 @@
+"""Other people's messages, under names of our own."""
