@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inkling.cli import Command
-from inkling.errors import BrokenVersion, InvalidRequest
+from inkling.errors import InklingError, InvalidRequest
 from inkling.repository import Repository, VersionFiles
 
-__all__ = ["EXPLAIN", "MODELS", "add_models_dir"]
+if TYPE_CHECKING:
+    from inkling.classifier import Classifier
+    from inkling.contract import Contract
+    from inkling.types import Prediction
+
+__all__ = ["CLASSIFY", "DOCTOR", "MODELS", "add_models_dir"]
 
 
 def add_models_dir(parser: argparse.ArgumentParser) -> None:
@@ -36,49 +46,169 @@ def _row(files: VersionFiles) -> str:
     try:
         files.verify()
         dataset, state = files.contract().training_data.name, "ok"
-    except BrokenVersion as error:
-        dataset, state = "", error.message
-    accuracy = files.accuracy("float32")
+        accuracy = files.accuracy("float32")
+    except InklingError as error:
+        dataset, state, accuracy = "", error.message, None
     shown = " " * 8 if accuracy is None else f"{accuracy:8.2%}"
     return f"{files.model:16} {files.version:7}  {dataset:14} {shown}  {state}"
 
 
-def _add_explain_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pictures", nargs="+", type=Path, help="PNG or JPEG files")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--server", default="127.0.0.1:8081", help="a gateway's gRPC address"
+    )
+    where.add_argument(
+        "--on-device",
+        type=Path,
+        help="a .tflite file that Inkling published, or a version's directory",
+    )
+    parser.add_argument(
+        "--model", default="cnn", help="which model the gateway is asked"
+    )
+    parser.add_argument("--top-k", type=int, default=1, help="labels to show of each")
+    parser.add_argument(
+        "--json", action="store_true", help="a line of JSON per picture"
+    )
+
+
+def _classify(options: argparse.Namespace) -> int:
+    from inkling.classifier import connect  # noqa: PLC0415 - Pillow and gRPC take time
+
+    failed = 0
+    target = options.on_device or options.server
+    with connect(target, model=options.model) as classifier:
+        answers = _answers(classifier, options.pictures, options.top_k)
+        for number, (path, answer) in enumerate(answers, start=1):
+            _show_progress(number, len(options.pictures))
+            if isinstance(answer, InklingError):
+                failed += 1
+                print(f"inkling: {path}: {answer.message}", file=sys.stderr)
+            else:
+                print(_as_json(path, answer) if options.json else _as_row(path, answer))
+    return 1 if failed else 0
+
+
+def _answers(
+    classifier: Classifier, paths: Sequence[Path], top_k: int
+) -> Iterator[tuple[Path, Prediction | InklingError]]:
+    """Yield each path with its prediction, or with why there is none; none is lost."""
+    done = 0
+    while done < len(paths):
+        try:
+            for prediction in classifier.classify_many(paths[done:], top_k):
+                yield paths[done], prediction
+                done += 1
+        except InklingError as error:
+            yield paths[done], error
+            done += 1
+
+
+def _show_progress(number: int, count: int) -> None:
+    """Draw a bar on the standard error, if only that is a terminal."""
+    if count > 1 and sys.stderr.isatty() and not sys.stdout.isatty():
+        filled = 40 * number // count
+        end = "\n" if number == count else ""
+        print(
+            f"\r[{'#' * filled:40}] {number}/{count}",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _as_row(path: Path, prediction: Prediction) -> str:
+    top = "  ".join(
+        f"{score.label} {score.probability:7.2%}" for score in prediction.top
+    )
+    return f"{path}  {top}"
+
+
+def _as_json(path: Path, prediction: Prediction) -> str:
+    origin = prediction.origin
+    return json.dumps(
+        {
+            "picture": str(path),
+            "label": prediction.label,
+            "probability": prediction.probability,
+            "top": [
+                {"label": s.label, "index": s.index, "probability": s.probability}
+                for s in prediction.top
+            ],
+            "model": origin.model,
+            "version": origin.version,
+            "contract": origin.contract,
+            "answered_by": origin.answered_by,
+        }
+    )
+
+
+def _add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
     add_models_dir(parser)
     parser.add_argument("picture", type=Path, help="a PNG or JPEG file")
     parser.add_argument("--model", default="cnn", help="whose contract to follow")
     parser.add_argument(
-        "--output", type=Path, help="a folder to write each stage to as a PNG"
+        "--contract",
+        type=Path,
+        help="a contract.json or a .tflite file to follow instead",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="a PNG to draw all stages in, side by side"
     )
 
 
-def _explain(options: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     # Pillow and NumPy are not needed to print the help of other commands.
+    from inkling.doctor import in_terminal, sheet, warnings  # noqa: PLC0415
+    from inkling.pictures import encoded  # noqa: PLC0415
     from inkling.preprocess import explain  # noqa: PLC0415
 
-    contract = Repository(options.models_dir).newest(options.model).contract()
-    try:
-        image = options.picture.read_bytes()
-    except OSError:
-        raise InvalidRequest(
-            f"{options.picture} cannot be read; name a PNG or JPEG file."
-        ) from None
-    for number, stage in enumerate(explain(image, contract), start=1):
+    contract = _contract(options)
+    started = time.process_time()
+    stages = explain(encoded(options.picture), contract)
+    spent_ms = 1000 * (time.process_time() - started)
+    for number, stage in enumerate(stages, start=1):
         size = f"{stage.picture.width} x {stage.picture.height}"
         print(f"{number}. {stage.name:12} {size:12} {stage.decision}")
-        if options.output:
-            options.output.mkdir(parents=True, exist_ok=True)
-            stage.picture.save(options.output / f"{number}-{stage.name}.png")
+        if sys.stdout.isatty():
+            print("\n".join(in_terminal(stage.picture)))
+    print(f"{spent_ms:.1f} ms of CPU, contract {contract.hash[:19]}...")
+    for warning in warnings(stages, contract):
+        print(f"Warning: {warning}")
+    if options.output:
+        sheet(stages).save(options.output)
+        print(f"Drawn in {options.output}")
     return 0
 
 
+def _contract(options: argparse.Namespace) -> Contract:
+    from inkling.bundle import read_bundle  # noqa: PLC0415 - as above
+    from inkling.contract import Contract  # noqa: PLC0415
+
+    if options.contract is None:
+        return Repository(options.models_dir).newest(options.model).contract()
+    try:
+        content = options.contract.read_bytes()
+    except OSError:
+        raise InvalidRequest(f"{options.contract} cannot be read.") from None
+    if options.contract.suffix == ".tflite":
+        return read_bundle(content).contract
+    return Contract.from_json(content)
+
+
+CLASSIFY = Command(
+    help="classify pictures by a gateway, or on this device",
+    add_arguments=_add_classify_arguments,
+    run=_classify,
+)
+DOCTOR = Command(
+    help="show what a model would see of a picture, stage by stage",
+    add_arguments=_add_doctor_arguments,
+    run=_doctor,
+)
 MODELS = Command(
     help="list the published models and check their files",
     add_arguments=add_models_dir,
     run=_list_models,
-)
-EXPLAIN = Command(
-    help="show what a model would see of a picture, stage by stage",
-    add_arguments=_add_explain_arguments,
-    run=_explain,
 )
