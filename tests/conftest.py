@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,8 +96,6 @@ def serving(models_dir: Path, *flags: str, log: Path) -> Iterator[GatewayProcess
 
 
 def _port(process: subprocess.Popen[str], log: Path) -> int:
-    import time
-
     give_up = time.monotonic() + _START_TIMEOUT_S
     port = None
     while time.monotonic() < give_up and process.poll() is None:
@@ -139,6 +138,7 @@ def models_dir(published: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def repository(models_dir: Path) -> Repository:
+    """That copy, as a repository."""
     return Repository(models_dir)
 
 

@@ -106,8 +106,8 @@ def picture_of(pixels: Pixels) -> Image.Image:
     """
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
-    channels = pixels.shape[2:] in [(), (3,), (4,)]
-    if pixels.dtype != np.uint8 or not channels or not pixels.size:
+    fits = pixels.ndim >= 2 and pixels.shape[2:] in [(), (3,), (4,)]
+    if pixels.dtype != np.uint8 or not fits or not pixels.size:
         raise InvalidImage(
             f"The pixels came as {pixels.dtype} of shape {pixels.shape}; expected "
             "uint8 of shape (rows, columns) or (rows, columns, 1, 3 or 4)."

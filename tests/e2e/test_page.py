@@ -70,7 +70,7 @@ def test_drawing_is_classified(browser: webdriver.Chrome, gateway: Any) -> None:
     assert len(bars) == 10
     assert len(stages) >= 3
     assert "1" in facts
-    assert [] == [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
 
 
 def test_a_picture_is_classified(
