@@ -152,6 +152,12 @@ def gateway(
         yield process
 
 
+@pytest.fixture(scope="session")
+def serve_gateway() -> Callable[..., Any]:
+    """Serve with a log of one's own: `with serve_gateway(models_dir, log=path) as g:`."""
+    return serving
+
+
 @pytest.fixture
 def start_gateway(tmp_path: Path) -> Callable[..., Any]:
     """Start a gateway of one's own: `with start_gateway(models_dir, *flags) as g:`."""

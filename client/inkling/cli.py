@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from inkling import __version__
 from inkling.errors import InklingError
 
-__all__ = ["Command", "main"]
+__all__ = ["Command", "main", "parser"]
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 

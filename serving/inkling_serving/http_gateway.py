@@ -39,7 +39,14 @@ if TYPE_CHECKING:
     from inkling_serving.engines.base import ModelStatus, VersionStatus
     from inkling_serving.service import Answer, Service
 
-__all__ = ["CLASSIFY_PATH", "HTTP_STATUS", "Gateway", "Request", "Response"]
+__all__ = [
+    "CLASSIFY_PATH",
+    "HTTP_STATUS",
+    "Gateway",
+    "Request",
+    "Response",
+    "error_response",
+]
 
 _log = logging.getLogger(__name__)
 

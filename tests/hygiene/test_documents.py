@@ -2,14 +2,14 @@
 
 import argparse
 import dataclasses
+import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from PIL import Image
 
 from inkling.cli import parser
 from inkling.errors import ErrorCode
+from inkling.status import GRPC_STATUS
 from inkling_serving.http_gateway import HTTP_STATUS
 from inkling_serving.settings import Settings
 
@@ -38,71 +39,75 @@ def place(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(published, folder / "models")
     Image.fromarray(np.full((64, 64), 255, np.uint8)).save(folder / "picture.png")
-    random = np.random.default_rng(0)
     (folder / "data").mkdir()
-    np.savez(
-        folder / "data" / "fashion_mnist.npz",
-        x_train=random.integers(0, 256, (600, 28, 28), np.uint8),
-        y_train=random.integers(0, 10, 600),
-        x_test=random.integers(0, 256, (100, 28, 28), np.uint8),
-        y_test=random.integers(0, 10, 100),
-    )
+    np.savez(folder / "data" / "fashion_mnist.npz", **_clothes(600, 100))
     return folder
 
 
-@contextmanager
-def _running(command: str, folder: Path) -> Iterator[None]:
-    """Run a server until the block ends; it is there once its port answers."""
-    port = int(re.findall(r"--http-port (\d+)", command)[0])
-    process = subprocess.Popen(command, shell=True, cwd=folder, process_group=0)
-    try:
-        while process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
+def _clothes(num_train: int, num_test: int) -> dict[str, np.ndarray]:
+    """Return pictures in the form of Fashion-MNIST, told apart by where they are bright."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", num_train), ("test", num_test)):
+        labels = np.arange(count) % 10
+        pixels = random.integers(0, 60, (count, 28, 28), np.uint8)
+        for picture, label in zip(pixels, labels, strict=True):
+            picture[2 * label + 3 : 2 * label + 6, 4:24] += 180
+        arrays |= {f"x_{part}": pixels, f"y_{part}": labels}
+    return arrays
 
 
-def test_readme_commands_run(place: Path) -> None:
-    """Every console block of the README does what it says, from the folder it supposes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    commands = [
-        line.removeprefix("$ ").replace("8080", port).replace("curl", "curl -sSf")
-        for block in _blocks("console")
-        for line in block.splitlines()
-        if line.startswith("$ ")
-    ]
-    server = next(line for line in commands if line.startswith("inkling serve"))
-    environ_path = f"export PATH={Path(sys.executable).parent}:$PATH; exec "
-
-    with _running(environ_path + server, place):
-        for command in commands:
-            if command == server:
-                continue
-            done = subprocess.run(
-                ["bash", "-c", environ_path + command],
-                cwd=place,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-            if "classify" in command:
-                assert '"label"' in done.stdout
+def _commands() -> list[str]:
+    lines = [line for block in _blocks("console") for line in block.splitlines()]
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
-def test_readme_python_runs(place: Path) -> None:
-    """Every Python block of the README runs as it stands."""
-    for block in _blocks("python"):
-        done = subprocess.run(
-            [sys.executable, "-c", block], cwd=place, capture_output=True, text=True
+@pytest.fixture(scope="module")
+def ports(
+    place: Path, tmp_path_factory: pytest.TempPathFactory, serve_gateway: Any
+) -> Iterator[Any]:
+    """The gateway that the README starts, on free ports; maps its ports to these."""
+    log = tmp_path_factory.mktemp("readme-gateway") / "log"
+    assert any(command.startswith("inkling serve") for command in _commands())
+    with serve_gateway(place / "models", log=log) as gateway:
+        yield lambda text: text.replace("8080", str(gateway.port)).replace(
+            "8081", str(gateway.grpc_port)
         )
-        assert done.returncode == 0, done.stderr
+
+
+def _run(command: list[str], place: Path) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        command,
+        cwd=place,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_readme_commands_run(command: str, place: Path, ports: Any) -> None:
+    """Every command of the README does what it says, from the folder it supposes."""
+    if command.startswith("inkling serve"):
+        options = parser().parse_args(command.split()[1:])
+        assert Path("models") == options.models_dir
+        return  # it runs, as the gateway that the other commands ask
+    done = _run(["bash", "-c", ports(command).replace("curl", "curl -sSf")], place)
+
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    if ":classify" in command or "--json" in command:
+        assert '"label"' in done.stdout
+
+
+@pytest.mark.parametrize("block", _blocks("python"))
+def test_readme_python_runs(block: str, place: Path, ports: Any) -> None:
+    """Every Python block of the README runs as it stands."""
+    done = _run([sys.executable, "-c", ports(block)], place)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
 
 
 def test_every_setting_is_documented() -> None:
@@ -140,7 +145,8 @@ def test_every_error_code_is_documented() -> None:
     """The table of errors has each code with its status."""
     text = (ROOT / "docs" / "api.md").read_text()
     for code in ErrorCode:
-        assert f"| `{code}` | {HTTP_STATUS[code].value} |" in text
+        row = f"| `{code}` | {HTTP_STATUS[code].value} | {GRPC_STATUS[code].name} |"
+        assert row in text
 
 
 def test_links_lead_somewhere() -> None:

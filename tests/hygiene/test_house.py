@@ -18,6 +18,7 @@ import inkling_serving
 import inkling_training
 from inkling import errors
 from inkling.errors import ErrorCode, InklingError
+from inkling.status import GRPC_STATUS
 from inkling_serving.http_gateway import HTTP_STATUS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,7 +36,7 @@ def _modules() -> list[str]:
         module.name
         for package in packages
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
-        if not module.name.endswith("__main__")
+        if "__main__" not in module.name and "_pb2" not in module.name
     ]
 
 
@@ -58,10 +59,7 @@ def test_imports_point_one_way(package: str) -> None:
 def test_public_names_are_declared_and_sorted(name: str) -> None:
     """`__all__` has the public functions and classes that a module defines, and no more."""
     module = importlib.import_module(name)
-    declared = getattr(module, "__all__", None)
-    if declared is None:
-        assert not module.__doc__ or module.__name__.endswith("engines")
-        return
+    declared = getattr(module, "__all__", [])
     tree = ast.parse(Path(str(module.__file__)).read_text())
     defined = {
         node.name
@@ -76,10 +74,11 @@ def test_public_names_are_declared_and_sorted(name: str) -> None:
 
 
 def test_every_error_has_a_status() -> None:
-    """Every code maps to an HTTP status, and every class has a code."""
+    """Every code maps to a status of each protocol, and every class has a code."""
     classes = [InklingError, *_subclasses(InklingError)]
 
     assert set(ErrorCode) == set(HTTP_STATUS)
+    assert set(ErrorCode) == set(GRPC_STATUS)
     assert all(isinstance(error.code, ErrorCode) for error in classes)
     documented = str(errors.__doc__)
     assert all(name in documented for name in errors.__all__ if name != "ErrorCode")
@@ -149,14 +148,19 @@ def test_the_client_runs_alone(tmp_path: Path, published: Path) -> None:
         capture_output=True,
         text=True,
     ).stdout.splitlines()
+    size = sum(f.stat().st_size for f in environment.rglob("*") if f.is_file())
     command = [python, "-m", "inkling", "models", "--models-dir", published]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    assert {"inkling", "numpy", "pillow"} == {
-        line.partition("==")[0].partition(" ")[0] for line in listed
-    }
+    assert {
+        "grpcio",
+        "inkling",
+        "numpy",
+        "pillow",
+        "protobuf",
+        "typing-extensions",
+    } == {line.partition("==")[0].partition(" ")[0] for line in listed}
     assert "cnn" in shown
-    size = sum(f.stat().st_size for f in environment.rglob("*") if f.is_file())
     assert size < 100 * 10**6
 
 

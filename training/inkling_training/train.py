@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from inkling_training.datasets import Dataset, Split
     from inkling_training.recipes import Recipe
 
-__all__ = ["Run", "Trained", "train"]
+__all__ = ["Run", "Trained", "identity", "train"]
 
 _VALIDATION_BATCH = 500
 _WARMUP_SHARE = 0.1

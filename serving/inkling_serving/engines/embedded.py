@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from inkling.contract import Contract
     from inkling.repository import Repository, VersionFiles
 
-__all__ = ["EmbeddedEngine"]
+__all__ = ["EmbeddedEngine", "LoadedVersion"]
 
 _log = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from inkling_serving.settings import Settings
 
-__all__ = ["ENGINE_ERRORS", "TensorFlowServingEngine"]
+__all__ = ["ENGINE_ERRORS", "RemoteVersion", "TensorFlowServingEngine"]
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
