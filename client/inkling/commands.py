@@ -166,7 +166,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     contract = _contract(options)
     started = time.process_time()
-    stages = explain(encoded(options.picture), contract)
+    _, stages = explain(encoded(options.picture), contract)
     spent_ms = 1000 * (time.process_time() - started)
     for number, stage in enumerate(stages, start=1):
         size = f"{stage.picture.width} x {stage.picture.height}"

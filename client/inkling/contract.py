@@ -75,8 +75,8 @@ class Contract:
         centring: `mass` scales a found object into a box of `box` pixels and puts
             its centre of mass at the centre of the input; `none` leaves it.
         box: Side of that box in pixels.
-        jpeg_min_side: A JPEG is decoded at 1/2, 1/4 or 1/8 scale where both sides
-            keep at least this many pixels.
+        min_side: A picture is reduced to 1/2, 1/4 or 1/8 scale where both sides keep
+            at least this many pixels; a JPEG while it is decoded, a PNG by averaging.
         scale: Model input = pixel * scale + offset, in float32.
         offset: See `scale`.
         training_data: What the model learned from.
@@ -98,7 +98,7 @@ class Contract:
     polarity: str = "auto"
     centring: str = "mass"
     box: int = 20
-    jpeg_min_side: int = 512
+    min_side: int = 512
     scale: float = 1 / 255
     offset: float = 0.0
     tolerances: dict[str, float] = field(default_factory=lambda: dict(TOLERANCES))
@@ -191,7 +191,7 @@ def _check_sizes(contract: Contract) -> None:
         "width": (1, 4096),
         "pad": (0, 255),
         "box": (1, 4096),
-        "jpeg_min_side": (1, 8192),
+        "min_side": (1, 8192),
     }
     for name, (low, high) in ranges.items():
         value = getattr(contract, name)

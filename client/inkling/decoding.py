@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
+from inkling.containers import JPEG, PNG, Container, damaged, read_jpeg, read_png
 from inkling.errors import InvalidImage, TooLarge, UnsupportedMediaType
 
-__all__ = ["DECODER_ERRORS", "DEFAULT_LIMITS", "Budget", "Limits", "decode"]
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8\xff"
+__all__ = ["DEFAULT_LIMITS", "Budget", "Decoded", "Limits", "decode"]
 
 # What people send besides PNG and JPEG, by its first bytes, to name it in the answer.
 _FOREIGN = (
@@ -39,7 +39,7 @@ _FOREIGN = (
 )
 
 # What Pillow raises on a damaged file: its own fuzz tests expect most of these.
-DECODER_ERRORS = (
+_DECODER_ERRORS = (
     OSError,
     SyntaxError,
     MemoryError,
@@ -47,10 +47,12 @@ DECODER_ERRORS = (
     NotImplementedError,
     OverflowError,
     EOFError,
+    AssertionError,
     IndexError,
     KeyError,
     TypeError,
     struct.error,
+    zlib.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
@@ -58,32 +60,51 @@ DECODER_ERRORS = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What one image may cost.
+    """What one image, and those of one request together, may cost.
 
     Attributes:
         max_bytes: Size of the encoded image.
-        max_pixels: Pixels that are decoded, after a JPEG's reduced-scale decoding.
-        max_jpeg_pixels: Pixels of a JPEG as the camera wrote them. Only a JPEG that
-            is decoded row by row may have more than `max_pixels`; one that has to be
-            held in memory as a whole (progressive, or a scan per colour) may not.
+        max_pixels: Pixels of a picture that is decoded whole.
+        max_jpeg_pixels: Pixels of a JPEG as the camera wrote them, where it is decoded
+            row by row at a reduced scale.
         max_side: Width or height as written.
-        max_png_chunks: Parts of a PNG file; tens of thousands cost CPU for nothing.
-        max_jpeg_scans: Passes over a JPEG, of which each costs time for all pixels.
+        max_parts: Parts of a file; tens of thousands cost CPU for nothing.
+        max_scan_pixels: Pixels of a JPEG times its scans, of which each passes over
+            all of them.
         max_request_pixels: Pixels of all images of a request together; those that a
-            JPEG's reduced-scale decoding skips count a fifth, as they cost that.
+            JPEG's reduced-scale decoding skips count a fifth, as they cost that, and a
+            picture counts as 256 x 256 pixels at least, as finding the ink in it does.
     """
 
     max_bytes: int = 8 * 1024 * 1024
     max_pixels: int = 2048 * 2048
     max_jpeg_pixels: int = 25_000_000
     max_side: int = 8192
-    max_png_chunks: int = 1024
-    max_jpeg_scans: int = 16
+    max_parts: int = 1024
+    max_scan_pixels: int = 45_000_000
     max_request_pixels: int = 2 * 2048 * 2048
 
 
 DEFAULT_LIMITS = Limits()
 _SKIPPED_PIXELS_COST = 5
+_LEAST_PIXELS = 256 * 256
+# A sample of a model's size costs far less than a picture in which ink must be found.
+_SAMPLE_PIXELS = 64 * 64
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded picture.
+
+    Attributes:
+        picture: Mode `L`, `RGB` or `RGBA`, in the orientation in which it was stored.
+        orientation: What the camera noted, 1 to 8.
+        came_as: Format, mode and size of the file, for people.
+    """
+
+    picture: Image.Image
+    orientation: int
+    came_as: str
 
 
 class Budget:
@@ -107,11 +128,11 @@ class Budget:
             )
 
 
-def decode(image: bytes, jpeg_min_side: int, budget: Budget) -> Image.Image:
-    """Return the decoded picture, in the mode and orientation in which it came.
+def decode(image: bytes, min_side: int, budget: Budget) -> Decoded:
+    """Return the decoded picture.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 scale where both sides keep at least
-    `jpeg_min_side` pixels.
+    A picture comes at 1/2, 1/4 or 1/8 scale where both sides keep at least `min_side`
+    pixels: a JPEG is decoded so, a PNG is averaged.
 
     Raises:
         InvalidImage: The bytes are no PNG or JPEG, or a damaged one.
@@ -124,10 +145,10 @@ def decode(image: bytes, jpeg_min_side: int, budget: Budget) -> Image.Image:
             f"The image has {len(image):,} bytes; the limit is {limits.max_bytes:,}. "
             "Send a smaller picture."
         )
-    if image.startswith(_PNG):
-        return _decode_png(image, budget)
-    if image.startswith(_JPEG):
-        return _decode_jpeg(image, jpeg_min_side, budget)
+    if image.startswith(PNG):
+        return _decode_png(read_png(image, limits.max_parts), min_side, budget)
+    if image.startswith(JPEG):
+        return _decode_jpeg(read_jpeg(image, limits.max_parts), min_side, budget)
     raise _not_a_picture(image)
 
 
@@ -145,93 +166,78 @@ def _not_a_picture(image: bytes) -> InvalidImage | UnsupportedMediaType:
     return InvalidImage(f"The image {came}. Send the bytes of a picture file.")
 
 
-def _decode_png(image: bytes, budget: Budget) -> Image.Image:
+def _decode_png(container: Container, min_side: int, budget: Budget) -> Decoded:
+    file = _open(PngImagePlugin.PngImageFile, container.content, "PNG")
+    _check_size(file.size, budget.limits.max_pixels, budget.limits, "PNG")
+    budget.spend(_cost(file.size, file.size))
+    came_as = _described(file)
+    picture = _plain(file, "PNG")
+    factor = _factor(picture.size, min_side)
+    if factor > 1:
+        picture = picture.reduce(factor)
+    return Decoded(picture, container.orientation, came_as)
+
+
+def _decode_jpeg(container: Container, min_side: int, budget: Budget) -> Decoded:
     limits = budget.limits
-    _check_png_chunks(image, limits.max_png_chunks)
-    picture = _open(PngImagePlugin.PngImageFile, image, "PNG")
-    _check_size(picture.size, limits.max_pixels, limits, "PNG")
-    budget.spend(picture.width * picture.height)
-    return _load(picture, "PNG")
-
-
-def _check_png_chunks(image: bytes, max_chunks: int) -> None:
-    """Count the chunks by their lengths alone; nothing is inflated."""
-    position, chunks = len(_PNG), 0
-    while position + 8 <= len(image):
-        chunks += 1
-        if chunks > max_chunks:
-            raise TooLarge(
-                f"The PNG has more than {max_chunks:,} chunks. Save it again without "
-                "its metadata."
-            )
-        position += 12 + int.from_bytes(image[position : position + 4], "big")
-
-
-def _decode_jpeg(image: bytes, min_side: int, budget: Budget) -> Image.Image:
-    limits, row_by_row = budget.limits, _decodes_row_by_row(image)
-    scans = image.count(b"\xff\xda")
-    if scans > limits.max_jpeg_scans and not row_by_row:
-        raise TooLarge(
-            f"The JPEG has {scans} scans; the limit is {limits.max_jpeg_scans}. Save "
-            "it again as a baseline JPEG."
-        )
-    picture = _open(JpegImagePlugin.JpegImageFile, image, "JPEG")
-    if row_by_row:
-        _check_size(picture.size, limits.max_jpeg_pixels, limits, "JPEG")
+    file = _open(JpegImagePlugin.JpegImageFile, container.content, "JPEG")
+    written = file.size
+    if container.row_by_row:
+        _check_size(written, limits.max_jpeg_pixels, limits, "JPEG")
     else:
-        _check_size(picture.size, limits.max_pixels, limits, "progressive JPEG")
-    written = picture.width * picture.height
-    picture.draft(None, (min_side, min_side))
-    _check_size(picture.size, limits.max_pixels, limits, "JPEG, at reduced scale,")
-    decoded = picture.width * picture.height
-    budget.spend(decoded + (written - decoded) // _SKIPPED_PIXELS_COST)
-    return _load(picture, "JPEG")
+        _check_size(written, limits.max_pixels, limits, "progressive JPEG")
+    if written[0] * written[1] * container.scans > limits.max_scan_pixels:
+        raise TooLarge(
+            f"The JPEG has {container.scans} scans of {written[0]} x {written[1]} "
+            "pixels, which take too long. Save it again as a baseline JPEG."
+        )
+    came_as = _described(file)
+    file.draft(None, (min_side, min_side))
+    _check_size(file.size, limits.max_pixels, limits, "JPEG, at reduced scale,")
+    budget.spend(_cost(written, file.size))
+    return Decoded(_plain(file, "JPEG"), container.orientation, came_as)
 
 
-def _decodes_row_by_row(image: bytes) -> bool:
-    """Whether a decoder needs only some rows of this JPEG in memory at a time.
+def _described(file: ImageFile.ImageFile) -> str:
+    return f"{file.format}, mode {file.mode}, {file.width} x {file.height}"
 
-    That is so for a sequential frame (SOF0, SOF1) whose first scan holds all its
-    colours; anything else is collected as a whole before the first row comes out.
-    """
-    position, colours = 2, 0
-    while position + 10 <= len(image) and image[position] == 0xFF:
-        marker = image[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            if marker > 0xC1:
-                return False
-            colours = image[position + 9]
-        elif marker == 0xDA:
-            return colours > 0 and image[position + 4] == colours
-        position += 2 + int.from_bytes(image[position + 2 : position + 4], "big")
-    return False
+
+def _cost(written: tuple[int, int], decoded: tuple[int, int]) -> int:
+    pixels = decoded[0] * decoded[1]
+    if pixels <= _SAMPLE_PIXELS:
+        return pixels
+    skipped = (written[0] * written[1] - pixels) // _SKIPPED_PIXELS_COST
+    return max(_LEAST_PIXELS, pixels + skipped)
+
+
+def _factor(size: tuple[int, int], min_side: int) -> int:
+    """Return how much a picture is reduced: 8, 4, 2 or 1, as a JPEG decoder can."""
+    possible = min(size) // min_side
+    return next((factor for factor in (8, 4, 2) if possible >= factor), 1)
 
 
 def _open(
-    reader: type[ImageFile.ImageFile], image: bytes, name: str
+    reader: type[ImageFile.ImageFile], content: bytes, name: str
 ) -> ImageFile.ImageFile:
     try:
-        return reader(io.BytesIO(image))
-    except DECODER_ERRORS:
-        raise _damaged(name) from None
+        return reader(io.BytesIO(content))
+    except _DECODER_ERRORS:
+        raise damaged(name) from None
 
 
-def _load(picture: ImageFile.ImageFile, name: str) -> Image.Image:
+def _plain(file: ImageFile.ImageFile, name: str) -> Image.Image:
+    """Decode the pixels, and bring every mode to `L`, `RGB` or `RGBA`."""
     try:
-        picture.load()
-    except DECODER_ERRORS:
-        raise _damaged(name) from None
-    return picture
-
-
-def _damaged(name: str) -> InvalidImage:
-    return InvalidImage(
-        f"The image starts like a {name} but is damaged or cut short. Send the whole "
-        "file, unchanged."
-    )
+        file.load()
+        if file.mode.startswith("I"):
+            # Sixteen bits: Pillow's own conversion would clip nearly all to white.
+            pixels = np.asarray(file)
+            return Image.fromarray((pixels >> 8).astype(np.uint8))
+        if file.has_transparency_data:
+            return file.convert("RGBA")
+        return file.convert("L" if file.mode in ("1", "L") else "RGB")
+    except _DECODER_ERRORS:
+        raise damaged(name) from None
 
 
 def _check_size(
@@ -244,4 +250,4 @@ def _check_size(
             f"pixels and {limits.max_side:,} a side. Scale it down before sending."
         )
     if not (width and height):
-        raise _damaged(what)
+        raise damaged(what)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image
 
-from inkling.decoding import DECODER_ERRORS, Budget, decode
+from inkling.decoding import Budget, Decoded, decode
 from inkling.errors import InvalidImage, InvalidRequest
 from inkling.ink import Note, framed, shown
 
@@ -40,7 +40,6 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "box": Image.Resampling.BOX,
 }
-_EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -76,8 +75,8 @@ def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> 
         UnsupportedMediaType: They are a picture in another format.
         TooLarge: A limit is exceeded.
     """
-    picture = decode(image, contract.jpeg_min_side, budget or Budget())
-    return _scaled(_prepared(picture, contract, _unseen), contract)
+    decoded = decode(image, contract.min_side, budget or Budget())
+    return _scaled(_prepared(decoded, contract, _unseen), contract)
 
 
 def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
@@ -94,8 +93,8 @@ def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
     Raises:
         InvalidImage: `pixels` is no such array.
     """
-    picture = picture_of(pixels)
-    return _scaled(_prepared(picture, contract, _unseen), contract)
+    decoded = Decoded(picture_of(pixels), 1, "")
+    return _scaled(_prepared(decoded, contract, _unseen), contract)
 
 
 def picture_of(pixels: Pixels) -> Image.Image:
@@ -143,10 +142,8 @@ def check_inputs(inputs: Input, contract: Contract) -> None:
 
 def explain(
     image: bytes, contract: Contract, budget: Budget | None = None
-) -> list[Stage]:
-    """Return every stage from the decoded picture to what the model sees.
-
-    The last stage, scaled, is the input that `to_input` returns.
+) -> tuple[Input, list[Stage]]:
+    """Return what `to_input` returns, and every stage from the decoded picture to it.
 
     Raises:
         InvalidImage, UnsupportedMediaType, TooLarge: As `to_input`.
@@ -157,11 +154,9 @@ def explain(
         seen = picture.copy() if isinstance(picture, Image.Image) else shown(picture)
         stages.append(Stage(name, decision, seen))
 
-    picture = decode(image, contract.jpeg_min_side, budget or Budget())
-    size = f"{picture.width} x {picture.height}"
-    note("decoded", f"{picture.format}, mode {picture.mode}, {size}", picture)
-    _prepared(picture, contract, note)
-    return stages
+    decoded = decode(image, contract.min_side, budget or Budget())
+    note("decoded", decoded.came_as, decoded.picture)
+    return _scaled(_prepared(decoded, contract, note), contract), stages
 
 
 def is_dark_on_light(grey: Image.Image) -> bool:
@@ -179,9 +174,12 @@ def _unseen(name: str, decision: str, picture: Image.Image | Values) -> None:
     """Take note of a stage where nobody looks."""
 
 
-def _prepared(picture: Image.Image, contract: Contract, note: Note) -> Pixels:
+def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels:
     """Return the picture as the model sees it, before scaling: uint8, (h, w, c)."""
-    picture = _upright(picture, contract, note)
+    picture = decoded.picture
+    if contract.exif and decoded.orientation in _UPRIGHT:
+        picture = picture.transpose(_UPRIGHT[decoded.orientation])
+        note("upright", f"the camera noted orientation {decoded.orientation}", picture)
     picture = _opaque(picture, contract, note)
     fits = picture.size == (contract.width, contract.height)
     if contract.kind == "photo_of_one_object" and not fits:
@@ -201,47 +199,16 @@ def _scaled(pixels: Pixels, contract: Contract) -> Input:
     return scaled + np.float32(contract.offset) if contract.offset else scaled
 
 
-def _upright(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
-    if not contract.exif:
-        return picture
-    orientation = _orientation(picture)
-    if orientation not in _UPRIGHT:
-        return picture
-    picture = picture.transpose(_UPRIGHT[orientation])
-    note("upright", f"the camera noted orientation {orientation}", picture)
-    return picture
-
-
-def _orientation(picture: Image.Image) -> int | None:
-    try:
-        return picture.getexif().get(_EXIF_ORIENTATION)
-    except DECODER_ERRORS:
-        return None  # the notes are damaged, the picture is whole
-
-
 def _opaque(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
-    """Lay transparent parts on a ground, and bring every mode to `L` or `RGB`."""
-    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
+    """Lay transparent parts on a ground."""
+    if picture.mode != "RGBA":
         return picture
-    if picture.mode.startswith("I"):
-        return _from_16_bit(picture, note)
-    if not picture.has_transparency_data:
-        return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
-    picture = picture.convert("RGBA")
     ground = _ground(picture, contract.alpha)
     flat = Image.new("RGBA", picture.size, ground)
     flat.alpha_composite(picture)
-    name = "black" if ground[0] == 0 else "white"
     picture = flat.convert("RGB")
+    name = "black" if ground[0] == 0 else "white"
     note("opaque", f"transparent parts laid on {name}", picture)
-    return picture
-
-
-def _from_16_bit(picture: Image.Image, note: Note) -> Image.Image:
-    """Scale 16 bits to 8; Pillow's own conversion would clip nearly all to white."""
-    pixels = np.asarray(picture, dtype=np.uint32)
-    picture = Image.fromarray((pixels >> 8).astype(np.uint8))
-    note("8 bit", "16 bits a pixel scaled to 8", picture)
     return picture
 
 

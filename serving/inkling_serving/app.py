@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import flask
 from werkzeug.exceptions import HTTPException
 
-from inkling.errors import MethodNotAllowed, NotFound, TooLarge
+from inkling.errors import MethodNotAllowed, NotFound
+from inkling_serving.body import too_long
 from inkling_serving.http_gateway import Request, Response, error_response
 
 if TYPE_CHECKING:
     from inkling_serving.http_gateway import Gateway
 
-__all__ = ["create_app", "too_long"]
+__all__ = ["create_app"]
 
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'"
@@ -39,8 +39,13 @@ def create_app(gateway: Gateway, max_body_bytes: int) -> flask.Flask:
         response.headers.update(_PAGE_HEADERS)
         return response
 
-    @app.route("/<path:path>", methods=_METHODS)
-    def answer(path: str) -> flask.Response:
+    @app.before_request
+    def answer() -> flask.Response | None:
+        # Before routing has its say: every address but the page's, and every method,
+        # is the gateway's to answer.
+        path = flask.request.path
+        if path == "/" or path.startswith("/page/"):
+            return None
         request = _request(max_body_bytes)
         if isinstance(request, Response):
             return _flask_response(request)
@@ -51,13 +56,6 @@ def create_app(gateway: Gateway, max_body_bytes: int) -> flask.Flask:
         return _flask_response(_refusal(error))
 
     return app
-
-
-def too_long(max_bytes: int) -> TooLarge:
-    """Return the error for a body over the limit; both doors use it."""
-    return TooLarge(
-        f"The body has more than {max_bytes:,} bytes. Send a smaller picture, or fewer."
-    )
 
 
 def _request(max_body_bytes: int) -> Request | Response:
@@ -82,7 +80,7 @@ def _refusal(error: HTTPException) -> Response:
     given = came.headers.get("X-Request-Id", "")
     request_id = Request(came.method, came.path, headers={"x-request-id": given}).id
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = tuple(getattr(error, "valid_methods", None) or ("GET",))
+        allowed = tuple(sorted(getattr(error, "valid_methods", None) or ("GET",)))
         return error_response(MethodNotAllowed(came.method, allowed), request_id)
     if error.code == HTTPStatus.NOT_FOUND:
         return error_response(NotFound("There is nothing at this address."), request_id)

@@ -7,7 +7,6 @@ what cannot be answered in time is refused at once. Probes never wait for the po
 
 from __future__ import annotations
 
-import asyncio
 import io
 import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -15,8 +14,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from inkling.errors import DeadlineExceeded, InklingError
-from inkling_serving.app import create_app, too_long
+from inkling.errors import InklingError, InvalidRequest
+from inkling_serving.app import create_app
+from inkling_serving.body import ClientGone, read_body
 from inkling_serving.http_gateway import (
     CLASSIFY_PATH,
     Request,
@@ -33,10 +33,6 @@ __all__ = ["Front"]
 
 _Message = MutableMapping[str, Any]
 _PROBES = ("/livez", "/readyz")
-
-
-class _ClientGone(Exception):
-    """The connection ended before the body did; there is nobody to answer."""
 
 
 class Front:
@@ -73,10 +69,16 @@ class Front:
         request = _request(scope)
         unread = True
         try:
-            body = await self._body(request, receive)
+            _check_host(scope)
+            body = await read_body(
+                receive,
+                request.headers,
+                self._settings.max_body_bytes,
+                self._settings.body_timeout_s,
+            )
             unread = False
             response = await self._answer(replace(request, body=body))
-        except _ClientGone:
+        except ClientGone:
             return
         except InklingError as error:
             response = error_response(error, request.id)
@@ -90,35 +92,6 @@ class Front:
         if CLASSIFY_PATH.fullmatch(request.path):
             return await self._work.run(lambda: self._gateway.handle(request))
         return await self._work.run(lambda: self._through_flask(request))
-
-    async def _body(self, request: Request, receive: Callable[[], Any]) -> bytes:
-        """Return the whole body.
-
-        Raises:
-            TooLarge: It is over the limit, announced or not.
-            DeadlineExceeded: It did not arrive in time.
-        """
-        limit = self._settings.max_body_bytes
-        announced = request.headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced[:20]) > limit:
-            raise too_long(limit)
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._settings.body_timeout_s):
-                more = True
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _ClientGone
-                    body += message.get("body", b"")
-                    more = message.get("more_body", False)
-                    if len(body) > limit:
-                        raise too_long(limit)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"The body did not arrive within {self._settings.body_timeout_s:g} s."
-            ) from None
-        return bytes(body)
 
     def _through_flask(self, request: Request) -> Response:
         """Answer a request by calling the Flask application as a WSGI server does."""
@@ -145,6 +118,12 @@ class Front:
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _check_host(scope: _Message) -> None:
+    hosts = sum(name == b"host" for name, _ in scope["headers"])
+    if hosts > 1 or (hosts == 0 and scope["http_version"] != "1.0"):
+        raise InvalidRequest(f"The request has {hosts} Host headers; expected one.")
 
 
 def _request(scope: _Message) -> Request:
@@ -182,6 +161,10 @@ def _environ(request: Request) -> dict[str, Any]:
     # The body is here, whole: how it was framed on the wire is over.
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     environ.pop("HTTP_CONTENT_LENGTH", None)
+    # Names of ours are not looked up by the caller's idea of our address, and the page
+    # is small enough to be sent whole.
+    environ.pop("HTTP_HOST", None)
+    environ.pop("HTTP_RANGE", None)
     environ["CONTENT_TYPE"] = environ.pop("HTTP_CONTENT_TYPE", "")
     environ["CONTENT_LENGTH"] = str(len(request.body))
     return environ
@@ -192,7 +175,8 @@ async def _send(
 ) -> None:
     headers = {name.lower(): value for name, value in response.headers.items()}
     headers.update(extra)
-    headers["content-length"] = str(len(response.body))
+    if method != "HEAD" or "content-length" not in headers:
+        headers["content-length"] = str(len(response.body))
     await send(
         {
             "type": "http.response.start",

@@ -73,6 +73,7 @@ _TARGET = (
 )
 CLASSIFY_PATH = re.compile(_TARGET + ":classify")
 _EXPLAIN_PATH = re.compile(_TARGET + ":explain")
+_TOP_K = re.compile(r"[1-9][0-9]{0,5}")
 _VERSION = re.compile(r"[0-9]{1,18}")
 # Long side of a stage's picture in an explanation; the model input is never larger.
 _STAGE_SIDE = 320
@@ -140,7 +141,7 @@ class Gateway:
             if match:
                 allowed.append(route_method)
         if allowed:
-            raise MethodNotAllowed(_printable(request.method), tuple(allowed))
+            raise MethodNotAllowed(_printable(request.method), tuple(sorted(allowed)))
         raise NotFound(
             "There is nothing at this address. GET /v1/models lists the models; POST a "
             "picture to /v1/models/NAME:classify."
@@ -233,14 +234,16 @@ def _target(names: Mapping[str, str | None]) -> Target:
 
 
 def _top_k(request: Request) -> int:
+    if not request.query:
+        return 1
     try:
-        values = parse_qs(request.query, max_num_fields=16).get("top_k", ["1"])
-        top_k = int(values[-1][:6])
+        values = parse_qs(request.query, keep_blank_values=True, max_num_fields=16)
     except ValueError:
-        top_k = 0
-    if top_k < 1:
+        raise InvalidRequest("The query has more fields than there are.") from None
+    text = values.get("top_k", ["1"])[-1]
+    if not _TOP_K.fullmatch(text):
         raise InvalidRequest("top_k must be a whole number, 1 or more: ?top_k=3")
-    return top_k
+    return int(text)
 
 
 def _printable(text: str) -> str:

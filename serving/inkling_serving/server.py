@@ -22,6 +22,7 @@ from inkling_serving.engines.tensorflow_serving import TensorFlowServingEngine
 from inkling_serving.front import Front
 from inkling_serving.grpc_gateway import ClassifierGateway
 from inkling_serving.grpc_server import GrpcServer
+from inkling_serving.guarded import GuardedProtocol
 from inkling_serving.http_gateway import Gateway
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
@@ -99,7 +100,7 @@ def serve(settings: Settings) -> int:
         # The standard loop was as fast as uvloop in our measurements, and keeps
         # signals that uvloop loses while it starts.
         loop="asyncio",
-        http="httptools",
+        http=GuardedProtocol,
         ws="none",
         log_config=None,
         access_log=False,
@@ -120,7 +121,10 @@ def serve(settings: Settings) -> int:
 
 def _bound(host: str, port: int, flag: str, share: bool = False) -> socket.socket:
     """Return a socket on the address; with `share`, others may bind to it as well."""
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns Nagle's algorithm off only where it is told that this is TCP; with
+    # it, every answer on a kept connection waits 40 ms for the client's delayed ACK.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         if share:

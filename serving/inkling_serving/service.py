@@ -99,9 +99,8 @@ class Service:
             InklingError: As `classify`.
         """
         servable = self._select(target)
-        stages = explain(image, servable.contract, Budget(self._limits))
-        inputs = to_input(image, servable.contract, Budget(self._limits))[np.newaxis]
-        return _answer(servable, inputs, top_k), stages
+        inputs, stages = explain(image, servable.contract, Budget(self._limits))
+        return _answer(servable, inputs[np.newaxis], top_k), stages
 
     def predict(
         self,

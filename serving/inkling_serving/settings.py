@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,8 +23,15 @@ _PREFIX = "INKLING_"
 FOREIGN_VARIABLES = frozenset({"INKLING_DATA_DIR"})
 
 
-def _setting(default: Any, help_text: str, low: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help_text, "low": low})
+_MAX_PORT = 65535
+_DAY_S = 86400.0
+
+
+def _setting(
+    default: Any, help_text: str, low: float | None = None, high: float = math.inf
+) -> Any:
+    metadata = {"help": help_text, "low": low, "high": high}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +40,8 @@ class Settings:
 
     models_dir: Path = _setting(Path("models"), "the model repository")
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 is everyone's")
-    http_port: int = _setting(8080, "port for HTTP; 0 takes a free one", 0)
-    grpc_port: int = _setting(8081, "port for gRPC; 0 takes a free one", 0)
+    http_port: int = _setting(8080, "port for HTTP; 0 takes a free one", 0, _MAX_PORT)
+    grpc_port: int = _setting(8081, "port for gRPC; 0 takes a free one", 0, _MAX_PORT)
     grpc_reflection: bool = _setting(
         False, "true lets tools such as grpcurl ask for the methods"
     )
@@ -52,7 +60,9 @@ class Settings:
     tflite_format: str = _setting(
         "float32", "which TFLite file to run: float32, float16 or int8"
     )
-    poll_s: float = _setting(1.0, "seconds between looks at the repository", 0.01)
+    poll_s: float = _setting(
+        1.0, "seconds between looks at the repository", 0.01, _DAY_S
+    )
     workers: int = _setting(1, "gateway processes that share the port", 1)
     threads: int = _setting(
         0,
@@ -73,18 +83,22 @@ class Settings:
     max_image_pixels: int = _setting(
         DEFAULT_LIMITS.max_pixels, "pixels of one picture as decoded", 1
     )
-    body_timeout_s: float = _setting(10.0, "seconds that a body may take to arrive", 0)
+    body_timeout_s: float = _setting(
+        10.0, "seconds that a body may take to arrive", 0, _DAY_S
+    )
     drain_timeout_s: float = _setting(
-        30.0, "seconds that requests under way may take after SIGTERM", 0
+        30.0, "seconds that requests under way may take after SIGTERM", 0, _DAY_S
     )
     log_level: str = _setting("info", "debug, info, warning or error")
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             low, value = item.metadata["low"], getattr(self, item.name)
-            if low is not None and not value >= low:
+            high = item.metadata["high"]
+            if low is not None and not low <= value <= high:
+                most = "more" if high == math.inf else f"up to {high:g}"
                 raise InvalidRequest(
-                    f"{_variable(item.name)} is {value}; expected {low:g} or more."
+                    f"{_variable(item.name)} is {value}; expected {low:g} or {most}."
                 )
         _check_choice(self, "engine", ("embedded", "tensorflow_serving"))
         _check_choice(self, "tflite_format", FORMATS)

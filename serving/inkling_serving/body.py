@@ -1,0 +1,94 @@
+"""Reads the body of a request, bounded in size and time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from typing import Any
+
+from inkling.errors import DeadlineExceeded, TooLarge
+
+__all__ = ["ClientGone", "read_body", "too_long"]
+
+# A body over the limit is read and thrown away, for so long and up to so many times the
+# limit: a client that is still sending does not see an answer, and a connection that
+# ends with something unread may take the answer with it.
+_DISCARD_TIMEOUT_S = 2.0
+_DISCARD_LIMITS = 4
+
+
+class ClientGone(Exception):
+    """The connection ended before the body did; there is nobody to answer."""
+
+
+def too_long(max_bytes: int) -> TooLarge:
+    """Return the error for a body over the limit."""
+    return TooLarge(
+        f"The body has more than {max_bytes:,} bytes. Send a smaller picture, or fewer."
+    )
+
+
+async def read_body(
+    receive: Callable[[], Any],
+    headers: Mapping[str, str],
+    max_bytes: int,
+    timeout_s: float,
+) -> bytes:
+    """Return the whole body.
+
+    Args:
+        receive: ASGI's.
+        headers: By lower-case name.
+        max_bytes: What a body may have, whatever it announces.
+        timeout_s: What it may take.
+
+    Raises:
+        TooLarge: It has more.
+        DeadlineExceeded: It took longer.
+        ClientGone: It ended in the middle.
+    """
+    announced = headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced[:20]) > max_bytes:
+        if (
+            "expect" not in headers
+        ):  # else the client waits to be told, and sends nothing
+            await _discard(receive, max_bytes)
+        raise too_long(max_bytes)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for piece in _pieces(receive):
+                body += piece
+                if len(body) > max_bytes:
+                    break
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"The body did not arrive within {timeout_s:g} s."
+        ) from None
+    if len(body) > max_bytes:
+        body.clear()
+        await _discard(receive, max_bytes)
+        raise too_long(max_bytes)
+    return bytes(body)
+
+
+async def _discard(receive: Callable[[], Any], max_bytes: int) -> None:
+    left = _DISCARD_LIMITS * max_bytes
+    try:
+        async with asyncio.timeout(_DISCARD_TIMEOUT_S):
+            async for piece in _pieces(receive):
+                left -= len(piece)
+                if left < 0:
+                    return
+    except TimeoutError:
+        return
+
+
+async def _pieces(receive: Callable[[], Any]) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message: MutableMapping[str, Any] = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        more = message.get("more_body", False)
+        yield message.get("body", b"")

@@ -1,0 +1,139 @@
+"""uvicorn's HTTP protocol with bounds on what comes before the body.
+
+uvicorn bounds neither the size nor the number of headers nor the time that they take,
+and takes a request to upgrade the protocol for one without a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+__all__ = ["GuardedProtocol"]
+
+_MAX_HEAD_BYTES = 32 * 1024
+_MAX_URL_BYTES = 16 * 1024
+_MAX_HEADERS = 100
+_HEAD_TIMEOUT_S = 5.0
+_END = b"\r\n\r\n"
+# Upgrades are not offered; a server may ignore the wish (RFC 9110, section 7.8).
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
+
+
+class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
+    """Collects the head of a request, within bounds, before it is parsed."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Start to wait for the first request."""
+        super().connection_made(transport)
+        self._head = bytearray()
+        self._in_head = True
+        self._deadline: asyncio.TimerHandle | None = None
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Collect what belongs to a head; hand on everything else."""
+        if not self._in_head:
+            super().data_received(data)
+            return
+        self._unset_keepalive_if_required()
+        self._head += data
+        end = self._head.find(_END)
+        if end < 0 and not _is_hopeless(self._head):
+            if len(self._head) > _MAX_HEAD_BYTES:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            elif self._deadline is None:
+                self._await_head()
+            return
+        received, self._head = bytes(self._head), bytearray()
+        head, rest = received[: end + len(_END)], received[end + len(_END) :]
+        status = _refusal(head)
+        if status is not None:
+            self._refuse(status)
+            return
+        super().data_received(_UPGRADE.sub(b"", head) + rest)
+
+    def on_headers_complete(self) -> None:
+        """The body follows, if there is one."""
+        self._in_head = False
+        self._stop_waiting()
+        # A list of its own: trailers, which come after the body, are no headers.
+        self.scope["headers"] = list(self.headers)
+        super().on_headers_complete()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; what comes after the body is not looked at."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_message_begin(self) -> None:
+        """A request begins, perhaps in the same piece as the end of the one before."""
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """The next thing to come is a head."""
+        super().on_message_complete()
+        self._in_head = True
+
+    def _await_head(self) -> None:
+        self._deadline = self.loop.call_later(_HEAD_TIMEOUT_S, self._head_is_late)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _head_is_late(self) -> None:
+        if self._head:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        """Answer without a request, in the form of all errors, and hang up."""
+        self._stop_waiting()
+        message = f"{status.phrase}. The connection is closed."
+        body: dict[str, Any] = {
+            "error": {"code": "invalid_request", "message": message, "request_id": ""}
+        }
+        content = json.dumps(body).encode()
+        self.transport.write(
+            f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+            "content-type: application/json\r\n"
+            f"content-length: {len(content)}\r\n"
+            "connection: close\r\n\r\n".encode()
+            + content
+        )
+        self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        del msg  # uvicorn's words, in plain text
+        self._refuse(HTTPStatus.BAD_REQUEST)
+
+
+def _is_hopeless(head: bytearray) -> bool:
+    """Whether these bytes can become no request, so that waiting is pointless."""
+    return not head[:1].isalpha() or b"\n\n" in head
+
+
+def _refusal(head: bytes) -> HTTPStatus | None:
+    """Return why a whole head is refused; None where it is not."""
+    if len(head) > _MAX_HEAD_BYTES:
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    if head.find(b"\r\n") > _MAX_URL_BYTES:
+        return HTTPStatus.REQUEST_URI_TOO_LONG
+    if head.count(b"\r\n") > _MAX_HEADERS + 2:
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    return None
