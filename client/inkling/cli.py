@@ -35,6 +35,15 @@ class Command:
     run: Callable[[argparse.Namespace], int]
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser with every installed subcommand."""
     root = argparse.ArgumentParser(
@@ -50,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
             entry.name,
             help=command.help,
             description=command.help,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
         )
         command.add_arguments(sub)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -32,9 +33,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("INKLING_DATA_DIR"),
         help="where mnist.npz and the like are (INKLING_DATA_DIR)",
     )
-    parser.add_argument(
-        "--name", help="publish under this name; for one model (default: the model's)"
-    )
+    parser.add_argument("--name", help="publish under this name instead of the model's")
     parser.add_argument(
         "--recipe",
         choices=("quick", "default"),
@@ -45,9 +44,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
-    parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same model")
+    parser.add_argument("--epochs", type=_count, help="instead of the recipe's")
+    parser.add_argument("--learning-rate", type=_rate, help="instead of the recipe's")
+    parser.add_argument("--seed", type=_seed, default=0, help="same seed, same model")
     parser.add_argument(
         "--runs-dir",
         type=Path,
@@ -62,6 +61,27 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="publish even if the version before was better",
     )
+
+
+def _count(text: str) -> int:
+    return _within(int(text), 1, 1_000_000)
+
+
+def _seed(text: str) -> int:
+    return _within(int(text), 0, 2**31 - 1)
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return rate
+
+
+def _within(value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{value} is not from {low} to {high}")
+    return value
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ from PIL import Image
 
 from inkling.contract import Contract, TrainingData
 from inkling.preprocess import pixels_to_input
-from inkling_training.errors import DatasetUnavailable
+from inkling_training.errors import DatasetNotFound, DatasetUnavailable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
 
 __all__ = ["DATASETS", "Dataset", "Split", "load"]
 
+# What NumPy and zipfile raise on a file that is damaged, cut short or another.
+_FILE_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 # The share of the training pictures that only chooses the best epoch.
 _VALIDATION_SHARE = 1 / 12
@@ -184,6 +197,8 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 
 def _arrays(name: str, description: _Description, data_dir: Path | None) -> Arrays:
     if data_dir is not None:
+        if not data_dir.is_dir():
+            raise DatasetUnavailable(f"There is no folder {data_dir}; see --data-dir.")
         for file in description.files:
             if (data_dir / file).is_file():
                 return _from_file(data_dir / file)
@@ -192,11 +207,13 @@ def _arrays(name: str, description: _Description, data_dir: Path | None) -> Arra
 
 def _from_file(path: Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: NumPy leaves a file open that turns out to be none of its own.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return _tidy({key: file[key] for key in _KEYS})
-    except (OSError, ValueError, KeyError):
+    except _FILE_ERRORS:
         raise DatasetUnavailable(
-            f"{path} is not a readable .npz file with the arrays {', '.join(_KEYS)}."
+            f"{path} is not a readable .npz file with the arrays {', '.join(_KEYS)}, "
+            "or was cut short. Get it again."
         ) from None
 
 
@@ -210,12 +227,13 @@ def _from_keras(name: str, description: _Description, data_dir: Path | None) -> 
         (x_train, y_train), (x_test, y_test) = loader()
     except Exception:  # noqa: BLE001 - keras raises a bare Exception when offline
         looked = f"no {' or '.join(description.files)} in {data_dir}"
-        raise DatasetUnavailable(
+        raise DatasetNotFound(
             f"The dataset {name} cannot be had: "
             f"{looked if data_dir else 'no --data-dir was given'}; it is not in "
-            "Keras's cache (~/.keras/datasets); and it cannot be downloaded from "
-            f"here. Put {description.files[0]} into a folder and name that with "
-            "--data-dir, or train on the bundled dataset: --dataset digits"
+            "Keras's cache (~/.keras/datasets), or not the file Keras expects; and it "
+            f"cannot be downloaded from here. Put {description.files[0]} into a folder "
+            "and name that with --data-dir, or train on the bundled dataset: --dataset "
+            "digits"
         ) from None
     arrays = dict(zip(_KEYS, (x_train, y_train, x_test, y_test), strict=True))
     return _tidy(arrays)
@@ -223,7 +241,8 @@ def _from_keras(name: str, description: _Description, data_dir: Path | None) -> 
 
 def _tidy(arrays: dict[str, npt.NDArray[Any]]) -> Arrays:
     for key in ("y_train", "y_test"):
-        arrays[key] = arrays[key].reshape(-1).astype(np.int64)
+        if arrays[key].dtype.kind in "iu":  # `_check` refuses others
+            arrays[key] = arrays[key].reshape(-1).astype(np.int64)
     return arrays
 
 
@@ -268,17 +287,14 @@ def _check(name: str, arrays: Arrays, contract: Contract) -> None:
     wanted = shape if contract.channels > 1 else shape[:2]
     for part in ("train", "test"):
         pixels, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != wanted or not len(pixels):
             raise DatasetUnavailable(
                 f"The {part} pictures of {name} are {pixels.dtype} of shape "
                 f"{pixels.shape}; expected uint8 of shape (n, "
                 f"{', '.join(map(str, wanted))})."
             )
-        if (
-            len(labels) != len(pixels)
-            or labels.min() < 0
-            or (labels.max() >= len(contract.labels))
-        ):
+        whole = labels.dtype == np.int64 and len(labels) == len(pixels)
+        if not whole or labels.min() < 0 or labels.max() >= len(contract.labels):
             raise DatasetUnavailable(
                 f"The {part} labels of {name} must be {len(pixels)} numbers from 0 to "
                 f"{len(contract.labels) - 1}."

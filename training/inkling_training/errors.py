@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from inkling.errors import InklingError, InvalidRequest
 
-__all__ = ["DatasetUnavailable", "GateFailed", "TrainingDiverged"]
+__all__ = ["DatasetNotFound", "DatasetUnavailable", "GateFailed", "TrainingDiverged"]
 
 
 class DatasetUnavailable(InvalidRequest):
-    """The pictures cannot be had from any source."""
+    """The pictures cannot be had, or cannot be used."""
+
+
+class DatasetNotFound(DatasetUnavailable):
+    """None of the sources has them."""
 
 
 class TrainingDiverged(InklingError):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from inkling.errors import InvalidRequest
-from inkling.repository import Repository
+from inkling.repository import Repository, check_model_name
 from inkling_training import datasets
 from inkling_training.datasets import Dataset
-from inkling_training.errors import DatasetUnavailable
+from inkling_training.errors import DatasetNotFound
 from inkling_training.publish import publish
 from inkling_training.recipes import Recipe, recipe_for
 from inkling_training.train import Run, identity, train
@@ -24,12 +26,29 @@ def train_and_publish(options: argparse.Namespace) -> int:
     Raises:
         InklingError: The pictures cannot be had, a run diverged, or a gate failed.
     """
-    if options.name and len(options.models) > 1:
-        raise InvalidRequest("--name goes with one model; name one.")
+    models = list(dict.fromkeys(options.models))
+    if options.name is not None:
+        check_model_name(options.name)
+        if len(models) > 1:
+            raise InvalidRequest("--name goes with one model; name one.")
+    for folder in (options.models_dir, options.runs_dir):
+        _check_writable(folder)
     dataset = _dataset(options)
-    for model in options.models:
+    for model in models:
         _one(model, dataset, options)
     return 0
+
+
+def _check_writable(folder: Path) -> None:
+    """Find out before the training whether its results can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        raise InvalidRequest(
+            f"Nothing can be written into {folder}. Name another folder."
+        ) from None
 
 
 def _dataset(options: argparse.Namespace) -> Dataset:
@@ -37,7 +56,7 @@ def _dataset(options: argparse.Namespace) -> Dataset:
         return datasets.load(options.dataset, options.data_dir)
     try:
         return datasets.load("mnist", options.data_dir)
-    except DatasetUnavailable as error:
+    except DatasetNotFound as error:
         print(
             f"{error.message}\nGoing on with the 1,797 digits that come with "
             "scikit-learn; MNIST gives better models.",
@@ -58,9 +77,13 @@ def _one(model: str, dataset: Dataset, options: argparse.Namespace) -> None:
         options.runs_dir / f"{name}-{dataset.name}-{options.seed}",
         identity(model, dataset, recipe, options.seed),
     )
-    trained = train(
-        model, dataset, recipe, run, seed=options.seed, resume=options.resume
-    )
+    try:
+        trained = train(
+            model, dataset, recipe, run, seed=options.seed, resume=options.resume
+        )
+    except KeyboardInterrupt:
+        print("Stopped. The same command with --resume goes on.", flush=True)
+        raise
     started = time.monotonic()
     files = publish(
         Repository(options.models_dir),
@@ -80,6 +103,6 @@ def _one(model: str, dataset: Dataset, options: argparse.Namespace) -> None:
 
 def _recipe(model: str, dataset: Dataset, options: argparse.Namespace) -> Recipe:
     recipe = recipe_for(options.recipe, model, dataset.name, options.epochs)
-    if options.learning_rate:
+    if options.learning_rate is not None:
         recipe = replace(recipe, learning_rate=options.learning_rate)
     return recipe

@@ -57,10 +57,10 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
             f"  epoch {epoch + 1:2}/{self._epochs}  "
             f"loss {figures['loss']:.4f}  accuracy {figures['accuracy']:.2%}  "
             f"validation {figures['val_accuracy']:.2%}  "
-            f"{time.monotonic() - self._started:.1f} s"
+            f"{time.monotonic() - self._started:.1f} s",
+            soft_wrap=True,
         )
 
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Take the bar away."""
-        del logs
+    def close(self) -> None:
+        """Take the bar away, however the run ended."""
         self._bar.stop()

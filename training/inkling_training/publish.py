@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from inkling.ondevice import load_version
 from inkling.repository import FORMATS, Publication, Repository, VersionFiles
 from inkling_training import card, export, parity
 from inkling_training.errors import GateFailed
+from inkling_training.quiet import quiet_stderr
 
 if TYPE_CHECKING:
     from inkling_training.datasets import Dataset
@@ -27,8 +29,8 @@ __all__ = ["publish"]
 _PREDICT_BATCH = 500
 # Enough for the ranges of every int8 tensor to settle.
 _CALIBRATION_PICTURES = 500
-# A version may be this much worse on the same test set than the one before it: less
-# than twice the standard error of 99 % on 10,000 pictures.
+# A version may be this much worse on the same test set than the one before it, or two
+# standard errors of the accuracy where they are more, as on a small test set.
 _MAX_REGRESSION = 0.002
 
 
@@ -62,13 +64,14 @@ def publish(
     with repository.publishing(name) as publication:
         path = publication.path
         _export(name, dataset, trained.model, path)
-        rows = parity.compare(trained.model, path, contract, inputs, test.labels)
+        with quiet_stderr():
+            rows = parity.compare(trained.model, path, contract, inputs, test.labels)
         _check_parity(rows)
         accuracy = {"keras": float((found == test.labels).mean())}
         accuracy |= {row.export: row.accuracy for row in rows}
         if not allow_regression:
-            digest = contract.training_data.digest
-            _check_regression(repository, name, digest, accuracy["float32"])
+            before = _before(repository, name, contract.training_data.digest)
+            _check_regression(before, accuracy["float32"], len(test))
         shown = {
             **figures,
             **_figures(name, dataset, trained, path),
@@ -111,21 +114,24 @@ def _check_parity(rows: Sequence[ParityRow]) -> None:
         )
 
 
-def _check_regression(
-    repository: Repository, name: str, digest: str, accuracy: float
-) -> None:
-    """Compare with the newest version, if it was tested on the same pictures."""
+def _before(repository: Repository, name: str, digest: str) -> VersionFiles | None:
+    """Return the newest version, if it was tested on the same pictures."""
     if not repository.versions(name):
-        return
+        return None
     before = repository.newest(name)
-    known = before.accuracy("float32")
-    if known is None or before.metrics().get("data") != digest:
+    return before if before.metrics().get("data") == digest else None
+
+
+def _check_regression(before: VersionFiles | None, accuracy: float, count: int) -> None:
+    known = before.accuracy("float32") if before is not None else None
+    if before is None or known is None:
         return
-    if accuracy < known - _MAX_REGRESSION:
+    chance = 2 * math.sqrt(known * (1 - known) / count)
+    if accuracy < known - max(_MAX_REGRESSION, chance):
         raise GateFailed(
-            f"{name} version {before.version} reaches {known:.2%} on the same test "
-            f"set, this one {accuracy:.2%}; nothing was published. Train longer, or "
-            "publish it all the same with --allow-regression."
+            f"{before.model} version {before.version} reaches {known:.2%} on the same "
+            f"test set, this one {accuracy:.2%}; nothing was published. Train longer, "
+            "or publish it all the same with --allow-regression."
         )
 
 

@@ -69,8 +69,8 @@ class Recipe:
         epochs: Times that every training picture is seen, at most.
         patience: Epochs without a better one after which the run stops.
         batch_size: Pictures in a step.
-        learning_rate: At its peak; it rises over the first tenth and falls to zero
-            along a cosine.
+        learning_rate: At its peak; it rises over the first tenth and falls to a
+            hundredth along a cosine.
         weight_decay: Of AdamW; not for biases and normalisation.
         label_smoothing: Share of the target that is spread over all labels.
         dropout: Share of features dropped while training.
@@ -117,4 +117,4 @@ def recipe_for(name: str, model: str, dataset: str, epochs: int | None) -> Recip
     recipe = RECIPES[name][model]
     if dataset == "digits":
         recipe = replace(recipe, epochs=recipe.epochs * _EPOCHS_OF_DIGITS, patience=40)
-    return replace(recipe, epochs=epochs) if epochs else recipe
+    return recipe if epochs is None else replace(recipe, epochs=epochs)

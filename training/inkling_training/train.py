@@ -6,27 +6,36 @@ import json
 import math
 import shutil
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from inkling_training.augment import augmented
 from inkling_training.errors import TrainingDiverged
 from inkling_training.models import MODELS
+from inkling_training.progress import Progress
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from inkling.contract import Contract
     from inkling_training.datasets import Dataset, Split
     from inkling_training.recipes import Recipe
+
+    Array = npt.NDArray[Any]
 
 __all__ = ["Run", "Trained", "identity", "train"]
 
 _VALIDATION_BATCH = 500
 _WARMUP_SHARE = 0.1
+# At which neither model has been seen to diverge.
+_SAFE_LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -47,56 +56,95 @@ class Trained:
 
 
 class Run:
-    """The directory of a run: what it was told, its last state and its best weights."""
+    """The directory of a run: what it was told, its last state and its best weights.
+
+    All of it is one file, replaced as a whole after each epoch, so that a run that is
+    killed at any moment can be taken up where its last whole epoch ended.
+    """
 
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
         self.directory = directory
         self.identity = json.loads(json.dumps(identity))
         self.history: list[dict[str, float]] = []
         self.best_epoch = 0
+        self.best: list[Array] = []
+        self.last: list[Array] = []
 
     @property
-    def last(self) -> Path:
-        """The model and its optimizer after the last whole epoch."""
-        return self.directory / "last.keras"
-
-    @property
-    def best(self) -> Path:
-        """The weights of the best epoch so far."""
-        return self.directory / "best.weights.h5"
+    def _state(self) -> Path:
+        return self.directory / "state.npz"
 
     def start(self, resume: bool) -> bool:
-        """Begin anew, or take up a run of the same identity; return which it was."""
-        state = self.directory / "state.json"
-        if resume and state.exists():
-            saved = json.loads(state.read_text(encoding="utf-8"))
-            if saved["identity"] == self.identity:
-                self.history, self.best_epoch = saved["history"], saved["best_epoch"]
+        """Begin anew, or take up a run of the same identity; return whether it was."""
+        if resume:
+            print(f"  the run {self._taken_up()}", flush=True)
+            if self.last:
                 return True
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         return False
 
     def finish_epoch(self, model: keras.Model, figures: dict[str, float]) -> None:
-        """Keep the state after an epoch; the file that names it is written last."""
+        """Keep the state after an epoch."""
         self.history.append(figures)
+        self.last = [np.asarray(v) for v in _variables(model)]
         if self._is_best(figures):
             self.best_epoch = len(self.history)
-            model.save_weights(self.best)
-        model.save(self.last)
-        state = {
+            self.best = model.get_weights()
+        described = {
             "identity": self.identity,
             "history": self.history,
             "best_epoch": self.best_epoch,
         }
-        (self.directory / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        arrays = {f"last_{n}": array for n, array in enumerate(self.last)}
+        arrays |= {f"best_{n}": array for n, array in enumerate(self.best)}
+        arrays["described"] = np.array(json.dumps(described))
+        unfinished = self._state.with_suffix(".unfinished.npz")
+        np.savez(unfinished, **arrays)  # type: ignore[arg-type]
+        unfinished.replace(self._state)
+
+    def restore(self, model: keras.Model) -> None:
+        """Put model and optimizer back into the state after the last whole epoch."""
+        for variable, value in zip(_variables(model), self.last, strict=True):
+            variable.assign(value)
+
+    def _taken_up(self) -> str:
+        if not self._state.exists():
+            return "begins anew: there is nothing to go on with"
+        try:
+            # Opened here: NumPy leaves a file open that turns out to be damaged.
+            with (
+                self._state.open("rb") as opened,
+                np.load(opened, allow_pickle=False) as state,
+            ):
+                arrays = dict(state)
+            described = json.loads(str(arrays.pop("described")))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return "begins anew: its last state cannot be read"
+        if described["identity"] != self.identity:
+            return "begins anew: it was told otherwise before"
+        self.history, self.best_epoch = described["history"], described["best_epoch"]
+        self.last, self.best = (
+            [arrays[f"{kind}_{n}"] for n in range(_count(arrays, kind))]
+            for kind in ("last", "best")
+        )
+        return f"goes on after epoch {len(self.history)}"
 
     def _is_best(self, figures: dict[str, float]) -> bool:
         if not self.best_epoch:
             return True
         best = self.history[self.best_epoch - 1]
         rank = (figures["val_accuracy"], -figures["val_loss"])
-        return rank >= (best["val_accuracy"], -best["val_loss"])
+        return rank > (best["val_accuracy"], -best["val_loss"])
+
+
+def _count(arrays: dict[str, Array], kind: str) -> int:
+    return sum(name.startswith(kind + "_") for name in arrays)
+
+
+def _variables(model: keras.Model) -> list[Any]:
+    """Return all that changes in training: weights, seeds of dropout, and optimizer."""
+    return [*model.variables, *model.optimizer.variables]
 
 
 def train(
@@ -114,29 +162,47 @@ def train(
         TrainingDiverged: The loss is no number any more.
     """
     started = time.monotonic()
+    keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     contract = dataset.contract
-    steps = len(dataset.train) // recipe.batch_size
+    steps = max(1, len(dataset.train) // recipe.batch_size)
+
+    def built() -> keras.Model:
+        shape, classes = contract.input_shape, len(contract.labels)
+        return MODELS[model_name](shape, classes, recipe.dropout)
+
+    model = built()
+    _compile(model, recipe, steps)
     if run.start(resume):
-        model = keras.models.load_model(run.last)
-    else:
-        build = MODELS[model_name]
-        model = build(contract.input_shape, len(contract.labels), recipe.dropout)
-        _compile(model, recipe, steps)
+        run.restore(model)
     if len(run.history) < recipe.epochs and not _has_stopped(run, recipe):
+        _fit(model, dataset, recipe, run, seed)
+    # Without the optimizer, which would be exported along.
+    trained = built()
+    trained.set_weights(run.best)
+    return Trained(trained, run.history, run.best_epoch, time.monotonic() - started)
+
+
+def _fit(
+    model: keras.Model, dataset: Dataset, recipe: Recipe, run: Run, seed: int
+) -> None:
+    progress = Progress(recipe.epochs)
+    steps = max(1, len(dataset.train) // recipe.batch_size)
+    try:
         model.fit(
-            _batches(dataset.train, contract, recipe, seed, len(run.history)),
-            validation_data=_plain(dataset.validation, contract),
+            _batches(dataset.train, dataset.contract, recipe, seed, len(run.history)),
+            validation_data=_plain(dataset.validation, dataset.contract),
             initial_epoch=len(run.history),
             epochs=recipe.epochs,
             steps_per_epoch=steps,
-            callbacks=_callbacks(run, recipe),
+            callbacks=_callbacks(run, recipe, progress),
             shuffle=False,  # the batches come shuffled
             verbose=0,
         )
-    model.load_weights(run.best)
-    return Trained(model, run.history, run.best_epoch, time.monotonic() - started)
+    finally:
+        # Ctrl-C and a diverged run give the terminal back, too.
+        progress.close()
 
 
 def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
@@ -151,6 +217,7 @@ def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.build(model.trainable_variables)
     model.compile(
         optimizer,
         loss=keras.losses.CategoricalCrossentropy(
@@ -171,7 +238,8 @@ def _batches(
     targets = tf.one_hot(split.labels, len(contract.labels))  # (n, classes)
     digits = contract.kind == "photo_of_one_object"
     ranges = recipe.augmentation["digits" if digits else "objects"]
-    size, count = recipe.batch_size, len(split)
+    count = len(split)
+    size = min(recipe.batch_size, count)
     steps = count // size
     total = steps * recipe.epochs
 
@@ -210,36 +278,41 @@ def _has_stopped(run: Run, recipe: Recipe) -> bool:
     return len(run.history) - run.best_epoch >= recipe.patience
 
 
-def _callbacks(run: Run, recipe: Recipe) -> list[keras.callbacks.Callback]:
-    from inkling_training.progress import Progress  # noqa: PLC0415
-
+def _callbacks(
+    run: Run, recipe: Recipe, progress: Progress
+) -> list[keras.callbacks.Callback]:
     return [
-        _StopOnNaN(recipe.learning_rate),
+        _StopOnNaN(recipe),
         _KeepState(run, recipe),
         keras.callbacks.TensorBoard(str(run.directory / "tensorboard")),
-        Progress(recipe.epochs),
+        progress,
     ]
 
 
 class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
     """Stops a run whose loss is no number any more, at the step where it happens."""
 
-    def __init__(self, learning_rate: float) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self._learning_rate = learning_rate
+        self._rate = recipe.learning_rate
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, float] | None = None
     ) -> None:
         """Look at the loss of the step."""
-        loss = (logs or {}).get("loss", 0.0)
+        self._check((logs or {}).get("loss", 0.0), f"step {batch + 1}")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Look at what the last step made of the weights, before they are kept."""
+        self._check((logs or {}).get("val_loss", 0.0), f"the end of epoch {epoch + 1}")
+
+    def _check(self, loss: float, where: str) -> None:
         if not math.isfinite(loss):
+            advised = min(self._rate / 4, _SAFE_LEARNING_RATE)
             raise TrainingDiverged(
-                f"The loss became {loss} at step {batch + 1}: the weights grew out of "
-                "bounds. Nothing was published. Lower the learning rate (it is "
-                f"{self._learning_rate:g}): --learning-rate "
-                f"{self._learning_rate / 4:g}. If that does not help, look for "
-                "pictures with values that are no numbers."
+                f"The loss became {loss} at {where}: the weights grew out of bounds. "
+                f"Nothing was published. Lower the learning rate, which is "
+                f"{self._rate:g}: --learning-rate {advised:g}"
             )
 
 

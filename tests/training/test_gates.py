@@ -1,0 +1,453 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inkling.cli import main
+from inkling.contract import TOLERANCES
+from inkling.errors import InklingError
+from inkling.ondevice import TFLiteRunner, load_version
+from inkling.repository import FORMATS, Repository, VersionFiles
+from inkling_training import card, datasets, export
+from inkling_training.datasets import Dataset, Split
+from inkling_training.errors import GateFailed
+from inkling_training.parity import ParityRow, compare
+from inkling_training.publish import publish
+from inkling_training.recipes import recipe_for
+from inkling_training.train import Run, Trained, identity, train
+
+Publish = Callable[..., VersionFiles]
+
+_EXPORTS = ("saved_model", *FORMATS)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    """The bundled digits."""
+    return datasets.load("digits")
+
+
+def _trained(directory: Path, dataset: Dataset, epochs: int, seed: int) -> Trained:
+    recipe = recipe_for("default", "mlp", "digits", epochs)
+    run = Run(directory, identity("mlp", dataset, recipe, seed))
+    return train("mlp", dataset, recipe, run, seed=seed, resume=False)
+
+
+@pytest.fixture(scope="module")
+def good(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """An MLP of four epochs."""
+    return _trained(tmp_path_factory.mktemp("good") / "run", digits, 4, seed=0)
+
+
+@pytest.fixture(scope="module")
+def weak(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """An MLP of one epoch."""
+    return _trained(tmp_path_factory.mktemp("weak") / "run", digits, 1, seed=0)
+
+
+@pytest.fixture
+def publish_to(tmp_path: Path, digits: Dataset) -> Publish:
+    """Publish `mlp` under `tmp_path`: `publish_to(trained, dataset, ...)`."""
+
+    def published(
+        trained: Trained, dataset: Dataset = digits, **options: bool
+    ) -> VersionFiles:
+        repository = Repository(tmp_path)
+        return publish(
+            repository, "mlp", dataset, trained, figures={"seed": 0}, **options
+        )
+
+    return published
+
+
+def _with(dataset: Dataset, **tolerances: float) -> Dataset:
+    """Return the dataset under a contract with other tolerances."""
+    tight = {**TOLERANCES, **tolerances}
+    return replace(dataset, contract=replace(dataset.contract, tolerances=tight))
+
+
+def _check_nothing(folder: Path) -> None:
+    """Check that no version is there, nor anything left of one."""
+    assert Repository(folder).versions("mlp") == []
+    assert [path.name for path in folder.glob("mlp/*")] == []
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A directory of exports, and what was compared of it."""
+
+    inputs: np.ndarray
+    rows: dict[str, ParityRow]
+
+
+@pytest.fixture(scope="module")
+def swapped(
+    good: Trained,
+    weak: Trained,
+    digits: Dataset,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> _Compared:
+    """The SavedModel of one model beside the TFLite files of another."""
+    folder, contract = tmp_path_factory.mktemp("swapped"), digits.contract
+    inputs = digits.test.inputs(contract)
+    export.Exporter("mlp", good.model, contract).write_saved_model(folder)
+    export.Exporter("mlp", weak.model, contract).write_tflite(
+        inputs[:50], folder / "tflite"
+    )
+    rows = compare(good.model, folder, contract, inputs, digits.test.labels)
+    return _Compared(inputs, {row.export: row for row in rows})
+
+
+def test_parity_rows(swapped: _Compared, good: Trained, digits: Dataset) -> None:
+    """There is a row for each export, with its accuracy on the test set."""
+    scores = good.model(swapped.inputs, training=False).numpy()
+    accuracy = (scores.argmax(axis=1) == digits.test.labels).mean()
+    row = swapped.rows["saved_model"]
+
+    assert list(swapped.rows) == list(_EXPORTS)
+    assert row.passed
+    assert row.labels_differ == 0
+    assert row.accuracy == pytest.approx(accuracy)
+    assert set(row.as_json()) == {
+        "export",
+        "accuracy",
+        "labels_differ",
+        "worst",
+        "passed",
+    }
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_exports_of_other_weights_fail(name: str, swapped: _Compared) -> None:
+    """A TFLite file made from other weights is caught in every format."""
+    row = swapped.rows[name]
+
+    assert not row.passed
+    assert row.labels_differ > 0
+    assert row.worst > TOLERANCES[name]
+
+
+def test_parity_table(swapped: _Compared) -> None:
+    """The table has a heading and a line for each export, aligned, with its verdict."""
+    heading, *lines = card.parity_table(list(swapped.rows.values())).splitlines()
+
+    verdicts = [line.split()[-1] for line in lines]
+    assert (heading.split()) == [
+        "EXPORT",
+        "ACCURACY",
+        "LABELS",
+        "DIFFER",
+        "WORST",
+        "SCORE",
+    ]
+    assert list(_EXPORTS) == [line.split()[0] for line in lines]
+    assert verdicts == ["ok", "FAILED", "FAILED", "FAILED"]
+    ends = {line.rindex(verdict) for line, verdict in zip(lines, verdicts, strict=True)}
+    assert len(ends) == 1
+
+
+def test_other_weights_are_not_published(
+    publish_to: Publish,
+    good: Trained,
+    weak: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where exports disagree, the error shows the table and nothing is published."""
+    write = export.Exporter.write_tflite
+
+    def write_another(exporter: Any, inputs: np.ndarray, directory: Path) -> None:
+        write(export.Exporter("mlp", weak.model, exporter._contract), inputs, directory)
+
+    monkeypatch.setattr(export.Exporter, "write_tflite", write_another)
+
+    with pytest.raises(GateFailed, match="nothing was published") as caught:
+        publish_to(good)
+
+    for name in _EXPORTS:
+        assert f"\n{name} " in caught.value.message
+    assert caught.value.message.count("FAILED") == 3
+    _check_nothing(tmp_path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_exports_beyond_tolerance_are_not_published(
+    name: str, publish_to: Publish, good: Trained, digits: Dataset, tmp_path: Path
+) -> None:
+    """Each format is held to the tolerance of the contract before it is published."""
+    with pytest.raises(GateFailed, match=name) as caught:
+        publish_to(good, _with(digits, **{name: 1e-9}))
+
+    assert "othing was published" in caught.value.message
+
+    _check_nothing(tmp_path)
+
+
+def test_nan_weights_are_not_published(
+    publish_to: Publish, good: Trained, weak: Trained, tmp_path: Path
+) -> None:
+    """A model that answers with no numbers fails a gate."""
+    kept = weak.model.get_weights()
+    weak.model.set_weights([np.full_like(array, np.nan) for array in kept])
+    try:
+        with pytest.raises(InklingError):
+            publish_to(weak)
+    finally:
+        weak.model.set_weights(kept)
+
+    _check_nothing(tmp_path)
+
+
+def test_one_picture_in_int8_is_no_fault(
+    good: Trained, digits: Dataset, tmp_path: Path
+) -> None:
+    """An int8 model may lose one picture of a small test set, as any other may."""
+    contract = digits.contract
+    inputs = digits.test.inputs(contract)
+    exporter = export.Exporter("mlp", good.model, contract)
+    exporter.write_saved_model(tmp_path / "version")
+    exporter.write_tflite(inputs, tmp_path / "version" / "tflite")
+    runner = TFLiteRunner(
+        (tmp_path / "version" / "tflite" / "int8.tflite").read_bytes(), contract
+    )
+    keras = good.model(inputs, training=False).numpy().argmax(axis=1)
+    differ = np.flatnonzero(runner.run(inputs).argmax(axis=1) != keras)
+    # Where they differ, int8 is right nowhere, and Keras once.
+    labels = keras.copy()
+    labels[differ[1:]] = -1
+    assert len(differ) >= 1
+
+    rows = compare(good.model, tmp_path / "version", contract, inputs, labels)
+
+    assert [row.passed for row in rows] == [True] * 4
+
+
+def _wrong_labels(dataset: Dataset, trained: Trained, count: int) -> Dataset:
+    """Return the dataset with `count` of the right answers made wrong ones."""
+    inputs = dataset.test.inputs(dataset.contract)
+    found = trained.model(inputs, training=False).numpy().argmax(axis=1)
+    labels = dataset.test.labels.copy()
+    right = np.flatnonzero(found == labels)[:count]
+    labels[right] = (labels[right] + 1) % 10
+    return replace(dataset, test=Split(dataset.test.pixels, labels))
+
+
+def test_a_worse_version_is_refused(
+    publish_to: Publish, good: Trained, weak: Trained, tmp_path: Path
+) -> None:
+    """A model worse than the version before it is published only if one insists."""
+    first = publish_to(good)
+
+    with pytest.raises(GateFailed, match=r"version 1 .*--allow-regression") as caught:
+        publish_to(weak)
+
+    assert f"{first.accuracy('float32'):.2%}" in caught.value.message
+    assert Repository(tmp_path).versions("mlp") == [1]
+    assert publish_to(weak, allow_regression=True).version == 2
+    assert publish_to(good).version == 3
+
+
+def test_the_same_model_is_no_regression(publish_to: Publish, good: Trained) -> None:
+    """As good as before is good enough; and what is published can be served."""
+    first, second = publish_to(good), publish_to(good)
+
+    assert [first.version, second.version] == [1, 2]
+    for name in FORMATS:
+        load_version(second, name)
+
+
+def test_other_test_data_are_not_compared(
+    publish_to: Publish, good: Trained, weak: Trained, digits: Dataset
+) -> None:
+    """A version that was tested on other pictures says nothing about this one."""
+    data = replace(digits.contract.training_data, digest="sha256:other")
+    other = replace(digits, contract=replace(digits.contract, training_data=data))
+    publish_to(good)
+
+    assert publish_to(weak, other).version == 2
+
+
+def test_one_picture_is_no_regression(
+    publish_to: Publish, good: Trained, digits: Dataset
+) -> None:
+    """One picture of a test set of 359 is chance, and no reason to refuse a model."""
+    publish_to(good)
+
+    assert publish_to(good, _wrong_labels(digits, good, 1)).version == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        (card, KeyboardInterrupt),
+        (export, OSError),
+    ],
+    ids=["card", "golden pictures"],
+)
+def test_a_publish_that_dies_midway_leaves_nothing(
+    step: Any,
+    error: type[BaseException],
+    publish_to: Publish,
+    weak: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever ends a publication, no version appears and no files stay."""
+
+    def die(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(step, "write_card" if step is card else "write_golden", die)
+
+    with pytest.raises(error):
+        publish_to(weak)
+
+    _check_nothing(tmp_path)
+
+
+_KILLED = """
+import os, pathlib, sys
+from inkling.repository import Repository
+with Repository(sys.argv[1]).publishing("mlp") as publication:
+    (publication.path / "saved_model.pb").write_bytes(b"half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_publisher_leaves_no_version(tmp_path: Path) -> None:
+    """What a killed publisher left is no version, and is swept away an hour later."""
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False)
+    repository = Repository(tmp_path)
+    [left] = (tmp_path / "mlp").iterdir()
+
+    assert done.returncode == -signal.SIGKILL
+    assert repository.versions("mlp") == []
+    assert not left.name[0].isdigit()
+
+    an_hour_ago = time.time() - 3700
+    os.utime(left, (an_hour_ago, an_hour_ago))
+    with repository.publishing("mlp"):
+        pass
+    assert not left.exists()
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., _Ran]:
+    """Run `inkling train` in this process on the digits: `run("mlp", ...)`."""
+    where = [
+        "--models-dir",
+        str(tmp_path / "models"),
+        "--runs-dir",
+        str(tmp_path / "r"),
+    ]
+
+    def ran(*arguments: str) -> _Ran:
+        try:
+            code = main(["train", *arguments, "--dataset", "digits", *where])
+        except SystemExit as done:  # argparse's way out
+            code = int(str(done.code))
+        return _Ran(code, *capsys.readouterr())
+
+    return ran
+
+
+def test_the_whole_command(run: Callable[..., _Ran], tmp_path: Path) -> None:
+    """The command trains and publishes; again, it publishes the next version.
+
+    With the same seed the next version gives the same answers, bit for bit.
+    """
+    first, second = (run("mlp", "--epochs", "1", "--name", "hand-1.b") for _ in "ab")
+
+    repository = Repository(tmp_path / "models")
+    assert [first.code, second.code] == [0, 0]
+    assert "Training mlp on digits" in first.out
+    assert "EXPORT" in first.out
+    assert "Published hand-1.b version 1" in first.out
+    assert "Published hand-1.b version 2" in second.out
+    assert repository.models() == ["hand-1.b"]
+    assert repository.versions("hand-1.b") == [2, 1]
+    scores = []
+    for version in (1, 2):
+        path = repository.files("hand-1.b", version).path / "golden.npz"
+        with np.load(path, allow_pickle=False) as golden:
+            scores.append(golden["scores"].tobytes())
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mlp", "cnn", "--name", "both"], "--name"),
+        (["mlp", "--name", "No Good"], "model name"),
+        (["mlp", "--name", "../up"], "model name"),
+        (["mlp", "--name", ""], "model name"),
+        (["mlp", "--epochs", "0"], "epochs"),
+        (["mlp", "--epochs", "-1"], "epochs"),
+        (["mlp", "--epochs", "many"], "epochs"),
+        (["mlp", "--learning-rate", "0"], "learning-rate"),
+        (["mlp", "--learning-rate", "-0.1"], "learning-rate"),
+        (["mlp", "--learning-rate", "nan"], "learning-rate"),
+        (["mlp", "--seed", "-1"], "seed"),
+        (["mlp", "--seed", "3000000000"], "seed"),
+        (["resnet"], "mlp"),
+        ([], "models"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments(
+    arguments: list[str],
+    words: str,
+    run: Callable[..., _Ran],
+    tmp_path: Path,
+) -> None:
+    """A wrong argument is named at once; nothing is trained first."""
+    short = ["--epochs", "1"] if "--epochs" not in arguments else ["--recipe", "quick"]
+    done = run(*arguments, *short)
+
+    assert done.code in (1, 2)
+    assert words in done.err
+    assert "  epoch" not in done.out
+    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("option", ["--models-dir", "--runs-dir"])
+def test_folders_that_cannot_be_written(
+    option: str, run: Callable[..., _Ran], tmp_path: Path
+) -> None:
+    """A folder that cannot be written to is named before anything is trained."""
+    (tmp_path / ("models" if option == "--models-dir" else "r")).write_text("a file")
+
+    done = run("mlp", "--epochs", "1")
+
+    assert done.code == 1
+    assert str(tmp_path) in done.err
+    assert "  epoch" not in done.out
+
+
+def test_help(run: Callable[..., _Ran]) -> None:
+    """The help explains every option and prints no default that says nothing."""
+    text = run("--help").out
+
+    options = ("--dataset", "--data-dir", "--name", "--recipe", "--epochs", "--seed")
+    options += ("--learning-rate", "--runs-dir", "--resume", "--allow-regression")
+    assert [option for option in options if option not in text] == []
+    assert "(default: None)" not in text
+    assert "(default: False)" not in text

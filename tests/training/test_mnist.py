@@ -1,0 +1,65 @@
+"""The full data sets; skipped, and said so, where they are not."""
+
+from pathlib import Path
+
+import pytest
+
+from inkling.cli import main
+from inkling.ondevice import load_version
+from inkling.repository import FORMATS, Repository, VersionFiles
+
+
+def _published(folder: Path, *flags: str) -> VersionFiles:
+    where = ["--models-dir", str(folder / "models"), "--runs-dir", str(folder / "runs")]
+
+    assert main(["train", *flags, *where, "--epochs", "1"]) == 0
+
+    repository = Repository(folder / "models")
+    [name] = repository.models()
+    return repository.newest(name)
+
+
+def test_one_epoch_on_mnist(data_dir: Path, tmp_path: Path) -> None:
+    """One epoch takes the MLP over 95 % on MNIST's test set, and all exports agree."""
+    files = _published(
+        tmp_path, "mlp", "--dataset", "mnist", "--data-dir", str(data_dir)
+    )
+
+    figures = files.metrics()
+    assert figures["accuracy"]["keras"] > 0.95
+    assert all(figures["accuracy"][name] > 0.95 for name in ("saved_model", *FORMATS))
+    assert [row["passed"] for row in figures["parity"]] == [True] * 4
+
+
+@pytest.mark.parametrize("dataset", ["auto", "fashion_mnist"])
+def test_other_names_for_the_full_sets(
+    dataset: str, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`auto` is MNIST where it can be had; Fashion-MNIST is trained on as well."""
+    if not (data_dir / "fashion_mnist.npz").is_file():
+        pytest.skip(f"{data_dir} has no fashion_mnist.npz; nothing checked")
+
+    files = _published(
+        tmp_path, "mlp", "--dataset", dataset, "--data-dir", str(data_dir)
+    )
+
+    name = "mnist" if dataset == "auto" else dataset
+    assert f"Training mlp on {name}: 55,000 pictures, 5,000 " in capsys.readouterr().out
+    assert files.accuracy("float32") > (0.95 if dataset == "auto" else 0.75)
+
+
+def test_one_epoch_on_cifar(data_dir: Path, tmp_path: Path) -> None:
+    """Nothing is hard-wired to grey digits: a CNN of colour pictures is published."""
+    if not (data_dir / "cifar10_subset.npz").is_file():
+        pytest.skip(f"{data_dir} has no cifar10_subset.npz; nothing checked")
+
+    files = _published(
+        tmp_path, "cnn", "--dataset", "cifar10", "--data-dir", str(data_dir)
+    )
+
+    contract = files.contract()
+    assert (contract.input_shape, contract.kind) == ((32, 32, 3), "sample")
+    assert contract.labels[3] == "cat"
+    assert files.accuracy("float32") > 0.25  # chance is 0.1
+    for name in FORMATS:
+        load_version(files, name)
