@@ -73,7 +73,8 @@ class Limits:
             all of them.
         max_request_pixels: Pixels of all images of a request together; those that a
             JPEG's reduced-scale decoding skips count a fifth, as they cost that, and a
-            picture counts as 256 x 256 pixels at least, as finding the ink in it does.
+            picture of more than 64 x 64 counts as 655,360 at least, as finding
+            the ink in it costs that.
     """
 
     max_bytes: int = 8 * 1024 * 1024
@@ -87,7 +88,7 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 _SKIPPED_PIXELS_COST = 5
-_LEAST_PIXELS = 256 * 256
+_LEAST_PIXELS = 1024 * 640
 # A sample of a model's size costs far less than a picture in which ink must be found.
 _SAMPLE_PIXELS = 64 * 64
 
@@ -233,9 +234,11 @@ def _plain(file: ImageFile.ImageFile, name: str) -> Image.Image:
             # Sixteen bits: Pillow's own conversion would clip nearly all to white.
             pixels = np.asarray(file)
             return Image.fromarray((pixels >> 8).astype(np.uint8))
+        mode = "L" if file.mode in ("1", "L") else "RGB"
         if file.has_transparency_data:
-            return file.convert("RGBA")
-        return file.convert("L" if file.mode in ("1", "L") else "RGB")
+            mode = "RGBA"
+        # A conversion to the mode that it has would be a copy.
+        return file if file.mode == mode else file.convert(mode)
     except _DECODER_ERRORS:
         raise damaged(name) from None
 

@@ -226,7 +226,7 @@ def test_many_scans_are_refused(encode: Encode) -> None:
 def test_images_of_a_request_share_a_budget(encode: Encode) -> None:
     """Many pictures within the limit of each are still too much together."""
     image = encode(np.zeros((100, 100), np.uint8))
-    budget = Budget(Limits(max_request_pixels=3 * 256 * 256 - 1))
+    budget = Budget(Limits(max_request_pixels=3 * 1024 * 640 - 1))
     decode(image, _MIN_SIDE, budget)
     decode(image, _MIN_SIDE, budget)
 

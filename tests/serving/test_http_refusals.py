@@ -1,0 +1,785 @@
+"""Bad requests: one table, through both doors, and what only the real door can show."""
+
+import base64
+import http.client
+import json
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+import pytest
+
+from inkling.decoding import DEFAULT_LIMITS
+from inkling.repository import Repository
+from inkling_serving.app import create_app
+from inkling_serving.engines.embedded import EmbeddedEngine
+from inkling_serving.http_gateway import Gateway
+from inkling_serving.service import Service
+
+Encode = Callable[..., bytes]
+_CLASSIFY = "/v1/models/mlp:classify"
+_EXPLAIN = "/v1/models/mlp:explain"
+_MAX_BODY = 10 * 1024 * 1024
+_MAX_IMAGE = 8 * 1024 * 1024
+_MAX_BATCH = 32
+# The smallest PNG: one black pixel.
+_PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJ"
+    "RU5ErkJggg=="
+)
+_B64 = base64.b64encode(_PNG).decode()
+_AS_JSON = {"Content-Type": "application/json"}
+_AS_FORM = {"Content-Type": "multipart/form-data; boundary=frontier"}
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A request that must be refused, and how."""
+
+    name: str
+    status: int
+    code: str
+    method: str = "POST"
+    path: str = _CLASSIFY
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def _body(name: str, status: int, code: str, body: bytes, **headers: str) -> Bad:
+    return Bad(name, status, code, body=body, headers=headers)
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    crc = struct.pack(">I", zlib.crc32(name + data))
+    return struct.pack(">I", len(data)) + name + data + crc
+
+
+def _png_of(length: int) -> bytes:
+    """Return a PNG in a file of this many bytes."""
+    padding = _chunk(b"prVt", bytes(length - len(_PNG) - 12))
+    return _PNG[:33] + padding + _PNG[33:]
+
+
+def _as_json(name: str, body: bytes | str, status: int = 400) -> Bad:
+    body = body.encode() if isinstance(body, str) else body
+    code = "too_large" if status == 413 else "invalid_request"
+    return Bad(name, status, code, body=body, headers=_AS_JSON)
+
+
+def _form(
+    name: str, body: bytes, status: int = 400, code: str = "invalid_request"
+) -> Bad:
+    return Bad(name, status, code, body=body, headers=_AS_FORM)
+
+
+def _named(name: str, path: str, status: int = 400) -> Bad:
+    code = {400: "invalid_request", 404: "not_found"}[status]
+    return Bad(name, status, code, path=path, body=_PNG)
+
+
+def _missing(name: str, path: str) -> Bad:
+    return Bad(name, 404, "model_not_found", path=path, body=_PNG)
+
+
+def _part(content: bytes, filename: str | None = "f.png") -> bytes:
+    of_file = b'; filename="%s"' % filename.encode() if filename else b""
+    head = b'--frontier\r\nContent-Disposition: form-data; name="f"' + of_file
+    return head + b"\r\n\r\n" + content + b"\r\n"
+
+
+_END = b"--frontier--\r\n"
+_INVALID = (400, "invalid_image")
+_FOREIGN = (415, "unsupported_media_type")
+
+_BODIES = [
+    # I1, I2, I10: no picture.
+    _body("empty", 400, "invalid_request", b""),
+    _body("one byte", *_INVALID, b"\x89"),
+    _body("text", *_INVALID, b"hello"),
+    _body("zeros", *_INVALID, bytes(1000)),
+    _body("PNG cut in the header", *_INVALID, _PNG[:20]),
+    _body("PNG cut in the pixels", *_INVALID, _PNG[:45]),
+    _body("PNG signature alone", *_INVALID, _PNG[:8]),
+    _body("JPEG signature alone", *_INVALID, b"\xff\xd8\xff"),
+    # I7: other formats, by their first bytes.
+    _body("GIF", *_FOREIGN, b"GIF89a\x01\x00\x01\x00\x00\x00\x00"),
+    _body("WebP", *_FOREIGN, b"RIFF\x00\x00\x00\x00WEBPVP8 "),
+    _body("TIFF", *_FOREIGN, b"II*\x00\x08\x00\x00\x00"),
+    _body("TIFF, the other end", *_FOREIGN, b"MM\x00*\x00\x00\x00\x08"),
+    _body("BMP", *_FOREIGN, b"BM\x00\x00\x00\x00"),
+    _body("ICO", *_FOREIGN, b"\x00\x00\x01\x00\x01\x00"),
+    _body("PSD", *_FOREIGN, b"8BPS\x00\x01"),
+    _body("JPEG 2000", *_FOREIGN, b"\x00\x00\x00\x0cjP  \r\n\x87\n"),
+    _body("PostScript", *_FOREIGN, b"%!PS-Adobe-3.0 EPSF-3.0"),
+    _body("PDF", *_FOREIGN, b"%PDF-1.7"),
+    _body("SVG", *_FOREIGN, b"<svg/>"),
+    _body("HTML", *_FOREIGN, b"<!doctype html>"),
+    _body("HEIC", *_FOREIGN, b"\x00\x00\x00\x18ftypheic"),
+    # I3, I4: pictures that are too large.
+    _body(
+        "50,000 x 50,000",
+        413,
+        "too_large",
+        _PNG[:8]
+        + _chunk(b"IHDR", b"\x00\x00\xc3\x50" * 2 + b"\x08" + bytes(4))
+        + _PNG[33:],
+    ),
+    _body(
+        "bytes of an image", 413, "too_large", _PNG + bytes(_MAX_IMAGE + 1 - len(_PNG))
+    ),
+    _body("bytes of a body", 413, "too_large", bytes(_MAX_BODY + 1)),
+    # I12: types.
+    _body(
+        "form without a boundary",
+        *_FOREIGN,
+        b"x",
+        **{"Content-Type": "multipart/form-data"},
+    ),
+    _body("lying PNG", *_INVALID, b"hello", **{"Content-Type": "image/png"}),
+    # H15: compressed bodies.
+    _body("gzip", *_FOREIGN, b"\x1f\x8b\x08\x00", **{"Content-Encoding": "gzip"}),
+    _body("gzip around a picture", *_FOREIGN, _PNG, **{"Content-Encoding": "gzip"}),
+    _body("two encodings", *_FOREIGN, _PNG, **{"Content-Encoding": "identity, br"}),
+]
+
+_JSON = [
+    # I11: base64.
+    *[
+        _as_json(f"base64 {text!r:.24}", json.dumps({"images": [{"b64": text}]}))
+        for text in (
+            "!!!!",
+            "AAA",
+            "A",
+            "AA-_",
+            _B64 + "\n",
+            " " + _B64,
+            "é",
+        )
+    ],
+    Bad("no base64 at all", *_INVALID, body=b'{"images": [{"b64": ""}]}'),
+    # I13: not JSON, or not such JSON.
+    *[
+        _as_json(f"{text!r:.40}", text)
+        for text in (
+            "{",
+            "null",
+            "1",
+            '"x"',
+            "[]",
+            "{}",
+            "x",
+            '{"images"}',
+            "{'images': []}",
+            '{"images": []}',
+            '{"images": null}',
+            '{"images": {}}',
+            '{"images": "x"}',
+            '{"images": [null]}',
+            '{"images": [1]}',
+            '{"images": ["x"]}',
+            '{"images": [[]]}',
+            '{"images": [{}]}',
+            '{"images": [{"b64": null}]}',
+            '{"images": [{"b64": 1}]}',
+            '{"images": [{"b64": ["x"]}]}',
+            '{"images": [{"b64": NaN}]}',
+            '{"images": [{"b64": Infinity}]}',
+            '{"images": [{"b64": -Infinity}]}',
+            '{"images": [{"b64": 1e999}]}',
+            '{"images": [{"b64": "\\ud800"}]}',
+            '{"images": [{"b64": "\\x"}]}',
+            '{"images": [{"b64": "\x00"}]}',
+            '{"images": [{"b64": "AAAA"}],}',
+            '{"images": [], "images": []}',
+            '{"images": [{"b64": "A", "b64": "A"}]}',
+            '{"images": [{"b64": "AAAA"}]} x',
+            "[" * 500 + "]" * 500,
+            '{"images": ' + "[" * 400 + "]" * 400 + "}",
+            '{"images": ' + "9" * 5000 + "}",
+        )
+    ],
+    _as_json("UTF-16", f'{{"images": [{{"b64": "{_B64}"}}]}}'.encode("utf-16")),
+    _as_json("UTF-8 with a mark", b"\xef\xbb\xbf" + b'{"images": []}'),
+    _as_json("Latin-1", '{"images": [{"b64": "é"}]}'.encode("latin-1")),
+    # I14: much structure in few bytes; I16: the number of images.
+    _as_json("100,000 deep", "[" * 100_000, 413),
+    _as_json("many lists", b'{"images": [' + b"[]," * 300_000 + b"[]]}", 413),
+    _as_json("many objects", b'{"images": [' + b"{}," * 300_000 + b"{}]}", 413),
+    _as_json("33 images", json.dumps({"images": [{"b64": _B64}] * 33}), 413),
+]
+
+_FORMS = [
+    _form("no parts", _END),
+    _form("no file", _part(b"hello", None) + _END),
+    _form("another boundary", b"--other\r\n\r\nx\r\n--other--\r\n"),
+    _form("no end", _part(_PNG)),
+    _form("cut in a header", b"--frontier\r\nContent-Dispo"),
+    _form("part without headers", b"--frontier\r\n\r\nx\r\n" + _END),
+    _form("part without a name", b"--frontier\r\nX: y\r\n\r\nx\r\n" + _END),
+    _form("header without a colon", b"--frontier\r\nhello\r\n\r\nx\r\n" + _END),
+    _form("text only", b"hello"),
+    _form("empty file", _part(b"") + _END, *_INVALID),
+    _form("text as a file", _part(b"hello") + _END, *_INVALID),
+    _form("a GIF as a file", _part(b"GIF89a") + _END, *_FOREIGN),
+    _form("33 files", _part(_PNG) * 33 + _END, 413, "too_large"),
+    _form("73 files", _part(_PNG) * 73 + _END, 413, "too_large"),
+    _form("2,000 files", _part(_PNG) * 2000 + _END, 413, "too_large"),
+    _form("2,000 texts", _part(b"x", None) * 2000 + _END, 413, "too_large"),
+    _form("600 kB header", _part(_PNG, "f" * 600_000) + _END),
+    Bad(
+        "boundary of 20 kB",
+        400,
+        "invalid_request",
+        body=b"x",
+        headers={"Content-Type": "multipart/form-data; boundary=" + "a" * 20_000},
+    ),
+]
+
+_NAMES = [
+    # I17: no such model, version or label.
+    _missing("unknown model", "/v1/models/gone:classify"),
+    _missing("unknown version", "/v1/models/mlp/versions/99:classify"),
+    _missing("version 0", "/v1/models/mlp/versions/0:classify"),
+    _missing("version of 18 digits", f"/v1/models/mlp/versions/{'9' * 18}:classify"),
+    _missing("unknown label", "/v1/models/mlp/labels/gone:classify"),
+    _missing("version of an unknown model", "/v1/models/gone/versions/1:classify"),
+    Bad("unknown model's status", 404, "model_not_found", "GET", "/v1/models/gone"),
+    *[
+        _named(f"version {version}", f"/v1/models/mlp/versions/{version}:classify")
+        for version in (
+            "-1",
+            "1e30",
+            "latest",
+            "",
+            "1.0",
+            "+1",
+            "%31%0a",
+            "9" * 19,
+            "%D9%A1",
+        )
+    ],
+    # I18: names that can be no model's, Triton's traversal names among them.
+    *[
+        _named(f"name {name!r:.24}", f"/v1/models/{name}:classify")
+        for name in (
+            "",
+            ".",
+            "..",
+            "...",
+            "%2e%2e",
+            "%2e",
+            "%00",
+            "mlp%00",
+            "%ff",
+            "%c0%ae%c0%ae",
+            "%20",
+            "mlp%20",
+            "%0a",
+            "mlp%0a",
+            "MLP",
+            "m%c3%bcp",
+            "-mlp",
+            "_mlp",
+            ".mlp",
+            "%5c..%5cmlp",
+            "..%5c..",
+            "mlp;x",
+            "mlp%3fx",
+            "~",
+            "~root",
+            "$HOME",
+            "%25%32%65",
+            "%E2%80%AE",
+            "x" * 65,
+            "x" * 10_000,
+            "..%00/".strip("/"),
+        )
+    ],
+    *[
+        _named(f"path {name!r:.24}", f"/v1/models/{name}:classify", 404)
+        for name in (
+            "../mlp",
+            "../../etc/passwd",
+            "..%2fmlp",
+            "%2e%2e%2fmlp",
+            "./mlp",
+            "mlp/..",
+            "mlp/../../mlp",
+            "/etc/passwd",
+            "%2fetc%2fpasswd",
+            "mlp/",
+            "mlp%2f",
+            "mlp:x",
+            "mlp%3aclassify",
+            "..%252fmlp/1",
+        )
+        if not name.startswith("..%252f")
+    ],
+    *[
+        Bad(
+            f"status of {name!r:.24}",
+            400,
+            "invalid_request",
+            "GET",
+            f"/v1/models/{name}",
+        )
+        for name in ("..", "%2e%2e", "%00", "%ff", "x" * 10_000, "MLP", "%20")
+    ],
+]
+
+_ADDRESSES = [
+    *[
+        Bad(f"address {path!r:.24}", 404, "not_found", "GET", path)
+        for path in (
+            "/nothing",
+            "/v1",
+            "/v1/",
+            "/v1/models/",
+            "/v1/models/mlp/",
+            "/v2",
+            "/livez/",
+            "/LIVEZ",
+            "/livez%00",
+            "/v1/models/mlp/versions",
+            "/v1/models/mlp/versions/1",
+            "/v1//models",
+            "/page",
+            "/page/",
+            "/page/nothing.js",
+            "/page/../app.py",
+            "/page/%2e%2e/app.py",
+            "/page/..%2fapp.py",
+            "/page/..%5capp.py",
+            "/page/%00",
+            "/page/" + "x" * 10_000,
+            "/%ff",
+            "/%2e%2e/%2e%2e/etc/passwd",
+            "/.git/config",
+            "/static/x",
+            "/favicon.ico",
+            "/v1/models/mlp:predict",
+            "/x" * 2000,
+        )
+    ],
+    *[
+        Bad(f"{method} {path}", 405, "method_not_allowed", method, path)
+        for method, path in [
+            ("GET", _CLASSIFY),
+            ("HEAD", _CLASSIFY),
+            ("PUT", _CLASSIFY),
+            ("PATCH", _CLASSIFY),
+            ("DELETE", _CLASSIFY),
+            ("OPTIONS", _CLASSIFY),
+            ("TRACE", _CLASSIFY),
+            ("PROPFIND", _CLASSIFY),
+            ("GET", _EXPLAIN),
+            ("PROPFIND", _EXPLAIN),
+            ("POST", "/v1/models"),
+            ("DELETE", "/v1/models/mlp"),
+            ("PUT", "/v1/models/mlp"),
+            ("PROPFIND", "/v1/models"),
+            ("POST", "/livez"),
+            ("POST", "/readyz"),
+            ("TRACE", "/livez"),
+            ("POST", "/"),
+            ("PUT", "/"),
+            ("POST", "/page/page.js"),
+        ]
+    ],
+    *[
+        Bad(
+            f"?{query!r:.24}",
+            400,
+            "invalid_request",
+            "POST",
+            f"{_CLASSIFY}?{query}",
+            _PNG,
+        )
+        for query in (
+            "top_k=0",
+            "top_k=-1",
+            "top_k=x",
+            "top_k=1.5",
+            "top_k=1e3",
+            "top_k=%20",
+            "top_k=",
+            "top_k=1_0",
+            "top_k=%D9%A1",
+            "top_k=NaN",
+            "top_k=1&top_k=0",
+            "top_k=%00",
+            "&".join(f"a{number}=1" for number in range(20)),
+        )
+    ],
+    Bad(
+        "explain two",
+        400,
+        "invalid_request",
+        path=_EXPLAIN,
+        headers=_AS_JSON,
+        body=json.dumps({"images": [{"b64": _B64}] * 2}).encode(),
+    ),
+    Bad("explain nothing", 400, "invalid_request", path=_EXPLAIN),
+    Bad("explain text", *_INVALID, path=_EXPLAIN, body=b"hello"),
+    Bad(
+        "explain elsewhere",
+        404,
+        "model_not_found",
+        path="/v1/models/gone:explain",
+        body=_PNG,
+    ),
+]
+
+_TABLE = [*_BODIES, *_JSON, *_FORMS, *_NAMES, *_ADDRESSES]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What of an answer both doors must have in common."""
+
+    status: int
+    code: str
+    message: str
+    allow: str | None
+    retry_after: str | None
+    content_type: str | None
+
+
+def _refusal(status: int, headers: Any, body: bytes) -> Refusal:
+    # An answer to HEAD has no body.
+    error = json.loads(body)["error"] if body else {"code": "", "message": ""}
+    found = {name.lower(): value for name, value in headers}
+    assert not body or error["request_id"] == found["x-request-id"]
+    wanted = (found.get(name) for name in ("allow", "retry-after", "content-type"))
+    return Refusal(status, error["code"], error["message"], *wanted)
+
+
+@pytest.fixture(scope="module")
+def app(published: Path) -> Iterator[Any]:
+    """A test client of Flask's application over the real engine."""
+    engine = EmbeddedEngine(Repository(published), "float32", poll_s=60)
+    gateway = Gateway(Service(engine, DEFAULT_LIMITS, _MAX_BATCH), _MAX_BATCH)
+    yield create_app(gateway, _MAX_BODY).test_client()
+    engine.close()
+
+
+def _through_the_front(gateway: Any, bad: Bad) -> Refusal:
+    answer = gateway.request(bad.method, bad.path, bad.body, bad.headers)
+    return _refusal(answer.status, answer.headers.items(), answer.body)
+
+
+def _through_flask(app: Any, bad: Bad) -> Refusal:
+    path, _, query = bad.path.partition("?")
+    # As PEP 3333 has it; the test client's own reading of an address tidies it up.
+    exact = {
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query,
+    }
+    response = app.open(
+        "/",
+        method=bad.method,
+        data=bad.body,
+        headers=bad.headers,
+        environ_overrides=exact,
+        follow_redirects=False,
+    )
+    return _refusal(response.status_code, response.headers.items(), response.data)
+
+
+@pytest.mark.parametrize(
+    "bad", _TABLE, ids=lambda bad: bad.name.encode("unicode_escape").decode()
+)
+def test_refusals(gateway: Any, app: Any, bad: Bad) -> None:
+    """Each bad request is refused with its status and code, alike at both doors."""
+    front, flask = _through_the_front(gateway, bad), _through_flask(app, bad)
+    code = bad.code if bad.method != "HEAD" else ""
+
+    assert (bad.status, code) == (front.status, front.code)
+    assert front == flask
+    for secret in ("0x", "Traceback", "/work", "site-packages", ".py"):
+        assert secret not in front.message
+
+
+def test_every_refusal_left_the_gateway_well(gateway: Any) -> None:
+    """After all of these, a picture is still classified."""
+    assert gateway.request("POST", _CLASSIFY, _PNG).status == 200
+
+
+@pytest.mark.parametrize(("excess", "status"), [(0, 200), (1, 413)])
+def test_body_limit_is_exact(gateway: Any, app: Any, excess: int, status: int) -> None:
+    """A body of the limit is read; one byte more is not, at either door."""
+    body = b'{"images": [{"b64": "%s"}]}' % _B64.encode()
+    body = body.ljust(_MAX_BODY + excess)
+    front = gateway.request("POST", _CLASSIFY, body, _AS_JSON).status
+    flask = app.post(_CLASSIFY, data=body, headers=_AS_JSON).status_code
+
+    assert (status, status) == (front, flask)
+
+
+@pytest.mark.parametrize(("excess", "status"), [(0, 200), (1, 413)])
+def test_image_limit_is_exact(gateway: Any, excess: int, status: int) -> None:
+    """An image of the limit is decoded; one byte more is not."""
+    body = _png_of(_MAX_IMAGE + excess)
+
+    assert status == gateway.request("POST", _CLASSIFY, body).status
+
+
+@pytest.mark.parametrize(("length", "status"), [(_MAX_BODY, 200), (_MAX_BODY + 1, 413)])
+def test_chunked_body_at_the_limit(gateway: Any, length: int, status: int) -> None:
+    """H2: a body of unknown length is neither cut off nor let through."""
+    body = (b'{"images": [{"b64": "%s"}]}' % _B64.encode()).ljust(length)
+    chunks = (body[start : start + 65_536] for start in range(0, length, 65_536))
+
+    assert status == gateway.request("POST", _CLASSIFY, chunks, _AS_JSON).status
+
+
+def _converse(port: int, *parts: bytes, timeout: float = 30) -> tuple[list[int], bytes]:
+    """Send the parts; return the statuses of all answers until the server closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout) as connection:
+        for part in parts:
+            try:
+                connection.sendall(part)
+            except OSError:
+                break
+        received = b""
+        try:
+            while part := connection.recv(65_536):
+                received += part
+        except ConnectionResetError:
+            pass
+    answers = received.split(b"HTTP/1.1 ")[1:]
+    return [int(answer[:3]) for answer in answers], received
+
+
+_HEAD = f"POST {_CLASSIFY} HTTP/1.1\r\nHost: x\r\n".encode()
+
+
+@pytest.mark.parametrize("attempt", range(5))
+@pytest.mark.parametrize("framing", ["announced", "chunked"])
+def test_refusal_reaches_a_client_that_is_still_sending(
+    gateway: Any, framing: str, attempt: int
+) -> None:
+    """413 is read by a client that goes on sending; the connection is not just cut."""
+    if framing == "announced":
+        parts = [b"Content-Length: 30000000\r\n\r\n", *[bytes(1_000_000)] * 30]
+    else:
+        chunk = b"%x\r\n%b\r\n" % (1_000_000, bytes(1_000_000))
+        parts = [b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 30, b"0\r\n\r\n"]
+
+    statuses, received = _converse(gateway.port, _HEAD, *parts)
+
+    assert statuses == [413]
+    assert b'"too_large"' in received
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_curl_reads_the_refusal_of_a_large_file(gateway: Any, tmp_path: Path) -> None:
+    """A user who sends a film reads why it was refused."""
+    (tmp_path / "film").write_bytes(bytes(60_000_000))
+    command = ["curl", "-sS", "-m", "20", "-H", "Expect:", "--data-binary", "@film"]
+    done = subprocess.run(
+        [*command, gateway.url + _CLASSIFY],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+
+    assert b'"too_large"' in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("sent", [0, 100, _MAX_BODY + 1])
+def test_rest_of_a_refused_body_is_no_request(gateway: Any, sent: int) -> None:
+    """What follows an early refusal is never taken for another request."""
+    smuggled = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = _HEAD + b"Content-Length: %d\r\n\r\n" % (_MAX_BODY + 1)
+
+    statuses, _ = _converse(gateway.port, head + bytes(sent) + smuggled * 3)
+
+    assert statuses == [413]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"Content-Length: -1\r\n\r\nhello",
+        b"Content-Length: +5\r\n\r\nhello",
+        b"Content-Length: 0x5\r\n\r\nhello",
+        b"Content-Length: 5 5\r\n\r\nhello",
+        b"Content-Length : 5\r\n\r\nhello",
+        b"Content-Length: %b\r\n\r\nhello" % (b"9" * 30),
+        b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhelloX\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+        b"X: a\r\n b\r\nContent-Length: 5\r\n\r\nhello",
+        b"X\x00: a\r\nContent-Length: 5\r\n\r\nhello",
+    ],
+    ids=lambda head: repr(head)[:50],
+)
+def test_framing_in_doubt_is_refused(gateway: Any, head: bytes) -> None:
+    """H3, H5, H6: where a body's end is in doubt, 400 and the connection is closed."""
+    follower = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    statuses, _ = _converse(gateway.port, _HEAD + head + follower)
+
+    assert statuses == [400]
+
+
+def test_trailers_are_no_headers(gateway: Any) -> None:
+    """What follows a chunked body does not change what came before it."""
+    chunk = b"%x\r\n%b\r\n0\r\n" % (len(_PNG), _PNG)
+    head = (
+        b"Connection: close\r\nTransfer-Encoding: chunked\r\nX-Request-Id: one\r\n\r\n"
+    )
+    trailers = b"Content-Encoding: gzip\r\nX-Request-Id: two\r\n\r\n"
+
+    statuses, received = _converse(gateway.port, _HEAD + head + chunk + trailers)
+
+    assert statuses == [200]
+    assert b"x-request-id: one\r\n" in received
+
+
+def test_stalled_body(start_gateway: Callable[..., Any], published: Path) -> None:
+    """H4: a body that does not arrive is given up on; others are answered meanwhile."""
+    with start_gateway(published, "--body-timeout-s", "0.5") as own:
+        found: list[tuple[list[int], bytes]] = []
+        stalled = [
+            threading.Thread(
+                target=lambda: found.append(
+                    _converse(own.port, _HEAD + b"Content-Length: 100\r\n\r\nhello")
+                )
+            )
+            for _ in range(8)
+        ]
+        for thread in stalled:
+            thread.start()
+        assert own.request("GET", "/livez").status == 200
+        assert own.request("POST", _CLASSIFY, _PNG).status == 200
+        for thread in stalled:
+            thread.join()
+
+    assert [statuses for statuses, _ in found] == [[504]] * 8
+    assert all(b'"deadline_exceeded"' in received for _, received in found)
+
+
+def test_overload(
+    start_gateway: Callable[..., Any], published: Path, encode: Encode
+) -> None:
+    """What cannot be answered is refused at once; probes are answered meanwhile."""
+    rng = np.random.default_rng(0)
+    large = encode(rng.integers(0, 256, (1500, 1500, 3), np.uint8), "JPEG")
+    answers: list[Any] = []
+    with start_gateway(published, "--threads", "1", "--queue", "0") as own:
+        start = threading.Barrier(9)
+
+        def send() -> None:
+            start.wait()
+            for _ in range(3):
+                answers.append(own.request("POST", _CLASSIFY, large))
+
+        clients = [threading.Thread(target=send) for _ in range(8)]
+        for client in clients:
+            client.start()
+        start.wait()
+        probes = []
+        while any(client.is_alive() for client in clients):
+            began = time.monotonic()
+            probes.append(
+                (own.request("GET", "/livez").status, time.monotonic() - began)
+            )
+        for client in clients:
+            client.join()
+        after = own.request("POST", _CLASSIFY, large).status
+
+    refused = [answer for answer in answers if answer.status != 200]
+    assert {200, 503} == {answer.status for answer in answers}
+    assert {"overloaded"} == {answer.json["error"]["code"] for answer in refused}
+    assert {"1"} == {answer.headers["retry-after"] for answer in refused}
+    assert {200} == {status for status, _ in probes}
+    assert max(seconds for _, seconds in probes) < 1
+    assert after == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [(b"Host: x", 200), (b"Host: ..", 200), (b"Host: a b", 200)]
+)
+def test_host_is_not_looked_at(gateway: Any, host: bytes, status: int) -> None:
+    """Whatever the client calls this host, an address means the same."""
+    head = b"GET /v1/models HTTP/1.1\r\nConnection: close\r\n" + host + b"\r\n\r\n"
+
+    statuses, _ = _converse(gateway.port, head)
+
+    assert [status] == statuses
+
+
+@pytest.mark.parametrize(
+    "hosts", [b"", b"Host: a\r\nHost: b\r\n"], ids=["no host", "two hosts"]
+)
+def test_exactly_one_host(gateway: Any, hosts: bytes) -> None:
+    """H8: HTTP/1.1 asks for one Host."""
+    head = b"GET /livez HTTP/1.1\r\nConnection: close\r\n" + hosts + b"\r\n"
+
+    statuses, _ = _converse(gateway.port, head)
+
+    assert statuses == [400]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [b"X: " + b"a" * 2_000_000 + b"\r\n", b"X: a\r\n" * 10_000],
+    ids=["2 MB", "10,000"],
+)
+def test_headers_are_bounded(gateway: Any, headers: bytes) -> None:
+    """H10, H11: headers beyond measure are refused."""
+    head = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+
+    statuses, _ = _converse(gateway.port, head + headers + b"\r\n")
+
+    assert statuses in ([400], [431])
+
+
+def test_range_that_cannot_be_had(gateway: Any) -> None:
+    """A range beyond the file is not called a missing address."""
+    answer = gateway.request("GET", "/", headers={"Range": "bytes=99999999-"})
+
+    assert answer.status in (200, 416)
+
+
+def test_bytes_behind_the_end_of_a_png(gateway: Any) -> None:
+    """What stands behind a PNG's last chunk is not counted as chunks."""
+    assert gateway.request("POST", _CLASSIFY, _PNG + bytes(20_000)).status == 200
+
+
+def test_picture_beside_a_failed_one(gateway: Any) -> None:
+    """One bad picture refuses the request as a whole."""
+    body = _part(_PNG) + _part(b"hello") + _END
+
+    answer = gateway.request("POST", _CLASSIFY, body, _AS_FORM)
+
+    assert (answer.status, answer.json["error"]["code"]) == (400, "invalid_image")
+
+
+def test_client_that_leaves_in_the_middle(gateway: Any) -> None:
+    """Clients that hang up while sending leave nothing behind."""
+    for _ in range(50):
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=30)
+        connection.putrequest("POST", _CLASSIFY)
+        connection.putheader("Content-Length", "1000")
+        connection.endheaders(b"\x89PNG")
+        connection.close()
+
+    assert gateway.request("POST", _CLASSIFY, _PNG).status == 200

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inkling.errors import InvalidRequest
+from inkling_serving import settings
+from inkling_serving.settings import Settings
+
+# A value for each setting that is not its default.
+_OTHERS: dict[str, Any] = {
+    "models_dir": Path("/elsewhere/models"),
+    "host": "127.0.0.2",
+    "http_port": 9090,
+    "grpc_port": 9091,
+    "grpc_reflection": True,
+    "engine": "tensorflow_serving",
+    "tensorflow_serving": "a:1,b:2",
+    "served_models": "one,two",
+    "engine_batch": 8,
+    "tflite_format": "int8",
+    "poll_s": 2.5,
+    "workers": 3,
+    "threads": 7,
+    "queue": 5,
+    "max_batch": 9,
+    "max_body_bytes": 12345,
+    "max_image_bytes": 2345,
+    "max_image_pixels": 345,
+    "body_timeout_s": 1.25,
+    "drain_timeout_s": 12.0,
+    "log_level": "debug",
+}
+_NAMES = [item.name for item in dataclasses.fields(Settings)]
+
+
+def _parsed(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    settings.add_flags(parser)
+    return parser.parse_args(words)
+
+
+def _flags(*words: str) -> dict[str, Any]:
+    return vars(_parsed(*words))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return "INKLING_" + name.upper()
+
+
+def test_every_setting_is_tested_here() -> None:
+    """A new setting needs a row above."""
+    assert set(_OTHERS) == set(_NAMES)
+    assert all(getattr(Settings(), name) != value for name, value in _OTHERS.items())
+
+
+@pytest.mark.parametrize("name", _OTHERS)
+def test_every_setting_is_a_variable(name: str) -> None:
+    """A variable sets its field, with the field's type, and no other."""
+    found = Settings.from_env({_variable(name): str(_OTHERS[name])})
+
+    assert dataclasses.replace(Settings(), **{name: _OTHERS[name]}) == found
+    assert type(_OTHERS[name]) is type(getattr(found, name))
+
+
+@pytest.mark.parametrize("name", _OTHERS)
+def test_every_setting_is_a_flag(name: str) -> None:
+    """A flag sets its field, with the field's type, and no other."""
+    found = Settings.from_env({}, **_flags(_flag(name), str(_OTHERS[name])))
+
+    assert dataclasses.replace(Settings(), **{name: _OTHERS[name]}) == found
+    assert type(_OTHERS[name]) is type(getattr(found, name))
+
+
+@pytest.mark.parametrize("name", _OTHERS)
+def test_flags_outrank_variables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both are given, the flag counts, even if it says the default."""
+    default = getattr(Settings(), name)
+    for variable in [name for name in os.environ if name.startswith("INKLING_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv(_variable(name), str(_OTHERS[name]))
+
+    assert Settings() == settings.from_flags(_parsed(_flag(name), str(default)))
+    assert _OTHERS[name] == getattr(settings.from_flags(_parsed()), name)
+
+
+def test_nothing_given_is_the_default() -> None:
+    """Without flags and variables all is as documented; others do not count."""
+    assert Settings() == Settings.from_env({"PATH": "/bin", "HTTP_PORT": "1"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("INKLING_HTTP_PROT", "Did you mean INKLING_HTTP_PORT"),
+        ("INKLING_MODEL_DIR", "Did you mean INKLING_MODELS_DIR"),
+        ("INKLING_WORKER", "Did you mean INKLING_WORKERS"),
+        ("INKLING_TFLITE", "Did you mean INKLING_TFLITE_FORMAT"),
+        ("INKLING_ZZZZZZZZZZZZZZZZZZZZ", "inkling serve --help"),
+    ],
+)
+def test_unknown_variables_are_refused(variable: str, hint: str) -> None:
+    """A variable that nobody knows is named, with the nearest that there is."""
+    with pytest.raises(InvalidRequest, match=f"no setting {variable}. {hint}"):
+        Settings.from_env({variable: "1"})
+
+
+def test_variables_of_other_parts_pass() -> None:
+    """The gateway lets the training's own variables pass."""
+    assert Settings() == Settings.from_env({"INKLING_DATA_DIR": "/data"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("http_port", "eighty"),
+        ("http_port", "8080.0"),
+        ("http_port", ""),
+        ("http_port", "-1"),
+        ("http_port", "65536"),
+        ("grpc_port", "65536"),
+        ("grpc_reflection", "maybe"),
+        ("grpc_reflection", ""),
+        ("engine", "embeded"),
+        ("engine_batch", "0"),
+        ("poll_s", "soon"),
+        ("poll_s", "0"),
+        ("poll_s", "-1"),
+        ("poll_s", "nan"),
+        ("poll_s", "inf"),
+        ("poll_s", "1e300"),
+        ("workers", "0"),
+        ("workers", "1.5"),
+        ("threads", "-1"),
+        ("queue", "-1"),
+        ("max_batch", "0"),
+        ("max_body_bytes", "10MB"),
+        ("max_body_bytes", "0"),
+        ("max_image_bytes", "0"),
+        ("max_image_pixels", "0"),
+        ("body_timeout_s", "-0.1"),
+        ("body_timeout_s", "nan"),
+        ("drain_timeout_s", "-1"),
+        ("drain_timeout_s", "nan"),
+        ("drain_timeout_s", "inf"),
+        ("tflite_format", "float64"),
+        ("tflite_format", ""),
+        ("log_level", "chatty"),
+        ("log_level", "INFO"),
+    ],
+)
+def test_bad_values_are_named(name: str, value: str) -> None:
+    """A value that cannot be meant is refused before anything starts, by its name."""
+    with pytest.raises(InvalidRequest, match=_variable(name)):
+        Settings.from_env({_variable(name): value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "choice"),
+    [("tflite_format", "int-8", "int8"), ("log_level", "warn", "warning")],
+)
+def test_near_choices_are_offered(name: str, value: str, choice: str) -> None:
+    """A value near one of the choices is answered with that one."""
+    with pytest.raises(InvalidRequest, match=f"perhaps {choice}"):
+        Settings.from_env({_variable(name): value})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("true", True), ("false", False), ("True", True), ("False", False)],
+)
+def test_switches_are_read_as_they_are_meant(text: str, expected: bool) -> None:
+    """A switch that is set to false is off, by variable and by flag."""
+    by_variable = Settings.from_env({"INKLING_GRPC_REFLECTION": text})
+    by_flag = Settings.from_env({}, **_flags("--grpc-reflection", text))
+
+    assert (expected, expected) == (
+        by_variable.grpc_reflection,
+        by_flag.grpc_reflection,
+    )
+
+
+@pytest.mark.parametrize(
+    "given", [{}, _OTHERS, {"poll_s": 1 / 3, "models_dir": Path("a b/ü")}]
+)
+def test_settings_survive_the_environment(given: dict[str, Any]) -> None:
+    """What `to_env` writes, `from_env` reads back equal: workers rely on it."""
+    there = Settings(**given)
+
+    assert there == Settings.from_env(there.to_env())
+    assert {_variable(name) for name in _NAMES} == set(there.to_env())
+
+
+def test_help_names_variable_and_default() -> None:
+    """Each flag's help says which variable it is and what holds without it."""
+    command = [sys.executable, "-m", "inkling", "serve", "--help"]
+    environ = {**os.environ, "COLUMNS": "500"}
+    done = subprocess.run(
+        command, env=environ, capture_output=True, text=True, check=True
+    )
+
+    for name in _NAMES:
+        default = getattr(Settings(), name)
+        assert f"({_variable(name)}, default: {default})" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("INKLING_HTTP_PROT", "1", "Did you mean INKLING_HTTP_PORT?"),
+        ("INKLING_WORKERS", "many", "INKLING_WORKERS is 'many'"),
+        ("INKLING_HTTP_PORT", "70000", "INKLING_HTTP_PORT"),
+    ],
+)
+def test_serve_refuses_bad_settings(
+    tmp_path: Path, variable: str, value: str, message: str
+) -> None:
+    """`inkling serve` exits with 1 and one line that names the setting."""
+    command = [sys.executable, "-m", "inkling", "serve", "--models-dir", str(tmp_path)]
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("INKLING_")}
+    done = subprocess.run(
+        command,
+        env={**environ, variable: value},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+    assert message in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
