@@ -18,6 +18,7 @@ from inkling.repository import Repository, VersionFiles
 if TYPE_CHECKING:
     from inkling.classifier import Classifier
     from inkling.contract import Contract
+    from inkling.preprocess import Stage
     from inkling.types import Prediction
 
 __all__ = ["CLASSIFY", "DOCTOR", "MODELS", "add_models_dir"]
@@ -160,7 +161,7 @@ def _add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     # Pillow and NumPy are not needed to print the help of other commands.
-    from inkling.doctor import in_terminal, sheet, warnings  # noqa: PLC0415
+    from inkling.doctor import in_terminal, warnings  # noqa: PLC0415
     from inkling.pictures import encoded  # noqa: PLC0415
     from inkling.preprocess import explain  # noqa: PLC0415
 
@@ -168,6 +169,8 @@ def _doctor(options: argparse.Namespace) -> int:
     started = time.process_time()
     _, stages = explain(encoded(options.picture), contract)
     spent_ms = 1000 * (time.process_time() - started)
+    if options.output:
+        _save_sheet(stages, options.output)
     for number, stage in enumerate(stages, start=1):
         size = f"{stage.picture.width} x {stage.picture.height}"
         print(f"{number}. {stage.name:12} {size:12} {stage.decision}")
@@ -177,9 +180,19 @@ def _doctor(options: argparse.Namespace) -> int:
     for warning in warnings(stages, contract):
         print(f"Warning: {warning}")
     if options.output:
-        sheet(stages).save(options.output)
         print(f"Drawn in {options.output}")
     return 0
+
+
+def _save_sheet(stages: Sequence[Stage], path: Path) -> None:
+    from inkling.doctor import sheet  # noqa: PLC0415 - as above
+
+    try:
+        sheet(stages).save(path)
+    except (OSError, ValueError):
+        raise InvalidRequest(
+            f"{path} cannot be written; name a .png file in a folder that is there."
+        ) from None
 
 
 def _contract(options: argparse.Namespace) -> Contract:

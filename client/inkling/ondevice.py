@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -37,6 +38,8 @@ _LOADING_ERRORS = (
     EOFError,
     TypeError,
     MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -148,7 +151,11 @@ def check_golden(runner: TFLiteRunner, files: VersionFiles, tflite_format: str) 
         BrokenVersion: An input or a score is further off than is tolerated.
     """
     contract = runner.contract
-    with np.load(files.path / GOLDEN_FILE, allow_pickle=False) as golden:
+    # Opened here: NumPy leaves a file open that turns out to be damaged.
+    with (
+        (files.path / GOLDEN_FILE).open("rb") as opened,
+        np.load(opened, allow_pickle=False) as golden,
+    ):
         images = np.split(golden["images"], golden["image_ends"][:-1])
         inputs, expected = golden["inputs"], golden["scores"]
     prepared = np.stack([to_input(image.tobytes(), contract) for image in images])

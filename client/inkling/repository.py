@@ -12,10 +12,11 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,7 @@ FORMATS = ("float32", "float16", "int8")
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # No leading zeros: `7` and `0007` would be one version under two names.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_MANIFEST_FORMAT = 1
 _STAGING = ".staging-"
 _STAGING_MAX_AGE_S = 3600.0
 
@@ -95,13 +97,16 @@ class VersionFiles:
         value = accuracy.get(tflite_format) if isinstance(accuracy, dict) else None
         return value if isinstance(value, float) else None
 
-    def fingerprint(self) -> tuple[int, int]:
-        """What changes when the version is published anew under the same number."""
-        try:
-            status = (self.path / MANIFEST_FILE).stat()
-        except OSError:
-            return (0, 0)
-        return status.st_mtime_ns, status.st_ino
+    def fingerprint(self) -> int:
+        """What changes when any file of the version does, or one joins it."""
+        known = []
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                with suppress(OSError):
+                    found = os.lstat(os.path.join(folder, name))
+                    what = (found.st_mtime_ns, found.st_size, found.st_ino)
+                    known.append((folder, name, *what))
+        return hash(tuple(sorted(known)))
 
     def verify(self) -> None:
         """Check every file against the manifest.
@@ -109,9 +114,15 @@ class VersionFiles:
         Raises:
             BrokenVersion: A file is missing, changed, extra or a link.
         """
-        listed = _object(self._read(MANIFEST_FILE), MANIFEST_FILE).get("files")
-        if not isinstance(listed, dict):
-            raise BrokenVersion(f"{MANIFEST_FILE} lists no files. Publish it again.")
+        if self.path.is_symlink():
+            raise BrokenVersion("The version is a link; it must be a folder.")
+        manifest = _object(self._read(MANIFEST_FILE), MANIFEST_FILE)
+        listed = manifest.get("files")
+        if manifest.get("format") != _MANIFEST_FORMAT or not isinstance(listed, dict):
+            raise BrokenVersion(
+                f"{MANIFEST_FILE} is not of format {_MANIFEST_FORMAT}, or lists no "
+                "files. Publish the version again."
+            )
         found = set(_files(self.path)) - {MANIFEST_FILE}
         odd = sorted(found.symmetric_difference(listed))
         if odd:
@@ -189,9 +200,12 @@ class Repository:
             BrokenVersion: The file of labels cannot be read.
         """
         path = self.root / check_model_name(model) / LABELS_FILE
-        if not path.exists():
+        try:
+            labels = _object(path.read_bytes(), LABELS_FILE)
+        except FileNotFoundError:
             return {}
-        labels = _object(path.read_bytes(), LABELS_FILE)
+        except OSError:
+            raise BrokenVersion(f"{LABELS_FILE} cannot be read.") from None
         if not all(type(version) is int for version in labels.values()):
             raise BrokenVersion(f"{LABELS_FILE} must map names to version numbers.")
         return {name: int(str(version)) for name, version in labels.items()}
@@ -259,13 +273,19 @@ def _next_version(directory: Path) -> int:
         stem = entry.name.partition(".")[0]
         if _VERSION.fullmatch(stem):
             numbers.append(int(stem))
-    return max(numbers) + 1
+    version = max(numbers) + 1
+    if not _VERSION.fullmatch(str(version)):
+        raise InvalidRequest(
+            f"There is no version after {version - 1}; remove the one that has this "
+            "number."
+        )
+    return version
 
 
 def _write_manifest(directory: Path) -> None:
     names = sorted(set(_files(directory)) - {MANIFEST_FILE})
     manifest = {
-        "format": 1,
+        "format": _MANIFEST_FORMAT,
         "files": {name: _sha256(directory / name) for name in names},
     }
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
@@ -280,16 +300,17 @@ def _fsync_all(directory: Path) -> None:
 
 
 def _files(directory: Path) -> Iterator[str]:
-    """Names of all files below, with `/` between; a link is refused.
+    """Names of all files below, with `/` between; anything but a file is refused.
 
     Raises:
-        BrokenVersion: There is a link, which could lead out of the version.
+        BrokenVersion: There is a link, which could lead out of the version, or a pipe.
     """
     for folder, folders, names in os.walk(directory):
         for name in [*folders, *names]:
             path = Path(folder, name)
-            if path.is_symlink():
-                raise BrokenVersion(f"{name} is a link; a version holds plain files.")
+            mode = path.lstat().st_mode
+            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                raise BrokenVersion(f"{name} is a link, or no file at all.")
             if name in names:
                 yield path.relative_to(directory).as_posix()
 
@@ -320,9 +341,12 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
 def _sweep(directory: Path) -> None:
     """Remove what a killed publisher left an hour ago or longer."""
     for entry in _entries(directory):
-        age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
-        if entry.name.startswith(_STAGING) and age_s > _STAGING_MAX_AGE_S:
-            shutil.rmtree(entry.path, ignore_errors=True)
+        if not entry.name.startswith(_STAGING):
+            continue
+        with suppress(FileNotFoundError):  # another publisher's, renamed meanwhile
+            age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
+            if age_s > _STAGING_MAX_AGE_S:
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _fsync(path: Path) -> None:

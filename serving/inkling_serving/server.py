@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["create_engine", "serve", "worker"]
 
 _log = logging.getLogger(__name__)
+_BACKLOG = 2048
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -52,6 +56,7 @@ def worker() -> Front:
     """
     settings = Settings.from_env(os.environ)
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
+    _end_with_parent()
     engine = create_engine(settings)
     service = Service(engine, settings.limits, settings.max_batch)
     work = Work(settings.work_threads, settings.queue)
@@ -72,6 +77,19 @@ def worker() -> Front:
             engine.close()
 
     return Front(Gateway(service, settings.max_batch), work, settings, running)
+
+
+def _end_with_parent() -> None:
+    """End a worker whose supervisor was killed, so that it does not hold the port."""
+    supervisor = multiprocessing.parent_process()
+    if supervisor is None:
+        return
+
+    def watch() -> None:
+        supervisor.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="inkling-supervisor", daemon=True).start()
 
 
 def serve(settings: Settings) -> int:
@@ -105,18 +123,29 @@ def serve(settings: Settings) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_timeout_s),
+        timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    # Once all is answered, uvicorn raises the signal again that stopped it; having
-    # drained is success, so by then the signal must not kill.
+    server = _Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    server = uvicorn.Server(config)
+        # From now on, and not only from when uvicorn sets its own. It raises the signal
+        # again that stopped it once all is answered; this handler then does no harm.
+        signal.signal(number, server.handle_exit)
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     if settings.workers > 1:
-        Multiprocess(config, target=server.run, sockets=[listener]).run()
+        Multiprocess(config, sockets=[listener]).run()
     else:
         server.run(sockets=[listener])
     return 0
+
+
+class _Server(uvicorn.Server):  # type: ignore[misc]
+    """uvicorn's server, which a second signal of either kind ends at once."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end, or end."""
+        self.force_exit = self.should_exit
+        super().handle_exit(sig, frame)
 
 
 def _bound(host: str, port: int, flag: str, share: bool = False) -> socket.socket:
@@ -134,6 +163,9 @@ def _bound(host: str, port: int, flag: str, share: bool = False) -> socket.socke
                 probe.bind((host, port))
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind((host, port))
+        if not share:
+            # Two gateways that start at once would both bind; only one can listen.
+            bound.listen(_BACKLOG)
     except OSError:
         bound.close()
         raise InvalidRequest(

@@ -61,12 +61,8 @@ def _train(
     command = [*_INKLING, "train", name, "--models-dir", str(settings.models_dir)]
     if data_dir:
         command += ["--data-dir", data_dir]
-    with _running(command, _without_settings(environ)) as training:
+    with _running(command, environ) as training:
         return training.wait()
-
-
-def _without_settings(environ: dict[str, str]) -> dict[str, str]:
-    return environ
 
 
 def _announce(gateway: subprocess.Popen[bytes], settings: Settings) -> None:
@@ -120,6 +116,9 @@ def _running(
     command: Sequence[str], environ: dict[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process, and end it with us whatever happens."""
+    # Whatever ends us ends the process too.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     process = subprocess.Popen(command, env=environ)
     try:
         yield process

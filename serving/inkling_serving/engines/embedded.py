@@ -73,7 +73,7 @@ class _Model:
     """
 
     loaded: Mapping[int, LoadedVersion] = field(default_factory=dict)
-    fingerprints: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    fingerprints: Mapping[int, int] = field(default_factory=dict)
     failed: Mapping[int, str] = field(default_factory=dict)
     version_labels: Mapping[str, int] = field(default_factory=dict)
 
@@ -154,18 +154,26 @@ class EmbeddedEngine:
                 self._models = {**self._models, name: after}
 
     def _refreshed(self, name: str, model: _Model) -> _Model:
-        """Return the model as the repository has it now, newest versions loaded."""
-        model = replace(model, version_labels=self._version_labels(name, model))
-        wanted = self._wanted(name, model)
-        for files in wanted:
-            model = self._with_version(model, files)
+        """Return the model as the repository has it now.
+
+        Loaded are the newest versions that are good, and those with a label; broken
+        ones do not count, so that what is good is never crowded out.
+        """
+        labels = self._version_labels(name, model)
+        good, keep = 0, set()
+        for version in self._repository.versions(name):
+            if good >= _VERSIONS_KEPT and version not in labels.values():
+                continue
+            model = self._with_version(model, self._repository.files(name, version))
+            keep.add(version)
+            good += version in model.loaded
             # A version is swapped in as soon as it is ready, not with the others.
             self._models = {**self._models, name: model}
-        keep = {files.version for files in wanted}
         if not keep & set(model.loaded):
             # Nothing that can answer is left on disk: what is in memory stays.
             keep |= set(model.loaded)
-        return _only(model, keep)
+        # A label moves once the version that it moves to is there.
+        return replace(_only(model, keep), version_labels=labels)
 
     def _version_labels(self, name: str, model: _Model) -> Mapping[str, int]:
         try:
@@ -173,27 +181,6 @@ class EmbeddedEngine:
         except BrokenVersion as error:
             _log.warning("model %s keeps its version labels: %s", name, error.message)
             return model.version_labels
-
-    def _wanted(self, name: str, model: _Model) -> list[VersionFiles]:
-        """Return the newest versions, those with a label, and any newer broken ones.
-
-        Broken ones do not count, so that the newest good one is always among them.
-        """
-        wanted, good = [], 0
-        for version in self._repository.versions(name):
-            files = self._repository.files(name, version)
-            labelled = version in model.version_labels.values()
-            if good < _VERSIONS_KEPT or labelled:
-                wanted.append(files)
-                good += not self._is_known_bad(model, files)
-        return wanted
-
-    @staticmethod
-    def _is_known_bad(model: _Model, files: VersionFiles) -> bool:
-        return (
-            files.version in model.failed
-            and model.fingerprints.get(files.version) == files.fingerprint()
-        )
 
     def _with_version(self, model: _Model, files: VersionFiles) -> _Model:
         """Return the model with this version loaded, or with why it cannot be."""

@@ -1,0 +1,633 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from inkling.errors import BrokenVersion, InklingError, InvalidRequest, ModelNotFound
+from inkling.repository import (
+    MANIFEST_FILE,
+    Repository,
+    VersionFiles,
+    check_model_name,
+)
+
+_FILES = {
+    "model.bin": b"weights" * 100,
+    "assets.extra/contract.json": b"{}",
+    "tflite/deep/float32.tflite": b"TFL3",
+}
+_BAD_NAMES = [
+    "", ".", "..", "../x", "a/b", "a/../b", "/etc", "A", "a\x00", "a\n", "-a", ".a",
+    "_a", "a" * 65, "ä", "a b", "a:b", "a\\b", "²",
+]  # fmt: skip
+
+# Publishes in a process of its own: argv is the root, a tag, how many versions, and
+# anything more for large ones.
+_PUBLISHER = """
+import sys
+from pathlib import Path
+from inkling.repository import Repository
+
+root, tag, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(count):
+    with Repository(root).publishing("m") as publication:
+        (publication.path / "who").write_text(f"{tag} {number}")
+        if len(sys.argv) > 4:
+            (publication.path / "tflite").mkdir()
+            (publication.path / "tflite" / "weights").write_bytes(b"w" * 500_000)
+        publication.commit()
+"""
+
+_LIMITED_PUBLISHER = """
+import resource, sys
+from pathlib import Path
+from inkling.repository import Repository
+
+limit, sizes = int(sys.argv[2]), map(int, sys.argv[3:])
+with Repository(Path(sys.argv[1])).publishing("m") as publication:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    for number, size in enumerate(sizes):
+        (publication.path / f"file-{number}").write_bytes(b"x" * size)
+    publication.commit()
+"""
+
+_TRACED_PUBLISHER = """
+import json, os, sys
+from pathlib import Path
+from inkling.repository import Repository
+
+events = []
+def hook(name, arguments):
+    if name == "os.rename":
+        events.append(["rename", *map(str, arguments[:2])])
+    elif name == "open" and arguments[1] is None:
+        events.append(["os.open", str(arguments[0])])
+
+with Repository(Path(sys.argv[1])).publishing("m") as publication:
+    (publication.path / "tflite").mkdir()
+    (publication.path / "tflite" / "a").write_bytes(b"a")
+    (publication.path / "b").write_bytes(b"b")
+    print(publication.path)
+    sys.addaudithook(hook)
+    publication.commit()
+print(json.dumps(events))
+"""
+
+
+def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def _publish(
+    repository: Repository, model: str = "m", files: Mapping[str, bytes] = _FILES
+) -> VersionFiles:
+    with repository.publishing(model) as publication:
+        _write(publication.path, files)
+        return publication.commit()
+
+
+def _entries(root: Path) -> set[str]:
+    return {path.name for path in (root / "m").iterdir()}
+
+
+def _python(script: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _say_go(process: subprocess.Popen[str]) -> None:
+    """Let a publisher that has started begin to publish."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def test_published_version_is_complete(tmp_path: Path) -> None:
+    """A version holds its files and a manifest of them all; nothing is left over."""
+    files = _publish(Repository(tmp_path))
+
+    manifest = json.loads((files.path / MANIFEST_FILE).read_text())
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in _FILES.items()}
+    assert digests == manifest["files"]
+    assert {"1"} == _entries(tmp_path)
+    assert (("m", 1), tmp_path / "m" / "1") == (
+        (files.model, files.version),
+        files.path,
+    )
+    files.verify()
+
+
+def test_published_versions_can_be_read_by_others(tmp_path: Path) -> None:
+    """A version's directory has the usual mode, not the private one of staging."""
+    files = _publish(Repository(tmp_path))
+
+    assert files.path.stat().st_mode & 0o777 == 0o755
+
+
+def test_publishing_is_one_rename_between_syncs(tmp_path: Path) -> None:
+    """M13: files and folders are synced, then one rename, then the parent is synced."""
+    command = [sys.executable, "-c", _TRACED_PUBLISHER, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    staging, events = done.stdout.splitlines()
+    trace = json.loads(events)
+    renames = [event for event in trace if event[0] == "rename"]
+    place = trace.index(renames[0])
+    synced = {event[1] for event in trace[:place]}
+
+    assert [["rename", staging, str(tmp_path / "m" / "1")]] == renames
+    names = ["", "/tflite", "/tflite/a", "/b", f"/{MANIFEST_FILE}"]
+    assert {staging + name for name in names} <= synced
+    assert ["os.open", str(tmp_path / "m")] == trace[place + 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("1", [1]),
+        ("10", [10]),
+        ("20260101120000", [20260101120000]),
+        ("9" * 18, [10**18 - 1]),
+        ("9" * 19, []),
+        ("0", []),
+        ("0007", []),
+        ("-1", []),
+        ("+1", []),
+        ("1.5", []),
+        ("1_0", []),
+        ("1 ", []),
+        ("٣", []),
+        ("three", []),
+        ("7.denied", []),
+        (".staging-7", []),
+        ("7.tmp", []),
+    ],
+)
+def test_names_that_are_versions(
+    tmp_path: Path, name: str, expected: list[int]
+) -> None:
+    """M11: only plain numbers without leading zeros are versions."""
+    _write(tmp_path / "m" / name, {MANIFEST_FILE: b"{}"})
+
+    assert expected == Repository(tmp_path).versions("m")
+
+
+def test_versions_are_sorted_as_numbers(tmp_path: Path) -> None:
+    """Version 10 is newer than version 9."""
+    for number in (9, 10, 1):
+        _write(tmp_path / "m" / str(number), {MANIFEST_FILE: b"{}"})
+
+    assert Repository(tmp_path).versions("m") == [10, 9, 1]
+    assert Repository(tmp_path).newest("m").version == 10
+
+
+def test_versions_without_a_manifest_are_not_there_yet(tmp_path: Path) -> None:
+    """M1: a directory is no version before its manifest is a file; nor is a file."""
+    _write(tmp_path / "m", {"1/model.bin": b"", "2/manifest.json/x": b"", "3": b""})
+
+    assert Repository(tmp_path).versions("m") == []
+    with pytest.raises(ModelNotFound, match="inkling train m"):
+        Repository(tmp_path).newest("m")
+
+
+@pytest.mark.parametrize(
+    ("existing", "expected"),
+    [
+        ([], 1),
+        (["1", "2"], 3),
+        (["2", "1.denied"], 3),
+        (["3", "7.denied"], 8),
+        (["12.tmp"], 13),
+        (["0007"], 1),
+        (["0"], 1),
+        ([".staging-9"], 1),
+        (["notes", "v8"], 1),
+        (["20260101120000"], 20260101120001),
+    ],
+)
+def test_next_version(tmp_path: Path, existing: list[str], expected: int) -> None:
+    """M11: the next version is one more than any number that was ever in use."""
+    for name in existing:
+        _write(tmp_path / "m" / name, {"file": b""})
+
+    assert expected == _publish(Repository(tmp_path)).version
+
+
+@pytest.mark.timeout(30)
+def test_numbers_run_out(tmp_path: Path) -> None:
+    """M11: after the largest number publishing is refused, and leaves nothing."""
+    largest = "9" * 18
+    _write(tmp_path / "m" / largest, {MANIFEST_FILE: b"{}"})
+
+    with pytest.raises(InklingError):
+        _publish(Repository(tmp_path))
+
+    assert {largest} == _entries(tmp_path)
+
+
+def _change(name: str) -> Callable[[Path], None]:
+    def change(version: Path) -> None:
+        data = bytearray((version / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (version / name).write_bytes(data)
+
+    return change
+
+
+def _manifest(update: object) -> Callable[[Path], None]:
+    """Merge an object into the manifest, or put something else in its place."""
+
+    def change(version: Path) -> None:
+        path = version / MANIFEST_FILE
+        if isinstance(update, dict):
+            path.write_text(json.dumps({**json.loads(path.read_text()), **update}))
+        else:
+            path.write_text(str(update))
+
+    return change
+
+
+def _listed(name: str) -> Callable[[Path], None]:
+    """List a file that is not inside the version, with its right digest."""
+
+    def change(version: Path) -> None:
+        (version.parent / "outside").write_bytes(b"outside")
+        target = str(version.parent / "outside") if name == "absolute" else name
+        listed = json.loads((version / MANIFEST_FILE).read_text())["files"]
+        listed[target] = hashlib.sha256(b"outside").hexdigest()
+        _manifest({"files": listed})(version)
+
+    return change
+
+
+def _link(name: str) -> Callable[[Path], None]:
+    """Move a file or folder out of the version and put a link to it in its place."""
+
+    def change(version: Path) -> None:
+        (version / name).rename(version.parent / "moved")
+        (version / name).symlink_to(version.parent / "moved")
+
+    return change
+
+
+def _pipe(name: str) -> Callable[[Path], None]:
+    """Put a pipe in the place of a file: who opens it waits for ever."""
+
+    def change(version: Path) -> None:
+        (version / name).unlink()
+        os.mkfifo(version / name)
+
+    return change
+
+
+def _linked_pipe(version: Path) -> None:
+    """A link to a pipe outside: who follows it waits for ever."""
+    os.mkfifo(version.parent / "pipe")
+    (version / "model.bin").unlink()
+    (version / "model.bin").symlink_to(version.parent / "pipe")
+
+
+def _no_manifest(version: Path) -> None:
+    (version / MANIFEST_FILE).unlink()
+
+
+def _manifest_is_a_folder(version: Path) -> None:
+    _no_manifest(version)
+    (version / MANIFEST_FILE).mkdir()
+
+
+_DAMAGES: dict[str, Callable[[Path], None]] = {
+    "manifest missing": _no_manifest,
+    "manifest is a folder": _manifest_is_a_folder,
+    "manifest empty": _manifest(""),
+    "manifest is a list": _manifest("[]"),
+    "manifest cut short": _manifest('{"files": {"model.bin":'),
+    "manifest nested too deep": _manifest("[" * 100_000),
+    "manifest without files": _manifest("{}"),
+    "manifest of another format": _manifest({"format": 2}),
+    "files are a list": _manifest({"files": ["model.bin"]}),
+    "files are none": _manifest({"files": {}}),
+    "digest is none": _manifest({"files": dict.fromkeys(_FILES)}),
+    "file changed": _change("model.bin"),
+    "file below changed": _change("tflite/deep/float32.tflite"),
+    "file missing": lambda version: (version / "model.bin").unlink(),
+    "file truncated": lambda version: (version / "model.bin").write_bytes(b"w"),
+    "file extra": lambda version: _write(version, {"extra": b""}),
+    "file extra below": lambda version: _write(version, {"tflite/deep/x": b""}),
+    "file hidden extra": lambda version: _write(version, {".hidden": b""}),
+    "file is a link": _link("model.bin"),
+    "folder is a link": _link("tflite"),
+    "manifest is a link": _link(MANIFEST_FILE),
+    "file is a link to a pipe": _linked_pipe,
+    "file is a pipe": _pipe("model.bin"),
+    "absolute path listed": _listed("absolute"),
+    "path with .. listed": _listed("../outside"),
+}
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("damage", _DAMAGES.values(), ids=_DAMAGES.keys())
+def test_damaged_versions_are_refused(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    """M4: what is not exactly as it was published is refused, and says so."""
+    files = _publish(Repository(tmp_path))
+    damage(files.path)
+
+    with pytest.raises(BrokenVersion):
+        files.verify()
+
+
+def test_version_that_is_a_link_is_not_served(tmp_path: Path) -> None:
+    """M4: a version that leads out of the repository is no version, or refused."""
+    elsewhere = _publish(Repository(tmp_path / "elsewhere"))
+    repository = Repository(tmp_path / "models")
+    (repository.root / "m").mkdir(parents=True)
+    (repository.root / "m" / "1").symlink_to(elsewhere.path)
+
+    if repository.versions("m"):
+        with pytest.raises(BrokenVersion):
+            repository.newest("m").verify()
+
+
+def test_single_flipped_bits_are_detected(models_dir: Path) -> None:
+    """F11: of 300 flips over all files of a trained version, 300 are detected."""
+    files = Repository(models_dir).newest("cnn")
+    names = sorted(p for p in files.path.rglob("*") if p.is_file())
+    rng = random.Random(11)
+    detected = 0
+    for flip in range(300):
+        path = names[flip % len(names)]
+        data = path.read_bytes()
+        bit = rng.randrange(len(data) * 8)
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            files.verify()
+        except BrokenVersion:
+            detected += 1
+        path.write_bytes(data)
+
+    assert detected == 300
+    files.verify()
+
+
+def test_every_bit_of_a_manifest_counts(tmp_path: Path) -> None:
+    """F11: no single flipped bit of a manifest goes unnoticed."""
+    files = _publish(Repository(tmp_path), files={"model.bin": b"w"})
+    path = files.path / MANIFEST_FILE
+    data = path.read_bytes()
+    unnoticed = []
+    for bit in range(len(data) * 8):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            files.verify()
+        except BrokenVersion:
+            continue
+        unnoticed.append(bytes(flipped[bit // 8 - 8 : bit // 8 + 8]))
+
+    assert unnoticed == []
+
+
+@pytest.mark.parametrize(
+    ("publishers", "each"),
+    [(2, 25), (3, 25), (4, 25), pytest.param(4, 200, marks=pytest.mark.soak)],
+)
+def test_publishers_at_once(tmp_path: Path, publishers: int, each: int) -> None:
+    """F14: each publisher gets its own numbers, and no reader sees half a version."""
+    repository = Repository(tmp_path)
+    stop, torn, seen = threading.Event(), [], set()
+
+    def watch() -> None:
+        while not stop.is_set():
+            for version in set(repository.versions("m")) - seen:
+                seen.add(version)
+                try:
+                    repository.files("m", version).verify()
+                except InklingError as error:
+                    torn.append((version, error.message))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    processes = [_python(_PUBLISHER, tmp_path, tag, each) for tag in range(publishers)]
+    for process in processes:
+        _say_go(process)
+    for process in processes:
+        process.communicate(timeout=240)
+    stop.set()
+    watcher.join()
+
+    total = publishers * each
+    assert [0] * publishers == [process.returncode for process in processes]
+    assert torn == []
+    assert list(range(total, 0, -1)) == repository.versions("m")
+    who = {(tmp_path / "m" / str(n) / "who").read_text() for n in range(1, total + 1)}
+    assert total == len(who)
+    assert {str(n) for n in range(1, total + 1)} == _entries(tmp_path)
+
+
+def test_readers_see_versions_as_they_are_published(tmp_path: Path) -> None:
+    """A reader that asks again and again finds each version whole at first sight."""
+    repository = Repository(tmp_path)
+    for number in range(1, 6):
+        files = _publish(repository)
+        assert (number, number) == (files.version, repository.newest("m").version)
+        repository.newest("m").verify()
+
+
+def _raise() -> None:
+    raise RuntimeError("the export failed")
+
+
+def _nothing() -> None:
+    """Leave the block without a commit."""
+
+
+@pytest.mark.parametrize("way_out", [_raise, _nothing])
+def test_publishers_that_fail_leave_nothing(
+    tmp_path: Path, way_out: Callable[[], None]
+) -> None:
+    """M8: without a commit nothing stays, and the next one takes the same number."""
+    repository = Repository(tmp_path)
+    _publish(repository)
+
+    def fail() -> None:
+        with repository.publishing("m") as publication:
+            _write(publication.path, _FILES)
+            way_out()
+
+    if way_out is _raise:
+        with pytest.raises(RuntimeError, match="the export failed"):
+            fail()
+    else:
+        fail()
+
+    assert {"1"} == _entries(tmp_path)
+    assert _publish(repository).version == 2
+
+
+def test_links_cannot_be_published(tmp_path: Path) -> None:
+    """A publisher that wrote a link is refused before the version appears."""
+    repository = Repository(tmp_path)
+    with pytest.raises(BrokenVersion, match="link"):
+        _publish_link(repository)
+
+    assert set() == _entries(tmp_path)
+
+
+def _publish_link(repository: Repository) -> None:
+    with repository.publishing("m") as publication:
+        (publication.path / "link").symlink_to("/etc/passwd")
+        publication.commit()
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(40, marks=pytest.mark.soak)])
+def test_killed_publishers_leave_only_staging(tmp_path: Path, kills: int) -> None:
+    """M9: after SIGKILL at any moment there are whole versions and staging, no more."""
+    rng = random.Random(9)
+    for tag in range(kills):
+        process = _python(_PUBLISHER, tmp_path, tag, 10_000, "large")
+        _say_go(process)
+        time.sleep(rng.uniform(0.005, 0.1))  # the moment is the test
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+
+    repository = Repository(tmp_path)
+    staging = {name for name in _entries(tmp_path) if name.startswith(".staging-")}
+    versions = repository.versions("m")
+    assert versions
+    assert {str(version) for version in versions} == _entries(tmp_path) - staging
+    for version in versions:
+        repository.files("m", version).verify()
+    assert versions[0] + 1 == _publish(repository).version
+
+
+def test_old_staging_is_swept(tmp_path: Path) -> None:
+    """M9: the next publisher removes what was left an hour ago, and nothing else."""
+    old, young = tmp_path / "m" / ".staging-old", tmp_path / "m" / ".staging-young"
+    for directory in (old, young, tmp_path / "m" / "1.denied"):
+        _write(directory, _FILES)
+    for directory in (old, tmp_path / "m" / "1.denied"):
+        os.utime(directory, (time.time() - 7200, time.time() - 7200))
+
+    _publish(Repository(tmp_path))
+
+    assert {".staging-young", "1.denied", "2"} == _entries(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("limit", "sizes"),
+    [(65_536, [100_000]), (65_536, [10, 10, 70_000]), (0, [1]), (100, [50, 50])],
+    ids=["first file", "last file", "no byte", "only the manifest"],
+)
+def test_full_disk_leaves_nothing(tmp_path: Path, limit: int, sizes: list[int]) -> None:
+    """M8: when a file cannot be written, no number appears and staging is gone."""
+    command = [sys.executable, "-c", _LIMITED_PUBLISHER, tmp_path, limit, *sizes]
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1, done.stderr
+    assert "OSError" in done.stderr
+    assert set() == _entries(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [{}, {"stable": 1}, {"stable": 3, "canary": 4}])
+def test_version_labels(tmp_path: Path, labels: dict[str, int]) -> None:
+    """Version labels are names for numbers; without a file there are none."""
+    assert Repository(tmp_path).version_labels("m") == {}
+
+    _write(tmp_path / "m", {"labels.json": json.dumps(labels).encode()})
+
+    assert labels == Repository(tmp_path).version_labels("m")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"[]", b"{", b'{"a": "1"}', b'{"a": true}', b'{"a": 1.0}', b'{"a": null}',
+     b'{"\xff": 1}', b"[" * 100_000],
+)  # fmt: skip
+def test_broken_version_labels_are_refused(tmp_path: Path, text: bytes) -> None:
+    """A file of labels that maps anything but names to whole numbers is refused."""
+    _write(tmp_path / "m", {"labels.json": text})
+
+    with pytest.raises(BrokenVersion, match=r"labels\.json"):
+        Repository(tmp_path).version_labels("m")
+
+
+def test_version_labels_that_are_a_folder_are_refused(tmp_path: Path) -> None:
+    """Whatever cannot be read as a file of labels is a typed error."""
+    (tmp_path / "m" / "labels.json").mkdir(parents=True)
+
+    with pytest.raises(BrokenVersion):
+        Repository(tmp_path).version_labels("m")
+
+
+@pytest.mark.parametrize("name", ["a", "0", "mlp", "cnn-2.1_x", "a" * 64, "a..", "7"])
+def test_names_that_are_models(tmp_path: Path, name: str) -> None:
+    """A good name can be published under and is listed."""
+    assert name == check_model_name(name)
+    _publish(Repository(tmp_path), name)
+
+    assert [name] == Repository(tmp_path).models()
+
+
+@pytest.mark.parametrize("name", _BAD_NAMES)
+def test_names_that_are_no_models(tmp_path: Path, name: str) -> None:
+    """M4: no method follows a name that could lead elsewhere."""
+    repository = Repository(tmp_path / "models")
+
+    for use in (check_model_name, repository.versions, repository.newest,
+                repository.version_labels, lambda name: repository.files(name, 1),
+                lambda name: _publish(repository, name)):  # fmt: skip
+        with pytest.raises(InvalidRequest, match="1 to 64 characters"):
+            use(name)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_are_folders_with_a_good_name(tmp_path: Path) -> None:
+    """Files, hidden folders and folders with other names are no models."""
+    for name in ("cnn", "mlp", ".git", "Notes", "lost+found"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "readme").write_text("")
+
+    assert Repository(tmp_path).models() == ["cnn", "mlp"]
+    assert Repository(tmp_path / "nowhere").models() == []
+
+
+def test_fingerprint_changes_when_a_version_is_replaced(tmp_path: Path) -> None:
+    """A version that was removed and published anew under its number is told apart."""
+    repository = Repository(tmp_path)
+    files = _publish(repository)
+    before = files.fingerprint()
+    kept = files.path.rename(tmp_path / "kept")
+    again = _publish(repository)
+
+    assert files.path == again.path
+    assert before != again.fingerprint()
+    shutil.rmtree(kept)

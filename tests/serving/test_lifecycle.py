@@ -1,0 +1,646 @@
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+_CLASSIFY = "/v1/models/mlp:classify"
+_STOPPED_BY_SIGNAL = (0, -signal.SIGTERM, -signal.SIGINT, 130)
+
+
+@dataclass
+class Running:
+    """A process of the command `inkling`, with its log."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    started: float
+
+    @property
+    def port(self) -> int:
+        """The port for HTTP, once the log says it."""
+        _until(lambda: self._listening() or self.process.poll() is not None)
+        listening = self._listening()
+        assert listening, self.log.read_text()
+        return int(listening.group(1))
+
+    def _listening(self) -> re.Match[str] | None:
+        return re.search(r"listening on http://[^ ]+:(\d+)/", self.log.read_text())
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """GET over a connection of its own; status 0 where nobody answers."""
+        return _get(self.port, path)
+
+    def wait_ready(self) -> float:
+        """Wait for /readyz; return the seconds since the process was started."""
+        _until(lambda: self.get("/readyz")[0] == 200 or self.process.poll() is not None)
+        assert self.process.poll() is None, self.log.read_text()
+        return time.monotonic() - self.started
+
+    def stop(self, number: int = signal.SIGTERM, within_s: float = 30) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(within_s)
+
+
+def _get(port: int, path: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    except (OSError, http.client.HTTPException):
+        return 0, None
+    finally:
+        connection.close()
+
+
+def _until(condition: Callable[[], Any], timeout_s: float = 20.0) -> float:
+    started = time.monotonic()
+    while not condition():
+        took = time.monotonic() - started
+        assert took < timeout_s, f"it did not come true within {timeout_s:g} s"
+        time.sleep(0.005)
+    return time.monotonic() - started
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Start `inkling WORDS`; what still runs when the test ends is killed."""
+    running: list[Running] = []
+
+    def started(*words: object, **options: Any) -> Running:
+        log = tmp_path / f"log-{len(running)}"
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("INKLING_")}
+        command = [sys.executable, "-m", "inkling", *map(str, words)]
+        with log.open("wb") as file:
+            now = time.monotonic()
+            process = subprocess.Popen(
+                command, env=environ, stdout=file, stderr=file, **options
+            )
+        running.append(Running(process, log, now))
+        return running[-1]
+
+    yield started
+    for one in running:
+        children = _children(one.process.pid)
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.wait()
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def serve(start: Callable[..., Running], published: Path) -> Callable[..., Running]:
+    """Start `inkling serve` over the trained models on free ports."""
+
+    def started(*flags: object, models_dir: Path = published) -> Running:
+        ports = ["--http-port", 0, "--grpc-port", 0]
+        return start("serve", "--models-dir", models_dir, *ports, *flags)
+
+    return started
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(word) for word in text.split()]
+
+
+def _workers(pid: int) -> list[int]:
+    """The worker processes; not the tracker that Python starts beside them."""
+    return [child for child in _children(pid) if "spawn_main" in _command(child)]
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def _resident_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found, status
+    return int(found.group(1)) * 1024 / 1e6
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def picture(sample: np.ndarray, encode: Callable[..., bytes]) -> bytes:
+    """A digit as PNG."""
+    return encode(sample)
+
+
+@pytest.fixture(scope="session")
+def slow_body(picture: bytes) -> bytes:
+    """A body of 32 pictures: the most that one request may ask for."""
+    image = {"b64": base64.b64encode(picture).decode()}
+    return json.dumps({"images": [image] * 32}).encode()
+
+
+def test_ready_soon_after_the_start(serve: Callable[..., Running]) -> None:
+    """The gateway is ready in 1.5 s on a machine of its own; here it may take 5 s."""
+    seconds = sorted(serve().wait_ready() for _ in range(2))
+    print("ready after", ", ".join(f"{s:.2f} s" for s in seconds))
+
+    assert seconds[0] < 5
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_are_light(
+    serve: Callable[..., Running], picture: bytes, workers: int
+) -> None:
+    """A gateway process holds no TensorFlow, and at most 120 MB after 100 requests."""
+    gateway = serve("--workers", workers)
+    gateway.wait_ready()
+    _until(lambda: workers == 1 or len(_workers(gateway.process.pid)) == workers)
+    for _ in range(100):
+        assert _post(gateway.port, picture)[0] == 200
+
+    pids = [gateway.process.pid, *_workers(gateway.process.pid)]
+    figures = [_resident_mb(pid) for pid in pids]
+    print(f"{workers} workers, resident", ", ".join(f"{mb:.0f} MB" for mb in figures))
+    for pid in pids:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        assert "/tensorflow/" not in maps
+        assert "/keras/" not in maps
+    assert max(figures) <= 120
+    assert gateway.stop() == 0
+
+
+def _post(port: int, body: bytes, timeout_s: float = 20) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+    try:
+        connection.request("POST", _CLASSIFY, body)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def test_answers_leave_at_once(serve: Callable[..., Running], picture: bytes) -> None:
+    """Over a kept connection no answer waits 40 ms for the client's acknowledgement.
+
+    That is what Nagle's algorithm does to an answer that is written in two parts.
+    """
+    gateway = serve()
+    gateway.wait_ready()
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    seconds = []
+    for _ in range(100):
+        started = time.perf_counter()
+        connection.request("POST", _CLASSIFY, picture)
+        assert connection.getresponse().read()
+        seconds.append(time.perf_counter() - started)
+    connection.close()
+    median = sorted(seconds)[50]
+    print(f"median of an answer: {median * 1e3:.1f} ms")
+
+    assert median < 0.02
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_signals_end_the_gateway_with_0(
+    serve: Callable[..., Running], number: int, workers: int
+) -> None:
+    """S1: SIGTERM and SIGINT end the gateway and its workers; the exit code is 0."""
+    gateway = serve("--workers", workers)
+    gateway.wait_ready()
+    workers_pids = _workers(gateway.process.pid)
+    started = time.monotonic()
+
+    assert gateway.stop(number) == 0, gateway.log.read_text()
+    print(f"ended after {time.monotonic() - started:.2f} s")
+    assert time.monotonic() - started < 5
+    assert "Traceback" not in gateway.log.read_text()
+    assert [""] * len(workers_pids) == [_command(pid) for pid in workers_pids]
+
+
+@pytest.mark.parametrize(
+    ("workers", "number"),
+    [
+        (1, signal.SIGHUP),
+        (1, signal.SIGUSR1),
+        (1, signal.SIGPIPE),
+        pytest.param(2, signal.SIGHUP, marks=pytest.mark.soak),
+        pytest.param(2, signal.SIGUSR1, marks=pytest.mark.soak),
+    ],
+)
+def test_other_signals_do_not_kill(
+    serve: Callable[..., Running], workers: int, number: int
+) -> None:
+    """S5: a closed terminal or a stray signal does not end the gateway."""
+    gateway = serve("--workers", workers)
+    gateway.wait_ready()
+
+    gateway.process.send_signal(number)
+
+    with pytest.raises(subprocess.TimeoutExpired):
+        gateway.process.wait(0.5)
+    _until(lambda: gateway.get("/readyz")[0] == 200)
+    assert gateway.stop() == 0
+
+
+@dataclass
+class Attempt:
+    """One request: when its last byte was sent, when it ended, and how."""
+
+    sent: float
+    ended: float = 0.0
+    outcome: str = ""
+
+
+@dataclass
+class Client:
+    """Posts over keep-alive connections until it cannot connect."""
+
+    port: int
+    body: bytes
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Ask until the gateway is gone."""
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+            try:
+                connection.connect()
+            except OSError:
+                return
+            with suppress(OSError, http.client.HTTPException):
+                while self._ask(connection):
+                    pass
+            connection.close()
+
+    def _ask(self, connection: http.client.HTTPConnection) -> bool:
+        connection.request("POST", _CLASSIFY, self.body)
+        attempt = Attempt(time.monotonic())
+        self.attempts.append(attempt)
+        attempt.outcome = "closed without an answer"
+        try:
+            response = connection.getresponse()
+            attempt.outcome = "cut short"
+            whole = len(json.loads(response.read())["results"]) == 32
+            attempt.outcome = "ok" if whole and response.status == 200 else "wrong"
+        finally:
+            attempt.ended = time.monotonic()
+        return not response.will_close
+
+
+@pytest.mark.parametrize(
+    ("workers", "number"),
+    [(1, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGTERM)],
+)
+def test_stopping_loses_no_accepted_request(
+    serve: Callable[..., Running], slow_body: bytes, workers: int, number: int
+) -> None:
+    """F6: what was sent before the signal is answered; nothing ever is half answered.
+
+    A request counts as accepted when its last byte was sent 50 ms before the signal or
+    earlier, so that the gateway has read it from the socket. One that was sent later,
+    over a connection kept alive, may find it closed: without a byte of an answer, so
+    that the client knows that it may ask elsewhere.
+    """
+    gateway = serve("--workers", workers, "--threads", 1, "--queue", 64)
+    gateway.wait_ready()
+    clients = [Client(gateway.port, slow_body) for _ in range(16)]
+    threads = [threading.Thread(target=client.run) for client in clients]
+    for thread in threads:
+        thread.start()
+    _until(lambda: all(len(client.attempts) > 3 for client in clients))
+
+    signalled = time.monotonic()
+    code = gateway.stop(number, within_s=8)
+    took = time.monotonic() - signalled
+    for thread in threads:
+        thread.join()
+
+    attempts = [attempt for client in clients for attempt in client.attempts]
+    accepted = [a for a in attempts if a.sent < signalled - 0.05]
+    under_way = [a for a in accepted if a.ended > signalled]
+    later = [a.outcome for a in attempts if a.sent >= signalled - 0.05]
+    print(
+        f"{len(attempts)} requests, {len(under_way)} under way at the signal; of "
+        f"{len(later)} sent after it {later.count('ok')} were answered; ended after "
+        f"{took:.2f} s"
+    )
+    assert {"ok"} == {attempt.outcome for attempt in accepted}
+    assert under_way
+    assert {"ok", "closed without an answer"} >= set(later)
+    assert code == 0, gateway.log.read_text()
+
+
+def _opened(port: int, body: bytes, send: int) -> socket.socket:
+    """Send the head of a request and the first bytes of its body."""
+    head = (
+        f"POST {_CLASSIFY} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.sendall(head.encode() + body[:send])
+    return connection
+
+
+def test_half_sent_requests_may_finish(
+    serve: Callable[..., Running], picture: bytes
+) -> None:
+    """A request whose body is still arriving when the signal comes is answered."""
+    gateway = serve()
+    gateway.wait_ready()
+    with _opened(gateway.port, picture, 10) as connection:
+        _until(lambda: gateway.get("/livez")[0] == 200)
+        gateway.process.send_signal(signal.SIGTERM)
+        _until(lambda: gateway.get("/livez")[0] == 0)
+        connection.sendall(picture[10:])
+        answer = connection.makefile("rb").read()
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'"results"' in answer
+    assert gateway.process.wait(10) == 0
+
+
+def test_idle_connections_do_not_delay_the_end(serve: Callable[..., Running]) -> None:
+    """Connections that wait for nothing are closed at once."""
+    gateway = serve()
+    gateway.wait_ready()
+    idle = [
+        http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+        for _ in range(10)
+    ]
+    for connection in idle:
+        connection.request("GET", "/livez")
+        connection.getresponse().read()
+    started = time.monotonic()
+
+    assert gateway.stop() == 0
+    assert time.monotonic() - started < 2
+    for connection in idle:
+        connection.close()
+
+
+@pytest.mark.parametrize("drain_s", [0.5, 1.5])
+def test_stalled_requests_end_with_the_drain_timeout(
+    serve: Callable[..., Running], picture: bytes, drain_s: float
+) -> None:
+    """S1: a request that never arrives whole holds the end up for the drain timeout."""
+    gateway = serve("--drain-timeout-s", drain_s)
+    gateway.wait_ready()
+    with _opened(gateway.port, picture, 10):
+        _until(lambda: gateway.get("/livez")[0] == 200)
+        started = time.monotonic()
+        gateway.stop()
+        took = time.monotonic() - started
+
+    print(f"a drain of {drain_s} s took {took:.2f} s")
+    assert drain_s <= took < drain_s + 2
+
+
+def test_second_signal_ends_at_once(
+    serve: Callable[..., Running], picture: bytes
+) -> None:
+    """S2: whoever asks twice does not wait for requests under way."""
+    gateway = serve()
+    gateway.wait_ready()
+    with _opened(gateway.port, picture, 10):
+        _until(lambda: gateway.get("/livez")[0] == 200)
+        gateway.process.send_signal(signal.SIGTERM)
+        _until(lambda: gateway.get("/livez")[0] == 0)
+        gateway.stop(within_s=2)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "offsets_ms",
+    [range(0, 1000, 200), pytest.param(range(0, 3100, 100), marks=pytest.mark.soak)],
+    ids=["5", "31"],
+)
+def test_signals_during_the_start(
+    serve: Callable[..., Running], workers: int, offsets_ms: range
+) -> None:
+    """S3: SIGTERM at any moment of the start ends the gateway within 5 s."""
+    for offset_ms in offsets_ms:
+        gateway = serve("--workers", workers)
+        time.sleep(offset_ms / 1000)  # the moment is the test
+        code = gateway.stop(within_s=5)
+        assert code in _STOPPED_BY_SIGNAL, gateway.log.read_text()
+
+
+@pytest.mark.parametrize("delay_ms", [0, 1, 2, 4])
+def test_signals_right_after_the_port_is_bound(
+    serve: Callable[..., Running], delay_ms: int
+) -> None:
+    """S3: nor is a SIGTERM lost between binding the port and serving on it."""
+    gateway = serve()
+    assert gateway.port
+    time.sleep(delay_ms / 1000)  # the moment is the test
+
+    assert gateway.stop(within_s=5) in _STOPPED_BY_SIGNAL
+
+
+def test_two_workers_serve_and_are_replaced(
+    serve: Callable[..., Running], picture: bytes
+) -> None:
+    """`--workers 2` is two processes; one that dies is replaced, and requests go on."""
+    gateway = serve("--workers", 2)
+    gateway.wait_ready()
+    _until(lambda: len(_workers(gateway.process.pid)) == 2)
+    before = _workers(gateway.process.pid)
+
+    os.kill(before[0], signal.SIGKILL)
+    took = _until(
+        lambda: (
+            len(set(_workers(gateway.process.pid)) - set(before)) == 1
+            and len(_workers(gateway.process.pid)) == 2
+        )
+    )
+
+    print(f"replaced after {took:.2f} s")
+    assert before[1] in _workers(gateway.process.pid)
+    for _ in range(50):
+        assert _post(gateway.port, picture)[0] == 200
+    assert gateway.stop() == 0
+
+
+def test_workers_do_not_outlive_their_parent(serve: Callable[..., Running]) -> None:
+    """S6: when the parent is killed, the port is free within 2 s."""
+    gateway = serve("--workers", 2)
+    gateway.wait_ready()
+    _until(lambda: len(_workers(gateway.process.pid)) == 2)
+    port, workers = gateway.port, _workers(gateway.process.pid)
+    gateway.process.kill()
+    gateway.process.wait()
+    give_up = time.monotonic() + 2
+    while time.monotonic() < give_up and any(_command(pid) for pid in workers):
+        time.sleep(0.02)
+    left = [pid for pid in workers if _command(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+
+    assert left == []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("flag", ["--http-port", "--grpc-port"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_taken_ports_are_named(
+    serve: Callable[..., Running], flag: str, workers: int
+) -> None:
+    """A port that is taken is one clear line and exit code 1."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        gateway = serve(flag, port, "--workers", workers)
+        code = gateway.process.wait(15)
+
+    lines = gateway.log.read_text().splitlines()
+    assert code == 1
+    assert f"port {port}" in lines[-1]
+    assert flag in lines[-1]
+    assert "Traceback" not in gateway.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--host", "192.0.2.1"], "192.0.2.1"),
+        (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
+        (["--http-port", "70000"], "70000"),
+        (["--grpc-port", "-1"], "-1"),
+    ],
+)
+def test_impossible_addresses_are_named(
+    serve: Callable[..., Running], flags: list[str], word: str
+) -> None:
+    """An address that cannot be listened on is one clear line and exit code 1."""
+    gateway = serve(*flags)
+
+    assert gateway.process.wait(15) == 1
+    assert "Traceback" not in gateway.log.read_text()
+    assert word in gateway.log.read_text()
+
+
+def test_two_gateways_at_once_do_not_share_a_port(
+    serve: Callable[..., Running],
+) -> None:
+    """Of two that start at the same moment one serves, and the other says why not."""
+    for _ in range(2):
+        port = _free_port()
+        both = [serve("--http-port", port) for _ in range(2)]
+        _until(lambda port=port: _get(port, "/readyz")[0] == 200)
+        _until(lambda both=both: any(one.process.poll() is not None for one in both))
+        ended = [one for one in both if one.process.poll() is not None]
+        serving = [one for one in both if one.process.poll() is None]
+
+        assert [one.process.returncode for one in ended] == [1]
+        assert f"port {port}" in ended[0].log.read_text().splitlines()[-1]
+        assert "Traceback" not in ended[0].log.read_text()
+        assert [one.stop() for one in serving] == [0]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_starting_without_models(
+    serve: Callable[..., Running], tmp_path: Path, published: Path, exists: bool
+) -> None:
+    """Without a model the gateway lives, is not ready, and serves what comes later."""
+    models_dir = tmp_path / "models"
+    if exists:
+        models_dir.mkdir()
+    gateway = serve("--poll-s", 0.1, models_dir=models_dir)
+    _until(lambda: gateway.get("/livez")[0] == 200)
+
+    status, answer = gateway.get("/readyz")
+    assert (status, answer["error"]["code"]) == (503, "not_ready")
+    assert "inkling train" in answer["error"]["message"]
+    assert gateway.get("/v1/models") == (200, {"models": []})
+
+    shutil.copytree(published, tmp_path / "copy")
+    (tmp_path / "copy").rename(models_dir)
+    _until(lambda: gateway.get("/readyz")[0] == 200)
+    assert gateway.stop() == 0
+
+
+def test_restart_on_the_same_port(serve: Callable[..., Running]) -> None:
+    """S4: after SIGKILL the gateway starts again on the same port at once."""
+    port = _free_port()
+    for _ in range(2):
+        gateway = serve("--http-port", port)
+        gateway.wait_ready()
+        assert _get(port, "/livez")[0] == 200
+        gateway.process.kill()
+        gateway.process.wait()
+
+
+@contextmanager
+def _up(
+    start: Callable[..., Running], published: Path
+) -> Iterator[tuple[Running, int]]:
+    """Run `inkling up` with all models there; yields it and its gateway's process."""
+    port = _free_port()
+    flags = ["--http-port", port, "--grpc-port", _free_port()]
+    running = start("up", "--models-dir", published, *flags, start_new_session=True)
+    gateway = 0
+    try:
+        _until(lambda: "Serving mlp, cnn" in running.log.read_text())
+        assert _get(port, "/readyz")[0] == 200
+        [gateway] = _children(running.process.pid)
+        yield running, gateway
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_up_takes_its_gateway_with_it(
+    start: Callable[..., Running], published: Path, number: int
+) -> None:
+    """`inkling up` ends its gateway whatever signal ends it."""
+    with _up(start, published) as (running, gateway):
+        running.stop(number, within_s=15)
+        give_up = time.monotonic() + 5
+        while time.monotonic() < give_up and _command(gateway):
+            time.sleep(0.02)
+
+        assert _command(gateway) == ""
+        assert "Traceback" not in running.log.read_text()
+
+
+def test_interrupting_up_in_a_terminal(
+    start: Callable[..., Running], published: Path
+) -> None:
+    """Ctrl-C, which reaches both processes, ends `inkling up` without a traceback."""
+    with _up(start, published) as (running, gateway):
+        os.killpg(running.process.pid, signal.SIGINT)
+        code = running.process.wait(15)
+
+        assert code in (0, 130)
+        assert _command(gateway) == ""
+        assert "Traceback" not in running.log.read_text()
