@@ -28,7 +28,7 @@ def connect(target: str, *, model: str = "cnn", **options: Any) -> AioClassifier
 
     The options are those of `inkling.channel.Connection`.
     """
-    return AioClassifier(Connection(target, model=model, **options))
+    return AioClassifier(Connection.to(target, {"model": model, **options}))
 
 
 class AioClassifier:

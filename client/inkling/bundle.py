@@ -21,6 +21,7 @@ __all__ = ["Bundle", "read_bundle"]
 
 _MEMBER = "inkling.json"
 _FORMAT = 1
+_MAX_DESCRIPTION = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ def read_bundle(content: bytes) -> Bundle:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            start = archive.infolist()[0].header_offset
+            member = archive.infolist()[0]
+            start = member.header_offset
+            if member.file_size > _MAX_DESCRIPTION:
+                raise ValueError("no contract is as long")
             described = json.loads(archive.read(_MEMBER))
         model, contract = content[:start], Contract.from_json(described["contract"])
         named = described["name"], described["tflite_format"]
@@ -79,15 +83,20 @@ def read_bundle(content: bytes) -> Bundle:
         ValueError,
         TypeError,
         NotImplementedError,
+        RecursionError,
+        RuntimeError,
         EOFError,
     ):
         raise BrokenVersion(
             "The TFLite file carries no contract, or is damaged. Take the file from a "
             "version that Inkling published."
         ) from None
-    if digests != (hashlib.sha256(model).hexdigest(), contract.hash):
+    bundle = Bundle(model, *named, contract)
+    # The second comparison finds what a zip reader passes over.
+    right = (hashlib.sha256(model).hexdigest(), contract.hash)
+    if digests != right or bundle.to_bytes() != content:
         raise BrokenVersion(
             "The TFLite file is not the one that was published (its sha256 differs). "
             "Copy it again."
         )
-    return Bundle(model, *named, contract)
+    return bundle

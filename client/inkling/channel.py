@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
-from inkling.errors import InklingError, InvalidRequest
+from inkling.errors import InklingError, InternalError, InvalidRequest
 from inkling.status import error_from_rpc
-from inkling.types import Origin, Prediction, Score
+from inkling.types import Origin, Prediction, Score, check_top_k
 from inkling.v1 import classifier_pb2 as pb
 
 __all__ = ["Connection", "error_of_call", "prediction_of", "request_for"]
 
 DEFAULT_TIMEOUT_S = 5.0
+_MAX_TIMEOUT_S = 86400.0
+_MAX_VERSION = 2**63 - 1
 
 # A server that comes back is found within a second; gRPC's own backoff grows to two
 # minutes.
@@ -78,10 +83,37 @@ class Connection:
                 'or directory that is there; expected "host:port", such as '
                 '"localhost:8081".'
             )
-        if not self.timeout_s > 0:
+        version = self.version
+        if version is not None and (
+            not isinstance(version, int) or not 0 <= version <= _MAX_VERSION
+        ):
             raise InvalidRequest(
-                f"timeout_s is {self.timeout_s}; expected more than 0."
+                f"version is {version!r:.40}; expected a whole number."
             )
+        if version is not None and self.version_label is not None:
+            raise InvalidRequest("Give a version or a version_label, not both.")
+        number = isinstance(self.timeout_s, int | float)
+        if not number or not 0 < self.timeout_s <= _MAX_TIMEOUT_S:
+            raise InvalidRequest(
+                f"timeout_s is {self.timeout_s!r:.40}; expected seconds above 0, and no "
+                "more than a day."
+            )
+
+    @classmethod
+    def to(cls, target: str, options: Mapping[str, Any]) -> Connection:
+        """Return a connection with these options.
+
+        Raises:
+            InvalidRequest: There is no such option, or a value is impossible.
+        """
+        known = {item.name for item in dataclasses.fields(cls)} - {"target"}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise InvalidRequest(
+                f"Unknown options for a gateway: {', '.join(unknown)[:200]}; there are "
+                f"{', '.join(sorted(known))}."
+            )
+        return cls(target, **options)
 
     @property
     def options(self) -> list[tuple[str, object]]:
@@ -96,14 +128,23 @@ class Connection:
     def credentials(self) -> grpc.ChannelCredentials | None:
         """Return what encrypts the channel; None for a channel in the clear."""
         if self.root_certificates is not None:
-            return grpc.ssl_channel_credentials(
-                Path(self.root_certificates).read_bytes()
-            )
+            try:
+                authorities = Path(self.root_certificates).read_bytes()
+            except OSError:
+                raise InvalidRequest(
+                    f"{self.root_certificates} cannot be read; name a PEM file."
+                ) from None
+            return grpc.ssl_channel_credentials(authorities)
         return grpc.ssl_channel_credentials() if self.tls else None
 
 
 def request_for(connection: Connection, image: bytes, top_k: int) -> pb.ClassifyRequest:
-    """Return the request that asks for one image."""
+    """Return the request that asks for one image.
+
+    Raises:
+        InvalidRequest: `top_k` is not possible.
+    """
+    check_top_k(top_k)
     return pb.ClassifyRequest(
         model=connection.model,
         version=connection.version,
@@ -114,7 +155,13 @@ def request_for(connection: Connection, image: bytes, top_k: int) -> pb.Classify
 
 
 def prediction_of(response: pb.ClassifyResponse) -> Prediction:
-    """Return the answer to a request for one image."""
+    """Return the answer to a request for one image.
+
+    Raises:
+        InternalError: The server gave another number of answers.
+    """
+    if len(response.results) != 1 or not response.results[0].top:
+        raise InternalError("The server answered without a label; it should not.")
     [result] = response.results
     origin = Origin(response.model, response.version, response.contract)
     top = tuple(Score(s.label, s.index, s.probability) for s in result.top)

@@ -7,8 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from inkling.errors import InvalidRequest, NotReady
-from inkling.pictures import encoded
+from inkling.errors import DeadlineExceeded, InklingError, InvalidRequest, NotReady
+from inkling.pictures import encoded, raising
 
 if TYPE_CHECKING:
     from inkling.pictures import Picture
@@ -35,6 +35,11 @@ class Classifier(Protocol):
         Raises:
             InklingError: As `classify`; what came before has been yielded.
         """
+
+    def outcomes(
+        self, pictures: Iterable[Picture], top_k: int = 1
+    ) -> Iterator[Prediction | InklingError]:
+        """Yield for each picture, in order, its prediction or why there is none."""
 
     def close(self) -> None:
         """Let go of connections and models."""
@@ -70,6 +75,12 @@ def connect(
 
         if fallback is not None:
             raise InvalidRequest("A classifier on the device needs no fallback.")
+        unknown = set(options) - {"tflite_format", "num_threads"}
+        if unknown:
+            raise InvalidRequest(
+                f"Unknown options on the device: {', '.join(sorted(unknown))[:200]}; "
+                "known are: num_threads, tflite_format."
+            )
         return OnDeviceClassifier(Path(target), **options)
     from inkling.remote import GrpcClassifier  # noqa: PLC0415 - not on every device
 
@@ -93,15 +104,24 @@ class Fallback:
         image = encoded(picture)
         try:
             return self._first.classify(image, top_k)
-        except NotReady:
+        except (NotReady, DeadlineExceeded):
             return self._second.classify(image, top_k)
+
+    def outcomes(
+        self, pictures: Iterable[Picture], top_k: int = 1
+    ) -> Iterator[Prediction | InklingError]:
+        """Yield a prediction or an error per picture; each asks the first anew."""
+        for picture in pictures:
+            try:
+                yield self.classify(picture, top_k)
+            except InklingError as error:
+                yield error
 
     def classify_many(
         self, pictures: Iterable[Picture], top_k: int = 1
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order; each asks the first anew."""
-        for picture in pictures:
-            yield self.classify(picture, top_k)
+        return raising(self.outcomes(pictures, top_k))
 
     def close(self) -> None:
         """Close both."""

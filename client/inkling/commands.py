@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from inkling.errors import InklingError, InvalidRequest
 from inkling.repository import Repository, VersionFiles
 
 if TYPE_CHECKING:
-    from inkling.classifier import Classifier
     from inkling.contract import Contract
     from inkling.preprocess import Stage
     from inkling.types import Prediction
@@ -80,7 +79,8 @@ def _classify(options: argparse.Namespace) -> int:
     failed = 0
     target = options.on_device or options.server
     with connect(target, model=options.model) as classifier:
-        answers = _answers(classifier, options.pictures, options.top_k)
+        outcomes = classifier.outcomes(options.pictures, options.top_k)
+        answers = zip(options.pictures, outcomes, strict=True)
         for number, (path, answer) in enumerate(answers, start=1):
             _show_progress(number, len(options.pictures))
             if isinstance(answer, InklingError):
@@ -89,21 +89,6 @@ def _classify(options: argparse.Namespace) -> int:
             else:
                 print(_as_json(path, answer) if options.json else _as_row(path, answer))
     return 1 if failed else 0
-
-
-def _answers(
-    classifier: Classifier, paths: Sequence[Path], top_k: int
-) -> Iterator[tuple[Path, Prediction | InklingError]]:
-    """Yield each path with its prediction, or with why there is none; none is lost."""
-    done = 0
-    while done < len(paths):
-        try:
-            for prediction in classifier.classify_many(paths[done:], top_k):
-                yield paths[done], prediction
-                done += 1
-        except InklingError as error:
-            yield paths[done], error
-            done += 1
 
 
 def _show_progress(number: int, count: int) -> None:

@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from inkling.bundle import Bundle, read_bundle
-from inkling.errors import BrokenVersion, InvalidRequest, MissingDependency
-from inkling.pictures import encoded
+from inkling.errors import (
+    BrokenVersion,
+    InklingError,
+    InvalidRequest,
+    MissingDependency,
+)
+from inkling.pictures import encoded, raising
 from inkling.preprocess import check_inputs, to_input
-from inkling.repository import GOLDEN_FILE, VersionFiles
-from inkling.types import Origin, Prediction, predictions
+from inkling.repository import FORMATS, GOLDEN_FILE, VersionFiles
+from inkling.types import Origin, Prediction, check_top_k, predictions
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -214,7 +219,11 @@ class OnDeviceClassifier:
     """A classifier in this process; safe to use from several threads."""
 
     def __init__(
-        self, path: Path, *, tflite_format: str = "float32", num_threads: int = 1
+        self,
+        path: Path,
+        *,
+        tflite_format: str = "float32",
+        num_threads: int = 1,
     ) -> None:
         """Load a TFLite file that Inkling published, or a version's directory.
 
@@ -232,6 +241,11 @@ class OnDeviceClassifier:
                 f"There is nothing at {path}; name a .tflite file or a version's "
                 "directory, such as models/cnn/1."
             )
+        if tflite_format not in FORMATS:
+            raise InvalidRequest(
+                f"There is no format {tflite_format!r:.40}; there are: "
+                f"{', '.join(FORMATS)}."
+            )
         version = None
         if path.is_dir():
             path = path.resolve()
@@ -247,17 +261,26 @@ class OnDeviceClassifier:
         [prediction] = self.classify_many([picture], top_k)
         return prediction
 
+    def outcomes(
+        self, pictures: Iterable[Picture], top_k: int = 1
+    ) -> Iterator[Prediction | InklingError]:
+        """Yield a prediction or an error per picture, in order."""
+        contract = self._runner.contract
+        for picture in pictures:
+            try:
+                check_top_k(top_k)
+                inputs = to_input(encoded(picture), contract)[np.newaxis]
+                scores = self._runner.run(inputs)
+            except InklingError as error:
+                yield error
+            else:
+                yield from predictions(scores, contract.labels, top_k, self._origin)
+
     def classify_many(
         self, pictures: Iterable[Picture], top_k: int = 1
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order."""
-        contract = self._runner.contract
-        if top_k < 1:
-            raise InvalidRequest(f"top_k is {top_k}; expected 1 or more.")
-        for picture in pictures:
-            inputs = to_input(encoded(picture), contract)[np.newaxis]
-            scores = self._runner.run(inputs)
-            yield from predictions(scores, contract.labels, top_k, self._origin)
+        return raising(self.outcomes(pictures, top_k))
 
     def close(self) -> None:
         """Do nothing: the model goes with this object."""

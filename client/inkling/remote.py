@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from inkling.channel import Connection, error_of_call, prediction_of, request_for
-from inkling.errors import InvalidRequest
-from inkling.pictures import encoded
+from inkling.errors import InklingError, NotReady
+from inkling.pictures import encoded, raising
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 
 if TYPE_CHECKING:
@@ -34,13 +34,7 @@ class GrpcClassifier:
 
     def __init__(self, target: str, **options: Any) -> None:
         """Take where the gateway is; the options are those of `Connection`."""
-        try:
-            self._connection = Connection(target, **options)
-        except TypeError:
-            raise InvalidRequest(
-                f"Unknown options for a gateway: {', '.join(sorted(options))[:200]}; "
-                "inkling.channel.Connection lists those that there are."
-            ) from None
+        self._connection = Connection.to(target, options)
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._stub: ClassifierStub | None = None
@@ -50,21 +44,28 @@ class GrpcClassifier:
         """Return what the model says of one picture."""
         return _finished(self._started(picture, top_k))
 
+    def outcomes(
+        self, pictures: Iterable[Picture], top_k: int = 1
+    ) -> Iterator[Prediction | InklingError]:
+        """Yield a prediction or an error per picture, with a few requests under way."""
+        under_way: deque[Any] = deque()
+        try:
+            for picture in pictures:
+                under_way.append(self._begun(picture, top_k))
+                if len(under_way) >= _WINDOW:
+                    yield _outcome(under_way.popleft())
+            while under_way:
+                yield _outcome(under_way.popleft())
+        finally:
+            for call in under_way:
+                if not isinstance(call, InklingError):
+                    call.cancel()
+
     def classify_many(
         self, pictures: Iterable[Picture], top_k: int = 1
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order, with a few requests under way."""
-        under_way: deque[Any] = deque()
-        try:
-            for picture in pictures:
-                under_way.append(self._started(picture, top_k))
-                if len(under_way) >= _WINDOW:
-                    yield _finished(under_way.popleft())
-            while under_way:
-                yield _finished(under_way.popleft())
-        finally:
-            for call in under_way:
-                call.cancel()
+        return raising(self.outcomes(pictures, top_k))
 
     def close(self) -> None:
         """Close the channel; a later call opens another."""
@@ -78,6 +79,13 @@ class GrpcClassifier:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def _begun(self, picture: Picture, top_k: int) -> Any:
+        """Return the call, or why there is none."""
+        try:
+            return self._started(picture, top_k)
+        except InklingError as error:
+            return error
 
     def _started(self, picture: Picture, top_k: int) -> Any:
         request = request_for(self._connection, encoded(picture), top_k)
@@ -102,8 +110,19 @@ class GrpcClassifier:
         return grpc.secure_channel(connection.target, credentials, connection.options)
 
 
+def _outcome(call: Any) -> Prediction | InklingError:
+    if isinstance(call, InklingError):
+        return call
+    try:
+        return _finished(call)
+    except InklingError as error:
+        return error
+
+
 def _finished(call: Any) -> Prediction:
     try:
         return prediction_of(call.result())
     except grpc.RpcError:
         raise error_of_call(call) from None
+    except grpc.FutureCancelledError:
+        raise NotReady("The classifier was closed while it was asked.") from None

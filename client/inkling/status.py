@@ -90,4 +90,6 @@ def error_from_rpc(
         if key == ERROR_CODE_KEY and isinstance(value, str):
             return error_of(value, details)
     code = _CODE_OF_STATUS.get(status, ErrorCode.INTERNAL)
+    if code == ErrorCode.TOO_LARGE and "RPC limit" in details:
+        code = ErrorCode.OVERLOADED  # gRPC says the same of its limit on calls
     return error_of(code, f"The server answered {status.name}: {details[:300]}")

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inkling.errors import InvalidRequest
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Origin", "Prediction", "Score", "predictions"]
+__all__ = ["Origin", "Prediction", "Score", "check_top_k", "predictions"]
+
+_MAX_TOP_K = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,19 @@ class Prediction:
     def probability(self) -> float:
         """Its probability in [0, 1]."""
         return self.top[0].probability
+
+
+def check_top_k(top_k: int) -> int:
+    """Return `top_k` if so many labels can be asked for.
+
+    Raises:
+        InvalidRequest: It is no whole number from 1 to a million.
+    """
+    if not isinstance(top_k, int) or not 1 <= top_k <= _MAX_TOP_K:
+        raise InvalidRequest(
+            f"top_k is {top_k!r:.40}; expected a whole number, 1 or more."
+        )
+    return top_k
 
 
 def predictions(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["GrpcServer"]
 
 _HEALTH_POLL_S = 0.5
+_MAX_RPCS = 4096
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 # Answered under the names that clients of TensorFlow Serving ask for, too.
@@ -40,7 +41,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 1),
             ],
             # The outer cap; the bounded queue of `Work` bites first, and says why.
-            maximum_concurrent_rpcs=4 * (settings.work_threads + settings.queue),
+            maximum_concurrent_rpcs=_MAX_RPCS,
         )
         self._server.add_generic_rpc_handlers(tuple(handlers))
         self._health = health.aio.HealthServicer()

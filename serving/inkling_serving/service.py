@@ -22,7 +22,7 @@ from inkling.errors import (
 )
 from inkling.preprocess import Stage, check_inputs, explain, to_input
 from inkling.repository import check_model_name
-from inkling.types import Origin, Prediction, predictions
+from inkling.types import Origin, Prediction, check_top_k, predictions
 from inkling_serving.engines.base import NO_SUCH_MODEL
 
 if TYPE_CHECKING:
@@ -179,8 +179,7 @@ def _answer(
     top_k: int,
     timeout_s: float | None = None,
 ) -> Answer:
-    if top_k < 1:
-        raise InvalidRequest(f"top_k is {top_k}; expected 1 or more.")
+    check_top_k(top_k)
     origin, labels = _origin(servable), servable.contract.labels
     scores = servable.predict(inputs, timeout_s)
     return Answer(origin, predictions(scores, labels, top_k, origin))

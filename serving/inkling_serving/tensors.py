@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["array_of", "strings_of", "strings_tensor", "tensor_of"]
 
+# More than any batch of pictures has; one value can stand for a terabyte of them.
+_MAX_VALUES = 4 * 1024 * 1024
 # The data type and the field that holds single values, by NumPy's name.
 _FIELDS: Mapping[int, tuple[str, str]] = MappingProxyType(
     {
@@ -50,6 +52,8 @@ def array_of(tensor: wire.Tensor) -> npt.NDArray[Any]:
     dtype, field = _FIELDS[tensor.dtype]
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     count = math.prod(shape)
+    if count > _MAX_VALUES:
+        raise InvalidRequest(f"The tensor has more than {_MAX_VALUES:,} values.")
     content, values = tensor.tensor_content, getattr(tensor, field)
     if content:
         found = len(content) / np.dtype(dtype).itemsize

@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 
 from inkling.errors import InvalidRequest, ModelNotFound
+from inkling.repository import check_model_name
 from inkling_serving.engines.base import State
 from inkling_serving.grpc_gateway import StatusError, parsed, unary
 from inkling_serving.service import Target
@@ -48,6 +49,8 @@ _SIGNATURE_DEF = "signature_def"
 # The one place where a message's name travels.
 _SIGNATURE_DEF_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 _ERROR_UNKNOWN = 2
+# The contract is some kilobytes; a batch of questions needs no more answers than this.
+_MAX_COPIES = 1024
 
 
 class TensorFlowServingDialect:
@@ -84,6 +87,7 @@ class TensorFlowServingDialect:
     ) -> wire.PredictResponse:
         target = _target(request)
         signature = request.model_spec.signature_name or _DEFAULT_SIGNATURE
+        self._contract(target)
         _check_signature(signature)
         name, dtype, output, _ = _SIGNATURES[signature]
         _check_names(request, name, output)
@@ -98,17 +102,16 @@ class TensorFlowServingDialect:
             values = array_of(tensor)
         except InvalidRequest:
             raise StatusError(_INVALID, f"tensor parsing error: {name}") from None
-        try:
-            if signature == _DEFAULT_SIGNATURE:
-                origin, scores = self._service.predict(
-                    target, values.astype(np.float32, copy=False), timeout_s
-                )
-                answer, version = tensor_of(scores), origin.version
-            else:
-                version, contract = self._service.contract(target)
-                answer = strings_tensor(contract.json, values.size)
-        except ModelNotFound as error:
-            raise self._not_found(target, error) from None
+        if signature == _DEFAULT_SIGNATURE:
+            origin, scores = self._service.predict(
+                target, values.astype(np.float32, copy=False), timeout_s
+            )
+            answer, version = tensor_of(scores), origin.version
+        else:
+            version, contract = self._contract(target)
+            if values.size > _MAX_COPIES:
+                raise StatusError(_INVALID, f"at most {_MAX_COPIES} copies are given")
+            answer = strings_tensor(contract.json, values.size)
         response = wire.PredictResponse()
         response.outputs[output].CopyFrom(answer)
         _name(response.model_spec, target.model, signature, version)
@@ -127,10 +130,7 @@ class TensorFlowServingDialect:
         for field in request.metadata_field:
             if field != _SIGNATURE_DEF:
                 raise StatusError(_INVALID, f"Metadata field {field} is not supported")
-        try:
-            version, contract = self._service.contract(target)
-        except ModelNotFound as error:
-            raise self._not_found(target, error) from None
+        version, contract = self._contract(target)
         response = wire.GetModelMetadataResponse()
         _name(response.model_spec, target.model, "", version)
         packed = response.metadata[_SIGNATURE_DEF]
@@ -147,9 +147,9 @@ class TensorFlowServingDialect:
             versions: Collection[VersionStatus] = self._service.model(
                 target.model
             ).versions
-        except ModelNotFound:
+        except (ModelNotFound, InvalidRequest):
             versions = ()
-        if not versions:
+        if not versions and target.version is None:
             raise StatusError(
                 grpc.StatusCode.NOT_FOUND,
                 f"Could not find any versions of model {target.model}",
@@ -166,22 +166,27 @@ class TensorFlowServingDialect:
             response.model_version_status.append(_version_status(version))
         return response
 
-    def _not_found(self, target: Target, error: ModelNotFound) -> StatusError:
-        if target.version_label is not None and self._is_known(target.model):
+    def _contract(self, target: Target) -> tuple[int, Contract]:
+        """Return which version would answer, and its contract."""
+        try:
+            check_model_name(target.model)
+            return self._service.contract(target)
+        except (ModelNotFound, InvalidRequest):
+            raise self._not_found(target) from None
+
+    def _not_found(self, target: Target) -> StatusError:
+        """Return the error for what is not served, in TensorFlow Serving's words."""
+        if target.version_label is not None:
             return StatusError(
                 _INVALID,
                 f"Unrecognized servable version label: {target.version_label}",
             )
-        del error  # its words are ours
         asked = f"Latest({target.model})"
         if target.version is not None:
             asked = f"Specific({target.model}, {target.version})"
         return StatusError(
             grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {asked}"
         )
-
-    def _is_known(self, model: str) -> bool:
-        return any(status.name == model for status in self._service.models())
 
 
 def _target(

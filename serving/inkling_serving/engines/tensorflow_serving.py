@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import numpy as np
@@ -136,9 +136,7 @@ class RemoteVersion:
         except InvalidRequest:
             scores = np.empty(0)
         shape = (len(inputs), len(self.contract.labels))
-        if scores.shape != shape or not np.all(
-            np.abs(scores.sum(axis=1) - 1) <= _SUM_TOLERANCE
-        ):
+        if not _are_scores(scores, shape):
             _log.error(
                 "%s version %d answered with shape %s, or with what does not sum to 1",
                 self.model,
@@ -289,6 +287,14 @@ class TensorFlowServingEngine:
         return Contract.from_json(text)
 
 
+def _are_scores(scores: npt.NDArray[Any], shape: tuple[int, int]) -> bool:
+    """Whether these are finite probabilities, a row per input, that sum to 1."""
+    if scores.shape != shape or not np.isfinite(scores).all():
+        return False
+    within = scores.min() >= -_SUM_TOLERANCE and scores.max() <= 1 + _SUM_TOLERANCE
+    return bool(within and np.all(np.abs(scores.sum(axis=1) - 1) <= _SUM_TOLERANCE))
+
+
 def _asked(
     channels: Channels, method: str, request: Message, answer: _M, timeout_s: float
 ) -> _M:
@@ -301,7 +307,7 @@ def _asked(
         body = channels.call(method, request.SerializeToString(), timeout_s)
     except grpc.RpcError as error:
         kind = ENGINE_ERRORS.get(error.code(), InternalError)
-        _log.info("%s: %s %s", method, error.code().name, error.details())
+        _log.debug("%s: %s %s", method, error.code().name, error.details())
         raise kind(_MESSAGES[kind]) from None
     try:
         answer.ParseFromString(body)
