@@ -26,7 +26,8 @@ _MAX_VERSION = 2**63 - 1
 # minutes.
 _OPTIONS: list[tuple[str, object]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Also the time that a connection may take to be made.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_retries", 1),
     ("grpc.max_send_message_length", -1),
@@ -85,7 +86,7 @@ class Connection:
             )
         version = self.version
         if version is not None and (
-            not isinstance(version, int) or not 0 <= version <= _MAX_VERSION
+            not isinstance(version, int) or not abs(version) <= _MAX_VERSION
         ):
             raise InvalidRequest(
                 f"version is {version!r:.40}; expected a whole number."
@@ -95,7 +96,7 @@ class Connection:
         number = isinstance(self.timeout_s, int | float)
         if not number or not 0 < self.timeout_s <= _MAX_TIMEOUT_S:
             raise InvalidRequest(
-                f"timeout_s is {self.timeout_s!r:.40}; expected seconds above 0, and no "
+                f"timeout_s is {self.timeout_s!r:.40}; expected seconds above 0, no "
                 "more than a day."
             )
 

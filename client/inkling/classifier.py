@@ -89,6 +89,8 @@ def connect(
 
 
 def _is_on_device(target: str | PathLike[str]) -> bool:
+    if not str(target):
+        return False  # its path would be the current folder
     path = Path(target)
     return path.suffix == ".tflite" or path.is_dir()
 

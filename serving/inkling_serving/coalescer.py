@@ -82,7 +82,7 @@ class Coalescer:
                     self._give_up(job, timeout_s)
                 self._calling = True
                 jobs = self._taken()
-            self._call(jobs)
+            self._call(jobs, job)
         if job.error is not None:
             raise job.error
         assert job.scores is not None
@@ -105,11 +105,14 @@ class Coalescer:
             size += count
         return jobs
 
-    def _call(self, jobs: list[_Job]) -> None:
-        """Answer the jobs with one call, and let the next caller begin."""
+    def _call(self, jobs: list[_Job], own: _Job) -> None:
+        """Answer the jobs with one call, and let the next caller begin.
+
+        The call takes no longer than the caller itself may; jobs that have more time
+        then wait for another.
+        """
         try:
-            # The most patient decides: a short deadline must not end the others' call.
-            timeout_s = max(job.deadline for job in jobs) - time.monotonic()
+            timeout_s = own.deadline - time.monotonic()
             scores = self._predict(
                 np.concatenate([job.inputs for job in jobs]), max(0.0, timeout_s)
             )
@@ -117,6 +120,14 @@ class Coalescer:
             for job in jobs:
                 job.scores = scores[start : start + len(job.inputs)]
                 start += len(job.inputs)
+        except DeadlineExceeded as error:
+            now = time.monotonic()
+            patient = [job for job in jobs if job is not own and job.deadline > now]
+            for job in jobs:
+                job.error = None if job in patient else error
+            jobs = [job for job in jobs if job not in patient]
+            with self._changed:
+                self._waiting.extendleft(reversed(patient))
         except InklingError as error:
             for job in jobs:
                 job.error = error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from inkling_serving.service import Answer, Service
     from inkling_serving.work import Work
 
-__all__ = ["ClassifierGateway", "StatusError", "parsed", "unary"]
+__all__ = ["ClassifierGateway", "StatusError", "countdown", "parsed", "unary"]
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
@@ -81,8 +82,9 @@ class ClassifierGateway:
             request.version_label if choice == "version_label" else None,
         )
         images, top_k = list(request.images), request.top_k or 1
+        left_s = countdown(timeout_s)
         answer = await self._work.run(
-            lambda: self._service.classify(target, images, top_k, timeout_s), timeout_s
+            lambda: self._service.classify(target, images, top_k, left_s()), timeout_s
         )
         return _response(answer)
 
@@ -122,15 +124,17 @@ class ClassifierGateway:
     async def _stream_answer(
         self, body: bytes, context: Any
     ) -> pb.ClassifyStreamResponse:
-        request_id = ""
-        try:
-            request = parsed(pb.ClassifyStreamRequest, body)
-            request_id = request.id
-            response = await self._answer(request.request, context.time_remaining())
-        except InklingError as error:
-            refusal = pb.Error(code=error.code, message=error.message)
-            return pb.ClassifyStreamResponse(id=request_id, error=refusal)
-        return pb.ClassifyStreamResponse(id=request_id, response=response)
+        request = pb.ClassifyStreamRequest()
+
+        async def answer() -> pb.ClassifyResponse:
+            request.MergeFrom(parsed(pb.ClassifyStreamRequest, body))
+            return await self._answer(request.request, context.time_remaining())
+
+        outcome = await _outcome(answer())
+        if isinstance(outcome, InklingError):
+            refusal = pb.Error(code=outcome.code, message=outcome.message)
+            return pb.ClassifyStreamResponse(id=request.id, error=refusal)
+        return pb.ClassifyStreamResponse(id=request.id, response=outcome)
 
     async def _list_models(self, body: bytes, _: float | None) -> pb.ListModelsResponse:
         parsed(pb.ListModelsRequest, body)
@@ -153,19 +157,31 @@ def unary(
     """
 
     async def behaviour(body: bytes, context: Any) -> bytes:
-        try:
-            response = await answer(body, context.time_remaining())
-            return response.SerializeToString()
-        except InklingError as error:
-            return await _abort(context, error)
-        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
-            _log.error("a call failed", exc_info=error)
-            return await _abort(
-                context,
-                InternalError("Something went wrong here, not with your request."),
-            )
+        outcome = await _outcome(answer(body, context.time_remaining()))
+        if isinstance(outcome, InklingError):
+            return await _abort(context, outcome)
+        return outcome.SerializeToString()
 
     return grpc.unary_unary_rpc_method_handler(behaviour)
+
+
+async def _outcome(answer: Awaitable[_M]) -> _M | InklingError:
+    """Return the answer, or why there is none; the unforeseen goes to the log."""
+    try:
+        return await answer
+    except InklingError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
+        _log.error("a call failed", exc_info=error)
+        return InternalError("Something went wrong here, not with your request.")
+
+
+def countdown(timeout_s: float | None) -> Callable[[], float | None]:
+    """Return a function that says what is left of the time; None is without end."""
+    if timeout_s is None:
+        return lambda: None
+    deadline = time.monotonic() + timeout_s
+    return lambda: max(0.0, deadline - time.monotonic())
 
 
 def parsed(kind: type[_M], body: bytes) -> _M:
@@ -197,9 +213,9 @@ async def _abort(context: Any, error: InklingError) -> bytes:
 
 def _cut(message: str) -> str:
     """Return a message of a length that fits into gRPC's metadata."""
-    if len(message) <= _MAX_MESSAGE:
-        return message
-    return message[:_MAX_MESSAGE] + "...TRUNCATED"
+    # Whatever is not ASCII takes up to twelve letters on the wire.
+    limit = _MAX_MESSAGE if message.isascii() else _MAX_MESSAGE // 12
+    return message if len(message) <= limit else message[:limit] + "...TRUNCATED"
 
 
 def _response(answer: Answer) -> pb.ClassifyResponse:

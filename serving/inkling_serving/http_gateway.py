@@ -74,7 +74,7 @@ _TARGET = (
 CLASSIFY_PATH = re.compile(_TARGET + ":classify")
 _EXPLAIN_PATH = re.compile(_TARGET + ":explain")
 _TOP_K = re.compile(r"[1-9][0-9]{0,5}")
-_VERSION = re.compile(r"[0-9]{1,18}")
+_VERSION = re.compile(r"-?[0-9]{1,19}")
 # Long side of a stage's picture in an explanation; the model input is never larger.
 _STAGE_SIDE = 320
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["array_of", "strings_of", "strings_tensor", "tensor_of"]
 
 # More than any batch of pictures has; one value can stand for a terabyte of them.
+_MAX_RANK = 8
 _MAX_VALUES = 4 * 1024 * 1024
 # The data type and the field that holds single values, by NumPy's name.
 _FIELDS: Mapping[int, tuple[str, str]] = MappingProxyType(
@@ -51,6 +52,8 @@ def array_of(tensor: wire.Tensor) -> npt.NDArray[Any]:
         raise InvalidRequest("The tensor is neither of floats nor of whole numbers.")
     dtype, field = _FIELDS[tensor.dtype]
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    if len(shape) > _MAX_RANK:
+        raise InvalidRequest(f"The tensor has more than {_MAX_RANK} dimensions.")
     count = math.prod(shape)
     if count > _MAX_VALUES:
         raise InvalidRequest(f"The tensor has more than {_MAX_VALUES:,} values.")
@@ -85,9 +88,35 @@ def strings_of(tensor: wire.Tensor) -> list[bytes]:
     Raises:
         InvalidRequest: It holds none.
     """
-    if tensor.dtype != wire.DT_STRING or not tensor.string_val:
+    texts = list(tensor.string_val)
+    if not texts:
+        count = math.prod(dim.size for dim in tensor.tensor_shape.dim)
+        texts = _packed(tensor.tensor_content, min(count, len(tensor.tensor_content)))
+    if tensor.dtype != wire.DT_STRING or not texts:
         raise InvalidRequest("The tensor holds no texts.")
-    return list(tensor.string_val)
+    return texts
+
+
+def _packed(content: bytes, count: int) -> list[bytes]:
+    """Return texts from raw bytes: all lengths as varints, then all texts."""
+    lengths, position = [], 0
+    for _ in range(count):
+        length, shift = 0, 0
+        while position < len(content):
+            byte = content[position]
+            position += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        lengths.append(length)
+    texts = []
+    for length in lengths:
+        texts.append(content[position : position + length])
+        position += length
+    if position != len(content):
+        raise InvalidRequest("The tensor's texts do not fill it.")
+    return texts
 
 
 def _shape(shape: tuple[int, ...]) -> wire.TensorShape:

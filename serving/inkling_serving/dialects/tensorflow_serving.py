@@ -17,7 +17,7 @@ import numpy as np
 from inkling.errors import InvalidRequest, ModelNotFound
 from inkling.repository import check_model_name
 from inkling_serving.engines.base import State
-from inkling_serving.grpc_gateway import StatusError, parsed, unary
+from inkling_serving.grpc_gateway import StatusError, countdown, parsed, unary
 from inkling_serving.service import Target
 from inkling_serving.tensors import array_of, strings_tensor, tensor_of
 from inkling_serving.wire import tensorflow_serving_pb2 as wire
@@ -44,6 +44,8 @@ _TYPE_NAMES = {
     wire.DT_UINT8: "uint8",
     wire.DT_STRING: "string",
     wire.DT_INT64: "int64",
+    10: "bool",
+    19: "half",
 }
 _SIGNATURE_DEF = "signature_def"
 # The one place where a message's name travels.
@@ -80,7 +82,8 @@ class TensorFlowServingDialect:
         self, body: bytes, timeout_s: float | None
     ) -> wire.PredictResponse:
         request = parsed(wire.PredictRequest, body)
-        return await self._work.run(lambda: self._answer(request, timeout_s), timeout_s)
+        left_s = countdown(timeout_s)
+        return await self._work.run(lambda: self._answer(request, left_s()), timeout_s)
 
     def _answer(
         self, request: wire.PredictRequest, timeout_s: float | None
@@ -142,7 +145,7 @@ class TensorFlowServingDialect:
         self, body: bytes, _: float | None
     ) -> wire.GetModelStatusResponse:
         request = parsed(wire.GetModelStatusRequest, body)
-        target = _target(request)
+        target = _target(request, named=False)
         try:
             versions: Collection[VersionStatus] = self._service.model(
                 target.model
@@ -193,11 +196,12 @@ def _target(
     request: (
         wire.PredictRequest | wire.GetModelMetadataRequest | wire.GetModelStatusRequest
     ),
+    named: bool = True,
 ) -> Target:
     if not request.HasField("model_spec"):
         raise StatusError(_INVALID, "Missing ModelSpec")
     spec = request.model_spec
-    if not spec.name:
+    if named and not spec.name:
         raise StatusError(_INVALID, "ModelSpec has no name specified.")
     choice = spec.WhichOneof("version_choice")
     return Target(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -16,19 +15,35 @@ __all__ = ["Channels"]
 # two minutes.
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Also the time that a connection may take to be made.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.enable_retries", 0),
 ]
 # Statuses of a call that no server has worked on, or that died with its server.
 _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
-# Retries add at most this share to the calls: each call earns so much of one.
+# How long a server that could not be reached is passed over.
+_AVOIDED_S = 0.5
+# Retries with the same server add at most this share to the calls, as each earns so
+# much of one.
 _RETRY_SHARE = 0.1
 _MAX_RETRIES_SAVED = 10.0
 
 
+class _Server:
+    """A connection to one server, and until when it is passed over."""
+
+    def __init__(self, address: str, options: list[tuple[str, Any]]) -> None:
+        self.channel = grpc.insecure_channel(address, options)
+        self.avoided_until = 0.0
+
+
 class Channels:
-    """Calls one of several servers, each in turn; safe to use from several threads."""
+    """Calls one of several servers, each in turn; safe to use from several threads.
+
+    A server that could not be reached is passed over for a moment while there are
+    others.
+    """
 
     def __init__(self, addresses: Sequence[str], max_message_bytes: int) -> None:
         options = [
@@ -36,41 +51,51 @@ class Channels:
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", -1),
         ]
-        self._channels = [grpc.insecure_channel(a, options) for a in addresses]
-        self._turn = itertools.cycle(self._channels)
+        self._servers = [_Server(address, options) for address in addresses]
         self._lock = threading.Lock()
+        self._turn = 0
         self._retries_saved = _MAX_RETRIES_SAVED
 
     def call(self, method: str, request: bytes, timeout_s: float) -> bytes:
         """Return the answer's bytes.
 
-        A call that no server has worked on is tried once more, with the next server and
-        what is left of the time, unless most calls fail.
+        A call that no server has worked on is tried once more, with another server if
+        there is one and what is left of the time, unless most calls fail.
 
         Raises:
             grpc.RpcError: It failed; the error is a `grpc.Call` too.
         """
         deadline = time.monotonic() + timeout_s
         with self._lock:
-            channel = next(self._turn)
-            self._earn(_RETRY_SHARE)
+            self._retries_saved = min(
+                _MAX_RETRIES_SAVED, self._retries_saved + _RETRY_SHARE
+            )
+        server = self._next()
         try:
-            return _called(channel, method, request, timeout_s)
+            return _called(server.channel, method, request, timeout_s)
         except grpc.RpcError as error:
-            left_s = deadline - time.monotonic()
-            if error.code() not in _RETRIED or left_s <= 0 or not self._may_retry():
+            if error.code() not in _RETRIED:
                 raise
-        with self._lock:
-            channel = next(self._turn)
-        return _called(channel, method, request, left_s)
+            server.avoided_until = time.monotonic() + _AVOIDED_S
+            other, left_s = self._next(), deadline - time.monotonic()
+            if left_s <= 0 or not (other is not server or self._may_retry()):
+                raise
+        return _called(other.channel, method, request, left_s)
 
     def close(self) -> None:
         """Close the connections."""
-        for channel in self._channels:
-            channel.close()
+        for server in self._servers:
+            server.channel.close()
 
-    def _earn(self, share: float) -> None:
-        self._retries_saved = min(_MAX_RETRIES_SAVED, self._retries_saved + share)
+    def _next(self) -> _Server:
+        """Return the next server in turn, one that is not avoided if there is any."""
+        now = time.monotonic()
+        with self._lock:
+            for _ in self._servers:
+                self._turn = (self._turn + 1) % len(self._servers)
+                if self._servers[self._turn].avoided_until <= now:
+                    break
+            return self._servers[self._turn]
 
     def _may_retry(self) -> bool:
         with self._lock:

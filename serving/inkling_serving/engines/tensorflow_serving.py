@@ -118,7 +118,9 @@ class RemoteVersion:
             Overloaded: The servers have too much waiting.
             InternalError: What came back are no scores.
         """
-        return self._coalescer.predict(inputs, timeout_s or _PREDICT_TIMEOUT_S)
+        if timeout_s is None:
+            timeout_s = _PREDICT_TIMEOUT_S
+        return self._coalescer.predict(inputs, timeout_s)
 
     def _call(
         self, inputs: npt.NDArray[np.float32], timeout_s: float
@@ -132,7 +134,8 @@ class RemoteVersion:
             self._channels, _PREDICT, request, wire.PredictResponse(), timeout_s
         )
         try:
-            scores = array_of(response.outputs["scores"])
+            answer = response.outputs["scores"]
+            scores = array_of(answer) if answer.dtype == wire.DT_FLOAT else np.empty(0)
         except InvalidRequest:
             scores = np.empty(0)
         shape = (len(inputs), len(self.contract.labels))
@@ -280,7 +283,7 @@ class TensorFlowServingEngine:
                 _ASK_TIMEOUT_S,
             )
             [text] = strings_of(response.outputs["contract"])
-        except (InvalidRequest, ValueError, InternalError):
+        except (InvalidRequest, ValueError, InternalError, NotReady):
             raise BrokenVersion(
                 "The model does not answer its contract; publish it with inkling train."
             ) from None
@@ -307,6 +310,8 @@ def _asked(
         body = channels.call(method, request.SerializeToString(), timeout_s)
     except grpc.RpcError as error:
         kind = ENGINE_ERRORS.get(error.code(), InternalError)
+        if kind is Overloaded and "larger than max" in (error.details() or ""):
+            kind = InternalError  # an answer of megabytes is no scores
         _log.debug("%s: %s %s", method, error.code().name, error.details())
         raise kind(_MESSAGES[kind]) from None
     try:
