@@ -44,7 +44,7 @@ def encoded(picture: Picture) -> bytes:
             return Path(picture).read_bytes()
         except (OSError, ValueError):
             raise InvalidImage(
-                f"{str(picture)!r:.200} cannot be read; name a PNG or JPEG file."
+                f"{str(picture)[:200]} cannot be read; name a PNG or JPEG file."
             ) from None
     if isinstance(picture, np.ndarray):
         picture = picture_of(picture)

@@ -1402,42 +1402,6 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_the_engine_is_stopped_and_goes_on(
-    killable: Callable[..., Killable], sample: np.ndarray, encode: Any
-) -> None:
-    """B6: SIGSTOP ends calls at their own deadlines; after SIGCONT all is well again."""
-    back = killable().start().wait_ready()
-    front = _front(killable, back.grpc_port).wait_ready()
-    picture = encode(sample)
-    with inkling.connect(front.target, timeout_s=0.5) as classifier:
-        classifier.classify(picture)
-        back.send(signal.SIGSTOP)
-        times = []
-        for _ in range(3):
-            started = time.monotonic()
-            with pytest.raises(DeadlineExceeded):
-                classifier.classify(picture)
-            times.append(time.monotonic() - started)
-        live = front.get("/livez")[0]
-        back.send(signal.SIGCONT)
-        resumed = time.monotonic()
-
-        def answered() -> bool:
-            try:
-                return classifier.classify(picture).label == "3"
-            except InklingError:
-                return False
-
-        until(answered, 5)
-        took = time.monotonic() - resumed
-
-    print(f"stopped: deadlines after {times[0]:.2f} s; {took:.2f} s after SIGCONT")
-    assert max(times) <= 0.65
-    assert live == 200
-    assert took <= 1.5
-    assert "Traceback" not in front.log.read_text()
-
-
 def test_what_waited_is_taken_off_the_deadline(
     killable: Callable[..., Killable],
     official: OfficialServer,

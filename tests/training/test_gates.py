@@ -264,17 +264,6 @@ def test_the_same_model_is_no_regression(publish_to: Publish, good: Trained) -> 
         load_version(second, name)
 
 
-def test_other_test_data_are_not_compared(
-    publish_to: Publish, good: Trained, weak: Trained, digits: Dataset
-) -> None:
-    """A version that was tested on other pictures says nothing about this one."""
-    data = replace(digits.contract.training_data, digest="sha256:other")
-    other = replace(digits, contract=replace(digits.contract, training_data=data))
-    publish_to(good)
-
-    assert publish_to(weak, other).version == 2
-
-
 def test_one_picture_is_no_regression(
     publish_to: Publish, good: Trained, digits: Dataset
 ) -> None:

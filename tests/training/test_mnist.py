@@ -31,23 +31,6 @@ def test_one_epoch_on_mnist(data_dir: Path, tmp_path: Path) -> None:
     assert [row["passed"] for row in figures["parity"]] == [True] * 4
 
 
-@pytest.mark.parametrize("dataset", ["auto", "fashion_mnist"])
-def test_other_names_for_the_full_sets(
-    dataset: str, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`auto` is MNIST where it can be had; Fashion-MNIST is trained on as well."""
-    if not (data_dir / "fashion_mnist.npz").is_file():
-        pytest.skip(f"{data_dir} has no fashion_mnist.npz; nothing checked")
-
-    files = _published(
-        tmp_path, "mlp", "--dataset", dataset, "--data-dir", str(data_dir)
-    )
-
-    name = "mnist" if dataset == "auto" else dataset
-    assert f"Training mlp on {name}: 55,000 pictures, 5,000 " in capsys.readouterr().out
-    assert files.accuracy("float32") > (0.95 if dataset == "auto" else 0.75)
-
-
 def test_one_epoch_on_cifar(data_dir: Path, tmp_path: Path) -> None:
     """Nothing is hard-wired to grey digits: a CNN of colour pictures is published."""
     if not (data_dir / "cifar10_subset.npz").is_file():

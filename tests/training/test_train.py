@@ -242,28 +242,6 @@ def test_without_resume_a_run_starts_anew(
     assert not stale.exists()
 
 
-@pytest.mark.parametrize(
-    ("epochs", "words"),
-    [(_EPOCHS, "resum|go(es|ing) on|after epoch"), (2, "anew|from the start|another")],
-    ids=["same", "another recipe"],
-)
-def test_resume_says_what_it_does(
-    epochs: int,
-    words: str,
-    tmp_path: Path,
-    interrupted: dict[str, Path],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """One is told whether a run was taken up, or thrown away and begun anew."""
-    shutil.copytree(interrupted["mlp"], tmp_path / "runs" / "mlp-digits-0")
-
-    assert main(_command(tmp_path, "--resume", "--epochs", str(epochs))) == 0
-
-    said = capsys.readouterr().out
-    assert (f"epoch  1/{epochs}" in said) == (epochs != _EPOCHS)
-    assert re.search(words, said, re.IGNORECASE), said
-
-
 @pytest.fixture(scope="module")
 def stopped(runs: Path) -> Trained:
     """A run that patience ended: the epoch after its best one was no better."""
@@ -473,13 +451,6 @@ def test_ctrl_c_gives_the_cursor_back(stopped_by_hand: tuple[str, int, Path]) ->
     text, _, _ = stopped_by_hand
 
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h")
-
-
-def test_ctrl_c_tells_of_resuming(stopped_by_hand: tuple[str, int, Path]) -> None:
-    """Who stops a run learns how to go on with it."""
-    text, _, _ = stopped_by_hand
-
-    assert "--resume" in text
 
 
 def test_same_seed_same_epoch_in_another_process(
