@@ -46,12 +46,15 @@ def up(settings: Settings, models: Sequence[str], data_dir: str | None) -> int:
         announced = len(missing) < len(models)
         for name in missing:
             code = _train(name, settings, data_dir, environ)
-            if code != 0:
+            if code != 0 and not announced:
                 return code
-            if not announced:
+            if code != 0:
+                print(f"{name} was not published; what is served goes on.", flush=True)
+            elif not announced:
                 _announce(gateway, settings)
                 announced = True
-        print(f"\nServing {', '.join(models)}. Ctrl-C stops.", flush=True)
+        served = ", ".join(str(m["name"]) for m in _models(settings) if m["ready"])
+        print(f"\nServing {served}. Ctrl-C stops.", flush=True)
         return gateway.wait()
 
 
