@@ -1,7 +1,7 @@
 """How a model is trained: every figure that shapes a run, in one place.
 
-`default` on MNIST, 2 cores of a 2.5 GHz Xeon, 2026-11: the MLP in about 55 s, the CNN
-in about 200 s. The accuracies reached are in each version's model card.
+`default` on MNIST, 2 cores of a 2.5 GHz Xeon, 2026-11: the MLP in about 45 s, the CNN
+in about 175 s. The accuracies reached are in each version's model card.
 """
 
 from __future__ import annotations
