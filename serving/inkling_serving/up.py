@@ -53,7 +53,8 @@ def up(settings: Settings, models: Sequence[str], data_dir: str | None) -> int:
             elif not announced:
                 _announce(gateway, settings)
                 announced = True
-        served = ", ".join(str(m["name"]) for m in _models(settings) if m["ready"])
+        ready = {model["name"] for model in _models(settings) if model["ready"]}
+        served = ", ".join(name for name in models if name in ready)
         print(f"\nServing {served}. Ctrl-C stops.", flush=True)
         return gateway.wait()
 
