@@ -17,7 +17,7 @@ InklingError
         MissingDependency   an optional distribution is not installed
 
 Codes are neutral of any transport. `HTTP_STATUS` in `inkling_serving` maps them to
-HTTP; another table will map them to gRPC. A message says what came, what was
+HTTP, `GRPC_STATUS` in `inkling.status` to gRPC. A message says what came, what was
 expected and what to do, and never quotes another library's exception text.
 """
 

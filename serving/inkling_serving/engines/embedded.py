@@ -68,8 +68,9 @@ class _Model:
 
     Attributes:
         loaded: The versions that can answer.
-        failed: The reasons of those that cannot, with the fingerprint of their files.
-        statuses: What is reported, newest version first.
+        fingerprints: What each version's files were when it was tried.
+        failed: The reasons of those that cannot answer.
+        version_labels: Names, such as `stable`, and the versions they stand for.
     """
 
     loaded: Mapping[int, LoadedVersion] = field(default_factory=dict)
