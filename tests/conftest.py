@@ -28,6 +28,10 @@ from inkling.repository import Repository
 ROOT = Path(__file__).parent.parent
 _START_TIMEOUT_S = 30
 
+# A shell starts what it runs in the background with SIGINT ignored, and every child
+# inherits that; a handler of ours becomes the default action in a child.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -378,10 +378,14 @@ def test_interrupted_commands_exit_with_130(published: Path, tmp_path: Path) -> 
         stderr=subprocess.PIPE,
         text=True,
     )
-    writer = _once_it_is_read(pipe, process)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
-    os.close(writer)
+    with process:
+        try:
+            writer = _once_it_is_read(pipe, process)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+            os.close(writer)
+        finally:
+            process.kill()
 
     assert (process.returncode, out, err) == (130, "", "")
 
