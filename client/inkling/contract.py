@@ -79,6 +79,11 @@ class Contract:
             at least this many pixels; a JPEG while it is decoded, a PNG by averaging.
         scale: Model input = pixel * scale + offset, in float32.
         offset: See `scale`.
+        temperature: What the model divides its logits by before the softmax, so that
+            its scores are probabilities: of the pictures scored 0.9, nine in ten are
+            right. It is part of the model; stated here for those who ask.
+        abstain_below: Where abstaining is asked for, a picture whose highest score is
+            under this has no label; from 0, which is never, to below 1.
         training_data: What the model learned from.
         tolerances: Largest difference of a score from Keras's, by exported format.
     """
@@ -101,6 +106,8 @@ class Contract:
     min_side: int = 512
     scale: float = 1 / 255
     offset: float = 0.0
+    temperature: float = 1.0
+    abstain_below: float = 0.0
     tolerances: dict[str, float] = field(default_factory=lambda: dict(TOLERANCES))
 
     def __post_init__(self) -> None:
@@ -113,10 +120,7 @@ class Contract:
                 f"The contract's kind is {self.kind} and its finder {self.finder}; a "
                 "sample needs no finder, and a photo_of_one_object needs one."
             )
-        if not (math.isfinite(self.scale) and math.isfinite(self.offset)):
-            raise InvalidContract("The contract's scale and offset must be finite.")
-        if self.scale == 0:
-            raise InvalidContract("The contract's scale is 0: every input would be.")
+        _check_figures(self)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -206,6 +210,23 @@ def _check_sizes(contract: Contract) -> None:
         raise InvalidContract(
             f"The contract's box is {contract.box}; it must fit into the model input, "
             f"whose shorter side is {longest}."
+        )
+
+
+def _check_figures(contract: Contract) -> None:
+    if not (math.isfinite(contract.scale) and math.isfinite(contract.offset)):
+        raise InvalidContract("The contract's scale and offset must be finite.")
+    if contract.scale == 0:
+        raise InvalidContract("The contract's scale is 0: every input would be.")
+    if not 0 < contract.temperature < math.inf:
+        raise InvalidContract(
+            f"The contract's temperature is {contract.temperature!r:.20}; expected a "
+            "number above 0."
+        )
+    if not 0 <= contract.abstain_below < 1:
+        raise InvalidContract(
+            f"The contract's abstain_below is {contract.abstain_below!r:.20}; expected "
+            "a number from 0 to below 1."
         )
 
 
