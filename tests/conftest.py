@@ -90,7 +90,7 @@ def serving(models_dir: Path, *flags: str, log: Path) -> Iterator[GatewayProcess
         process = subprocess.Popen(command, stderr=output, env=environ, text=True)
     try:
         port = _port(process, log)
-        grpc = re.search(r"listening on grpc://[^:]+:(\d+)", log.read_text())
+        grpc = re.search(r"listening on grpcs?://[^:]+:(\d+)", log.read_text())
         assert grpc, log.read_text()
         yield GatewayProcess(process, port, int(grpc.group(1)))
     finally:
@@ -103,7 +103,7 @@ def _port(process: subprocess.Popen[str], log: Path) -> int:
     give_up = time.monotonic() + _START_TIMEOUT_S
     port = None
     while time.monotonic() < give_up and process.poll() is None:
-        match = re.search(r"listening on http://[^:]+:(\d+)/", log.read_text())
+        match = re.search(r"listening on https?://[^:]+:(\d+)/", log.read_text())
         if match:
             port = int(match.group(1))
             break
@@ -115,6 +115,8 @@ def _port(process: subprocess.Popen[str], log: Path) -> int:
             connection.request("GET", "/livez")
             connection.getresponse()
             return port
+        except http.client.BadStatusLine:
+            return port  # it wants TLS
         except OSError:
             time.sleep(0.02)
         finally:
@@ -233,3 +235,9 @@ def encode() -> Callable[..., bytes]:
         return file.getvalue()
 
     return encoded
+
+
+@pytest.fixture(scope="session")
+def picture(sample: np.ndarray, encode: Callable[..., bytes]) -> bytes:
+    """That digit as a PNG."""
+    return encode(sample)

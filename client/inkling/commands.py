@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inkling.cli import Command
 from inkling.errors import InklingError, InvalidRequest
@@ -67,6 +67,21 @@ def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="cnn", help="which model the gateway is asked"
     )
+    parser.add_argument(
+        "--tls",
+        action="store_true",
+        help="encrypt, as a gateway with a certificate asks",
+    )
+    parser.add_argument(
+        "--root-certificates",
+        type=Path,
+        help="PEM file of the authorities to believe, instead of the usual ones",
+    )
+    parser.add_argument(
+        "--api-key-file",
+        type=Path,
+        help="file whose first line is the API key; an argument would be seen by all",
+    )
     parser.add_argument("--top-k", type=int, default=1, help="labels to show of each")
     parser.add_argument(
         "--json", action="store_true", help="a line of JSON per picture"
@@ -78,7 +93,7 @@ def _classify(options: argparse.Namespace) -> int:
 
     failed = 0
     target = options.on_device or options.server
-    with connect(target, model=options.model) as classifier:
+    with connect(target, **_connection(options)) as classifier:
         outcomes = classifier.outcomes(options.pictures, options.top_k)
         answers = zip(options.pictures, outcomes, strict=True)
         for number, (path, answer) in enumerate(answers, start=1):
@@ -89,6 +104,24 @@ def _classify(options: argparse.Namespace) -> int:
             else:
                 print(_as_json(path, answer) if options.json else _as_row(path, answer))
     return 1 if failed else 0
+
+
+def _connection(options: argparse.Namespace) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "model": options.model,
+        "tls": options.tls,
+        "root_certificates": options.root_certificates,
+    }
+    if options.api_key_file is not None:
+        given["api_key"] = _first_line(options.api_key_file)
+    return {name: value for name, value in given.items() if value}
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip().split("\n")[0].strip()
+    except (OSError, ValueError):
+        raise InvalidRequest(f"{path} cannot be read; it should hold a key.") from None
 
 
 def _show_progress(number: int, count: int) -> None:

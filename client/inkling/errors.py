@@ -1,6 +1,7 @@
 """The errors of Inkling, the same over every protocol.
 
 InklingError
+    Unauthenticated         no API key came, or a wrong one
     InvalidRequest          the caller's request cannot be understood
         InvalidImage        the bytes are not a picture that can be read
         InvalidContract     a contract is malformed, or not the model's own
@@ -42,6 +43,7 @@ __all__ = [
     "NotReady",
     "Overloaded",
     "TooLarge",
+    "Unauthenticated",
     "UnsupportedMediaType",
 ]
 
@@ -49,6 +51,7 @@ __all__ = [
 class ErrorCode(StrEnum):
     """What went wrong, as one word that every protocol carries."""
 
+    UNAUTHENTICATED = "unauthenticated"
     INVALID_IMAGE = "invalid_image"
     INVALID_REQUEST = "invalid_request"
     TOO_LARGE = "too_large"
@@ -70,6 +73,12 @@ class InklingError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+class Unauthenticated(InklingError):
+    """The server asks for an API key; none came, or a wrong one."""
+
+    code = ErrorCode.UNAUTHENTICATED
 
 
 class InvalidRequest(InklingError):

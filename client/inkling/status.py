@@ -19,6 +19,7 @@ from inkling.errors import (
     NotReady,
     Overloaded,
     TooLarge,
+    Unauthenticated,
     UnsupportedMediaType,
 )
 
@@ -29,6 +30,7 @@ ERROR_CODE_KEY = "inkling-error-code"
 
 GRPC_STATUS: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
     {
+        ErrorCode.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
         ErrorCode.INVALID_IMAGE: grpc.StatusCode.INVALID_ARGUMENT,
         ErrorCode.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
         ErrorCode.TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
@@ -45,6 +47,7 @@ GRPC_STATUS: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
 
 _CLASSES: Mapping[str, type[InklingError]] = MappingProxyType(
     {
+        ErrorCode.UNAUTHENTICATED: Unauthenticated,
         ErrorCode.INVALID_IMAGE: InvalidImage,
         ErrorCode.INVALID_REQUEST: InvalidRequest,
         ErrorCode.TOO_LARGE: TooLarge,
@@ -65,8 +68,8 @@ _CODE_OF_STATUS: Mapping[grpc.StatusCode, ErrorCode] = MappingProxyType(
         grpc.StatusCode.INVALID_ARGUMENT: ErrorCode.INVALID_REQUEST,
         grpc.StatusCode.FAILED_PRECONDITION: ErrorCode.NOT_READY,
         grpc.StatusCode.OUT_OF_RANGE: ErrorCode.INVALID_REQUEST,
-        grpc.StatusCode.UNAUTHENTICATED: ErrorCode.INVALID_REQUEST,
-        grpc.StatusCode.PERMISSION_DENIED: ErrorCode.INVALID_REQUEST,
+        grpc.StatusCode.UNAUTHENTICATED: ErrorCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED: ErrorCode.UNAUTHENTICATED,
         grpc.StatusCode.NOT_FOUND: ErrorCode.MODEL_NOT_FOUND,
         grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorCode.TOO_LARGE,
         grpc.StatusCode.DEADLINE_EXCEEDED: ErrorCode.DEADLINE_EXCEEDED,

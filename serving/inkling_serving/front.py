@@ -23,6 +23,7 @@ from inkling_serving.http_gateway import (
     Response,
     error_response,
 )
+from inkling_serving.security import ApiKeys
 
 if TYPE_CHECKING:
     from inkling_serving.http_gateway import Gateway
@@ -33,6 +34,8 @@ __all__ = ["Front"]
 
 _Message = MutableMapping[str, Any]
 _PROBES = ("/livez", "/readyz")
+# The page's own files say nothing of the models; what it asks for with them does.
+_PAGE = ("/", "/page/")
 
 
 class Front:
@@ -56,6 +59,7 @@ class Front:
         self._gateway = gateway
         self._work = work
         self._settings = settings
+        self._keys = ApiKeys(settings.api_key_file)
         self._running = lifespan
         self._app = create_app(gateway, settings.max_body_bytes)
 
@@ -70,6 +74,7 @@ class Front:
         unread = True
         try:
             _check_host(scope)
+            self._check_key(request)
             body = await read_body(
                 receive,
                 request.headers,
@@ -85,6 +90,11 @@ class Front:
         # What is left of an unread body must not be taken for the next request.
         extra = {"connection": "close"} if unread else {}
         await _send(response, request.method, send, extra)
+
+    def _check_key(self, request: Request) -> None:
+        path = request.path
+        if path not in _PROBES and path != _PAGE[0] and not path.startswith(_PAGE[1]):
+            self._keys.check(request.headers.get("authorization"))
 
     async def _answer(self, request: Request) -> Response:
         if request.path in _PROBES:

@@ -10,29 +10,41 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from inkling.errors import ErrorCode, InklingError, InternalError, InvalidRequest
+from inkling.errors import (
+    ErrorCode,
+    InklingError,
+    InternalError,
+    InvalidRequest,
+    NotReady,
+)
 from inkling.status import ERROR_CODE_KEY, GRPC_STATUS
 from inkling.v1 import classifier_pb2 as pb
 from inkling_serving.service import Target
+from inkling_serving.streaming import Stream
 
 if TYPE_CHECKING:
     from inkling_serving.engines.base import ModelStatus
     from inkling_serving.service import Answer, Service
     from inkling_serving.work import Work
 
-__all__ = ["ClassifierGateway", "StatusError", "countdown", "parsed", "unary"]
+__all__ = [
+    "ClassifierGateway",
+    "StatusError",
+    "abort",
+    "countdown",
+    "parsed",
+    "unary",
+]
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
 
 _SERVICE = "inkling.v1.Classifier"
-# Requests of one stream that are worked on at once; more wait to be read.
-_STREAM_WINDOW = 16
 # How long a client that retries should wait, in milliseconds.
 _PUSHBACK_MS = "1000"
 # As TensorFlow Serving cuts its own (grpc_status_util.cc).
@@ -50,9 +62,11 @@ class StatusError(InklingError):
 class ClassifierGateway:
     """Answers `inkling.v1.Classifier` with a service."""
 
-    def __init__(self, service: Service, work: Work) -> None:
+    def __init__(self, service: Service, work: Work, ending: asyncio.Event) -> None:
+        """Take what answers; once `ending` is set, streams are read no further."""
         self._service = service
         self._work = work
+        self._ending = ending
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the methods, by name, for a server."""
@@ -92,34 +106,11 @@ class ClassifierGateway:
         self, bodies: AsyncIterator[bytes], context: Any
     ) -> AsyncIterator[pb.ClassifyStreamResponse]:
         """Answer each request of a stream as it is done."""
-        answers: asyncio.Queue[pb.ClassifyStreamResponse | None] = asyncio.Queue()
-        places = asyncio.Semaphore(_STREAM_WINDOW)
-        tasks: set[asyncio.Task[None]] = set()
-
-        async def answer(body: bytes) -> None:
-            try:
-                await answers.put(await self._stream_answer(body, context))
-            finally:
-                places.release()
-
-        async def read() -> None:
-            try:
-                async for body in bodies:
-                    await places.acquire()
-                    task = asyncio.create_task(answer(body))
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
-                await asyncio.gather(*tasks)
-            finally:
-                await answers.put(None)
-
-        reader = asyncio.create_task(read())
-        try:
-            while (response := await answers.get()) is not None:
-                yield response
-        finally:
-            for task in (reader, *tasks):
-                task.cancel()
+        stream = Stream(lambda body: self._stream_answer(body, context), self._ending)
+        async for response in stream.answers(bodies):
+            yield response
+        if self._ending.is_set():
+            await abort(context, NotReady("This server ends; send the rest again."))
 
     async def _stream_answer(
         self, body: bytes, context: Any
@@ -159,7 +150,7 @@ def unary(
     async def behaviour(body: bytes, context: Any) -> bytes:
         outcome = await _outcome(answer(body, context.time_remaining()))
         if isinstance(outcome, InklingError):
-            return await _abort(context, outcome)
+            await abort(context, outcome)
         return outcome.SerializeToString()
 
     return grpc.unary_unary_rpc_method_handler(behaviour)
@@ -201,7 +192,8 @@ def parsed(kind: type[_M], body: bytes) -> _M:
     return message
 
 
-async def _abort(context: Any, error: InklingError) -> bytes:
+async def abort(context: Any, error: InklingError) -> NoReturn:
+    """End a call with the status of an error, its code word and its message."""
     if isinstance(error, StatusError):
         await context.abort(error.status, _cut(error.message))
     trailing = [(ERROR_CODE_KEY, str(error.code))]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from inkling.errors import Unauthenticated
+from inkling_serving.grpc_gateway import abort
+from inkling_serving.security import ApiKeys, grpc_credentials
 
 if TYPE_CHECKING:
     from inkling_serving.service import Service
@@ -15,10 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["GrpcServer"]
 
+_Method: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
 _HEALTH_POLL_S = 0.5
 _MAX_RPCS = 4096
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_HEALTH_METHODS = f"/{health.SERVICE_NAME}/"
 # Answered under the names that clients of TensorFlow Serving ask for, too.
 _WHOLE_SERVER = ("", "inkling.v1.Classifier", "PredictionService")
 
@@ -31,9 +38,12 @@ class GrpcServer:
         service: Service,
         handlers: Sequence[grpc.GenericRpcHandler],
         settings: Settings,
+        ending: asyncio.Event,
     ) -> None:
+        """Take what answers; once `ending` is set, no more calls are accepted."""
         self._service = service
         self._settings = settings
+        self._ending = ending
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", settings.max_body_bytes),
@@ -42,34 +52,44 @@ class GrpcServer:
             ],
             # The outer cap; the bounded queue of `Work` bites first, and says why.
             maximum_concurrent_rpcs=_MAX_RPCS,
+            interceptors=[_KeyCheck(ApiKeys(settings.api_key_file))],
         )
         self._server.add_generic_rpc_handlers(tuple(handlers))
-        self._health = health.aio.HealthServicer()
+        self._health = _Health(ending)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.grpc_reflection:
             _add_reflection(self._server)
-        self._watcher: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen; the port was found free before."""
         host = self._settings.host
         address = f"[{host}]" if ":" in host else host
-        self._server.add_insecure_port(f"{address}:{self._settings.grpc_port}")
+        address += f":{self._settings.grpc_port}"
+        credentials = grpc_credentials(self._settings)
+        if credentials is None:
+            self._server.add_insecure_port(address)
+        else:
+            self._server.add_secure_port(address, credentials)
         await self._update_health()
         await self._server.start()
-        self._watcher = asyncio.create_task(self._watch())
+        self._running = asyncio.create_task(self._run())
 
-    async def stop(self) -> None:
-        """Say that this is the end, answer what is under way, and stop."""
-        if self._watcher is not None:
-            self._watcher.cancel()
+    async def stopped(self) -> None:
+        """Return once the calls that were under way at the end are answered."""
+        if self._running is not None:
+            await self._running
+
+    async def _run(self) -> None:
+        """Keep the health up to date until the end, and then stop."""
+        while not self._ending.is_set():
+            try:
+                async with asyncio.timeout(_HEALTH_POLL_S):
+                    await self._ending.wait()
+            except TimeoutError:
+                await self._update_health()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(self._settings.drain_timeout_s)
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(_HEALTH_POLL_S)
-            await self._update_health()
 
     async def _update_health(self) -> None:
         models = self._service.models()
@@ -79,6 +99,56 @@ class GrpcServer:
         for model in models:
             status = _SERVING if model.ready else _NOT_SERVING
             await self._health.set(model.name, status)
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """gRPC's own health service, whose watchers do not hold up the end."""
+
+    def __init__(self, ending: asyncio.Event) -> None:
+        super().__init__()
+        self._ending = ending
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        """Tell a caller each change, and at the end that this is the end."""
+        telling = asyncio.create_task(super().Watch(request, context))
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait({telling, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            telling.cancel()
+            ending.cancel()
+        if self._ending.is_set():
+            await context.write(health_pb2.HealthCheckResponse(status=_NOT_SERVING))
+
+
+class _KeyCheck(grpc.aio.ServerInterceptor):
+    """Lets no call without a key pass, but for questions after the health."""
+
+    def __init__(self, keys: ApiKeys) -> None:
+        self._keys = keys
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[Any], Awaitable[_Method | None]],
+        call: Any,
+    ) -> _Method | None:
+        """Return the method that was asked for, or one that refuses."""
+        if call.method.startswith(_HEALTH_METHODS):
+            return await continuation(call)
+        given = dict(call.invocation_metadata).get("authorization")
+        try:
+            self._keys.check(given)
+        except Unauthenticated as error:
+            return _refusing(error)
+        return await continuation(call)
+
+
+def _refusing(error: Unauthenticated) -> _Method:
+    async def refuse(_: Any, context: Any) -> None:
+        await abort(context, error)
+
+    # A stream of both kinds is answered before anything is read of it.
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:

@@ -52,6 +52,7 @@ _log = logging.getLogger(__name__)
 
 HTTP_STATUS: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
     {
+        ErrorCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
         ErrorCode.INVALID_IMAGE: HTTPStatus.BAD_REQUEST,
         ErrorCode.INVALID_REQUEST: HTTPStatus.BAD_REQUEST,
         ErrorCode.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -204,6 +205,8 @@ def error_response(error: Exception, request_id: str) -> Response:
     extra = {}
     if isinstance(error, MethodNotAllowed):
         extra["Allow"] = ", ".join(error.allowed)
+    if status == HTTPStatus.UNAUTHORIZED:
+        extra["WWW-Authenticate"] = "Bearer"
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         extra["Retry-After"] = "1"
     return _json_response(status, {"error": body}, request_id, extra)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import logging
 import multiprocessing
@@ -13,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -28,6 +29,7 @@ from inkling_serving.grpc_gateway import ClassifierGateway
 from inkling_serving.grpc_server import GrpcServer
 from inkling_serving.guarded import GuardedProtocol
 from inkling_serving.http_gateway import Gateway
+from inkling_serving.security import check_security
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from inkling_serving.work import Work
@@ -68,20 +70,42 @@ def worker() -> Front:
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
+        ending = _set_by_signals()
         handlers = [
-            ClassifierGateway(service, work).handlers(),
+            ClassifierGateway(service, work, ending).handlers(),
             *TensorFlowServingDialect(service, work).handlers(),
         ]
-        grpc_server = GrpcServer(service, handlers, settings)
+        grpc_server = GrpcServer(service, handlers, settings, ending)
         await grpc_server.start()
         try:
             yield
         finally:
-            await grpc_server.stop()
+            ending.set()
+            await grpc_server.stopped()
             work.close()
             engine.close()
 
     return Front(Gateway(service, settings.max_batch), work, settings, running)
+
+
+def _set_by_signals() -> asyncio.Event:
+    """Return an event that the signals which end uvicorn set, too.
+
+    uvicorn tells its application of the end only once HTTP has drained; gRPC is to say
+    at the same moment that it is leaving.
+    """
+    ending, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        uvicorns = signal.getsignal(number)
+
+        def handle(
+            number: int, frame: FrameType | None, uvicorns: Any = uvicorns
+        ) -> None:
+            loop.call_soon_threadsafe(ending.set)
+            uvicorns(number, frame)
+
+        signal.signal(number, handle)
+    return ending
 
 
 def _give_memory_back() -> None:
@@ -113,8 +137,9 @@ def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
     Raises:
-        InvalidRequest: The port is taken.
+        InvalidRequest: The port is taken, or a file of keys cannot be used.
     """
+    check_security(settings)
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
     listener = _bound(settings.host, settings.http_port, "--http-port")
     # Held for as long as we run, so that the port is ours; the workers share it.
@@ -122,12 +147,10 @@ def serve(settings: Settings) -> int:
     settings = replace(settings, grpc_port=grpc_holder.getsockname()[1])
     os.environ.update(settings.to_env())
     host, port = listener.getsockname()[:2]
-    _log.info("listening on http://%s:%d/", host, port)
-    _log.info("listening on grpc://%s:%d", host, settings.grpc_port)
-    if host not in ("127.0.0.1", "::1"):
-        _log.warning(
-            "everyone who reaches %s can use this; nothing asks for a key", host
-        )
+    secure = "s" if settings.tls_certificate else ""
+    _log.info("listening on http%s://%s:%d/", secure, host, port)
+    _log.info("listening on grpc%s://%s:%d", secure, host, settings.grpc_port)
+    _warn_of_openness(settings)
     config = uvicorn.Config(
         "inkling_serving.server:worker",
         factory=True,
@@ -140,6 +163,8 @@ def serve(settings: Settings) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        ssl_certfile=settings.tls_certificate or None,
+        ssl_keyfile=settings.tls_key or None,
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
     server = _Server(config)
@@ -154,6 +179,21 @@ def serve(settings: Settings) -> int:
     else:
         server.run(sockets=[listener])
     return 0
+
+
+def _warn_of_openness(settings: Settings) -> None:
+    if settings.host in ("127.0.0.1", "::1"):
+        return
+    if not settings.api_key_file:
+        _log.warning(
+            "everyone who reaches %s can use this; --api-key-file asks for a key",
+            settings.host,
+        )
+    elif not settings.tls_certificate:
+        _log.warning(
+            "keys and pictures cross the network in the clear; encrypt here with "
+            "--tls-certificate and --tls-key, or in a proxy in front"
+        )
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]

@@ -42,6 +42,13 @@ class Settings:
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 is everyone's")
     http_port: int = _setting(8080, "port for HTTP; 0 takes a free one", 0, _MAX_PORT)
     grpc_port: int = _setting(8081, "port for gRPC; 0 takes a free one", 0, _MAX_PORT)
+    api_key_file: str = _setting(
+        "", "file with the API keys that callers must send, one a line"
+    )
+    tls_certificate: str = _setting(
+        "", "PEM file with the certificate chain for both ports"
+    )
+    tls_key: str = _setting("", "PEM file with the certificate's key")
     grpc_reflection: bool = _setting(
         False, "true lets tools such as grpcurl ask for the methods"
     )
@@ -53,6 +60,9 @@ class Settings:
     )
     served_models: str = _setting(
         "mlp,cnn", "the models to ask TensorFlow Serving for, with commas between"
+    )
+    expect_gpu: bool = _setting(
+        False, "true warns where TensorFlow Serving runs a model on the CPU"
     )
     engine_batch: int = _setting(
         32, "pictures in one call of TensorFlow Serving, at most", 1

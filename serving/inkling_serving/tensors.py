@@ -15,7 +15,7 @@ from inkling_serving.wire import tensorflow_serving_pb2 as wire
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["array_of", "strings_of", "strings_tensor", "tensor_of"]
+__all__ = ["array_of", "int_tensor", "strings_of", "strings_tensor", "tensor_of"]
 
 # More than any batch of pictures has; one value can stand for a terabyte of them.
 _MAX_RANK = 8
@@ -79,6 +79,13 @@ def strings_tensor(text: str, count: int) -> wire.Tensor:
         dtype=wire.DT_STRING,
         tensor_shape=_shape((count,)),
         string_val=[text.encode()] * count,
+    )
+
+
+def int_tensor(value: int, count: int) -> wire.Tensor:
+    """Return a tensor of shape (count,) that holds the same int32 everywhere."""
+    return wire.Tensor(
+        dtype=wire.DT_INT32, tensor_shape=_shape((count,)), int_val=[value] * count
     )
 
 

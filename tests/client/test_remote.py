@@ -214,12 +214,6 @@ def digits() -> list[np.ndarray]:
     return [_enlarged(image) for image in load_digits().images[:300]]
 
 
-@pytest.fixture
-def picture(sample: np.ndarray, encode: Encode) -> bytes:
-    """A digit three as a PNG."""
-    return encode(sample)
-
-
 @pytest.fixture(scope="module")
 def silent() -> Iterator[str]:
     """An address that takes connections and never says a word."""

@@ -331,7 +331,7 @@ def test_they_start_and_stop_in_order(services: dict[str, Any]) -> None:
 
 
 def test_the_override_takes_the_gpu_away() -> None:
-    """The override changes the image and the reservation, and nothing else."""
+    """The override changes image, reservation and expectation, and nothing else."""
     gpu, cpu = _project("gpu"), _project("cpu")
     with_gpu = gpu["services"]["tensorflow-serving"]
     without = cpu["services"]["tensorflow-serving"]
@@ -340,6 +340,11 @@ def test_the_override_takes_the_gpu_away() -> None:
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     assert "deploy" not in without
     assert with_gpu.pop("image") == without.pop("image") + "-gpu"
+    expected = [
+        project["services"]["gateway"]["environment"].pop("INKLING_EXPECT_GPU")
+        for project in (gpu, cpu)
+    ]
+    assert expected == ["true", "false"]
     assert gpu == cpu
 
 

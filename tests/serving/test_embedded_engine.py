@@ -111,12 +111,6 @@ def publisher(published: Path, root: Path, tmp_path: Path) -> Publisher:
 
 
 @pytest.fixture(scope="session")
-def picture(sample: np.ndarray, encode: Callable[..., bytes]) -> bytes:
-    """A digit as PNG."""
-    return encode(sample)
-
-
-@pytest.fixture(scope="session")
 def known(published: Path, picture: bytes) -> dict[str, list[float]]:
     """The scores that each trained model gives for the picture."""
     scores = {}

@@ -76,12 +76,6 @@ def stub(channel: grpc.Channel) -> Stub:
     return ClassifierStub(channel)  # type: ignore[no-untyped-call]
 
 
-@pytest.fixture
-def picture(sample: np.ndarray, encode: Encode) -> bytes:
-    """A digit three as a PNG."""
-    return encode(sample)
-
-
 def _request(*images: bytes, model: str = "mlp", **fields: Any) -> pb.ClassifyRequest:
     return pb.ClassifyRequest(model=model, images=images, **fields)
 
@@ -379,8 +373,9 @@ def faulty(digit_contract: Contract) -> Iterator[Stub]:
 
     async def run() -> None:
         work = Work(2, 10)
-        handlers = [ClassifierGateway(service, work).handlers()]
-        server = GrpcServer(service, handlers, settings)
+        ending = asyncio.Event()
+        handlers = [ClassifierGateway(service, work, ending).handlers()]
+        server = GrpcServer(service, handlers, settings, ending)
         await server.start()
         ready.set()
         await end.wait()
@@ -909,7 +904,6 @@ def test_drain(
     assert "Traceback" not in front.log.read_text()
 
 
-@pytest.mark.xfail(strict=True, reason="the end of gRPC waits for HTTP: not yet")
 def test_idle_streams_and_watchers_do_not_delay_the_end(
     killable: Callable[..., Killable], picture: bytes
 ) -> None:
@@ -934,7 +928,6 @@ def test_idle_streams_and_watchers_do_not_delay_the_end(
     assert took < 3
 
 
-@pytest.mark.xfail(strict=True, reason="the end of gRPC waits for HTTP: not yet")
 def test_health_says_the_end_at_once(
     killable: Callable[..., Killable], picture: bytes
 ) -> None:

@@ -24,12 +24,6 @@ _CLEAR = (0, 1, 12, 3, 4, 15, 6, 7, 8, 9)
 
 
 @pytest.fixture(scope="module")
-def picture(encode: Encode, sample: np.ndarray) -> bytes:
-    """A PNG of a three."""
-    return encode(sample)
-
-
-@pytest.fixture(scope="module")
 def pictures(encode: Encode) -> list[bytes]:
     """PNGs of the ten digits, in order."""
     digits = load_digits().images

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 _CLASSIFY = "/v1/models/mlp:classify"
@@ -151,12 +150,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="session")
-def picture(sample: np.ndarray, encode: Callable[..., bytes]) -> bytes:
-    """A digit as PNG."""
-    return encode(sample)
 
 
 @pytest.fixture(scope="session")

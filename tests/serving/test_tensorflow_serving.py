@@ -420,6 +420,16 @@ def test_their_stub_asks_for_a_contract(stubs: Stubs, published: Path) -> None:
     assert [contract.json.encode()] * 3 == found
 
 
+def test_their_stub_asks_for_the_device(stubs: Stubs) -> None:
+    """The `device` signature answers 0, a CPU, a row, as the SavedModel does on one."""
+    request = _predict(signature_name="device")
+    request.inputs["asked"].CopyFrom(tf.make_tensor_proto(np.zeros(3, np.int32)))
+
+    answer = stubs.prediction.Predict(request)
+
+    assert [0, 0, 0] == tf.make_ndarray(answer.outputs["device"]).tolist()
+
+
 def test_metadata_is_the_saved_models(stubs: Stubs, published: Path) -> None:
     """GetModelMetadata unpacks, and its signatures are those of the SavedModel."""
     request = get_model_metadata_pb2.GetModelMetadataRequest()
@@ -864,6 +874,19 @@ def test_data_types_have_their_numbers() -> None:
 
 
 # (b) Our engine against their servicers.
+
+
+@pytest.mark.parametrize("expect_gpu", [True, False])
+def test_a_gpu_that_is_missing_is_said(
+    official: OfficialServer, caplog: pytest.LogCaptureFixture, expect_gpu: bool
+) -> None:
+    """The real SavedModel says that it runs on a CPU; a warning, if a GPU was asked for."""
+    caplog.set_level("INFO")
+    with _engine(official.address, expect_gpu=expect_gpu) as engine:
+        until(lambda: all(model.ready for model in engine.status()))
+
+    said = [r for r in caplog.records if "cnn version 1 runs on the CPU" in r.message]
+    assert ["WARNING" if expect_gpu else "INFO"] == [r.levelname for r in said]
 
 
 @pytest.mark.parametrize("as_content", [False, True], ids=["float_val", "content"])

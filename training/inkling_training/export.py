@@ -46,6 +46,7 @@ class _Servable(tf.Module):  # type: ignore[misc]
         self.contract_json = contract.json
         asked = tf.TensorSpec((None,), tf.int32, name="asked")
         self.contract = tf.function(self._contract, input_signature=[asked])
+        self.device = tf.function(self._device, input_signature=[asked])
 
     def _scores(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         # (n, height, width, channels) -> (n, classes)
@@ -54,6 +55,12 @@ class _Servable(tf.Module):  # type: ignore[misc]
     def _contract(self, asked: tf.Tensor) -> dict[str, tf.Tensor]:
         # One copy per row, so that server-side batching can take the answer apart.
         return {"contract": tf.fill(tf.shape(asked), self.contract_json)}
+
+    def _device(self, asked: tf.Tensor) -> dict[str, tf.Tensor]:
+        # 0 where this runs on a CPU, 1 on a GPU. TensorFlow Serving goes on without a
+        # GPU that it does not find; this is how the gateway finds out.
+        index = tf.raw_ops.DeviceIndex(device_names=["CPU", "GPU"])
+        return {"device": tf.fill(tf.shape(asked), index)}
 
 
 class Exporter:
@@ -66,13 +73,17 @@ class Exporter:
         self._scores = self._servable.scores.get_concrete_function()
 
     def write_saved_model(self, path: Path) -> None:
-        """Write the SavedModel (`serving_default` and `contract`) and the contract."""
+        """Write the SavedModel and the contract.
+
+        Its signatures are `serving_default`, `contract`, and `device`.
+        """
         tf.saved_model.save(
             self._servable,
             str(path),
             signatures={
                 "serving_default": self._scores,
                 "contract": self._servable.contract.get_concrete_function(),
+                "device": self._servable.device.get_concrete_function(),
             },
         )
         contract_path = path / CONTRACT_FILE

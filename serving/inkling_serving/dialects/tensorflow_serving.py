@@ -19,7 +19,7 @@ from inkling.repository import check_model_name
 from inkling_serving.engines.base import State
 from inkling_serving.grpc_gateway import StatusError, countdown, parsed, unary
 from inkling_serving.service import Target
-from inkling_serving.tensors import array_of, strings_tensor, tensor_of
+from inkling_serving.tensors import array_of, int_tensor, strings_tensor, tensor_of
 from inkling_serving.wire import tensorflow_serving_pb2 as wire
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _DEFAULT_SIGNATURE = "serving_default"
 _SIGNATURES = {
     _DEFAULT_SIGNATURE: ("inputs", wire.DT_FLOAT, "scores", wire.DT_FLOAT),
     "contract": ("asked", wire.DT_INT32, "contract", wire.DT_STRING),
+    "device": ("asked", wire.DT_INT32, "device", wire.DT_INT32),
 }
 _TYPE_NAMES = {
     wire.DT_FLOAT: "float",
@@ -51,6 +52,8 @@ _SIGNATURE_DEF = "signature_def"
 # The one place where a message's name travels.
 _SIGNATURE_DEF_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 _ERROR_UNKNOWN = 2
+# What a model's `device` signature answers where it runs on one; LiteRT always does.
+_CPU = 0
 # The contract is some kilobytes; a batch of questions needs no more answers than this.
 _MAX_COPIES = 1024
 
@@ -114,7 +117,11 @@ class TensorFlowServingDialect:
             version, contract = self._contract(target)
             if values.size > _MAX_COPIES:
                 raise StatusError(_INVALID, f"at most {_MAX_COPIES} copies are given")
-            answer = strings_tensor(contract.json, values.size)
+            answer = (
+                strings_tensor(contract.json, values.size)
+                if signature == "contract"
+                else int_tensor(_CPU, values.size)
+            )
         response = wire.PredictResponse()
         response.outputs[output].CopyFrom(answer)
         _name(response.model_spec, target.model, signature, version)
@@ -264,6 +271,7 @@ def _signatures(contract: Contract) -> wire.SignatureDefMap:
         "scores": (-1, len(contract.labels)),
         "asked": (-1,),
         "contract": (-1,),
+        "device": (-1,),
     }
     answer = wire.SignatureDefMap()
     for key, (name, dtype, output, output_dtype) in _SIGNATURES.items():

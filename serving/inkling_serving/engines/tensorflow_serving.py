@@ -54,6 +54,8 @@ _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 _ASK_TIMEOUT_S = 2.0
 _POLL_WHILE_MISSING_S = 0.2
 _PREDICT_TIMEOUT_S = 10.0
+# What a model's `device` signature answers where it runs on one.
+_GPU = 1
 # Softmax in float32 sums to one within this; int8 exports are not served this way.
 _SUM_TOLERANCE = 1e-3
 
@@ -165,6 +167,7 @@ class TensorFlowServingEngine:
         self._channels = Channels(settings.addresses, settings.max_body_bytes)
         self._poll_s = settings.poll_s
         self._max_batch = settings.engine_batch
+        self._expect_gpu = settings.expect_gpu
         self._models: Mapping[str, _Model] = {
             name: _Model({}, ModelStatus(name, ())) for name in settings.model_names
         }
@@ -255,6 +258,7 @@ class TensorFlowServingEngine:
                     name, version, contract, self._channels, self._max_batch
                 )
                 _log.info("%s version %d is available", name, version)
+                self._say_device(name, version)
         except InklingError as error:
             return VersionStatus(version, State.FAILED, error.message)
         loaded[version] = known
@@ -266,28 +270,50 @@ class TensorFlowServingEngine:
         Raises:
             BrokenVersion: It has none.
         """
-        request = wire.PredictRequest()
-        request.model_spec.name = name
-        request.model_spec.version.value = version
-        request.model_spec.signature_name = "contract"
-        asked = request.inputs["asked"]
-        asked.dtype = wire.DT_INT32
-        asked.tensor_shape.dim.add(size=1)
-        asked.int_val.append(0)
         try:
-            response = _asked(
-                self._channels,
-                _PREDICT,
-                request,
-                wire.PredictResponse(),
-                _ASK_TIMEOUT_S,
-            )
-            [text] = strings_of(response.outputs["contract"])
+            [text] = strings_of(self._about(name, version, "contract"))
         except (InvalidRequest, ValueError, InternalError, NotReady):
             raise BrokenVersion(
                 "The model does not answer its contract; publish it with inkling train."
             ) from None
         return Contract.from_json(text)
+
+    def _say_device(self, name: str, version: int) -> None:
+        """Say on what a version runs; TensorFlow Serving itself does not."""
+        try:
+            [index] = array_of(self._about(name, version, "device")).tolist()
+        except (InklingError, ValueError):
+            _log.warning("%s version %d does not say on what it runs", name, version)
+            return
+        if index == _GPU:
+            _log.info("%s version %d runs on a GPU", name, version)
+        elif self._expect_gpu:
+            _log.warning(
+                "%s version %d runs on the CPU, and a GPU was asked for: TensorFlow "
+                "Serving found none, or no driver that fits",
+                name,
+                version,
+            )
+        else:
+            _log.info("%s version %d runs on the CPU", name, version)
+
+    def _about(self, name: str, version: int, signature: str) -> wire.Tensor:
+        """Ask a model about itself; the signature and its output have one name.
+
+        Raises:
+            InklingError: It does not answer.
+        """
+        request = wire.PredictRequest()
+        request.model_spec.name = name
+        request.model_spec.version.value = version
+        request.model_spec.signature_name = signature
+        asked = request.inputs["asked"]
+        asked.dtype = wire.DT_INT32
+        asked.tensor_shape.dim.add(size=1)
+        asked.int_val.append(0)
+        answer = wire.PredictResponse()
+        _asked(self._channels, _PREDICT, request, answer, _ASK_TIMEOUT_S)
+        return answer.outputs[signature]
 
 
 def _are_scores(scores: npt.NDArray[Any], shape: tuple[int, int]) -> bool:

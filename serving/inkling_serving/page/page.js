@@ -150,6 +150,15 @@ function pathOf({ name, version }, verb) {
   return `/v1/models/${encodeURIComponent(name)}${pinned}:${verb}`;
 }
 
+// A server may want an API key; it is kept for as long as this tab is open, and asked for once.
+async function ask(url, options) {
+  const key = sessionStorage.getItem("api-key");
+  const response = await fetch(url, key ? { ...options, headers: { Authorization: `Bearer ${key}` } } : options);
+  if (response.status !== 401 || key === "") return response;
+  sessionStorage.setItem("api-key", prompt("This server wants an API key:")?.trim() ?? "");
+  return ask(url, options);
+}
+
 async function classify() {
   clearTimeout(pauseTimer);
   request?.abort();
@@ -161,7 +170,7 @@ async function classify() {
     const picture = await pictureBytes();
     if (mine.signal.aborted) return;
     const started = performance.now();
-    const response = await fetch(`${pathOf(chosen, "explain")}?top_k=10`, { method: "POST", body: picture, signal: mine.signal });
+    const response = await ask(`${pathOf(chosen, "explain")}?top_k=10`, { method: "POST", body: picture, signal: mine.signal });
     const reply = await response.json();
     if (response.ok) showAnswer(reply, performance.now() - started, response.headers.get("Server-Timing"));
     else showError(reply.error, response.status);
@@ -276,7 +285,7 @@ function refreshSoon(ms) {
 }
 async function refresh() {
   try {
-    const response = await fetch("/v1/models", { cache: "no-store", signal: AbortSignal.timeout(4000) });
+    const response = await ask("/v1/models", { cache: "no-store", signal: AbortSignal.timeout(4000) });
     const reply = await response.json();
     if (!response.ok && response.status !== 503) throw new Error(reply.error?.message);
     takeModels(reply.models ?? []);
