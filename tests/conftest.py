@@ -84,6 +84,8 @@ def serving(models_dir: Path, *flags: str, log: Path) -> Iterator[GatewayProcess
     """Run a gateway on a free port until the block ends; it must exit with 0."""
     command = [sys.executable, "-m", "inkling", "serve", "--http-port", "0"]
     command += ["--grpc-port", "0"]
+    if "--workers" not in flags:
+        command += ["--workers", "1"]
     command += ["--models-dir", str(models_dir), *flags]
     environ = {k: v for k, v in os.environ.items() if not k.startswith("INKLING_")}
     with log.open("w") as output:

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 from inkling.containers import JPEG, PNG, Container, damaged, read_jpeg, read_png
 from inkling.errors import InvalidImage, TooLarge, UnsupportedMediaType
 
-__all__ = ["DEFAULT_LIMITS", "Budget", "Decoded", "Limits", "decode"]
+__all__ = ["DEFAULT_LIMITS", "Budget", "Decoded", "Limits", "decode", "png_size"]
 
 # What people send besides PNG and JPEG, by its first bytes, to name it in the answer.
 _FOREIGN = (
@@ -37,6 +37,9 @@ _FOREIGN = (
     (0, b"%!PS", "PostScript"),
     (0, b"<", "SVG or HTML"),
 )
+
+# Signature, length and name of the first part, then the size of the picture.
+_PNG_HEADER = struct.Struct(">16xII")
 
 # What Pillow raises on a damaged file: its own fuzz tests expect most of these.
 _DECODER_ERRORS = (
@@ -151,6 +154,14 @@ def decode(image: bytes, min_side: int, budget: Budget) -> Decoded:
     if image.startswith(JPEG):
         return _decode_jpeg(read_jpeg(image, limits.max_parts), min_side, budget)
     raise _not_a_picture(image)
+
+
+def png_size(image: bytes) -> tuple[int, int] | None:
+    """Return width and height of a PNG by its header alone; None for anything else."""
+    if not image.startswith(PNG) or len(image) < _PNG_HEADER.size:
+        return None
+    width, height = _PNG_HEADER.unpack_from(image)
+    return width, height
 
 
 def _not_a_picture(image: bytes) -> InvalidImage | UnsupportedMediaType:

@@ -95,7 +95,10 @@ def predictions(
 
     Equal scores keep the order of the labels, so that every path breaks ties alike.
     """
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    if top_k == 1:
+        order = scores.argmax(axis=1)[:, np.newaxis]
+    else:
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
     return [
         Prediction(tuple(Score(labels[i], i, row[i]) for i in indices), origin)
         for row, indices in zip(scores.tolist(), order.tolist(), strict=True)

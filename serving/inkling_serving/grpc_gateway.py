@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
@@ -26,9 +26,11 @@ from inkling.status import ERROR_CODE_KEY, GRPC_STATUS
 from inkling.v1 import classifier_pb2 as pb
 from inkling_serving.service import Target
 from inkling_serving.streaming import Stream
+from inkling_serving.trace import Trace
 
 if TYPE_CHECKING:
     from inkling_serving.engines.base import ModelStatus
+    from inkling_serving.metrics import Metrics
     from inkling_serving.service import Answer, Service
     from inkling_serving.work import Work
 
@@ -44,6 +46,8 @@ __all__ = [
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
 
+# A caller that sends this gets the phases of its request as trailing metadata.
+TIMING = ("inkling-timing", "true")
 _SERVICE = "inkling.v1.Classifier"
 # How long a client that retries should wait, in milliseconds.
 _PUSHBACK_MS = "1000"
@@ -62,32 +66,35 @@ class StatusError(InklingError):
 class ClassifierGateway:
     """Answers `inkling.v1.Classifier` with a service."""
 
-    def __init__(self, service: Service, work: Work, ending: asyncio.Event) -> None:
+    def __init__(
+        self, service: Service, work: Work, metrics: Metrics, ending: asyncio.Event
+    ) -> None:
         """Take what answers; once `ending` is set, streams are read no further."""
         self._service = service
         self._work = work
+        self._metrics = metrics
         self._ending = ending
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the methods, by name, for a server."""
         methods = {
-            "Classify": unary(self._classify),
+            "Classify": unary(self._classify, self._metrics),
             "ClassifyStream": grpc.stream_stream_rpc_method_handler(
                 self._classify_stream,
                 response_serializer=pb.ClassifyStreamResponse.SerializeToString,
             ),
-            "ListModels": unary(self._list_models),
-            "GetModel": unary(self._get_model),
+            "ListModels": unary(self._list_models, self._metrics),
+            "GetModel": unary(self._get_model, self._metrics),
         }
         return grpc.method_handlers_generic_handler(_SERVICE, methods)
 
     async def _classify(
-        self, body: bytes, timeout_s: float | None
+        self, body: bytes, timeout_s: float | None, trace: Trace
     ) -> pb.ClassifyResponse:
-        return await self._answer(parsed(pb.ClassifyRequest, body), timeout_s)
+        return await self._answer(parsed(pb.ClassifyRequest, body), timeout_s, trace)
 
     async def _answer(
-        self, request: pb.ClassifyRequest, timeout_s: float | None
+        self, request: pb.ClassifyRequest, timeout_s: float | None, trace: Trace
     ) -> pb.ClassifyResponse:
         choice = request.WhichOneof("choice")
         target = Target(
@@ -96,11 +103,16 @@ class ClassifierGateway:
             request.version_label if choice == "version_label" else None,
         )
         images, top_k = list(request.images), request.top_k or 1
-        left_s = countdown(timeout_s)
-        answer = await self._work.run(
-            lambda: self._service.classify(target, images, top_k, left_s()), timeout_s
-        )
-        return _response(answer)
+        if len(images) == 1 and self._service.is_quick(target, images[0]):
+            answer = self._service.classify(target, images, top_k, timeout_s, trace)
+            return _response(answer)
+        left_s, submitted = countdown(timeout_s), perf_counter()
+
+        def begin() -> Answer:
+            trace.queue = perf_counter() - submitted
+            return self._service.classify(target, images, top_k, left_s(), trace)
+
+        return _response(await self._work.run(begin, timeout_s))
 
     async def _classify_stream(
         self, bodies: AsyncIterator[bytes], context: Any
@@ -115,43 +127,60 @@ class ClassifierGateway:
     async def _stream_answer(
         self, body: bytes, context: Any
     ) -> pb.ClassifyStreamResponse:
-        request = pb.ClassifyStreamRequest()
+        request, trace = pb.ClassifyStreamRequest(), Trace()
 
         async def answer() -> pb.ClassifyResponse:
             request.MergeFrom(parsed(pb.ClassifyStreamRequest, body))
-            return await self._answer(request.request, context.time_remaining())
+            left_s = context.time_remaining()
+            return await self._answer(request.request, left_s, trace)
 
         outcome = await _outcome(answer())
+        self._metrics.observe("grpc", _code(outcome), trace)
         if isinstance(outcome, InklingError):
             refusal = pb.Error(code=outcome.code, message=outcome.message)
             return pb.ClassifyStreamResponse(id=request.id, error=refusal)
         return pb.ClassifyStreamResponse(id=request.id, response=outcome)
 
-    async def _list_models(self, body: bytes, _: float | None) -> pb.ListModelsResponse:
+    async def _list_models(
+        self, body: bytes, _: float | None, __: Trace
+    ) -> pb.ListModelsResponse:
         parsed(pb.ListModelsRequest, body)
         return pb.ListModelsResponse(
             models=[_model(status) for status in self._service.models()]
         )
 
-    async def _get_model(self, body: bytes, _: float | None) -> pb.Model:
+    async def _get_model(self, body: bytes, _: float | None, __: Trace) -> pb.Model:
         request = parsed(pb.GetModelRequest, body)
         return _model(self._service.model(request.model))
 
 
 def unary(
-    answer: Callable[[bytes, float | None], Awaitable[Message]],
+    answer: Callable[[bytes, float | None, Trace], Awaitable[Message]],
+    metrics: Metrics,
+    protocol: str = "grpc",
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Return a method that answers one request, with every error as its status.
 
     Args:
-        answer: Takes the request's bytes and the seconds that the caller allows.
+        answer: Takes the request's bytes, the seconds that the caller allows, and what
+            takes note of how it is answered.
+        metrics: Counts the answers.
+        protocol: Under this name.
     """
 
     async def behaviour(body: bytes, context: Any) -> bytes:
-        outcome = await _outcome(answer(body, context.time_remaining()))
+        trace = Trace()
+        outcome = await _outcome(answer(body, context.time_remaining(), trace))
         if isinstance(outcome, InklingError):
+            metrics.observe(protocol, outcome.code, trace)
             await abort(context, outcome)
-        return outcome.SerializeToString()
+        started = perf_counter()
+        answered: bytes = outcome.SerializeToString()
+        trace.encode = perf_counter() - started
+        metrics.observe(protocol, "ok", trace)
+        if TIMING in context.invocation_metadata():
+            context.set_trailing_metadata((("server-timing", trace.server_timing()),))
+        return answered
 
     return grpc.unary_unary_rpc_method_handler(behaviour)
 
@@ -167,12 +196,16 @@ async def _outcome(answer: Awaitable[_M]) -> _M | InklingError:
         return InternalError("Something went wrong here, not with your request.")
 
 
+def _code(outcome: Message | InklingError) -> str:
+    return outcome.code if isinstance(outcome, InklingError) else "ok"
+
+
 def countdown(timeout_s: float | None) -> Callable[[], float | None]:
     """Return a function that says what is left of the time; None is without end."""
     if timeout_s is None:
         return lambda: None
-    deadline = time.monotonic() + timeout_s
-    return lambda: max(0.0, deadline - time.monotonic())
+    deadline = monotonic() + timeout_s
+    return lambda: max(0.0, deadline - monotonic())
 
 
 def parsed(kind: type[_M], body: bytes) -> _M:

@@ -14,27 +14,52 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["GuardedProtocol"]
+__all__ = ["UNDER_WAY", "GuardedProtocol"]
+
+# The key in the scope for the number of requests that this process has not answered.
+UNDER_WAY = "inkling.under_way"
 
 _MAX_HEAD_BYTES = 32 * 1024
 _MAX_URL_BYTES = 16 * 1024
 _MAX_HEADERS = 100
 _HEAD_TIMEOUT_S = 5.0
+_LINGER_S = 0.5
 _END = b"\r\n\r\n"
 # Upgrades are not offered; a server may ignore the wish (RFC 9110, section 7.8).
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
 
 class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
-    """Collects the head of a request, within bounds, before it is parsed."""
+    """Collects the head of a request, within bounds, before it is parsed.
+
+    Attributes:
+        ending: Whether each answer is the connection's last.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Start to wait for the first request."""
         super().connection_made(transport)
         self._head = bytearray()
         self._in_head = True
+        self.ending = False
         self._deadline: asyncio.TimerHandle | None = None
         self._await_head()
+
+    def shutdown(self) -> None:
+        """Answer what is under way and what a kept connection sends at this moment.
+
+        A client that has just sent a request on it could not tell whether it was
+        worked on, had the connection been closed under it.
+        """
+        if self.cycle is None or self.cycle.response_complete:
+            self.ending = True
+            self.loop.call_later(_LINGER_S, self._close_if_idle)
+        else:
+            super().shutdown()
+
+    def _close_if_idle(self) -> None:
+        if self._in_head and not self._head:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
@@ -65,11 +90,13 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_headers_complete(self) -> None:
         """The body follows, if there is one."""
-        self._in_head = False
-        self._stop_waiting()
+        self._head_is_there()
         # A list of its own: trailers, which come after the body, are no headers.
         self.scope["headers"] = list(self.headers)
         super().on_headers_complete()
+        self.scope[UNDER_WAY] = len(self.tasks)
+        if self.ending:
+            self.cycle.keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; what comes after the body is not looked at."""
@@ -84,6 +111,13 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
     def on_message_complete(self) -> None:
         """The next thing to come is a head."""
         super().on_message_complete()
+        self._message_is_there()
+
+    def _head_is_there(self) -> None:
+        self._in_head = False
+        self._stop_waiting()
+
+    def _message_is_there(self) -> None:
         self._in_head = True
 
     def _await_head(self) -> None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import logging
 import re
-import uuid
+import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
+import orjson
 from PIL import Image
 
 from inkling.errors import (
@@ -31,17 +32,21 @@ from inkling.errors import (
     NotFound,
 )
 from inkling_serving.envelope import images_of
+from inkling_serving.metrics import CONTENT_TYPE_LATEST
 from inkling_serving.service import Target
+from inkling_serving.trace import Trace
 
 if TYPE_CHECKING:
     from inkling.preprocess import Stage
     from inkling.types import Prediction
     from inkling_serving.engines.base import ModelStatus, VersionStatus
+    from inkling_serving.metrics import Metrics
     from inkling_serving.service import Answer, Service
 
 __all__ = [
     "CLASSIFY_PATH",
     "HTTP_STATUS",
+    "OPEN_PATHS",
     "Gateway",
     "Request",
     "Response",
@@ -67,6 +72,8 @@ HTTP_STATUS: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
     }
 )
 
+# What is asked again and again by machines; neither counted nor ever in a queue.
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TARGET = (
     r"/v1/models/(?P<model>[^/:]*)"
@@ -80,7 +87,7 @@ _VERSION = re.compile(r"-?[0-9]{1,19}")
 _STAGE_SIDE = 320
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request:
     """What a door hands over: everything of an HTTP request that matters here.
 
@@ -90,6 +97,7 @@ class Request:
         query: What follows the `?`, still encoded.
         headers: By lower-case name.
         body: The whole body; a door has refused one that was too long.
+        trace: Takes note of how it is answered.
     """
 
     method: str
@@ -97,12 +105,13 @@ class Request:
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    trace: Trace = field(default_factory=Trace)
 
     @property
     def id(self) -> str:
         """The caller's `X-Request-Id`, or a new one where that is no plain word."""
         given = self.headers.get("x-request-id", "")
-        return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 @dataclass(frozen=True)
@@ -114,25 +123,44 @@ class Response:
     headers: Mapping[str, str]
 
 
-_Handler = Callable[["Gateway", Request, Mapping[str, str | None]], dict[str, Any]]
+_Names = Mapping[str, str | None]
+_Handler = Callable[["Gateway", Request, _Names], Response]
 
 
 class Gateway:
     """Answers requests with a service."""
 
-    def __init__(self, service: Service, max_batch: int) -> None:
+    def __init__(self, service: Service, metrics: Metrics, max_batch: int) -> None:
         self._service = service
+        self._metrics = metrics
         self._max_batch = max_batch
 
     def handle(self, request: Request) -> Response:
         """Return the answer to a request; never raises."""
-        request_id = request.id
         try:
-            return _json_response(HTTPStatus.OK, self._answer(request), request_id)
+            response = self._answer(request)
         except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
-            return error_response(error, request_id)
+            return self.refuse(error, request)
+        if request.path not in OPEN_PATHS:
+            self._metrics.observe("http", "ok", request.trace)
+        return response
 
-    def _answer(self, request: Request) -> dict[str, Any]:
+    def refuse(self, error: Exception, request: Request) -> Response:
+        """Return the answer to a request that failed, and count it."""
+        response = error_response(error, request.id)
+        if request.path not in OPEN_PATHS:
+            code = error.code if isinstance(error, InklingError) else ErrorCode.INTERNAL
+            self._metrics.observe("http", code, request.trace)
+        return response
+
+    def is_quick(self, request: Request, names: _Names) -> bool:
+        """Whether a classification is answered sooner than a thread is found for it."""
+        try:
+            return self._service.is_quick(_target(names), request.body)
+        except InvalidRequest:
+            return True
+
+    def _answer(self, request: Request) -> Response:
         method = "GET" if request.method == "HEAD" else request.method
         allowed = []
         for route_method, pattern, handler in _ROUTES:
@@ -148,35 +176,44 @@ class Gateway:
             "picture to /v1/models/NAME:classify."
         )
 
-    def _classify(
-        self, request: Request, names: Mapping[str, str | None]
-    ) -> dict[str, Any]:
+    def _classify(self, request: Request, names: _Names) -> Response:
+        asked = _Asked.of(request)
         images = images_of(request.headers, request.body, self._max_batch)
-        answer = self._service.classify(_target(names), images, _top_k(request))
-        return _answer_json(answer)
+        answer = self._service.classify(
+            _target(names), images, asked.top_k, trace=request.trace
+        )
+        return _answer_response(_answer_json(answer), request, asked)
 
-    def _explain(
-        self, request: Request, names: Mapping[str, str | None]
-    ) -> dict[str, Any]:
+    def _explain(self, request: Request, names: _Names) -> Response:
+        asked = _Asked.of(request)
         images = images_of(request.headers, request.body, 1)
         if len(images) != 1:
             raise InvalidRequest(f"Explain takes one image; {len(images)} came.")
         target = _target(names)
-        answer, stages = self._service.explain(target, images[0], _top_k(request))
-        return {**_answer_json(answer), "stages": [_stage_json(s) for s in stages]}
+        answer, stages = self._service.explain(
+            target, images[0], asked.top_k, request.trace
+        )
+        shown = {**_answer_json(answer), "stages": [_stage_json(s) for s in stages]}
+        return _answer_response(shown, request, asked)
 
-    def _models(self, _: Request, __: Mapping[str, str | None]) -> dict[str, Any]:
-        return {"models": [_model_json(status) for status in self._service.models()]}
+    def _models(self, request: Request, _: _Names) -> Response:
+        models = [_model_json(status) for status in self._service.models()]
+        return _json_response(HTTPStatus.OK, {"models": models}, request.id)
 
-    def _model(self, _: Request, names: Mapping[str, str | None]) -> dict[str, Any]:
-        return _model_json(self._service.model(names["model"] or ""))
+    def _model(self, request: Request, names: _Names) -> Response:
+        shown = _model_json(self._service.model(names["model"] or ""))
+        return _json_response(HTTPStatus.OK, shown, request.id)
 
-    def _live(self, _: Request, __: Mapping[str, str | None]) -> dict[str, Any]:
-        return {"live": True}
+    def _live(self, request: Request, _: _Names) -> Response:
+        return _json_response(HTTPStatus.OK, {"live": True}, request.id)
 
-    def _ready(self, _: Request, __: Mapping[str, str | None]) -> dict[str, Any]:
+    def _ready(self, request: Request, _: _Names) -> Response:
         self._service.check_ready()
-        return {"ready": True}
+        return _json_response(HTTPStatus.OK, {"ready": True}, request.id)
+
+    def _measured(self, _: Request, __: _Names) -> Response:
+        headers = {"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"}
+        return Response(HTTPStatus.OK.value, self._metrics.exposition(), headers)
 
 
 # The order of the attempts: what is asked most comes first.
@@ -184,6 +221,7 @@ _ROUTES: tuple[tuple[str, re.Pattern[str], _Handler], ...] = (
     ("POST", CLASSIFY_PATH, Gateway._classify),
     ("GET", re.compile("/livez"), Gateway._live),
     ("GET", re.compile("/readyz"), Gateway._ready),
+    ("GET", re.compile("/metrics"), Gateway._measured),
     ("GET", re.compile("/v1/models"), Gateway._models),
     ("GET", re.compile(r"/v1/models/(?P<model>[^/:]+)"), Gateway._model),
     ("POST", _EXPLAIN_PATH, Gateway._explain),
@@ -225,7 +263,19 @@ def _json_response(
         "Cache-Control": "no-store",
         **extra,
     }
-    return Response(int(status), json.dumps(body).encode(), headers)
+    return Response(int(status), orjson.dumps(body), headers)
+
+
+def _answer_response(
+    shown: dict[str, Any], request: Request, asked: _Asked
+) -> Response:
+    started = perf_counter()
+    response = _json_response(HTTPStatus.OK, shown, request.id)
+    request.trace.encode = perf_counter() - started
+    if asked.timing:
+        timing = {"Server-Timing": request.trace.server_timing()}
+        return replace(response, headers={**response.headers, **timing})
+    return response
 
 
 def _target(names: Mapping[str, str | None]) -> Target:
@@ -236,17 +286,35 @@ def _target(names: Mapping[str, str | None]) -> Target:
     return Target(names["model"] or "", number, names["version_label"])
 
 
-def _top_k(request: Request) -> int:
-    if not request.query:
-        return 1
-    try:
-        values = parse_qs(request.query, keep_blank_values=True, max_num_fields=16)
-    except ValueError:
-        raise InvalidRequest("The query has more fields than there are.") from None
-    text = values.get("top_k", ["1"])[-1]
-    if not _TOP_K.fullmatch(text):
-        raise InvalidRequest("top_k must be a whole number, 1 or more: ?top_k=3")
-    return int(text)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the query of a classification asks for."""
+
+    top_k: int = 1
+    timing: bool = False
+
+    @classmethod
+    def of(cls, request: Request) -> _Asked:
+        if not request.query:
+            return _NOTHING_ASKED
+        try:
+            values = parse_qs(request.query, keep_blank_values=True, max_num_fields=16)
+        except ValueError:
+            raise InvalidRequest("The query has more fields than there are.") from None
+        top_k = values.get("top_k", ["1"])[-1]
+        if not _TOP_K.fullmatch(top_k):
+            raise InvalidRequest("top_k must be a whole number, 1 or more: ?top_k=3")
+        return cls(int(top_k), _switch("timing", values))
+
+
+_NOTHING_ASKED = _Asked()
+
+
+def _switch(name: str, values: Mapping[str, list[str]]) -> bool:
+    text = values.get(name, ["false"])[-1]
+    if text not in ("true", "false"):
+        raise InvalidRequest(f"{name} must be true or false: ?{name}=true")
+    return text == "true"
 
 
 def _printable(text: str) -> str:

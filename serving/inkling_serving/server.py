@@ -1,23 +1,20 @@
-"""Puts a gateway process together and runs it under uvicorn."""
+"""Puts a gateway together: engine, service, and the doors to it."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
-import multiprocessing
-import os
 import signal
 import socket
-import threading
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
-
-import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from inkling.errors import InvalidRequest
 from inkling.repository import Repository
@@ -27,23 +24,27 @@ from inkling_serving.engines.tensorflow_serving import TensorFlowServingEngine
 from inkling_serving.front import Front
 from inkling_serving.grpc_gateway import ClassifierGateway
 from inkling_serving.grpc_server import GrpcServer
-from inkling_serving.guarded import GuardedProtocol
 from inkling_serving.http_gateway import Gateway
+from inkling_serving.metrics import Metrics
 from inkling_serving.security import check_security
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from inkling_serving.work import Work
+from inkling_serving.workers import run
 
 if TYPE_CHECKING:
     from inkling_serving.engines.base import Engine
 
-__all__ = ["create_engine", "serve", "worker"]
+__all__ = ["application", "create_engine", "serve"]
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 2048
 # malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_BIG_BUFFER_BYTES = 256 * 1024
+# Above the 256 KiB that asyncio asks for each time it reads from a socket.
+_BIG_BUFFER_BYTES = 512 * 1024
+_SWITCH_INTERVAL_S = 0.0005
+_SAVE_PAUSE_S = 1.0
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -55,37 +56,52 @@ def create_engine(settings: Settings) -> Engine:
     return EmbeddedEngine(repository, settings.tflite_format, settings.poll_s)
 
 
-def worker() -> Front:
-    """Return the application of one gateway process, set by its environment.
+def application(settings: Settings, folder: Path | None) -> Front:
+    """Return the application of one gateway process.
 
-    uvicorn calls this by name in each process that it starts.
+    Args:
+        settings: What it is told.
+        folder: Where it meets the other workers; None where it is alone.
     """
-    settings = Settings.from_env(os.environ)
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
     _give_memory_back()
-    _end_with_parent()
+    # A request in the pool gives the interpreter back sooner to the loop.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     engine = create_engine(settings)
     service = Service(engine, settings.limits, settings.max_batch)
+    metrics = Metrics(folder)
     work = Work(settings.work_threads, settings.queue)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         ending = _set_by_signals()
         handlers = [
-            ClassifierGateway(service, work, ending).handlers(),
-            *TensorFlowServingDialect(service, work).handlers(),
+            ClassifierGateway(service, work, metrics, ending).handlers(),
+            *TensorFlowServingDialect(service, work, metrics).handlers(),
         ]
         grpc_server = GrpcServer(service, handlers, settings, ending)
         await grpc_server.start()
+        saving = asyncio.create_task(_saved(metrics))
+        # What is there now stays; looking through it again and again frees nothing.
+        gc.collect()
+        gc.freeze()
         try:
             yield
         finally:
             ending.set()
             await grpc_server.stopped()
+            saving.cancel()
             work.close()
             engine.close()
 
-    return Front(Gateway(service, settings.max_batch), work, settings, running)
+    gateway = Gateway(service, metrics, settings.max_batch)
+    return Front(gateway, work, settings, running)
+
+
+async def _saved(metrics: Metrics) -> None:
+    while True:
+        metrics.save()
+        await asyncio.sleep(_SAVE_PAUSE_S)
 
 
 def _set_by_signals() -> asyncio.Event:
@@ -120,19 +136,6 @@ def _give_memory_back() -> None:
         mallopt(_M_TRIM_THRESHOLD, _BIG_BUFFER_BYTES)
 
 
-def _end_with_parent() -> None:
-    """End a worker whose supervisor was killed, so that it does not hold the port."""
-    supervisor = multiprocessing.parent_process()
-    if supervisor is None:
-        return
-
-    def watch() -> None:
-        supervisor.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="inkling-supervisor", daemon=True).start()
-
-
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
@@ -145,40 +148,12 @@ def serve(settings: Settings) -> int:
     # Held for as long as we run, so that the port is ours; the workers share it.
     grpc_holder = _bound(settings.host, settings.grpc_port, "--grpc-port", share=True)
     settings = replace(settings, grpc_port=grpc_holder.getsockname()[1])
-    os.environ.update(settings.to_env())
     host, port = listener.getsockname()[:2]
     secure = "s" if settings.tls_certificate else ""
     _log.info("listening on http%s://%s:%d/", secure, host, port)
     _log.info("listening on grpc%s://%s:%d", secure, host, settings.grpc_port)
     _warn_of_openness(settings)
-    config = uvicorn.Config(
-        "inkling_serving.server:worker",
-        factory=True,
-        workers=settings.workers,
-        # The standard loop was as fast as uvloop in our measurements, and keeps
-        # signals that uvloop loses while it starts.
-        loop="asyncio",
-        http=GuardedProtocol,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ssl_certfile=settings.tls_certificate or None,
-        ssl_keyfile=settings.tls_key or None,
-        timeout_graceful_shutdown=settings.drain_timeout_s,
-    )
-    server = _Server(config)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # From now on, and not only from when uvicorn sets its own. It raises the signal
-        # again that stopped it once all is answered; this handler then does no harm.
-        signal.signal(number, server.handle_exit)
-    for number in (signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    if settings.workers > 1:
-        Multiprocess(config, sockets=[listener]).run()
-    else:
-        server.run(sockets=[listener])
-    return 0
+    return run(settings, listener, application)
 
 
 def _warn_of_openness(settings: Settings) -> None:
@@ -194,15 +169,6 @@ def _warn_of_openness(settings: Settings) -> None:
             "keys and pictures cross the network in the clear; encrypt here with "
             "--tls-certificate and --tls-key, or in a proxy in front"
         )
-
-
-class _Server(uvicorn.Server):  # type: ignore[misc]
-    """uvicorn's server, which a second signal of either kind ends at once."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end, or end."""
-        self.force_exit = self.should_exit
-        super().handle_exit(sig, frame)
 
 
 def _bound(host: str, port: int, flag: str, share: bool = False) -> socket.socket:

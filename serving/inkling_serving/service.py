@@ -5,25 +5,27 @@ The only caller of the preprocessing; it knows neither HTTP nor gRPC nor TensorF
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inkling.decoding import Budget, Limits
+from inkling.decoding import Budget, Limits, decode, png_size
 from inkling.errors import (
     DeadlineExceeded,
+    InklingError,
     InvalidRequest,
     ModelNotFound,
     NotReady,
     TooLarge,
 )
-from inkling.preprocess import Stage, check_inputs, explain, to_input
+from inkling.preprocess import Stage, check_inputs, decoded_to_input, explain
 from inkling.repository import check_model_name
 from inkling.types import Origin, Prediction, check_top_k, predictions
 from inkling_serving.engines.base import NO_SUCH_MODEL
+from inkling_serving.trace import Trace
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -65,48 +67,71 @@ class Service:
         images: Sequence[bytes],
         top_k: int = 1,
         timeout_s: float | None = None,
+        trace: Trace | None = None,
     ) -> Answer:
         """Return one prediction per encoded image, in order, all by one version.
 
         `timeout_s` is what the caller allows; what is left of it goes to the engine.
+        `trace` takes note of who answers and how long each part takes.
 
         Raises:
             InvalidRequest: There is no image, or top_k is below 1.
             TooLarge: There are more images than a request may have.
             InklingError: As `Engine.select` and `preprocess.to_input` say.
         """
-        started = time.monotonic()
+        trace, started = trace or Trace(), perf_counter()
         self._check_count(len(images))
-        servable = self._select(target)
-        budget = Budget(self._limits)
-        inputs = np.stack(
-            [to_input(image, servable.contract, budget) for image in images]
-        )
+        servable = self._select(target, trace)
+        inputs = self._prepared(images, servable.contract, trace)
         if timeout_s is not None:
-            timeout_s -= time.monotonic() - started
+            timeout_s -= perf_counter() - started
             if timeout_s <= 0:
                 raise DeadlineExceeded(
                     "The time ran out while the images were prepared. Allow more."
                 )
-        return _answer(servable, inputs, top_k, timeout_s)
+        return _answer(servable, inputs, top_k, trace, timeout_s)
+
+    def is_quick(self, target: Target, image: bytes) -> bool:
+        """Whether `classify` takes about as long as handing it to a thread would.
+
+        So it is for a sample of the model's own size and a small model; and for what is
+        refused anyhow.
+        """
+        size = png_size(image)
+        if size is None:
+            return False
+        try:
+            servable = self._select(target)
+        except InklingError:
+            return True
+        contract = servable.contract
+        return servable.quick and size == (contract.width, contract.height)
 
     def explain(
-        self, target: Target, image: bytes, top_k: int = 1
+        self,
+        target: Target,
+        image: bytes,
+        top_k: int = 1,
+        trace: Trace | None = None,
     ) -> tuple[Answer, list[Stage]]:
         """Return the prediction for an image, and every stage on its way to the model.
 
         Raises:
             InklingError: As `classify`.
         """
-        servable = self._select(target)
+        trace = trace or Trace()
+        servable = self._select(target, trace)
+        started = perf_counter()
         inputs, stages = explain(image, servable.contract, Budget(self._limits))
-        return _answer(servable, inputs[np.newaxis], top_k), stages
+        trace.preprocess = perf_counter() - started
+        return _answer(servable, inputs[np.newaxis], top_k, trace), stages
 
     def predict(
         self,
         target: Target,
         inputs: npt.NDArray[np.float32],
         timeout_s: float | None = None,
+        trace: Trace | None = None,
     ) -> tuple[Origin, npt.NDArray[np.float32]]:
         """Return the scores (n, classes) for inputs that the caller prepared.
 
@@ -115,16 +140,17 @@ class Service:
             inputs: Shape (n, height, width, channels), float32, as
                 `inkling.preprocess` makes them.
             timeout_s: What the caller allows.
+            trace: As in `classify`.
 
         Raises:
             InvalidRequest: The inputs are no such array.
             TooLarge: There are more than a request may have.
         """
-        servable = self._select(target)
+        trace = trace or Trace()
+        servable = self._select(target, trace)
         check_inputs(inputs, servable.contract)
         self._check_count(len(inputs))
-        scores = servable.predict(inputs, timeout_s)
-        return _origin(servable), scores
+        return _origin(servable), _scores(servable, inputs, trace, timeout_s)
 
     def contract(self, target: Target) -> tuple[int, Contract]:
         """Return which version would answer, and its contract."""
@@ -159,9 +185,27 @@ class Service:
                 "/v1/models says why a published one is not served."
             )
 
-    def _select(self, target: Target) -> Servable:
+    def _select(self, target: Target, trace: Trace | None = None) -> Servable:
         model = check_model_name(target.model)
-        return self._engine.select(model, target.version, target.version_label)
+        found = self._engine.select(model, target.version, target.version_label)
+        if trace is not None:
+            trace.model, trace.version = found.model, found.version
+        return found
+
+    def _prepared(
+        self, images: Sequence[bytes], contract: Contract, trace: Trace
+    ) -> npt.NDArray[np.float32]:
+        """Return the model inputs, shape (n, height, width, channels)."""
+        budget = Budget(self._limits)
+        inputs = np.empty((len(images), *contract.input_shape), np.float32)
+        for place, image in enumerate(images):
+            began = perf_counter()
+            decoded = decode(image, contract.min_side, budget)
+            between = perf_counter()
+            inputs[place] = decoded_to_input(decoded, contract)
+            trace.decode += between - began
+            trace.preprocess += perf_counter() - between
+        return inputs
 
     def _check_count(self, count: int) -> None:
         if count == 0:
@@ -177,12 +221,26 @@ def _answer(
     servable: Servable,
     inputs: npt.NDArray[np.float32],
     top_k: int,
+    trace: Trace,
     timeout_s: float | None = None,
 ) -> Answer:
     check_top_k(top_k)
     origin, labels = _origin(servable), servable.contract.labels
-    scores = servable.predict(inputs, timeout_s)
+    scores = _scores(servable, inputs, trace, timeout_s)
     return Answer(origin, predictions(scores, labels, top_k, origin))
+
+
+def _scores(
+    servable: Servable,
+    inputs: npt.NDArray[np.float32],
+    trace: Trace,
+    timeout_s: float | None,
+) -> npt.NDArray[np.float32]:
+    started = perf_counter()
+    try:
+        return servable.predict(inputs, timeout_s)
+    finally:
+        trace.engine = perf_counter() - started
 
 
 def _origin(servable: Servable) -> Origin:

@@ -73,11 +73,13 @@ class Settings:
     poll_s: float = _setting(
         1.0, "seconds between looks at the repository", 0.01, _DAY_S
     )
-    workers: int = _setting(1, "gateway processes that share the port", 1)
+    workers: int = _setting(
+        0, "gateway processes that share the port; 0 is one a core", 0
+    )
     threads: int = _setting(
         0,
-        "requests worked on at once, per process; 0 is one a core, or 16 where "
-        "TensorFlow Serving does the work",
+        "big pictures worked on at once, per process; 0 shares the cores out, or is "
+        "16 where TensorFlow Serving does the work",
         0,
     )
     queue: int = _setting(
@@ -115,10 +117,16 @@ class Settings:
         _check_choice(self, "log_level", ("debug", "info", "warning", "error"))
 
     @property
+    def workers_wanted(self) -> int:
+        """Processes to serve in."""
+        return self.workers or os.cpu_count() or 1
+
+    @property
     def work_threads(self) -> int:
         """Threads to work on requests in."""
         remote = self.engine == "tensorflow_serving"
-        return self.threads or (16 if remote else os.cpu_count() or 1)
+        share = max(1, (os.cpu_count() or 1) // self.workers_wanted)
+        return self.threads or (16 if remote else share)
 
     @property
     def addresses(self) -> list[str]:

@@ -10,9 +10,17 @@ from typing import TypeVar
 
 from inkling.errors import DeadlineExceeded, Overloaded
 
-__all__ = ["Work"]
+__all__ = ["Work", "too_many"]
 
 _T = TypeVar("_T")
+
+
+def too_many(count: int) -> Overloaded:
+    """Return the refusal of a request that finds so many before it."""
+    return Overloaded(
+        f"{count} requests are being worked on or waiting already. Try again in a "
+        "second."
+    )
 
 
 class Work:
@@ -40,10 +48,7 @@ class Work:
             DeadlineExceeded: The time ran out before the call began.
         """
         if self._count >= self._limit:
-            raise Overloaded(
-                f"{self._count} requests are being worked on or waiting already. Try "
-                "again in a second."
-            )
+            raise too_many(self._count)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
         def begin() -> _T:

@@ -31,6 +31,7 @@ from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.engines.base import ModelStatus, State, VersionStatus
 from inkling_serving.grpc_gateway import ClassifierGateway
 from inkling_serving.grpc_server import GrpcServer
+from inkling_serving.metrics import Metrics
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from inkling_serving.work import Work
@@ -346,7 +347,7 @@ def test_unknown_fields_and_wrong_types(channel: grpc.Channel, picture: bytes) -
 class _Faulty:
     """An engine whose every prediction fails as nobody foresaw."""
 
-    model, version = "mlp", 1
+    model, version, quick = "mlp", 1, True
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
@@ -374,7 +375,7 @@ def faulty(digit_contract: Contract) -> Iterator[Stub]:
     async def run() -> None:
         work = Work(2, 10)
         ending = asyncio.Event()
-        handlers = [ClassifierGateway(service, work, ending).handlers()]
+        handlers = [ClassifierGateway(service, work, Metrics(), ending).handlers()]
         server = GrpcServer(service, handlers, settings, ending)
         await server.start()
         ready.set()

@@ -24,6 +24,7 @@ from inkling.repository import Repository
 from inkling_serving.app import create_app
 from inkling_serving.engines.embedded import EmbeddedEngine
 from inkling_serving.http_gateway import Gateway
+from inkling_serving.metrics import Metrics
 from inkling_serving.service import Service
 
 Encode = Callable[..., bytes]
@@ -468,7 +469,8 @@ def _refusal(status: int, headers: Any, body: bytes) -> Refusal:
 def app(published: Path) -> Iterator[Any]:
     """A test client of Flask's application over the real engine."""
     engine = EmbeddedEngine(Repository(published), "float32", poll_s=60)
-    gateway = Gateway(Service(engine, DEFAULT_LIMITS, _MAX_BATCH), _MAX_BATCH)
+    service = Service(engine, DEFAULT_LIMITS, _MAX_BATCH)
+    gateway = Gateway(service, Metrics(), _MAX_BATCH)
     yield create_app(gateway, _MAX_BODY).test_client()
     engine.close()
 

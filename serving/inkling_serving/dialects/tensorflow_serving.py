@@ -8,8 +8,9 @@ checked more strictly than there: shape, range and that all are numbers.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Collection
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -20,13 +21,19 @@ from inkling_serving.engines.base import State
 from inkling_serving.grpc_gateway import StatusError, countdown, parsed, unary
 from inkling_serving.service import Target
 from inkling_serving.tensors import array_of, int_tensor, strings_tensor, tensor_of
+from inkling_serving.trace import Trace
 from inkling_serving.wire import tensorflow_serving_pb2 as wire
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from inkling.contract import Contract
     from inkling_serving.engines.base import VersionStatus
+    from inkling_serving.metrics import Metrics
     from inkling_serving.service import Service
     from inkling_serving.work import Work
+
+    _Method: TypeAlias = Callable[[bytes, float | None, Trace], Awaitable[Message]]
 
 __all__ = ["TensorFlowServingDialect"]
 
@@ -61,17 +68,18 @@ _MAX_COPIES = 1024
 class TensorFlowServingDialect:
     """Answers PredictionService and ModelService with a service."""
 
-    def __init__(self, service: Service, work: Work) -> None:
+    def __init__(self, service: Service, work: Work, metrics: Metrics) -> None:
         self._service = service
         self._work = work
+        self._metrics = metrics
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         """Return the methods, by name, for a server."""
         prediction = {
-            "Predict": unary(self._predict),
-            "GetModelMetadata": unary(self._metadata),
+            "Predict": self._unary(self._predict),
+            "GetModelMetadata": self._unary(self._metadata),
         }
-        model = {"GetModelStatus": unary(self._status)}
+        model = {"GetModelStatus": self._unary(self._status)}
         return [
             grpc.method_handlers_generic_handler(
                 "tensorflow.serving.PredictionService", prediction
@@ -81,15 +89,23 @@ class TensorFlowServingDialect:
             ),
         ]
 
+    def _unary(self, answer: _Method) -> grpc.RpcMethodHandler[Any, Any]:
+        return unary(answer, self._metrics, "tensorflow_serving")
+
     async def _predict(
-        self, body: bytes, timeout_s: float | None
+        self, body: bytes, timeout_s: float | None, trace: Trace
     ) -> wire.PredictResponse:
         request = parsed(wire.PredictRequest, body)
-        left_s = countdown(timeout_s)
-        return await self._work.run(lambda: self._answer(request, left_s()), timeout_s)
+        left_s, submitted = countdown(timeout_s), perf_counter()
+
+        def begin() -> wire.PredictResponse:
+            trace.queue = perf_counter() - submitted
+            return self._answer(request, left_s(), trace)
+
+        return await self._work.run(begin, timeout_s)
 
     def _answer(
-        self, request: wire.PredictRequest, timeout_s: float | None
+        self, request: wire.PredictRequest, timeout_s: float | None, trace: Trace
     ) -> wire.PredictResponse:
         target = _target(request)
         signature = request.model_spec.signature_name or _DEFAULT_SIGNATURE
@@ -110,7 +126,7 @@ class TensorFlowServingDialect:
             raise StatusError(_INVALID, f"tensor parsing error: {name}") from None
         if signature == _DEFAULT_SIGNATURE:
             origin, scores = self._service.predict(
-                target, values.astype(np.float32, copy=False), timeout_s
+                target, values.astype(np.float32, copy=False), timeout_s, trace
             )
             answer, version = tensor_of(scores), origin.version
         else:
@@ -128,7 +144,7 @@ class TensorFlowServingDialect:
         return response
 
     async def _metadata(
-        self, body: bytes, _: float | None
+        self, body: bytes, _: float | None, __: Trace
     ) -> wire.GetModelMetadataResponse:
         request = parsed(wire.GetModelMetadataRequest, body)
         target = _target(request)
@@ -149,7 +165,7 @@ class TensorFlowServingDialect:
         return response
 
     async def _status(
-        self, body: bytes, _: float | None
+        self, body: bytes, _: float | None, __: Trace
     ) -> wire.GetModelStatusResponse:
         request = parsed(wire.GetModelStatusRequest, body)
         target = _target(request, named=False)

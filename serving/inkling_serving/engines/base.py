@@ -52,6 +52,10 @@ class Servable(Protocol):
     def contract(self) -> Contract:
         """What the version expects of an image."""
 
+    @property
+    def quick(self) -> bool:
+        """Whether one input is answered sooner than a thread is found for it."""
+
     def predict(
         self, inputs: npt.NDArray[np.float32], timeout_s: float | None = None
     ) -> npt.NDArray[np.float32]:

@@ -109,6 +109,11 @@ class RemoteVersion:
         self._channels = channels
         self._coalescer = Coalescer(self._call, max_batch)
 
+    @property
+    def quick(self) -> bool:
+        """Never: it waits for the network."""
+        return False
+
     def predict(
         self, inputs: npt.NDArray[np.float32], timeout_s: float | None = None
     ) -> npt.NDArray[np.float32]:
