@@ -13,7 +13,7 @@ import grpc
 
 from inkling.errors import InklingError, InternalError, InvalidRequest
 from inkling.status import error_from_rpc
-from inkling.types import Origin, Prediction, Score, check_top_k
+from inkling.types import Origin, Prediction, Score, check_abstain, check_top_k
 from inkling.v1 import classifier_pb2 as pb
 
 __all__ = ["Connection", "error_of_call", "prediction_of", "request_for"]
@@ -139,11 +139,13 @@ class Connection:
         return grpc.ssl_channel_credentials() if self.tls else None
 
 
-def request_for(connection: Connection, image: bytes, top_k: int) -> pb.ClassifyRequest:
+def request_for(
+    connection: Connection, image: bytes, top_k: int, abstain: bool
+) -> pb.ClassifyRequest:
     """Return the request that asks for one image.
 
     Raises:
-        InvalidRequest: `top_k` is not possible.
+        InvalidRequest: `top_k` or `abstain` is not possible.
     """
     check_top_k(top_k)
     return pb.ClassifyRequest(
@@ -152,6 +154,7 @@ def request_for(connection: Connection, image: bytes, top_k: int) -> pb.Classify
         version_label=connection.version_label,
         images=[image],
         top_k=top_k,
+        abstain=check_abstain(abstain),
     )
 
 
@@ -166,7 +169,7 @@ def prediction_of(response: pb.ClassifyResponse) -> Prediction:
     [result] = response.results
     origin = Origin(response.model, response.version, response.contract)
     top = tuple(Score(s.label, s.index, s.probability) for s in result.top)
-    return Prediction(top, origin)
+    return Prediction(top, origin, result.abstained or None)
 
 
 def error_of_call(call: grpc.Call) -> InklingError:

@@ -40,18 +40,20 @@ class GrpcClassifier:
         self._stub: ClassifierStub | None = None
         self._process = os.getpid()
 
-    def classify(self, picture: Picture, top_k: int = 1) -> Prediction:
+    def classify(
+        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+    ) -> Prediction:
         """Return what the model says of one picture."""
-        return _finished(self._started(picture, top_k))
+        return _finished(self._started(picture, top_k, abstain))
 
     def outcomes(
-        self, pictures: Iterable[Picture], top_k: int = 1
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction | InklingError]:
         """Yield a prediction or an error per picture, with a few requests under way."""
         under_way: deque[Any] = deque()
         try:
             for picture in pictures:
-                under_way.append(self._begun(picture, top_k))
+                under_way.append(self._begun(picture, top_k, abstain))
                 if len(under_way) >= _WINDOW:
                     yield _outcome(under_way.popleft())
             while under_way:
@@ -62,10 +64,10 @@ class GrpcClassifier:
                     call.cancel()
 
     def classify_many(
-        self, pictures: Iterable[Picture], top_k: int = 1
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order, with a few requests under way."""
-        return raising(self.outcomes(pictures, top_k))
+        return raising(self.outcomes(pictures, top_k, abstain=abstain))
 
     def close(self) -> None:
         """Close the channel; a later call opens another."""
@@ -80,15 +82,15 @@ class GrpcClassifier:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _begun(self, picture: Picture, top_k: int) -> Any:
+    def _begun(self, picture: Picture, top_k: int, abstain: bool) -> Any:
         """Return the call, or why there is none."""
         try:
-            return self._started(picture, top_k)
+            return self._started(picture, top_k, abstain)
         except InklingError as error:
             return error
 
-    def _started(self, picture: Picture, top_k: int) -> Any:
-        request = request_for(self._connection, encoded(picture), top_k)
+    def _started(self, picture: Picture, top_k: int, abstain: bool) -> Any:
+        request = request_for(self._connection, encoded(picture), top_k, abstain)
         return self._ready_stub().Classify.future(
             request,
             timeout=self._connection.timeout_s,

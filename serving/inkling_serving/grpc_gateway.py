@@ -82,9 +82,13 @@ class ClassifierGateway:
             request.version_label if choice == "version_label" else None,
         )
         images, top_k = list(request.images), request.top_k or 1
+        abstain = request.abstain
         left_s = countdown(timeout_s)
         answer = await self._work.run(
-            lambda: self._service.classify(target, images, top_k, left_s()), timeout_s
+            lambda: self._service.classify(
+                target, images, top_k, left_s(), abstain=abstain
+            ),
+            timeout_s,
         )
         return _response(answer)
 
@@ -228,7 +232,8 @@ def _response(answer: Answer) -> pb.ClassifyResponse:
                 top=[
                     pb.Score(label=s.label, index=s.index, probability=s.probability)
                     for s in result.top
-                ]
+                ],
+                abstained=result.abstained,
             )
             for result in answer.results
         ],

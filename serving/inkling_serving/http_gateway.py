@@ -30,7 +30,7 @@ from inkling.errors import (
     MethodNotAllowed,
     NotFound,
 )
-from inkling_serving.envelope import images_of
+from inkling_serving.envelope import envelope_of
 from inkling_serving.service import Target
 
 if TYPE_CHECKING:
@@ -150,18 +150,23 @@ class Gateway:
     def _classify(
         self, request: Request, names: Mapping[str, str | None]
     ) -> dict[str, Any]:
-        images = images_of(request.headers, request.body, self._max_batch)
-        answer = self._service.classify(_target(names), images, _top_k(request))
+        asked = envelope_of(request.headers, request.body, self._max_batch)
+        target, (top_k, abstain) = _target(names), _options(request.query)
+        answer = self._service.classify(
+            target, asked.images, top_k, abstain=abstain or asked.abstain
+        )
         return _answer_json(answer)
 
     def _explain(
         self, request: Request, names: Mapping[str, str | None]
     ) -> dict[str, Any]:
-        images = images_of(request.headers, request.body, 1)
-        if len(images) != 1:
-            raise InvalidRequest(f"Explain takes one image; {len(images)} came.")
-        target = _target(names)
-        answer, stages = self._service.explain(target, images[0], _top_k(request))
+        asked = envelope_of(request.headers, request.body, 1)
+        if len(asked.images) != 1:
+            raise InvalidRequest(f"Explain takes one image; {len(asked.images)} came.")
+        target, (top_k, abstain) = _target(names), _options(request.query)
+        answer, stages = self._service.explain(
+            target, asked.images[0], top_k, abstain=abstain or asked.abstain
+        )
         return {**_answer_json(answer), "stages": [_stage_json(s) for s in stages]}
 
     def _models(self, _: Request, __: Mapping[str, str | None]) -> dict[str, Any]:
@@ -233,17 +238,21 @@ def _target(names: Mapping[str, str | None]) -> Target:
     return Target(names["model"] or "", number, names["version_label"])
 
 
-def _top_k(request: Request) -> int:
-    if not request.query:
-        return 1
+def _options(query: str) -> tuple[int, bool]:
+    """Return how many labels are asked for, and whether the model may abstain."""
+    if not query:
+        return 1, False
     try:
-        values = parse_qs(request.query, keep_blank_values=True, max_num_fields=16)
+        values = parse_qs(query, keep_blank_values=True, max_num_fields=16)
     except ValueError:
         raise InvalidRequest("The query has more fields than there are.") from None
     text = values.get("top_k", ["1"])[-1]
     if not _TOP_K.fullmatch(text):
         raise InvalidRequest("top_k must be a whole number, 1 or more: ?top_k=3")
-    return int(text)
+    abstain = values.get("abstain", ["false"])[-1]
+    if abstain not in ("true", "false"):
+        raise InvalidRequest("abstain must be true or false: ?abstain=true")
+    return int(text), abstain == "true"
 
 
 def _printable(text: str) -> str:
@@ -260,10 +269,13 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
 
 
 def _prediction_json(result: Prediction) -> dict[str, Any]:
+    # Only who asked for it is answered by it.
+    abstained = {"abstained": result.abstained} if result.abstained else {}
     return {
         "label": result.label,
         "index": result.index,
         "probability": result.probability,
+        **abstained,
         "top": [
             {"label": s.label, "index": s.index, "probability": s.probability}
             for s in result.top

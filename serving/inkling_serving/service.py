@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inkling.abstention import abstaining
 from inkling.decoding import Budget, Limits
 from inkling.errors import (
     DeadlineExceeded,
@@ -65,10 +66,13 @@ class Service:
         images: Sequence[bytes],
         top_k: int = 1,
         timeout_s: float | None = None,
+        *,
+        abstain: bool = False,
     ) -> Answer:
         """Return one prediction per encoded image, in order, all by one version.
 
         `timeout_s` is what the caller allows; what is left of it goes to the engine.
+        With `abstain`, a picture that the model is not sure of gets no label.
 
         Raises:
             InvalidRequest: There is no image, or top_k is below 1.
@@ -88,10 +92,11 @@ class Service:
                 raise DeadlineExceeded(
                     "The time ran out while the images were prepared. Allow more."
                 )
-        return _answer(servable, inputs, top_k, timeout_s)
+        answer = _answer(servable, inputs, top_k, timeout_s)
+        return _abstaining(answer, servable, inputs) if abstain else answer
 
     def explain(
-        self, target: Target, image: bytes, top_k: int = 1
+        self, target: Target, image: bytes, top_k: int = 1, *, abstain: bool = False
     ) -> tuple[Answer, list[Stage]]:
         """Return the prediction for an image, and every stage on its way to the model.
 
@@ -100,7 +105,9 @@ class Service:
         """
         servable = self._select(target)
         inputs, stages = explain(image, servable.contract, Budget(self._limits))
-        return _answer(servable, inputs[np.newaxis], top_k), stages
+        batch = inputs[np.newaxis]
+        answer = _answer(servable, batch, top_k)
+        return (_abstaining(answer, servable, batch) if abstain else answer), stages
 
     def predict(
         self,
@@ -183,6 +190,13 @@ def _answer(
     origin, labels = _origin(servable), servable.contract.labels
     scores = servable.predict(inputs, timeout_s)
     return Answer(origin, predictions(scores, labels, top_k, origin))
+
+
+def _abstaining(
+    answer: Answer, servable: Servable, inputs: npt.NDArray[np.float32]
+) -> Answer:
+    results = abstaining(answer.results, inputs, servable.contract)
+    return Answer(answer.origin, results)
 
 
 def _origin(servable: Servable) -> Origin:
