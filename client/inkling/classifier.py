@@ -11,6 +11,7 @@ from inkling.errors import DeadlineExceeded, InklingError, InvalidRequest, NotRe
 from inkling.pictures import encoded, raising
 
 if TYPE_CHECKING:
+    from inkling.contract import Contract
     from inkling.pictures import Picture
     from inkling.types import Prediction
 
@@ -48,6 +49,13 @@ class Classifier(Protocol):
         self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction | InklingError]:
         """Yield for each picture, in order, its prediction or why there is none."""
+
+    def contract(self) -> Contract:
+        """Return what the version that answers now expects, with its labels.
+
+        Raises:
+            InklingError: No version can answer, or the gateway cannot be reached.
+        """
 
     def close(self) -> None:
         """Let go of connections and models."""
@@ -134,6 +142,13 @@ class Fallback:
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order; each asks the first anew."""
         return raising(self.outcomes(pictures, top_k, abstain=abstain))
+
+    def contract(self) -> Contract:
+        """Return the first's contract, or the second's where the first is not ready."""
+        try:
+            return self._first.contract()
+        except (NotReady, DeadlineExceeded):
+            return self._second.contract()
 
     def close(self) -> None:
         """Close both."""

@@ -287,6 +287,10 @@ class OnDeviceClassifier:
         """Yield a prediction per picture, in order."""
         return raising(self.outcomes(pictures, top_k, abstain=abstain))
 
+    def contract(self) -> Contract:
+        """Return the contract that the file carries."""
+        return self._runner.contract
+
     def close(self) -> None:
         """Do nothing: the model goes with this object."""
 

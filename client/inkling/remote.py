@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from inkling.channel import Connection, error_of_call, prediction_of, request_for
+from inkling.channel import (
+    Connection,
+    contract_of,
+    error_of_call,
+    prediction_of,
+    request_for,
+)
 from inkling.errors import InklingError, NotReady
 from inkling.pictures import encoded, raising
+from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 
 if TYPE_CHECKING:
+    from inkling.contract import Contract
     from inkling.pictures import Picture
     from inkling.types import Prediction
 
@@ -68,6 +76,15 @@ class GrpcClassifier:
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order, with a few requests under way."""
         return raising(self.outcomes(pictures, top_k, abstain=abstain))
+
+    def contract(self) -> Contract:
+        """Return what the version that answers now expects, as the gateway says."""
+        call = self._ready_stub().GetModel.future(
+            pb.GetModelRequest(model=self._connection.model),
+            timeout=self._connection.timeout_s,
+            metadata=self._connection.metadata,
+        )
+        return contract_of(self._connection, _result(call))
 
     def close(self) -> None:
         """Close the channel; a later call opens another."""
@@ -122,8 +139,12 @@ def _outcome(call: Any) -> Prediction | InklingError:
 
 
 def _finished(call: Any) -> Prediction:
+    return prediction_of(_result(call))
+
+
+def _result(call: Any) -> Any:
     try:
-        return prediction_of(call.result())
+        return call.result()
     except grpc.RpcError:
         raise error_of_call(call) from None
     except grpc.FutureCancelledError:

@@ -252,6 +252,28 @@ def test_an_address_gives_the_gateway(gateway: Any, picture: bytes) -> None:
     assert prediction.origin.contract.startswith("sha256:")
 
 
+def test_the_contract_is_the_same_everywhere(gateway: Any, published: Path) -> None:
+    """Gateway, device and fallback say what the version that answers expects."""
+    expected = Repository(published).newest("mlp").contract()
+    device = _version_dir(published, "mlp")
+    nobody = f"127.0.0.1:{free_port()}"
+    classifiers = [
+        inkling.connect(gateway.grpc_target, model="mlp"),
+        inkling.connect(gateway.grpc_target, model="mlp", version=1),
+        inkling.connect(device),
+        inkling.connect(nobody, model="mlp", fallback=device),
+    ]
+
+    for classifier in classifiers:
+        with classifier:
+            assert expected == classifier.contract()
+    with (
+        inkling.connect(gateway.grpc_target, model="mlp", version=99) as classifier,
+        pytest.raises(ModelNotFound),
+    ):
+        classifier.contract()
+
+
 @pytest.mark.parametrize("form", ["file", "directory", "str of a file"])
 def test_a_path_gives_the_device(form: str, published: Path, picture: bytes) -> None:
     """A .tflite file or a version's directory is run here, behind the same interface."""
