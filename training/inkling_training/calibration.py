@@ -1,99 +1,137 @@
-"""Whether scores are probabilities: nine in ten of those scored 0.9 are right."""
+"""Makes scores probabilities, and finds the score under which a model had best abstain.
+
+One temperature for all logits, after Guo, Pleiss, Sun and Weinberger, "On Calibration
+of Modern Neural Networks", ICML 2017. It is folded into the last layer, so every export
+has it, and no client calculates.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+
+from inkling_training.models import LOGITS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Bins", "binned", "expected_calibration_error", "reliability"]
+    from inkling_training.datasets import Dataset
+    from inkling_training.train import Trained
 
-BINS = 15
+    Scores = npt.NDArray[np.floating[Any]]
+    Labels = npt.NDArray[np.int64]
+
+__all__ = ["Bin", "bins", "calibrated", "calibration_error", "tempered"]
+
+_NUM_BINS = 15
+_BATCH = 500
+# Temperatures are looked for up to this factor from 1, in steps that get finer.
+_FARTHEST = 8.0
+_ROUNDS, _STEPS = 8, 9
+# The share of the validation pictures that fall under `abstain_below`. Other people's
+# pictures are harder: of these it is up to twice as many.
+_ABSTAIN_SHARE = 0.01
+_LEAST_SCORE = 1e-30
 
 
-class Bins(NamedTuple):
-    """Pictures sorted by score into bins of equal width; one entry per bin.
+def calibrated(trained: Trained, dataset: Dataset) -> tuple[Trained, Dataset]:
+    """Return model and dataset as the validation split says that they should be.
+
+    The model's scores are probabilities then, and the contract states the temperature
+    that made them so and the score under which to abstain.
+    """
+    split = dataset.validation
+    inputs = split.inputs(dataset.contract)
+    scores = trained.model.predict(inputs, batch_size=_BATCH, verbose=0)
+    temperature = round(_temperature(scores, split.labels), 4)
+    highest = tempered(scores, temperature).max(axis=1)
+    contract = replace(
+        dataset.contract,
+        temperature=temperature,
+        abstain_below=round(float(np.quantile(highest, _ABSTAIN_SHARE)), 4),
+    )
+    model = keras.models.clone_model(trained.model)
+    model.set_weights(trained.model.get_weights())
+    logits = model.get_layer(LOGITS)
+    logits.set_weights([array / temperature for array in logits.get_weights()])
+    return replace(trained, model=model), replace(dataset, contract=contract)
+
+
+def tempered(scores: Scores, temperature: float) -> Scores:
+    """Return the scores, shape (n, classes), as if from logits divided by that.
+
+    The reciprocal takes it back.
+    """
+    logits = np.log(np.maximum(scores, _LEAST_SCORE), dtype=np.float64) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _temperature(scores: Scores, labels: Labels) -> float:
+    """Return the temperature under which these labels are the likeliest.
+
+    The right label counts for a little less than 1, as in Platt's scaling: where a
+    model errs in none of a few pictures, the likeliest temperature would be 0.
+    """
+    count, classes = scores.shape
+    doubt = 1 / (count + 2)
+    wanted = np.full(scores.shape, doubt / max(1, classes - 1))
+    wanted[np.arange(count), labels] = 1 - doubt
+
+    def surprise(temperature: float) -> float:
+        likely = np.maximum(tempered(scores, temperature), _LEAST_SCORE)
+        return float(-(wanted * np.log(likely)).sum())
+
+    # It is convex in the reciprocal: one lowest place, each round closer about it.
+    low, high = 1 / _FARTHEST, _FARTHEST
+    for _ in range(_ROUNDS):
+        places = np.geomspace(low, high, _STEPS)
+        best = int(np.argmin([surprise(place) for place in places]))
+        low, high = places[max(0, best - 1)], places[min(_STEPS - 1, best + 1)]
+    return float(np.sqrt(low * high))
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The pictures whose highest score is in one range.
 
     Attributes:
-        counts: How many pictures fell into the bin.
-        scores: Their mean score; 0 where there is none.
-        right: The share of them that is right; 0 where there is none.
+        count: How many they are.
+        confidence: Their mean highest score.
+        accuracy: Which share of them is right.
     """
 
-    counts: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float64]
-    right: npt.NDArray[np.float64]
+    count: int
+    confidence: float
+    accuracy: float
 
 
-def binned(
-    confidences: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_], bins: int
-) -> Bins:
-    """Return the pictures by score.
+def bins(scores: Scores, labels: Labels) -> Sequence[Bin]:
+    """Return the pictures in 15 ranges of equal width; those without any are left out.
 
     Args:
-        confidences: The highest score of each picture, shape (n,), in [0, 1].
-        correct: Whether its label is right, shape (n,).
-        bins: Into how many bins [0, 1] is cut; the upper edge belongs to a bin.
+        scores: Shape (n, classes).
+        labels: Shape (n,), the right answers.
     """
-    place = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
-    counts = np.bincount(place, minlength=bins)
-    some = np.maximum(counts, 1)
-    scores = np.bincount(place, confidences, bins) / some
-    return Bins(counts, scores, np.bincount(place, correct, bins) / some)
+    highest, right = scores.max(axis=1), scores.argmax(axis=1) == labels
+    place = np.minimum((highest * _NUM_BINS).astype(int), _NUM_BINS - 1)
+    return [
+        Bin(
+            int(inside.sum()),
+            float(highest[inside].mean()),
+            float(right[inside].mean()),
+        )
+        for inside in (place == number for number in np.unique(place))
+    ]
 
 
-def expected_calibration_error(
-    confidences: npt.NDArray[np.floating],
-    correct: npt.NDArray[np.bool_],
-    bins: int = BINS,
-) -> float:
-    """Return how far scores are from the share that is right, on average; 0 is best.
-
-    The mean over all pictures of |mean score - share right| of their bin (Guo et al.,
-    On Calibration of Modern Neural Networks, 2017). No pictures have no error.
-
-    Args:
-        confidences: The highest score of each picture, shape (n,), in [0, 1].
-        correct: Whether its label is right, shape (n,).
-        bins: Into how many bins of equal width [0, 1] is cut.
-    """
-    found = binned(confidences, correct, bins)
-    gaps = np.abs(found.scores - found.right)
-    return float((gaps * found.counts).sum() / max(1, len(confidences)))
-
-
-def reliability(
-    confidences: npt.NDArray[np.floating],
-    correct: npt.NDArray[np.bool_],
-    bins: int = BINS,
-) -> Figure:
-    """Draw the share that is right by score; on the diagonal scores are probabilities.
-
-    The arguments are those of `expected_calibration_error`.
-    """
-    found = binned(confidences, correct, bins)
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axes, below = figure.subplots(
-        2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]}
+def calibration_error(scores: Scores, labels: Labels) -> float:
+    """Return the expected calibration error: how far off confidence is on average."""
+    off = sum(
+        one.count * abs(one.accuracy - one.confidence) for one in bins(scores, labels)
     )
-    centres = (np.arange(bins) + 0.5) / bins
-    axes.bar(centres, found.right, 0.9 / bins, label="right")
-    some = found.counts > 0
-    axes.plot(found.scores[some], found.right[some], "k.", label="mean score")
-    axes.plot([0, 1], [0, 1], "k--", linewidth=1)
-    error = expected_calibration_error(confidences, correct, bins)
-    axes.set_title(f"expected calibration error {error:.2%}")
-    axes.set_ylabel("share that is right")
-    axes.legend(loc="upper left")
-    below.bar(centres, found.counts, 0.9 / bins, color="grey")
-    below.set_yscale("symlog")
-    below.set_ylabel("pictures")
-    below.set_xlabel("highest score")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    below.xaxis.set_major_formatter(PercentFormatter(1.0))
-    return figure
+    return off / len(labels)
