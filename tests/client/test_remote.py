@@ -1250,16 +1250,24 @@ def _paper(path: Path, kind: str) -> Path:
     elif kind == "full":
         pixels = np.zeros((28, 28), np.uint8)
         pixels[2:26, 2:26] = 255
+    elif kind == "two":
+        pixels = np.zeros((28, 28), np.uint8)
+        pixels[4:24, 6:9] = pixels[4:24, 18:21] = 255
     Image.fromarray(pixels).save(path)
     return path
 
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("blank", "No ink"), ("tiny", "fewer than"), ("full", "is ink")],
+    [
+        ("blank", "No ink"),
+        ("tiny", "fewer than"),
+        ("full", "is ink"),
+        ("two", "not connected"),
+    ],
 )
 def test_doctor_warns(kind: str, words: str, published: Path, tmp_path: Path) -> None:
-    """Blank paper, too few pixels and a filled square are each warned of."""
+    """Blank paper, too few pixels, a filled square and two strokes are warned of."""
     path = _paper(tmp_path / "p.png", kind)
 
     done = _inkling("doctor", path, "--models-dir", published)
