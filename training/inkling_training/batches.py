@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Inputs = npt.NDArray[np.float32]
 
-__all__ = ["batches", "num_steps", "plain", "shown"]
+__all__ = ["batches", "num_steps", "plain", "shown", "varied"]
 
 _VALIDATION_BATCH = 500
 _SHOWN = 14
@@ -111,25 +111,33 @@ def plain(split: Split, contract: Contract) -> tf.data.Dataset:
     return pairs.batch(_VALIDATION_BATCH)
 
 
+def varied(
+    inputs: Inputs, contract: Contract, recipe: Recipe, strength: float, seed: int = 0
+) -> Inputs:
+    """Return inputs, shape (n, height, width, channels), changed as in training."""
+    ranges = _augmentation(contract, recipe)
+    draw = tf.constant((0, seed))
+    changed = augmented(tf.constant(inputs), draw, ranges, tf.constant(strength))
+    return np.asarray(changed)
+
+
 def shown(dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Inputs]:
     """Return some pictures of a run, as they are and as training sees them at first.
 
     What a row shows -> inputs, shape (n, height, width, channels), in [0, 1].
     """
-    contract, some = dataset.contract, dataset.train.first(_SHOWN)
-    inputs = tf.constant(some.inputs(contract))
-    ranges, whole = _augmentation(contract, recipe), tf.constant(1.0)
-    draws = [tf.constant((time, seed)) for time in range(3)]
+    contract = dataset.contract
+    inputs = dataset.train.first(_SHOWN).inputs(contract)
     rows = {
         "training pictures": inputs,
-        "what training makes of them": augmented(inputs, draws[0], ranges, whole),
-        "and another time": augmented(inputs, draws[1], ranges, whole),
+        "what training makes of them": varied(inputs, contract, recipe, 1.0, seed),
+        "and another time": varied(inputs, contract, recipe, 1.0, seed + 1),
     }
     others = _Outliers(dataset, _SHOWN if recipe.outlier_share else 0, seed)
     if others.count:
-        chosen = augmented(others.chosen(draws[2]), draws[2], ranges, whole)
-        rows["what is no digit, every label being as right"] = chosen
-    return {name: row.numpy() for name, row in rows.items()}
+        chosen = others.chosen(tf.constant((0, seed))).numpy()
+        rows["what is no digit"] = varied(chosen, contract, recipe, 1.0, seed)
+    return rows
 
 
 def _augmentation(contract: Contract, recipe: Recipe) -> Augmentation:

@@ -7,48 +7,57 @@ has it, and no client calculates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
+from inkling_training.batches import varied
 from inkling_training.models import LOGITS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling_training.datasets import Dataset
+    from inkling_training.recipes import Recipe
     from inkling_training.train import Trained
 
+    Inputs = npt.NDArray[np.float32]
     Scores = npt.NDArray[np.floating[Any]]
     Labels = npt.NDArray[np.int64]
 
-__all__ = ["Bin", "bins", "calibrated", "calibration_error", "tempered"]
+__all__ = ["calibrated", "tempered"]
 
-_NUM_BINS = 15
 _BATCH = 500
 # Temperatures are looked for up to this factor from 1, in steps that get finer.
 _FARTHEST = 8.0
 _ROUNDS, _STEPS = 8, 9
-# The share of the validation pictures that fall under `abstain_below`. Other people's
-# pictures are harder: of these it is up to twice as many.
+# The share of the validation pictures that fall under `abstain_below`, after changes of
+# this strength: other people's pictures differ, too, but less than in training.
 _ABSTAIN_SHARE = 0.01
+_STRENGTH = 0.75
 _LEAST_SCORE = 1e-30
 
 
-def calibrated(trained: Trained, dataset: Dataset) -> tuple[Trained, Dataset]:
+def calibrated(
+    trained: Trained, dataset: Dataset, recipe: Recipe
+) -> tuple[Trained, Dataset]:
     """Return model and dataset as the validation split says that they should be.
 
     The model's scores are probabilities then, and the contract states the temperature
     that made them so and the score under which to abstain.
     """
     split = dataset.validation
+
+    def scored(inputs: Inputs) -> Scores:
+        scores = trained.model.predict(inputs, batch_size=_BATCH, verbose=0)
+        return np.asarray(scores)
+
     inputs = split.inputs(dataset.contract)
-    scores = trained.model.predict(inputs, batch_size=_BATCH, verbose=0)
-    temperature = round(_temperature(scores, split.labels), 4)
-    highest = tempered(scores, temperature).max(axis=1)
+    temperature = round(_temperature(scored(inputs), split.labels), 4)
+    harder = varied(inputs, dataset.contract, recipe, _STRENGTH)
+    highest = tempered(scored(harder), temperature).max(axis=1)
     contract = replace(
         dataset.contract,
         temperature=temperature,
@@ -93,45 +102,3 @@ def _temperature(scores: Scores, labels: Labels) -> float:
         best = int(np.argmin([surprise(place) for place in places]))
         low, high = places[max(0, best - 1)], places[min(_STEPS - 1, best + 1)]
     return float(np.sqrt(low * high))
-
-
-@dataclass(frozen=True)
-class Bin:
-    """The pictures whose highest score is in one range.
-
-    Attributes:
-        count: How many they are.
-        confidence: Their mean highest score.
-        accuracy: Which share of them is right.
-    """
-
-    count: int
-    confidence: float
-    accuracy: float
-
-
-def bins(scores: Scores, labels: Labels) -> Sequence[Bin]:
-    """Return the pictures in 15 ranges of equal width; those without any are left out.
-
-    Args:
-        scores: Shape (n, classes).
-        labels: Shape (n,), the right answers.
-    """
-    highest, right = scores.max(axis=1), scores.argmax(axis=1) == labels
-    place = np.minimum((highest * _NUM_BINS).astype(int), _NUM_BINS - 1)
-    return [
-        Bin(
-            int(inside.sum()),
-            float(highest[inside].mean()),
-            float(right[inside].mean()),
-        )
-        for inside in (place == number for number in np.unique(place))
-    ]
-
-
-def calibration_error(scores: Scores, labels: Labels) -> float:
-    """Return the expected calibration error: how far off confidence is on average."""
-    off = sum(
-        one.count * abs(one.accuracy - one.confidence) for one in bins(scores, labels)
-    )
-    return off / len(labels)

@@ -12,9 +12,7 @@ from matplotlib.ticker import PercentFormatter
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from inkling_training.calibration import Bin
-
-__all__ = ["calibration", "confusion", "curves", "rows_of_pictures"]
+__all__ = ["confusion", "curves", "rows_of_pictures"]
 
 # A line of black around a picture, none across its channels.
 _FRAME = ((1, 1), (1, 1), (0, 0))
@@ -53,30 +51,6 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Figure:
         if count:
             colour = "white" if np.log1p(count) > half else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    return figure
-
-
-def calibration(series: Mapping[str, Sequence[Bin]]) -> Figure:
-    """Return a reliability diagram: how often right, by how sure the model is.
-
-    Args:
-        series: What a line is called -> its points.
-    """
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    reliable, counted = figure.subplots(1, 2)
-    reliable.plot((0, 1), (0, 1), color="grey", linewidth=1, linestyle="--")
-    for name, points in series.items():
-        sure = [point.confidence for point in points]
-        reliable.plot(sure, [p.accuracy for p in points], marker="o", label=name)
-        counted.plot(sure, [p.count for p in points], marker="o", label=name)
-    reliable.set_ylabel("share of right answers")
-    counted.set_ylabel("pictures")
-    counted.set_yscale("log")
-    for axes in (reliable, counted):
-        axes.set_xlabel("highest score")
-        axes.set_xlim(0, 1.02)
-        axes.grid(alpha=0.3)
-    reliable.legend()
     return figure
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inkling_training import drawings
-from inkling_training.calibration import bins, calibration_error, tempered
+from inkling_training.calibration import tempered
 from inkling_training.card import confusion
 from inkling_training.datasets import Split
 from inkling_training.errors import GateFailed
 from inkling_training.outliers import are_digits, held_out
+from inkling_training.reliability import expected_calibration_error, reliability
 
 if TYPE_CHECKING:
     import keras
@@ -50,17 +51,18 @@ class Judgement:
     @property
     def accuracy(self) -> float:
         """The share of right labels."""
-        return float((self.scores.argmax(axis=1) == self.labels).mean())
+        return float(self._right.mean())
 
     @property
-    def _uncalibrated(self) -> npt.NDArray[np.floating[Any]]:
-        return tempered(self.scores, 1 / self.contract.temperature)
+    def _right(self) -> npt.NDArray[np.bool_]:
+        return np.asarray(self.scores.argmax(axis=1) == self.labels)
 
     def figures(self, rows: Sequence[ParityRow]) -> dict[str, Any]:
         """Return what the model card says of it and of its exports."""
+        before = tempered(self.scores, 1 / self.contract.temperature)
         errors = {
-            "before": calibration_error(self._uncalibrated, self.labels),
-            "keras": calibration_error(self.scores, self.labels),
+            "before": expected_calibration_error(before.max(axis=1), self._right),
+            "keras": expected_calibration_error(self.scores.max(axis=1), self._right),
         }
         return {
             "accuracy": {"keras": self.accuracy}
@@ -78,13 +80,9 @@ class Judgement:
         """Return the pictures of it."""
         names = self.contract.labels
         counts = confusion(self.labels, self.scores.argmax(axis=1), len(names))
-        points = {
-            "calibrated": bins(self.scores, self.labels),
-            "before": bins(self._uncalibrated, self.labels),
-        }
         return {
             "confusion": drawings.confusion(counts, names),
-            "calibration": drawings.calibration(points),
+            "calibration": reliability(self.scores.max(axis=1), self._right),
         }
 
 

@@ -123,11 +123,11 @@ def _drawn(
 def _placed(ink: Image.Image, random: Random, side: int) -> Pixels:
     """Return a drawing as a picture of `side` pixels.
 
-    Half of them are framed as the finder frames what it finds, in a box of 20 in 28
-    about the centre of mass; the others are of any size, anywhere.
+    Most are framed as the finder frames what it finds, in a box of 20 in 28 about the
+    centre of mass; the others are of any size, anywhere.
     """
     ink = ink.crop(ink.getbbox())
-    framed = random.random() < 0.5
+    framed = random.random() < 0.7
     box = side * (20 / 28 if framed else random.uniform(0.4, 1.0))
     scale = box / max(ink.size)
     size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))

@@ -14,7 +14,7 @@ import tensorflow as tf
 from inkling.bundle import read_bundle
 from inkling.ondevice import TFLiteRunner
 from inkling.repository import FORMATS
-from inkling_training.calibration import calibration_error
+from inkling_training.reliability import expected_calibration_error
 
 if TYPE_CHECKING:
     import keras
@@ -84,10 +84,11 @@ def compare(
         scores = _scores(predict, inputs)
         differ = int((scores.argmax(axis=1) != expected.argmax(axis=1)).sum())
         worst = float(np.abs(scores - expected).max())
-        accuracy = float((scores.argmax(axis=1) == labels).mean())
+        correct = scores.argmax(axis=1) == labels
+        accuracy = float(correct.mean())
         within = right - accuracy <= _allowed_loss(differ, len(labels))
         passed = _passes(name, contract.tolerances, differ, worst, within)
-        error = calibration_error(scores, labels)
+        error = expected_calibration_error(scores.max(axis=1), correct)
         rows.append(ParityRow(name, accuracy, error, differ, worst, passed))
     return rows
 

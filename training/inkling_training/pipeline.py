@@ -90,7 +90,7 @@ def _one(model: str, dataset: Dataset, options: argparse.Namespace) -> None:
         raise
     started = time.monotonic()
     seen = drawings.rows_of_pictures(batches.shown(dataset, recipe, options.seed))
-    trained, dataset = calibrated(trained, dataset)
+    trained, dataset = calibrated(trained, dataset, recipe)
     files = publish(
         Repository(options.models_dir),
         name,

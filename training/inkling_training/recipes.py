@@ -113,8 +113,8 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
         "default": {"mlp": _MLP, "cnn": _CNN},
         "quick": {"mlp": replace(_MLP, epochs=6), "cnn": replace(_CNN, epochs=3)},
         "best": {
-            "mlp": replace(_MLP, epochs=60, width=2.0),
-            "cnn": replace(_CNN, epochs=30, width=2.0),
+            "mlp": replace(_MLP, epochs=50, patience=15, width=2.0, dropout=0.2),
+            "cnn": replace(_CNN, epochs=24, width=2.0, dropout=0.25),
         },
     }
 )
