@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from inkling.errors import InklingError, InvalidRequest
+from inkling_training import drawings
 from inkling_training.reliability import reliability
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; }
 th, td { padding: 0.15rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; }
-.confusion td, .confusion th { border: 0; padding: 0.15rem 0.5rem; text-align: center; }
 img { max-width: 100%; }
 """
 
@@ -97,7 +97,10 @@ def write_report(
     Raises:
         InvalidRequest: The directory cannot be written to.
     """
-    drawn = {"reliability.png": reliability(*tally.scored)}
+    drawn = {
+        "confusion.png": drawings.confusion(tally.confusion, tally.labels),
+        "reliability.png": reliability(*tally.scored),
+    }
     if tally.mistakes:
         drawn["mistakes.png"] = contact_sheet(tally.mistakes, respondent)
     try:
@@ -206,8 +209,6 @@ def _sections(figures: dict[str, Any], tally: Tally) -> Iterable[str]:
         yield "<h2>By source</h2>"
         by = ((name, _of(s["alone"]), *s.values()) for name, s in sources.items())
         yield _table(["source", "right", "on it alone", "on all others"], by)
-    yield "<h2>Which label was taken for which</h2>"
-    yield _confusion_table(tally)
     lists = {
         "Refused pictures": [f"{p.path}: {message}" for p, message in tally.failures],
         "Labels that the model has not": [
@@ -226,21 +227,3 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = ["".join(f"<th>{escape(name)}" for name in head)]
     lines += ["".join(f"<td>{escape(str(cell))}" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}" for line in lines) + "</table>"
-
-
-def _confusion_table(tally: Tally) -> str:
-    """Return the counts, the darker the more; rows are the truth, columns answers."""
-    counts = tally.confusion
-    # The logarithm shows single mistakes beside a thousand right answers.
-    shades = 0.6 * np.log1p(counts) / max(1.0, np.log1p(counts.max()))
-    head = "".join(f"<th>{escape(label)}" for label in tally.labels)
-    lines = [f'<table class="confusion"><tr><th>truth \\ answer{head}']
-    for label, row, shade in zip(tally.labels, counts, shades, strict=True):
-        cells = "".join(
-            f'<td style="background:rgb(31 119 180/{part:.2f})">{count}'
-            if count
-            else "<td>"
-            for count, part in zip(row, shade, strict=True)
-        )
-        lines.append(f"<tr><th>{escape(label)}{cells}")
-    return "\n".join(lines) + "</table>"
