@@ -131,7 +131,7 @@ def test_files_that_are_no_pictures_are_skipped_by_name(
     assert found.contract.labels == ("blue", "red")
     assert [n for n in ("a.txt (", "b.gif (", "c.png (") if n not in text] == []
     assert "Skipped 4 files in all" in text
-    assert "1 copies" in text
+    assert "copies of other pictures: 1." in text
     assert ".DS_Store" not in text
 
 

@@ -7,6 +7,8 @@ has it, and no client calculates.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from inkling_training.models import LOGITS
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from inkling.contract import Contract
     from inkling_training.datasets import Dataset
     from inkling_training.recipes import Recipe
     from inkling_training.train import Trained
@@ -37,6 +40,8 @@ _ROUNDS, _STEPS = 8, 9
 # this strength: other people's pictures differ, too, but less than in training.
 _ABSTAIN_SHARE = 0.01
 _STRENGTH = 0.75
+# Pictures for a hundredth of them to be some.
+_ENOUGH = 2000
 _LEAST_SCORE = 1e-30
 
 
@@ -56,18 +61,28 @@ def calibrated(
 
     inputs = split.inputs(dataset.contract)
     temperature = round(_temperature(scored(inputs), split.labels), 4)
-    harder = varied(inputs, dataset.contract, recipe, _STRENGTH)
-    highest = tempered(scored(harder), temperature).max(axis=1)
+    highest = [
+        tempered(scored(harder), temperature).max(axis=1)
+        for harder in _harder(inputs, dataset.contract, recipe)
+    ]
     contract = replace(
         dataset.contract,
         temperature=temperature,
-        abstain_below=round(float(np.quantile(highest, _ABSTAIN_SHARE)), 4),
+        abstain_below=round(
+            float(np.quantile(np.concatenate(highest), _ABSTAIN_SHARE)), 4
+        ),
     )
     model = keras.models.clone_model(trained.model)
     model.set_weights(trained.model.get_weights())
     logits = model.get_layer(LOGITS)
     logits.set_weights([array / temperature for array in logits.get_weights()])
     return replace(trained, model=model), replace(dataset, contract=contract)
+
+
+def _harder(inputs: Inputs, contract: Contract, recipe: Recipe) -> Iterator[Inputs]:
+    """Yield the inputs changed, time and again if they are few."""
+    for time in range(math.ceil(_ENOUGH / len(inputs))):
+        yield varied(inputs, contract, recipe, _STRENGTH, seed=time)
 
 
 def tempered(scores: Scores, temperature: float) -> Scores:

@@ -46,8 +46,8 @@ HELD_OUT_FONTS = (
     "STIXGeneralBolIta",
     "cmss10",
 )
-# Left out is what nobody can tell from a digit: O o (0), I l (1) and q (9).
-LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnprstuvwxyz+=#%&*?@"
+# Left out is what is a digit to somebody: O o (0), I l (1), ? (7), g q (9).
+LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefhijkmnprstuvwxyz+=#%&*"
 
 
 def letter(random: Random, fonts: Sequence[str]) -> Image.Image:

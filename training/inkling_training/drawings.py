@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["confusion", "curves", "rows_of_pictures"]
 
-# A line of black around a picture, none across its channels.
+# A line around a picture, none across its channels.
 _FRAME = ((1, 1), (1, 1), (0, 0))
 
 
@@ -66,7 +66,8 @@ def rows_of_pictures(rows: Mapping[str, npt.NDArray[np.floating[Any]]]) -> Figur
     for axes, (name, pictures) in zip(
         figure.subplots(len(rows), squeeze=False)[:, 0], rows.items(), strict=True
     ):
-        strip = np.concatenate([np.pad(one, _FRAME) for one in pictures], axis=1)
+        framed = [np.pad(one, _FRAME, constant_values=0.5) for one in pictures]
+        strip = np.concatenate(framed, axis=1)
         axes.imshow(strip.squeeze(), cmap="gray", vmin=0, vmax=1)
         axes.set_title(name, fontsize=8, loc="left", pad=2)
         axes.set_axis_off()

@@ -149,7 +149,7 @@ def _report(found: Sequence[_Pictures]) -> None:
         print(f"Skipped {len(skipped)} files in all.", flush=True)
     copies = sum(pictures.num_copies for pictures in found)
     if copies:
-        print(f"Left out {copies} copies of other pictures.", flush=True)
+        print(f"Left out copies of other pictures: {copies}.", flush=True)
 
 
 def _check_count(folder: Path, count: int) -> None:

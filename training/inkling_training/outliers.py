@@ -34,7 +34,7 @@ __all__ = ["KINDS", "are_digits", "held_out", "outliers"]
 
 # How many of each kind a run sees: those that are hardest to tell from digits most.
 _COUNTS = {
-    "letters": 10_000,
+    "letters": 16_000,
     "scribbles": 3_000,
     "shapes": 3_000,
     "blobs": 2_000,
