@@ -101,6 +101,7 @@ def test_pictures_are_prepared_as_served_ones(ink: bool, mode: str, make: Make) 
 
     channels = 3 if (mode, ink) == ("RGB", False) else 1
     assert found.contract.input_shape == (24, 24, channels)
+    assert found.train.pixels.shape[1:] == ((24, 24, 3) if channels == 3 else (24, 24))
     kind = "photo_of_one_object" if ink else "sample"
     assert found.contract.kind == kind
     splits = (found.train, found.validation, found.test)

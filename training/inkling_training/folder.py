@@ -162,7 +162,6 @@ def _check_count(folder: Path, count: int) -> None:
 
 def _dataset(found: Sequence[_Pictures], contract: Contract) -> Dataset:
     grey = all(_is_grey(pictures) for pictures in found)
-    channels = 1 if grey else 3
     splits: list[list[tuple[bytes, Pixels, int]]] = [[], [], []]
     for pictures in found:
         ordered = sorted(pictures.prepared)
@@ -171,7 +170,7 @@ def _dataset(found: Sequence[_Pictures], contract: Contract) -> Dataset:
         ends = (0, num_test, num_kept, len(ordered))
         for split, start, end in zip(splits, ends, ends[1:], strict=False):
             split += [
-                (digest, pictures.prepared[digest][..., :channels], pictures.label)
+                (digest, pictures.prepared[digest], pictures.label)
                 for digest in ordered[start:end]
             ]
     digest = hashlib.sha256()
@@ -183,12 +182,12 @@ def _dataset(found: Sequence[_Pictures], contract: Contract) -> Dataset:
     data = replace(contract.training_data, digest=f"sha256:{digest.hexdigest()}")
     test, validation, train = (
         Split(
-            np.stack([pixels for _, pixels, _ in split]),
+            np.stack([pixels[..., 0] if grey else pixels for _, pixels, _ in split]),
             np.array([label for _, _, label in split], np.int64),
         )
         for split in splits
     )
-    contract = replace(contract, channels=channels, training_data=data)
+    contract = replace(contract, channels=1 if grey else 3, training_data=data)
     return Dataset(data.name, train, validation, test, contract)
 
 

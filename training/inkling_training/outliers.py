@@ -133,16 +133,18 @@ def _placed(ink: Image.Image, random: Random, side: int) -> Pixels:
     size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))
     small = ink.resize(size, Image.Resampling.BOX)
     room = np.subtract(side, size)
-    corner = room // 2 if framed else random.integers(0, room + 1)
-    if framed:
-        values = np.asarray(small, np.float32)
-        mass = values.sum()
-        across = values.sum(axis=0) @ np.arange(size[0]) / mass
-        down = values.sum(axis=1) @ np.arange(size[1]) / mass
-        corner = np.round(side / 2 - np.array([across, down])).astype(int)
+    corner = side / 2 - _middle(small) if framed else random.integers(0, room + 1)
     canvas = Image.new("L", (side, side))
-    canvas.paste(small, (int(corner[0]), int(corner[1])))
+    canvas.paste(small, (round(corner[0]), round(corner[1])))
     return np.asarray(canvas)
+
+
+def _middle(picture: Image.Image) -> npt.NDArray[np.float64]:
+    """Return the centre of mass: across, down."""
+    values = np.asarray(picture, np.float64)
+    across = values.sum(axis=0) @ np.arange(picture.width)
+    down = values.sum(axis=1) @ np.arange(picture.height)
+    return np.asarray(np.array([across, down]) / values.sum())
 
 
 def _blobs(random: Random, count: int, source: _Source) -> Pixels:
