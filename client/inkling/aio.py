@@ -47,13 +47,15 @@ class AioClassifier:
             )
         self._stub = ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
 
-    async def classify(self, picture: Picture, top_k: int = 1) -> Prediction:
+    async def classify(
+        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+    ) -> Prediction:
         """Return what the model says of one picture.
 
         Raises:
             InklingError: The same class that the gateway raised.
         """
-        request = request_for(self._connection, encoded(picture), top_k)
+        request = request_for(self._connection, encoded(picture), top_k, abstain)
         try:
             response = await self._stub.Classify(
                 request,
@@ -68,13 +70,15 @@ class AioClassifier:
         return prediction_of(response)
 
     async def classify_many(
-        self, pictures: Iterable[Picture], top_k: int = 1
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> AsyncIterator[Prediction]:
         """Yield a prediction per picture, in order, with a few requests under way."""
         under_way: deque[asyncio.Task[Prediction]] = deque()
         try:
             for picture in pictures:
-                task = asyncio.create_task(self.classify(picture, top_k))
+                task = asyncio.create_task(
+                    self.classify(picture, top_k, abstain=abstain)
+                )
                 under_way.append(task)
                 if len(under_way) >= _WINDOW:
                     yield await under_way.popleft()

@@ -11,12 +11,25 @@ from typing import Any
 
 import grpc
 
-from inkling.errors import InklingError, InternalError, InvalidRequest
+from inkling.contract import Contract
+from inkling.errors import (
+    InklingError,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    NotReady,
+)
 from inkling.status import error_from_rpc
-from inkling.types import Origin, Prediction, Score, check_top_k
+from inkling.types import Origin, Prediction, Score, check_abstain, check_top_k
 from inkling.v1 import classifier_pb2 as pb
 
-__all__ = ["Connection", "error_of_call", "prediction_of", "request_for"]
+__all__ = [
+    "Connection",
+    "contract_of",
+    "error_of_call",
+    "prediction_of",
+    "request_for",
+]
 
 DEFAULT_TIMEOUT_S = 5.0
 _MAX_TIMEOUT_S = 86400.0
@@ -139,11 +152,13 @@ class Connection:
         return grpc.ssl_channel_credentials() if self.tls else None
 
 
-def request_for(connection: Connection, image: bytes, top_k: int) -> pb.ClassifyRequest:
+def request_for(
+    connection: Connection, image: bytes, top_k: int, abstain: bool
+) -> pb.ClassifyRequest:
     """Return the request that asks for one image.
 
     Raises:
-        InvalidRequest: `top_k` is not possible.
+        InvalidRequest: `top_k` or `abstain` is not possible.
     """
     check_top_k(top_k)
     return pb.ClassifyRequest(
@@ -152,6 +167,7 @@ def request_for(connection: Connection, image: bytes, top_k: int) -> pb.Classify
         version_label=connection.version_label,
         images=[image],
         top_k=top_k,
+        abstain=check_abstain(abstain),
     )
 
 
@@ -166,7 +182,29 @@ def prediction_of(response: pb.ClassifyResponse) -> Prediction:
     [result] = response.results
     origin = Origin(response.model, response.version, response.contract)
     top = tuple(Score(s.label, s.index, s.probability) for s in result.top)
-    return Prediction(top, origin)
+    return Prediction(top, origin, result.abstained or None)
+
+
+def contract_of(connection: Connection, model: pb.Model) -> Contract:
+    """Return the contract of the version that a connection asks.
+
+    Raises:
+        ModelNotFound: There is no such version.
+        NotReady: It cannot answer yet.
+    """
+    number, label = connection.version, connection.version_label
+    wanted = [
+        version
+        for version in model.versions  # newest first
+        if number in (None, version.version)
+        and (label is None or label in version.version_labels)
+    ]
+    if not wanted:
+        raise ModelNotFound(f'The model "{model.name}" has no such version.')
+    for version in wanted:
+        if version.contract_json:
+            return Contract.from_json(version.contract_json)
+    raise NotReady(f'No such version of the model "{model.name}" can answer yet.')
 
 
 def error_of_call(call: grpc.Call) -> InklingError:

@@ -11,6 +11,7 @@ from inkling.errors import DeadlineExceeded, InklingError, InvalidRequest, NotRe
 from inkling.pictures import encoded, raising
 
 if TYPE_CHECKING:
+    from inkling.contract import Contract
     from inkling.pictures import Picture
     from inkling.types import Prediction
 
@@ -20,15 +21,23 @@ __all__ = ["Classifier", "Fallback", "connect"]
 class Classifier(Protocol):
     """Classifies pictures; safe to use from several threads, closed once."""
 
-    def classify(self, picture: Picture, top_k: int = 1) -> Prediction:
+    def classify(
+        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+    ) -> Prediction:
         """Return what the model says of one picture.
+
+        Args:
+            picture: As `inkling.pictures` lists them.
+            top_k: How many labels to give, likeliest first.
+            abstain: Whether a picture that the model is not sure of gets no label;
+                the rule is that of `inkling.abstention`.
 
         Raises:
             InklingError: The same class, whether a gateway or this device refused it.
         """
 
     def classify_many(
-        self, pictures: Iterable[Picture], top_k: int = 1
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order, while later ones are under way.
 
@@ -37,9 +46,16 @@ class Classifier(Protocol):
         """
 
     def outcomes(
-        self, pictures: Iterable[Picture], top_k: int = 1
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction | InklingError]:
         """Yield for each picture, in order, its prediction or why there is none."""
+
+    def contract(self) -> Contract:
+        """Return what the version that answers now expects, with its labels.
+
+        Raises:
+            InklingError: No version can answer, or the gateway cannot be reached.
+        """
 
     def close(self) -> None:
         """Let go of connections and models."""
@@ -101,29 +117,38 @@ class Fallback:
     def __init__(self, first: Classifier, second: Classifier) -> None:
         self._first, self._second = first, second
 
-    def classify(self, picture: Picture, top_k: int = 1) -> Prediction:
+    def classify(
+        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+    ) -> Prediction:
         """Return what the first says, or the second where the first is not ready."""
         image = encoded(picture)
         try:
-            return self._first.classify(image, top_k)
+            return self._first.classify(image, top_k, abstain=abstain)
         except (NotReady, DeadlineExceeded):
-            return self._second.classify(image, top_k)
+            return self._second.classify(image, top_k, abstain=abstain)
 
     def outcomes(
-        self, pictures: Iterable[Picture], top_k: int = 1
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction | InklingError]:
         """Yield a prediction or an error per picture; each asks the first anew."""
         for picture in pictures:
             try:
-                yield self.classify(picture, top_k)
+                yield self.classify(picture, top_k, abstain=abstain)
             except InklingError as error:
                 yield error
 
     def classify_many(
-        self, pictures: Iterable[Picture], top_k: int = 1
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order; each asks the first anew."""
-        return raising(self.outcomes(pictures, top_k))
+        return raising(self.outcomes(pictures, top_k, abstain=abstain))
+
+    def contract(self) -> Contract:
+        """Return the first's contract, or the second's where the first is not ready."""
+        try:
+            return self._first.contract()
+        except (NotReady, DeadlineExceeded):
+            return self._second.contract()
 
     def close(self) -> None:
         """Close both."""

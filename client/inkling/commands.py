@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from inkling.preprocess import Stage
     from inkling.types import Prediction
 
-__all__ = ["CLASSIFY", "DOCTOR", "MODELS", "add_models_dir"]
+__all__ = ["CLASSIFY", "DOCTOR", "MODELS", "add_abstain", "add_models_dir"]
 
 
 def add_models_dir(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,15 @@ def add_models_dir(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path(os.environ.get("INKLING_MODELS_DIR", "models")),
         help="the model repository (INKLING_MODELS_DIR)",
+    )
+
+
+def add_abstain(parser: argparse.ArgumentParser) -> None:
+    """Add `--abstain`, the same for every command."""
+    parser.add_argument(
+        "--abstain",
+        action="store_true",
+        help="give no label where the model is not sure, but why there is none",
     )
 
 
@@ -86,6 +95,7 @@ def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="a line of JSON per picture"
     )
+    add_abstain(parser)
 
 
 def _classify(options: argparse.Namespace) -> int:
@@ -94,7 +104,9 @@ def _classify(options: argparse.Namespace) -> int:
     failed = 0
     target = options.on_device or options.server
     with connect(target, **_connection(options)) as classifier:
-        outcomes = classifier.outcomes(options.pictures, options.top_k)
+        outcomes = classifier.outcomes(
+            options.pictures, options.top_k, abstain=options.abstain
+        )
         answers = zip(options.pictures, outcomes, strict=True)
         for number, (path, answer) in enumerate(answers, start=1):
             _show_progress(number, len(options.pictures))
@@ -141,16 +153,20 @@ def _as_row(path: Path, prediction: Prediction) -> str:
     top = "  ".join(
         f"{score.label} {score.probability:7.2%}" for score in prediction.top
     )
-    return f"{path}  {top}"
+    if prediction.abstained is None:
+        return f"{path}  {top}"
+    shown = f"{path}  -  {prediction.abstained} {prediction.probability:.0%}"
+    return f"{shown}  ({top})" if len(prediction.top) > 1 else shown
 
 
 def _as_json(path: Path, prediction: Prediction) -> str:
-    origin = prediction.origin
+    origin, reason = prediction.origin, prediction.abstained
     return json.dumps(
         {
             "picture": str(path),
             "label": prediction.label,
             "probability": prediction.probability,
+            **({"abstained": reason} if reason else {}),
             "top": [
                 {"label": s.label, "index": s.index, "probability": s.probability}
                 for s in prediction.top

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from inkling.abstention import shows_several
+
 if TYPE_CHECKING:
     from inkling.contract import Contract
     from inkling.preprocess import Stage
@@ -50,6 +52,11 @@ def _about_ink(pixels: np.ndarray) -> list[str]:
         found.append(
             f"{inked:.0%} of what the model sees is ink; is it light ink on dark paper "
             "that was taken for the reverse, or more than one thing?"
+        )
+    if shows_several((pixels / 255).astype(np.float32)):
+        found.append(
+            "Two large parts are not connected; is it more than one thing? A model "
+            "that may abstain says so where it is not sure."
         )
     return found
 

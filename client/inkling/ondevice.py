@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from inkling.abstention import abstaining
 from inkling.bundle import Bundle, read_bundle
 from inkling.errors import (
     BrokenVersion,
@@ -22,7 +23,7 @@ from inkling.errors import (
 from inkling.pictures import encoded, raising
 from inkling.preprocess import check_inputs, to_input
 from inkling.repository import FORMATS, GOLDEN_FILE, VersionFiles
-from inkling.types import Origin, Prediction, check_top_k, predictions
+from inkling.types import Origin, Prediction, check_abstain, check_top_k, predictions
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -253,31 +254,39 @@ class OnDeviceClassifier:
         self._runner = TFLiteRunner(bundle.model, bundle.contract, num_threads)
         self._origin = Origin(bundle.name, version, bundle.contract.hash, "device")
 
-    def classify(self, picture: Picture, top_k: int = 1) -> Prediction:
+    def classify(
+        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+    ) -> Prediction:
         """Return what the model says of one picture."""
-        [prediction] = self.classify_many([picture], top_k)
+        [prediction] = self.classify_many([picture], top_k, abstain=abstain)
         return prediction
 
     def outcomes(
-        self, pictures: Iterable[Picture], top_k: int = 1
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction | InklingError]:
         """Yield a prediction or an error per picture, in order."""
         contract = self._runner.contract
         for picture in pictures:
             try:
                 check_top_k(top_k)
+                check_abstain(abstain)
                 inputs = to_input(encoded(picture), contract)[np.newaxis]
                 scores = self._runner.run(inputs)
             except InklingError as error:
                 yield error
             else:
-                yield from predictions(scores, contract.labels, top_k, self._origin)
+                found = predictions(scores, contract.labels, top_k, self._origin)
+                yield from abstaining(found, inputs, contract) if abstain else found
 
     def classify_many(
-        self, pictures: Iterable[Picture], top_k: int = 1
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order."""
-        return raising(self.outcomes(pictures, top_k))
+        return raising(self.outcomes(pictures, top_k, abstain=abstain))
+
+    def contract(self) -> Contract:
+        """Return the contract that the file carries."""
+        return self._runner.contract
 
     def close(self) -> None:
         """Do nothing: the model goes with this object."""

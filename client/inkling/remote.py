@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from inkling.channel import Connection, error_of_call, prediction_of, request_for
+from inkling.channel import (
+    Connection,
+    contract_of,
+    error_of_call,
+    prediction_of,
+    request_for,
+)
 from inkling.errors import InklingError, NotReady
 from inkling.pictures import encoded, raising
+from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 
 if TYPE_CHECKING:
+    from inkling.contract import Contract
     from inkling.pictures import Picture
     from inkling.types import Prediction
 
@@ -40,18 +48,20 @@ class GrpcClassifier:
         self._stub: ClassifierStub | None = None
         self._process = os.getpid()
 
-    def classify(self, picture: Picture, top_k: int = 1) -> Prediction:
+    def classify(
+        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+    ) -> Prediction:
         """Return what the model says of one picture."""
-        return _finished(self._started(picture, top_k))
+        return _finished(self._started(picture, top_k, abstain))
 
     def outcomes(
-        self, pictures: Iterable[Picture], top_k: int = 1
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction | InklingError]:
         """Yield a prediction or an error per picture, with a few requests under way."""
         under_way: deque[Any] = deque()
         try:
             for picture in pictures:
-                under_way.append(self._begun(picture, top_k))
+                under_way.append(self._begun(picture, top_k, abstain))
                 if len(under_way) >= _WINDOW:
                     yield _outcome(under_way.popleft())
             while under_way:
@@ -62,10 +72,19 @@ class GrpcClassifier:
                     call.cancel()
 
     def classify_many(
-        self, pictures: Iterable[Picture], top_k: int = 1
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order, with a few requests under way."""
-        return raising(self.outcomes(pictures, top_k))
+        return raising(self.outcomes(pictures, top_k, abstain=abstain))
+
+    def contract(self) -> Contract:
+        """Return what the version that answers now expects, as the gateway says."""
+        call = self._ready_stub().GetModel.future(
+            pb.GetModelRequest(model=self._connection.model),
+            timeout=self._connection.timeout_s,
+            metadata=self._connection.metadata,
+        )
+        return contract_of(self._connection, _result(call))
 
     def close(self) -> None:
         """Close the channel; a later call opens another."""
@@ -80,15 +99,15 @@ class GrpcClassifier:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _begun(self, picture: Picture, top_k: int) -> Any:
+    def _begun(self, picture: Picture, top_k: int, abstain: bool) -> Any:
         """Return the call, or why there is none."""
         try:
-            return self._started(picture, top_k)
+            return self._started(picture, top_k, abstain)
         except InklingError as error:
             return error
 
-    def _started(self, picture: Picture, top_k: int) -> Any:
-        request = request_for(self._connection, encoded(picture), top_k)
+    def _started(self, picture: Picture, top_k: int, abstain: bool) -> Any:
+        request = request_for(self._connection, encoded(picture), top_k, abstain)
         return self._ready_stub().Classify.future(
             request,
             timeout=self._connection.timeout_s,
@@ -120,8 +139,12 @@ def _outcome(call: Any) -> Prediction | InklingError:
 
 
 def _finished(call: Any) -> Prediction:
+    return prediction_of(_result(call))
+
+
+def _result(call: Any) -> Any:
     try:
-        return prediction_of(call.result())
+        return call.result()
     except grpc.RpcError:
         raise error_of_call(call) from None
     except grpc.FutureCancelledError:

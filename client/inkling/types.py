@@ -13,7 +13,14 @@ from inkling.errors import InvalidRequest
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Origin", "Prediction", "Score", "check_top_k", "predictions"]
+__all__ = [
+    "Origin",
+    "Prediction",
+    "Score",
+    "check_abstain",
+    "check_top_k",
+    "predictions",
+]
 
 _MAX_TOP_K = 1_000_000
 
@@ -51,24 +58,27 @@ class Prediction:
     Attributes:
         top: The likeliest labels, likeliest first; never empty.
         origin: Who said it.
+        abstained: Why there is no label, one of `inkling.abstention.REASONS`; None
+            where there is one, as always where abstaining was not asked for.
     """
 
     top: tuple[Score, ...]
     origin: Origin
+    abstained: str | None = None
 
     @property
-    def label(self) -> str:
-        """The likeliest label."""
-        return self.top[0].label
+    def label(self) -> str | None:
+        """The likeliest label; None where the model abstained."""
+        return None if self.abstained else self.top[0].label
 
     @property
-    def index(self) -> int:
-        """Its place in the scores."""
-        return self.top[0].index
+    def index(self) -> int | None:
+        """Its place in the scores; None where the model abstained."""
+        return None if self.abstained else self.top[0].index
 
     @property
     def probability(self) -> float:
-        """Its probability in [0, 1]."""
+        """The highest probability in [0, 1], with or without a label."""
         return self.top[0].probability
 
 
@@ -83,6 +93,17 @@ def check_top_k(top_k: int) -> int:
             f"top_k is {top_k!r:.40}; expected a whole number, 1 or more."
         )
     return top_k
+
+
+def check_abstain(abstain: bool) -> bool:
+    """Return `abstain` if it says whether the model may abstain.
+
+    Raises:
+        InvalidRequest: It is neither true nor false.
+    """
+    if not isinstance(abstain, bool):
+        raise InvalidRequest(f"abstain is {abstain!r:.40}; expected true or false.")
+    return abstain
 
 
 def predictions(

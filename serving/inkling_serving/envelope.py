@@ -6,13 +6,14 @@ import base64
 import binascii
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from werkzeug.http import parse_options_header
 
 from inkling.errors import InvalidRequest, TooLarge, UnsupportedMediaType
 
-__all__ = ["images_of"]
+__all__ = ["Envelope", "envelope_of"]
 
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
 # A JSON body has at most this many of the characters below besides those that its
@@ -30,8 +31,21 @@ _DAMAGED_FORM = (
 _STRUCTURE_PER_IMAGE = 32
 
 
-def images_of(headers: Mapping[str, str], body: bytes, max_images: int) -> list[bytes]:
-    """Return the encoded images of a body, in order.
+@dataclass(frozen=True)
+class Envelope:
+    """What a body asks.
+
+    Attributes:
+        images: The encoded images, in order.
+        abstain: Whether the model may abstain; only JSON has a place to say so.
+    """
+
+    images: list[bytes]
+    abstain: bool = False
+
+
+def envelope_of(headers: Mapping[str, str], body: bytes, max_images: int) -> Envelope:
+    """Return what a body asks.
 
     A body that starts like a PNG or JPEG is one image, whatever its type claims to be;
     `curl --data-binary` calls every body a form.
@@ -53,13 +67,13 @@ def images_of(headers: Mapping[str, str], body: bytes, max_images: int) -> list[
             "@picture.png URL"
         )
     if body.startswith(_PICTURES):
-        return [body]
+        return Envelope([body])
     kind, options = parse_options_header(headers.get("content-type", "")[:_MAX_TYPE])
     if kind == "multipart/form-data":
-        return _from_multipart(body, options.get("boundary", ""), max_images)
+        return Envelope(_from_multipart(body, options.get("boundary", ""), max_images))
     if kind == "application/json" or body.lstrip()[:1] == b"{":
         return _from_json(body, max_images)
-    return [body]
+    return Envelope([body])
 
 
 def _from_multipart(body: bytes, boundary: str, max_images: int) -> list[bytes]:
@@ -111,7 +125,7 @@ def _is_file(head: bytes) -> bool:
     return False
 
 
-def _from_json(body: bytes, max_images: int) -> list[bytes]:
+def _from_json(body: bytes, max_images: int) -> Envelope:
     if not body.isascii():
         raise InvalidRequest(
             "The JSON has letters outside ASCII; base64 and the names around it need "
@@ -136,7 +150,11 @@ def _from_json(body: bytes, max_images: int) -> list[bytes]:
         raise InvalidRequest(
             'The JSON has no list of images; expected {"images": [{"b64": "..."}]}.'
         )
-    return [_from_base64(place, image) for place, image in enumerate(images)]
+    abstain = document.get("abstain", False)
+    if not isinstance(abstain, bool):
+        raise InvalidRequest('"abstain" in the JSON must be true or false.')
+    found = [_from_base64(place, image) for place, image in enumerate(images)]
+    return Envelope(found, abstain)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

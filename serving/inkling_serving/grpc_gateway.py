@@ -103,14 +103,20 @@ class ClassifierGateway:
             request.version_label if choice == "version_label" else None,
         )
         images, top_k = list(request.images), request.top_k or 1
+        abstain = request.abstain
+
+        def classify(left_s: float | None) -> Answer:
+            return self._service.classify(
+                target, images, top_k, left_s, abstain=abstain, trace=trace
+            )
+
         if len(images) == 1 and self._service.is_quick(target, images[0]):
-            answer = self._service.classify(target, images, top_k, timeout_s, trace)
-            return _response(answer)
+            return _response(classify(timeout_s))
         left_s, submitted = countdown(timeout_s), perf_counter()
 
         def begin() -> Answer:
             trace.queue = perf_counter() - submitted
-            return self._service.classify(target, images, top_k, left_s(), trace)
+            return classify(left_s())
 
         return _response(await self._work.run(begin, timeout_s))
 
@@ -253,7 +259,8 @@ def _response(answer: Answer) -> pb.ClassifyResponse:
                 top=[
                     pb.Score(label=s.label, index=s.index, probability=s.probability)
                     for s in result.top
-                ]
+                ],
+                abstained=result.abstained,
             )
             for result in answer.results
         ],

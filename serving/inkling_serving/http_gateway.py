@@ -31,7 +31,7 @@ from inkling.errors import (
     MethodNotAllowed,
     NotFound,
 )
-from inkling_serving.envelope import images_of
+from inkling_serving.envelope import envelope_of
 from inkling_serving.metrics import CONTENT_TYPE_LATEST
 from inkling_serving.service import Target
 from inkling_serving.trace import Trace
@@ -177,24 +177,31 @@ class Gateway:
         )
 
     def _classify(self, request: Request, names: _Names) -> Response:
-        asked = _Asked.of(request)
-        images = images_of(request.headers, request.body, self._max_batch)
+        query = _Query.of(request)
+        asked = envelope_of(request.headers, request.body, self._max_batch)
         answer = self._service.classify(
-            _target(names), images, asked.top_k, trace=request.trace
+            _target(names),
+            asked.images,
+            query.top_k,
+            abstain=query.abstain or asked.abstain,
+            trace=request.trace,
         )
-        return _answer_response(_answer_json(answer), request, asked)
+        return _answer_response(_answer_json(answer), request, query)
 
     def _explain(self, request: Request, names: _Names) -> Response:
-        asked = _Asked.of(request)
-        images = images_of(request.headers, request.body, 1)
-        if len(images) != 1:
-            raise InvalidRequest(f"Explain takes one image; {len(images)} came.")
-        target = _target(names)
+        query = _Query.of(request)
+        asked = envelope_of(request.headers, request.body, 1)
+        if len(asked.images) != 1:
+            raise InvalidRequest(f"Explain takes one image; {len(asked.images)} came.")
         answer, stages = self._service.explain(
-            target, images[0], asked.top_k, request.trace
+            _target(names),
+            asked.images[0],
+            query.top_k,
+            abstain=query.abstain or asked.abstain,
+            trace=request.trace,
         )
         shown = {**_answer_json(answer), "stages": [_stage_json(s) for s in stages]}
-        return _answer_response(shown, request, asked)
+        return _answer_response(shown, request, query)
 
     def _models(self, request: Request, _: _Names) -> Response:
         models = [_model_json(status) for status in self._service.models()]
@@ -267,12 +274,12 @@ def _json_response(
 
 
 def _answer_response(
-    shown: dict[str, Any], request: Request, asked: _Asked
+    shown: dict[str, Any], request: Request, query: _Query
 ) -> Response:
     started = perf_counter()
     response = _json_response(HTTPStatus.OK, shown, request.id)
     request.trace.encode = perf_counter() - started
-    if asked.timing:
+    if query.timing:
         timing = {"Server-Timing": request.trace.server_timing()}
         return replace(response, headers={**response.headers, **timing})
     return response
@@ -287,16 +294,17 @@ def _target(names: Mapping[str, str | None]) -> Target:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Query:
     """What the query of a classification asks for."""
 
     top_k: int = 1
+    abstain: bool = False
     timing: bool = False
 
     @classmethod
-    def of(cls, request: Request) -> _Asked:
+    def of(cls, request: Request) -> _Query:
         if not request.query:
-            return _NOTHING_ASKED
+            return _EMPTY_QUERY
         try:
             values = parse_qs(request.query, keep_blank_values=True, max_num_fields=16)
         except ValueError:
@@ -304,10 +312,10 @@ class _Asked:
         top_k = values.get("top_k", ["1"])[-1]
         if not _TOP_K.fullmatch(top_k):
             raise InvalidRequest("top_k must be a whole number, 1 or more: ?top_k=3")
-        return cls(int(top_k), _switch("timing", values))
+        return cls(int(top_k), _switch("abstain", values), _switch("timing", values))
 
 
-_NOTHING_ASKED = _Asked()
+_EMPTY_QUERY = _Query()
 
 
 def _switch(name: str, values: Mapping[str, list[str]]) -> bool:
@@ -331,10 +339,13 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
 
 
 def _prediction_json(result: Prediction) -> dict[str, Any]:
+    # Only who asked for it is answered by it.
+    abstained = {"abstained": result.abstained} if result.abstained else {}
     return {
         "label": result.label,
         "index": result.index,
         "probability": result.probability,
+        **abstained,
         "top": [
             {"label": s.label, "index": s.index, "probability": s.probability}
             for s in result.top

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inkling.abstention import abstaining
 from inkling.decoding import Budget, Limits, decode, png_size
 from inkling.errors import (
     DeadlineExceeded,
@@ -67,11 +68,14 @@ class Service:
         images: Sequence[bytes],
         top_k: int = 1,
         timeout_s: float | None = None,
+        *,
+        abstain: bool = False,
         trace: Trace | None = None,
     ) -> Answer:
         """Return one prediction per encoded image, in order, all by one version.
 
         `timeout_s` is what the caller allows; what is left of it goes to the engine.
+        With `abstain`, a picture that the model is not sure of gets no label.
         `trace` takes note of who answers and how long each part takes.
 
         Raises:
@@ -89,7 +93,8 @@ class Service:
                 raise DeadlineExceeded(
                     "The time ran out while the images were prepared. Allow more."
                 )
-        return _answer(servable, inputs, top_k, trace, timeout_s)
+        answer = _answer(servable, inputs, top_k, trace, timeout_s)
+        return _abstaining(answer, servable, inputs) if abstain else answer
 
     def is_quick(self, target: Target, image: bytes) -> bool:
         """Whether `classify` takes about as long as handing it to a thread would.
@@ -112,6 +117,8 @@ class Service:
         target: Target,
         image: bytes,
         top_k: int = 1,
+        *,
+        abstain: bool = False,
         trace: Trace | None = None,
     ) -> tuple[Answer, list[Stage]]:
         """Return the prediction for an image, and every stage on its way to the model.
@@ -124,7 +131,9 @@ class Service:
         started = perf_counter()
         inputs, stages = explain(image, servable.contract, Budget(self._limits))
         trace.preprocess = perf_counter() - started
-        return _answer(servable, inputs[np.newaxis], top_k, trace), stages
+        batch = inputs[np.newaxis]
+        answer = _answer(servable, batch, top_k, trace)
+        return (_abstaining(answer, servable, batch) if abstain else answer), stages
 
     def predict(
         self,
@@ -228,6 +237,13 @@ def _answer(
     origin, labels = _origin(servable), servable.contract.labels
     scores = _scores(servable, inputs, trace, timeout_s)
     return Answer(origin, predictions(scores, labels, top_k, origin))
+
+
+def _abstaining(
+    answer: Answer, servable: Servable, inputs: npt.NDArray[np.float32]
+) -> Answer:
+    results = abstaining(answer.results, inputs, servable.contract)
+    return Answer(answer.origin, results)
 
 
 def _scores(

@@ -246,6 +246,28 @@ def test_an_address_gives_the_gateway(gateway: Any, picture: bytes) -> None:
     assert prediction.origin.contract.startswith("sha256:")
 
 
+def test_the_contract_is_the_same_everywhere(gateway: Any, published: Path) -> None:
+    """Gateway, device and fallback say what the version that answers expects."""
+    expected = Repository(published).newest("mlp").contract()
+    device = _version_dir(published, "mlp")
+    nobody = f"127.0.0.1:{free_port()}"
+    classifiers = [
+        inkling.connect(gateway.grpc_target, model="mlp"),
+        inkling.connect(gateway.grpc_target, model="mlp", version=1),
+        inkling.connect(device),
+        inkling.connect(nobody, model="mlp", fallback=device),
+    ]
+
+    for classifier in classifiers:
+        with classifier:
+            assert expected == classifier.contract()
+    with (
+        inkling.connect(gateway.grpc_target, model="mlp", version=99) as classifier,
+        pytest.raises(ModelNotFound),
+    ):
+        classifier.contract()
+
+
 @pytest.mark.parametrize("form", ["file", "directory", "str of a file"])
 def test_a_path_gives_the_device(form: str, published: Path, picture: bytes) -> None:
     """A .tflite file or a version's directory is run here, behind the same interface."""
@@ -1222,16 +1244,24 @@ def _paper(path: Path, kind: str) -> Path:
     elif kind == "full":
         pixels = np.zeros((28, 28), np.uint8)
         pixels[2:26, 2:26] = 255
+    elif kind == "two":
+        pixels = np.zeros((28, 28), np.uint8)
+        pixels[4:24, 6:9] = pixels[4:24, 18:21] = 255
     Image.fromarray(pixels).save(path)
     return path
 
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("blank", "No ink"), ("tiny", "fewer than"), ("full", "is ink")],
+    [
+        ("blank", "No ink"),
+        ("tiny", "fewer than"),
+        ("full", "is ink"),
+        ("two", "not connected"),
+    ],
 )
 def test_doctor_warns(kind: str, words: str, published: Path, tmp_path: Path) -> None:
-    """Blank paper, too few pixels and a filled square are each warned of."""
+    """Blank paper, too few pixels, a filled square and two strokes are warned of."""
     path = _paper(tmp_path / "p.png", kind)
 
     done = _inkling("doctor", path, "--models-dir", published)

@@ -263,6 +263,7 @@ def test_manifest_is_complete(version: _Published) -> None:
         "card/card.md",
         "card/curves.png",
         "card/confusion.png",
+        "card/calibration.png",
     } <= found
     version.files.verify()
 
@@ -274,7 +275,7 @@ def test_files_can_be_read_by_other_users(version: _Published) -> None:
         assert path.stat().st_mode & wanted == wanted, path
 
 
-@pytest.mark.parametrize("name", ["curves.png", "confusion.png"])
+@pytest.mark.parametrize("name", ["curves.png", "confusion.png", "calibration.png"])
 def test_pictures_of_the_card(name: str, version: _Published) -> None:
     """The pictures of the card open and are not blank."""
     with Image.open(version.path / "card" / name) as picture:
@@ -315,10 +316,15 @@ def test_metrics(version: _Published) -> None:
     }
     assert expected == {name: figures[name] for name in expected}
     assert set(figures) - set(expected) == {
+        "abstain_below",
+        "abstained",
         "accuracy",
         "bytes",
+        "calibration_error",
+        "caught",
         "made_with",
         "parity",
+        "temperature",
         "train_s",
     }
     assert {"keras", "saved_model", *FORMATS} == set(figures["accuracy"])

@@ -119,6 +119,7 @@ def test_parity_rows(swapped: _Compared, good: Trained, digits: Dataset) -> None
     assert set(row.as_json()) == {
         "export",
         "accuracy",
+        "calibration_error",
         "labels_differ",
         "worst",
         "passed",

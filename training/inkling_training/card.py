@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from matplotlib.figure import Figure
 
     from inkling_training.parity import ParityRow
 
 __all__ = ["confusion", "parity_table", "write_card"]
+
+_CAPTIONS = {
+    "curves": "Loss and accuracy by epoch",
+    "confusion": "Which label was taken for which",
+    "calibration": "How often the model is right, by how sure it is",
+    "augmentation": "Pictures, and what the training makes of them",
+}
 
 
 def confusion(
@@ -42,24 +48,34 @@ def parity_table(rows: Sequence[ParityRow]) -> str:
 
 
 def write_card(
-    directory: Path,
-    figures: dict[str, Any],
-    history: Sequence[dict[str, float]],
-    counts: npt.NDArray[np.int64],
-    labels: Sequence[str],
+    directory: Path, figures: dict[str, Any], pictures: Mapping[str, Figure]
 ) -> None:
-    """Write `metrics.json`, `card.md`, `curves.png` and `confusion.png`."""
+    """Write `metrics.json`, `card.md` and the pictures.
+
+    Args:
+        directory: Where to; it is made.
+        figures: What is said.
+        pictures: By the names of their files, without `.png`; see `_CAPTIONS`.
+    """
     directory.mkdir()
     text = json.dumps(figures, indent=1, sort_keys=True)
     (directory / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    (directory / "card.md").write_text(_text(figures), encoding="utf-8")
-    _curves(history).savefig(directory / "curves.png", dpi=120)
-    _confusion_picture(counts, labels).savefig(directory / "confusion.png", dpi=120)
+    shown = [
+        f"![{caption}]({name}.png)"
+        for name, caption in _CAPTIONS.items()
+        if name in pictures
+    ]
+    card = "\n\n".join([_text(figures), *shown])
+    (directory / "card.md").write_text(card + "\n", encoding="utf-8")
+    for name, picture in pictures.items():
+        picture.savefig(directory / f"{name}.png", dpi=120)
 
 
 def _text(figures: dict[str, Any]) -> str:
+    errors = figures["calibration_error"]
     rows = "\n".join(
-        f"| {name} | {accuracy:.2%} | {_thousands(figures['bytes'].get(name))} |"
+        f"| {name} | {accuracy:.2%} | {errors[name]:.2%} | "
+        f"{_thousands(figures['bytes'].get(name))} |"
         for name, accuracy in figures["accuracy"].items()
     )
     return f"""# {figures["model"]} on {figures["dataset"]}
@@ -69,51 +85,33 @@ def _text(figures: dict[str, Any]) -> str:
 {figures["best_epoch"]}, the best on the validation split. The test set took no part
 in any choice.
 
-| export | accuracy on the test set | bytes |
-|---|---|---|
+| export | accuracy on the test set | calibration error | bytes |
+|---|---|---|---|
 {rows}
 
-Contract: `{figures["contract"]}`
+The calibration error is the expected one, over 15 ranges of the highest score. Before
+the logits were divided by {figures["temperature"]:g}, which the validation split chose,
+it was {errors["before"]:.2%}.
 
-![Loss and accuracy by epoch](curves.png)
+{_abstaining(figures)}
 
-![Which label was taken for which](confusion.png)
-"""
+Contract: `{figures["contract"]}`"""
+
+
+def _abstaining(figures: dict[str, Any]) -> str:
+    text = f"""Where abstaining is asked for, a highest score under
+{figures["abstain_below"]:g} is no answer: so are {figures["abstained"]:.2%} of the test
+set"""
+    caught = figures["caught"]
+    if not caught:
+        return f"{text}."
+    rows = "\n".join(f"| {kind} | {share:.1%} |" for kind, share in caught.items())
+    return f"""{text}, and of things that are no digit, drawn anew for this:
+
+| thing | caught |
+|---|---|
+{rows}"""
 
 
 def _thousands(count: int | None) -> str:
     return "" if count is None else f"{count:,}"
-
-
-def _curves(history: Sequence[dict[str, float]]) -> Figure:
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    epochs = range(1, len(history) + 1)
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for prefix, label in (("", "training, augmented"), ("val_", "validation")):
-            values = [figures[prefix + name] for figures in history]
-            axes.plot(epochs, values, marker=".", label=label)
-        axes.set_xlabel("epoch")
-        axes.set_title(name)
-        axes.grid(alpha=0.3)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend()
-    return figure
-
-
-def _confusion_picture(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Figure:
-    size = 2.5 + 0.45 * len(labels)
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.subplots()
-    # The logarithm shows single mistakes beside a thousand right answers.
-    axes.imshow(np.log1p(counts), cmap="Blues")
-    places = range(len(labels))
-    axes.set_xticks(places, labels, rotation=45, ha="right")
-    axes.set_yticks(places, labels)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("truth")
-    half = np.log1p(counts.max()) / 2
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
-            colour = "white" if np.log1p(count) > half else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    return figure

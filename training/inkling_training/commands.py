@@ -13,7 +13,7 @@ from inkling_training.quiet import quiet_stderr
 
 __all__ = ["TRAIN"]
 
-_DATASETS = ("auto", "mnist", "fashion_mnist", "cifar10", "digits")
+_DATASETS = ("auto", "mnist", "fashion_mnist", "cifar10", "digits", "folder")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,20 +25,34 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         choices=_DATASETS,
         default="auto",
-        help="auto is mnist, or the bundled digits where MNIST cannot be had",
+        help="auto is mnist, or the bundled digits where MNIST cannot be had; folder "
+        "is your own pictures",
     )
     parser.add_argument(
         "--data-dir",
         type=Path,
         default=os.environ.get("INKLING_DATA_DIR"),
-        help="where mnist.npz and the like are (INKLING_DATA_DIR)",
+        help="where mnist.npz and the like are (INKLING_DATA_DIR); for folder, what "
+        "has a subfolder of pictures for each label",
+    )
+    parser.add_argument(
+        "--size",
+        type=_side,
+        default=32,
+        help="for folder: side of the model's input in pixels (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ink",
+        action="store_true",
+        help="for folder: each picture is one thing written on paper, which is found "
+        "and framed; without, pictures are taken as a whole",
     )
     parser.add_argument("--name", help="publish under this name instead of the model's")
     parser.add_argument(
         "--recipe",
-        choices=("quick", "default"),
+        choices=("quick", "default", "best"),
         default="default",
-        help="quick is for trying things out",
+        help="quick is for trying things out; best takes half an hour",
     )
     _add_run_arguments(parser)
 
@@ -65,6 +79,10 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     return _within(int(text), 1, 1_000_000)
+
+
+def _side(text: str) -> int:
+    return _within(int(text), 12, 256)
 
 
 def _seed(text: str) -> int:

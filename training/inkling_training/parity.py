@@ -14,6 +14,7 @@ import tensorflow as tf
 from inkling.bundle import read_bundle
 from inkling.ondevice import TFLiteRunner
 from inkling.repository import FORMATS
+from inkling_training.reliability import expected_calibration_error
 
 if TYPE_CHECKING:
     import keras
@@ -42,6 +43,7 @@ class ParityRow:
     Attributes:
         export: `saved_model` or the TFLite format.
         accuracy: Share of right labels on the test set.
+        calibration_error: How far off its scores are as probabilities, on average.
         labels_differ: Pictures whose label is not the one that Keras gives.
         worst: Largest difference of any one score.
         passed: Whether the differences are within what the contract states.
@@ -49,6 +51,7 @@ class ParityRow:
 
     export: str
     accuracy: float
+    calibration_error: float
     labels_differ: int
     worst: float
     passed: bool
@@ -81,10 +84,12 @@ def compare(
         scores = _scores(predict, inputs)
         differ = int((scores.argmax(axis=1) != expected.argmax(axis=1)).sum())
         worst = float(np.abs(scores - expected).max())
-        accuracy = float((scores.argmax(axis=1) == labels).mean())
+        correct = scores.argmax(axis=1) == labels
+        accuracy = float(correct.mean())
         within = right - accuracy <= _allowed_loss(differ, len(labels))
         passed = _passes(name, contract.tolerances, differ, worst, within)
-        rows.append(ParityRow(name, accuracy, differ, worst, passed))
+        error = expected_calibration_error(scores.max(axis=1), correct)
+        rows.append(ParityRow(name, accuracy, error, differ, worst, passed))
     return rows
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from inkling.errors import InvalidRequest
 from inkling.repository import Repository, check_model_name
-from inkling_training import datasets
+from inkling_training import batches, datasets, drawings
+from inkling_training.calibration import calibrated
 from inkling_training.datasets import Dataset
 from inkling_training.errors import DatasetNotFound
+from inkling_training.folder import load_folder
 from inkling_training.publish import publish
 from inkling_training.recipes import Recipe, recipe_for
 from inkling_training.train import Run, identity, train
@@ -52,6 +54,8 @@ def _check_writable(folder: Path) -> None:
 
 
 def _dataset(options: argparse.Namespace) -> Dataset:
+    if options.dataset == "folder":
+        return load_folder(options.data_dir, size=options.size, ink=options.ink)
     if options.dataset != "auto":
         return datasets.load(options.dataset, options.data_dir)
     try:
@@ -85,12 +89,15 @@ def _one(model: str, dataset: Dataset, options: argparse.Namespace) -> None:
         print("Stopped. The same command with --resume goes on.", flush=True)
         raise
     started = time.monotonic()
+    seen = drawings.rows_of_pictures(batches.shown(dataset, recipe, options.seed))
+    trained, dataset = calibrated(trained, dataset, recipe)
     files = publish(
         Repository(options.models_dir),
         name,
         dataset,
         trained,
         figures={"seed": options.seed, "recipe": asdict(recipe)},
+        pictures={"augmentation": seen},
         allow_regression=options.allow_regression,
     )
     print(
@@ -102,7 +109,8 @@ def _one(model: str, dataset: Dataset, options: argparse.Namespace) -> None:
 
 
 def _recipe(model: str, dataset: Dataset, options: argparse.Namespace) -> Recipe:
-    recipe = recipe_for(options.recipe, model, dataset.name, options.epochs)
+    kind = "folder" if options.dataset == "folder" else dataset.name
+    recipe = recipe_for(options.recipe, model, kind, options.epochs, len(dataset.train))
     if options.learning_rate is not None:
         recipe = replace(recipe, learning_rate=options.learning_rate)
     return recipe

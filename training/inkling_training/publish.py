@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,20 @@ import tensorflow as tf
 from inkling.errors import BrokenVersion
 from inkling.ondevice import load_version
 from inkling.repository import FORMATS, Publication, Repository, VersionFiles
-from inkling_training import card, export, parity
+from inkling_training import card, drawings, export, parity
 from inkling_training.errors import GateFailed
+from inkling_training.judgement import judged
 from inkling_training.quiet import quiet_stderr
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from inkling_training.datasets import Dataset
     from inkling_training.parity import ParityRow
     from inkling_training.train import Trained
 
 __all__ = ["publish"]
 
-_PREDICT_BATCH = 500
 # Enough for the ranges of every int8 tensor to settle.
 _CALIBRATION_PICTURES = 500
 # A version may be this much worse on the same test set than the one before it, or two
@@ -41,6 +43,7 @@ def publish(
     trained: Trained,
     *,
     figures: dict[str, Any],
+    pictures: Mapping[str, Figure] | None = None,
     allow_regression: bool = False,
 ) -> VersionFiles:
     """Export a model, hold its exports against it, and publish it as the next version.
@@ -49,8 +52,9 @@ def publish(
         repository: Where to.
         name: The model's name.
         dataset: What it was trained and is reported on.
-        trained: The model.
+        trained: The model, calibrated.
         figures: What the model card says besides, such as the seed.
+        pictures: What it shows besides, by the names of the files.
         allow_regression: Publish even if the version before it was better.
 
     Raises:
@@ -59,27 +63,24 @@ def publish(
     """
     contract, test = dataset.contract, dataset.test
     inputs = test.inputs(contract)
-    scores = trained.model.predict(inputs, batch_size=_PREDICT_BATCH, verbose=0)
-    found = scores.argmax(axis=1)
+    judgement = judged(trained.model, dataset, inputs)
     with repository.publishing(name) as publication:
         path = publication.path
         _export(name, dataset, trained.model, path)
         with quiet_stderr():
             rows = parity.compare(trained.model, path, contract, inputs, test.labels)
         _check_parity(rows)
-        accuracy = {"keras": float((found == test.labels).mean())}
-        accuracy |= {row.export: row.accuracy for row in rows}
+        found = judgement.figures(rows)
         if not allow_regression:
             before = _before(repository, name, contract.training_data.digest)
-            _check_regression(before, accuracy["float32"], len(test))
+            _check_regression(before, found["accuracy"]["float32"], len(test))
         shown = {
             **figures,
             **_figures(name, dataset, trained, path),
-            "accuracy": accuracy,
-            "parity": [row.as_json() for row in rows],
+            **found,
         }
-        counts = card.confusion(test.labels, found, len(contract.labels))
-        card.write_card(path / "card", shown, trained.history, counts, contract.labels)
+        drawn = {"curves": drawings.curves(trained.history), **judgement.drawn()}
+        card.write_card(path / "card", shown, {**drawn, **(pictures or {})})
         _check_as_a_gateway_does(publication)
         files = publication.commit()
     print(card.parity_table(rows), flush=True)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from inkling_training.augment import augmented
+from inkling_training.batches import batches, num_steps, plain
 from inkling_training.errors import TrainingDiverged
 from inkling_training.models import MODELS
 from inkling_training.progress import Progress
@@ -24,15 +24,13 @@ from inkling_training.progress import Progress
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from inkling.contract import Contract
-    from inkling_training.datasets import Dataset, Split
+    from inkling_training.datasets import Dataset
     from inkling_training.recipes import Recipe
 
     Array = npt.NDArray[Any]
 
 __all__ = ["Run", "Trained", "identity", "train"]
 
-_VALIDATION_BATCH = 500
 _WARMUP_SHARE = 0.1
 # At which neither model has been seen to diverge.
 _SAFE_LEARNING_RATE = 1e-3
@@ -166,14 +164,13 @@ def train(
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     contract = dataset.contract
-    steps = max(1, len(dataset.train) // recipe.batch_size)
 
     def built() -> keras.Model:
         shape, classes = contract.input_shape, len(contract.labels)
-        return MODELS[model_name](shape, classes, recipe.dropout)
+        return MODELS[model_name](shape, classes, recipe.dropout, recipe.width)
 
     model = built()
-    _compile(model, recipe, steps)
+    _compile(model, recipe, num_steps(dataset, recipe))
     if run.start(resume):
         run.restore(model)
     if len(run.history) < recipe.epochs and not _has_stopped(run, recipe):
@@ -188,14 +185,13 @@ def _fit(
     model: keras.Model, dataset: Dataset, recipe: Recipe, run: Run, seed: int
 ) -> None:
     progress = Progress(recipe.epochs)
-    steps = max(1, len(dataset.train) // recipe.batch_size)
     try:
         model.fit(
-            _batches(dataset.train, dataset.contract, recipe, seed, len(run.history)),
-            validation_data=_plain(dataset.validation, dataset.contract),
+            batches(dataset, recipe, seed, len(run.history)),
+            validation_data=plain(dataset.validation, dataset.contract),
             initial_epoch=len(run.history),
             epochs=recipe.epochs,
-            steps_per_epoch=steps,
+            steps_per_epoch=num_steps(dataset, recipe),
             callbacks=_callbacks(run, recipe, progress),
             shuffle=False,  # the batches come shuffled
             verbose=0,
@@ -223,55 +219,25 @@ def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
         loss=keras.losses.CategoricalCrossentropy(
             label_smoothing=recipe.label_smoothing
         ),
-        metrics=["accuracy"],
+        metrics=[_Accuracy()],
     )
 
 
-def _batches(
-    split: Split, contract: Contract, recipe: Recipe, seed: int, first_epoch: int
-) -> tf.data.Dataset:
-    """Return augmented batches from `first_epoch` on; each depends on its place alone.
+class _Accuracy(keras.metrics.Mean):  # type: ignore[misc]
+    """The share of right labels, of the pictures that have one."""
 
-    So a resumed run sees the very batches that it would have seen.
-    """
-    inputs = tf.constant(split.inputs(contract))  # (n, h, w, c)
-    targets = tf.one_hot(split.labels, len(contract.labels))  # (n, classes)
-    digits = contract.kind == "photo_of_one_object"
-    ranges = recipe.augmentation["digits" if digits else "objects"]
-    count = len(split)
-    size = min(recipe.batch_size, count)
-    steps = count // size
-    total = steps * recipe.epochs
+    def __init__(self) -> None:
+        super().__init__("accuracy")
 
-    def places(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(count), seed=tf.stack([tf.cast(epoch, tf.int32), seed])
-        )
-        return tf.data.Dataset.from_tensor_slices(order).batch(
-            size, drop_remainder=True
-        )
-
-    def batch(step: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        done = tf.cast(step, tf.float32) / total
-        calm = tf.clip_by_value((done - 1 + recipe.calm) / recipe.calm, 0.0, 1.0)
-        pictures = augmented(
-            tf.gather(inputs, chosen),
-            tf.stack([tf.cast(step, tf.int32), seed]),
-            ranges,
-            1 - calm / 2,
-        )
-        shape = (size, *contract.input_shape)
-        return tf.ensure_shape(pictures, shape), tf.gather(targets, chosen)
-
-    epochs = tf.data.Dataset.range(first_epoch, recipe.epochs)
-    chosen = epochs.flat_map(places).enumerate(start=first_epoch * steps)
-    return chosen.map(batch, num_parallel_calls=2, deterministic=True).prefetch(4)
-
-
-def _plain(split: Split, contract: Contract) -> tf.data.Dataset:
-    targets = tf.one_hot(split.labels, len(contract.labels))
-    pairs = tf.data.Dataset.from_tensor_slices((split.inputs(contract), targets))
-    return pairs.batch(_VALIDATION_BATCH)
+    def update_state(
+        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
+    ) -> None:
+        """Count a batch; both have shape (n, classes)."""
+        del sample_weight
+        right = tf.argmax(y_true, axis=1) == tf.argmax(y_pred, axis=1)
+        # An outlier's target is the same for every class.
+        labelled = tf.reduce_max(y_true, axis=1) > 0.5
+        super().update_state(tf.cast(right, tf.float32), tf.cast(labelled, tf.float32))
 
 
 def _has_stopped(run: Run, recipe: Recipe) -> bool:

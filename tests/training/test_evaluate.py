@@ -1,0 +1,275 @@
+"""`inkling evaluate`: the same figures whoever is asked, and nothing silently left out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import inkling
+from inkling.errors import InklingError, InvalidRequest, NotReady
+from inkling.repository import Repository
+from inkling.types import Origin, Prediction, Score
+from inkling_training.evaluation import Share, Tally
+from inkling_training.labelled import Labelled, find
+from inkling_training.reliability import expected_calibration_error, reliability
+
+_DIGITS = tuple("0123456789")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 digits of two writers, as names say: anna/7_003.png; some are hard to read."""
+    from inkling_training.datasets import load
+
+    split, folder = load("digits").test, tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for number in range(60):
+        pixels = split.pixels[number].copy()
+        if number % 3 == 0:
+            pixels[random.random(pixels.shape) < 0.4] = 255
+        writer = folder / ("anna" if number % 2 else "ben")
+        writer.mkdir(exist_ok=True)
+        name = f"{split.labels[number]}_{number:03}.png"
+        Image.fromarray(pixels).save(writer / name)
+    return folder
+
+
+def _evaluate(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "inkling", "evaluate", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+_WAYS: dict[str, Callable[[Path, Any], list[str]]] = {
+    "repository": lambda models, _: ["--models-dir", str(models)],
+    "device": lambda models, _: ["--on-device", str(models / "mlp" / "1")],
+    "gRPC": lambda _, gateway: ["--server", gateway.grpc_target],
+    "HTTP": lambda _, gateway: ["--server", gateway.url],
+}
+
+
+@pytest.mark.parametrize("way", _WAYS)
+def test_figures_are_right_whoever_is_asked(
+    way: str, published: Path, gateway: Any, pictures: Path, tmp_path: Path
+) -> None:
+    """What the command counts is what classifying one by one says."""
+    files = sorted(pictures.glob("*/*"))
+    with inkling.connect(Repository(published).newest("mlp").path) as classifier:
+        expected = list(classifier.classify_many(files))
+    wrong = {
+        str(file): one.label
+        for file, one in zip(files, expected, strict=True)
+        if one.label != file.name[0]
+    }
+    assert 0 < len(wrong) < 60
+
+    flags = _WAYS[way](published, gateway)
+    flags += ["--model", "mlp", "--json", "--output", str(tmp_path / "new" / "out")]
+    done = _evaluate("--pictures", pictures, *flags)
+
+    assert 0 == done.returncode, done.stderr
+    found = json.loads(done.stdout)
+    assert {"right": 60 - len(wrong), "of": 60} == {
+        name: found["accuracy"][name] for name in ("right", "of")
+    }
+    assert wrong == {one["picture"]: one["answer"] for one in found["mistakes"]}
+    anna = sum("anna" in file for file in wrong)
+    assert 30 - anna == found["by_source"]["anna"]["alone"]["right"]
+    assert 30 - len(wrong) + anna == found["by_source"]["anna"]["without"]["right"]
+    counts = np.array(found["confusion"])
+    assert (60, 60 - len(wrong)) == (counts.sum(), counts.trace())
+    _check_files(tmp_path / "new" / "out", found)
+
+
+def _check_files(folder: Path, figures: dict[str, Any]) -> None:
+    """All files are there, and the page needs none of the others."""
+    drawn = ["confusion.png", "mistakes.png", "reliability.png"]
+    names = {path.name for path in folder.iterdir()}
+    assert {"evaluation.json", "report.html", *drawn} == names
+    assert figures == json.loads((folder / "evaluation.json").read_text())
+    page = (folder / "report.html").read_text()
+    assert len(drawn) == page.count('src="data:image/png;base64,') == page.count("src=")
+    assert "href=" not in page
+
+
+def test_nothing_is_silently_left_out(
+    published: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Refused pictures, unknown labels and abstentions are told; the rest is counted."""
+    for label in ("7", "3", "<cat>"):
+        (tmp_path / label).mkdir()
+    good = next(pictures.glob("anna/*"))
+    (tmp_path / "3" / "good.png").write_bytes(good.read_bytes())
+    (tmp_path / "<cat>" / "tom.png").write_bytes(good.read_bytes())
+    Image.new("L", (90, 90), 255).save(tmp_path / "7" / "blank.png")
+    (tmp_path / "7" / "cut.png").write_bytes(good.read_bytes()[:60])
+    (tmp_path / "7" / "one.gif").write_bytes(b"GIF89a")
+    (tmp_path / "7" / ".DS_Store").write_bytes(b"hidden")
+    (tmp_path / "stray.png").write_bytes(good.read_bytes())
+
+    out = tmp_path / "out"
+    flags = ["--models-dir", published, "--abstain", "--output", out]
+    done = _evaluate("--pictures", tmp_path, *flags)
+
+    assert 1 == done.returncode
+    assert "abstained: 1 empty" in done.stdout
+    for words in ("cut.png: ", "one.gif: ", "<cat> (1)", "1, such as "):
+        assert words in done.stderr
+    found = json.loads((out / "evaluation.json").read_text())
+    assert {"<cat>": 1} == found["unknown_labels"]
+    assert [str(tmp_path / "stray.png")] == found["unlabelled"]
+    assert 2 == len(found["failures"])
+    # The digit may be one that this model is not sure of.
+    coverage, abstained = found["coverage"], found["abstained"]
+    assert (1, 2) == (abstained["empty"], coverage["of"])
+    assert 2 == coverage["right"] + sum(abstained.values())
+    assert "&lt;cat&gt;" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--pictures", "nowhere"], 1, "nowhere is no folder"),
+        (["--pictures", "empty"], 1, "no pictures with labels"),
+        (["--pictures", "dogs"], 1, "there are dog; it knows 0, 1"),
+        (["--pictures", "csv"], 1, "file,label"),
+        (["--pictures", ".", "--model", "nobody"], 1, "inkling train nobody"),
+        (["--pictures", ".", "--server", "http://127.0.0.1:9"], 1, "cannot be reached"),
+        (["--pictures", ".", "--server", "http://"], 1, "is no address"),
+        (["--pictures", ".", "--server", "nonsense"], 1, "host:port"),
+        (["--pictures", ".", "--on-device", "no.tflite"], 1, "nothing at no.tflite"),
+        (["--pictures", ".", "--output", "text"], 1, "text cannot be written"),
+        ([], 2, "--pictures"),
+        (["--pictures", ".", "--server", "a:1", "--on-device", "b"], 2, "not allowed"),
+    ],
+)
+def test_refusals(
+    words: list[str],
+    code: int,
+    message: str,
+    published: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A line that says what is wrong, with exit code 1; wrong arguments exit with 2."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dogs" / "dog").mkdir(parents=True)
+    Image.new("L", (28, 28)).save(tmp_path / "dogs" / "dog" / "rex.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "labels.csv").write_text("name,label\n7.png,7\n")
+    (tmp_path / "text").write_text("a file")
+
+    done = _evaluate(*words, "--models-dir", published)
+
+    assert (code, "") == (done.returncode, done.stdout)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_gateways_are_asked_about_unknown_models(gateway: Any, pictures: Path) -> None:
+    """The gateway's own refusal is shown, and a gRPC port is no HTTP port."""
+    for server in (gateway.url, gateway.grpc_target):
+        flags = ["--server", server, "--model", "nobody"]
+        done = _evaluate("--pictures", pictures, *flags)
+        assert (1, True) == (done.returncode, "no such model" in done.stderr)
+
+    server = f"http://{gateway.grpc_target}"
+    done = _evaluate("--pictures", pictures, "--server", server)
+    assert (1, True) == (done.returncode, "no HTTP port" in done.stderr)
+
+
+def test_no_framework_is_loaded(published: Path, pictures: Path) -> None:
+    """An evaluation needs neither TensorFlow nor Keras."""
+    code = (
+        "import sys; from inkling.cli import main; main(sys.argv[1:]);"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    words = ["evaluate", "--pictures", pictures, "--models-dir", published]
+    command = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    assert 0 == done.returncode, done.stderr
+
+
+_CSV = "\ufefffile,label,source\na.png,7,x\nsub/b.png,top/bottom,\nc.png,?,x\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected", "unknown"),
+    [
+        (["7/a.png", "3/b.JPG"], ["3/b.JPG 3 ", "7/a.png 7 "], {}),
+        (["7/x/a.png", "y/7/b.png"], ["7/x/a.png 7 x", "y/7/b.png 7 y"], {}),
+        (["7/3_001.png", "cat/3_001.png"], ["7/3_001.png 7 "], {"cat": 1}),
+        (["7_1.png", "s/3_2.jpeg"], ["7_1.png 7 ", "s/3_2.jpeg 3 s"], {}),
+        (["top_bottom_1.png"], ["top_bottom_1.png top/bottom "], {}),
+        (["top_bottom/1.png", "notes.txt"], ["top_bottom/1.png top/bottom "], {}),
+        (["7/.hidden.png", "7/.git/x.png", "7/a.png"], ["7/a.png 7 "], {}),
+        (["7_1.png", "x_1.png", "y.png"], ["7_1.png 7 "], {"x": 1}),
+        (["labels.csv"], ["a.png 7 x", "sub/b.png top/bottom "], {"?": 1}),
+    ],
+    ids=" ".join,
+)
+def test_labels_are_found(
+    files: list[str], expected: list[str], unknown: dict[str, int], tmp_path: Path
+) -> None:
+    """By CSV, by folder, or by name; what is between is the source."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(_CSV)
+
+    found = find(tmp_path, (*_DIGITS, "top/bottom"))
+
+    shown = [
+        f"{one.path.relative_to(tmp_path)} {one.label} {one.source}"
+        for one in found.pictures
+    ]
+    assert (expected, unknown) == (shown, dict(found.unknown))
+    assert [tmp_path / "y.png"] * ("y.png" in files) == found.unlabelled
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0)],
+)
+def test_intervals_are_wilsons(right: int, of: int, low: float, high: float) -> None:
+    """As in the tables of Newcombe (1998), and of nothing everything is possible."""
+    assert (low, high) == pytest.approx(Share(right, of).interval, abs=5e-5)
+    assert ((0.0, 1.0), None, "-") == (
+        Share(0, 0).interval,
+        Share(0, 0).value,
+        str(Share(0, 0)),
+    )
+
+
+def test_calibration_error() -> None:
+    """0 where scores are shares, the mean distance elsewhere, weighted by pictures."""
+    scores = np.array([0.75] * 4 + [0.95] * 2)
+    right = np.array([True, True, True, False, False, True])
+
+    assert 0.45 * 2 / 6 == pytest.approx(expected_calibration_error(scores, right))
+    assert 0.0 == expected_calibration_error(np.array([]), np.array([], bool))
+    assert [1.0, 0.0] == [
+        expected_calibration_error(np.array([score]), np.array([False]))
+        for score in (1.0, 0.0)
+    ]
+    assert 2 == len(reliability(scores, right).axes)
+
+
+def test_errors_that_are_not_a_pictures_end_it() -> None:
+    """A gateway that is gone says nothing of the pictures; other labels mean nothing."""
+    tally, picture = Tally(_DIGITS), Labelled(Path("7.png"), "7")
+    other = Prediction((Score("cat", 0, 0.9),), Origin("cnn", 2, "sha256:x"))
+    outcomes: list[Prediction | InklingError] = [NotReady("gone"), other]
+
+    for outcome, expected in zip(outcomes, (NotReady, InvalidRequest), strict=True):
+        with pytest.raises(expected):
+            tally.add(picture, outcome)
+    assert (0.0, []) == (tally.calibration_error, tally.failures)

@@ -1,0 +1,74 @@
+"""The pictures of the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["confusion", "curves", "rows_of_pictures"]
+
+# A line around a picture, none across its channels.
+_FRAME = ((1, 1), (1, 1), (0, 0))
+
+
+def curves(history: Sequence[dict[str, float]]) -> Figure:
+    """Return loss and accuracy by epoch."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    epochs = range(1, len(history) + 1)
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for prefix, label in (("", "training, augmented"), ("val_", "validation")):
+            values = [figures[prefix + name] for figures in history]
+            axes.plot(epochs, values, marker=".", label=label)
+        axes.set_xlabel("epoch")
+        axes.set_title(name)
+        axes.grid(alpha=0.3)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend()
+    return figure
+
+
+def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Figure:
+    """Return which label was taken for which; counts have shape (classes, classes)."""
+    size = 2.5 + 0.45 * len(labels)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    # The logarithm shows single mistakes beside a thousand right answers.
+    axes.imshow(np.log1p(counts), cmap="Blues")
+    places = range(len(labels))
+    axes.set_xticks(places, labels, rotation=45, ha="right")
+    axes.set_yticks(places, labels)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("truth")
+    half = np.log1p(counts.max()) / 2
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if np.log1p(count) > half else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=colour)
+    return figure
+
+
+def rows_of_pictures(rows: Mapping[str, npt.NDArray[np.floating[Any]]]) -> Figure:
+    """Return pictures in rows.
+
+    Args:
+        rows: What a row shows -> its pictures, shape (n, height, width, channels), in
+            [0, 1]; every row has as many.
+    """
+    count = max(len(pictures) for pictures in rows.values())
+    figure = Figure(figsize=(0.6 * count, 0.85 * len(rows)), layout="constrained")
+    for axes, (name, pictures) in zip(
+        figure.subplots(len(rows), squeeze=False)[:, 0], rows.items(), strict=True
+    ):
+        framed = [np.pad(one, _FRAME, constant_values=0.5) for one in pictures]
+        strip = np.concatenate(framed, axis=1)
+        axes.imshow(strip.squeeze(), cmap="gray", vmin=0, vmax=1)
+        axes.set_title(name, fontsize=8, loc="left", pad=2)
+        axes.set_axis_off()
+    return figure

@@ -1,0 +1,99 @@
+"""Whether scores are probabilities: nine in ten of those scored 0.9 are right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["Bins", "binned", "expected_calibration_error", "reliability"]
+
+BINS = 15
+
+
+class Bins(NamedTuple):
+    """Pictures sorted by score into bins of equal width; one entry per bin.
+
+    Attributes:
+        counts: How many pictures fell into the bin.
+        scores: Their mean score; 0 where there is none.
+        right: The share of them that is right; 0 where there is none.
+    """
+
+    counts: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+    right: npt.NDArray[np.float64]
+
+
+def binned(
+    confidences: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_], bins: int
+) -> Bins:
+    """Return the pictures by score.
+
+    Args:
+        confidences: The highest score of each picture, shape (n,), in [0, 1].
+        correct: Whether its label is right, shape (n,).
+        bins: Into how many bins [0, 1] is cut; the upper edge belongs to a bin.
+    """
+    place = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    some = np.maximum(counts, 1)
+    scores = np.bincount(place, confidences, bins) / some
+    return Bins(counts, scores, np.bincount(place, correct, bins) / some)
+
+
+def expected_calibration_error(
+    confidences: npt.NDArray[np.floating],
+    correct: npt.NDArray[np.bool_],
+    bins: int = BINS,
+) -> float:
+    """Return how far scores are from the share that is right, on average; 0 is best.
+
+    The mean over all pictures of |mean score - share right| of their bin (Guo et al.,
+    On Calibration of Modern Neural Networks, 2017). No pictures have no error.
+
+    Args:
+        confidences: The highest score of each picture, shape (n,), in [0, 1].
+        correct: Whether its label is right, shape (n,).
+        bins: Into how many bins of equal width [0, 1] is cut.
+    """
+    found = binned(confidences, correct, bins)
+    gaps = np.abs(found.scores - found.right)
+    return float((gaps * found.counts).sum() / max(1, len(confidences)))
+
+
+def reliability(
+    confidences: npt.NDArray[np.floating],
+    correct: npt.NDArray[np.bool_],
+    bins: int = BINS,
+) -> Figure:
+    """Draw the share that is right by score; on the diagonal scores are probabilities.
+
+    The arguments are those of `expected_calibration_error`.
+    """
+    found = binned(confidences, correct, bins)
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes, below = figure.subplots(
+        2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]}
+    )
+    centres = (np.arange(bins) + 0.5) / bins
+    axes.bar(centres, found.right, 0.9 / bins, label="right")
+    some = found.counts > 0
+    axes.plot(found.scores[some], found.right[some], "k.", label="mean score")
+    axes.plot([0, 1], [0, 1], "k--", linewidth=1)
+    error = expected_calibration_error(confidences, correct, bins)
+    axes.set_title(f"expected calibration error {error:.2%}")
+    axes.set_ylabel("share that is right")
+    axes.legend(loc="upper left")
+    below.bar(centres, found.counts, 0.9 / bins, color="grey")
+    below.set_yscale("symlog")
+    below.set_ylabel("pictures")
+    below.set_xlabel("highest score")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    below.xaxis.set_major_formatter(PercentFormatter(1.0))
+    return figure
