@@ -22,6 +22,7 @@ __all__ = ["GrpcServer"]
 _Method: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _HEALTH_POLL_S = 0.5
+_LAST_WORD_S = 0.25
 _MAX_RPCS = 4096
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -116,11 +117,12 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
         ending = asyncio.create_task(self._ending.wait())
         try:
             await asyncio.wait({telling, ending}, return_when=asyncio.FIRST_COMPLETED)
+            # The last change is on its way; two writes at once are not allowed.
+            await asyncio.wait({telling}, timeout=_LAST_WORD_S)
         finally:
             telling.cancel()
             ending.cancel()
-        if self._ending.is_set():
-            await context.write(health_pb2.HealthCheckResponse(status=_NOT_SERVING))
+        await asyncio.wait({telling})
 
 
 def _interceptors(settings: Settings) -> list[grpc.aio.ServerInterceptor]:

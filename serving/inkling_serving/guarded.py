@@ -24,6 +24,7 @@ _MAX_URL_BYTES = 16 * 1024
 _MAX_HEADERS = 100
 _HEAD_TIMEOUT_S = 5.0
 _LINGER_S = 0.5
+_DISCARD_S = 1.0
 _END = b"\r\n\r\n"
 # Upgrades are not offered; a server may ignore the wish (RFC 9110, section 7.8).
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
@@ -42,6 +43,7 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         self._head = bytearray()
         self._in_head = True
         self.ending = False
+        self._refused = False
         self._deadline: asyncio.TimerHandle | None = None
         self._await_head()
 
@@ -68,6 +70,8 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def data_received(self, data: bytes) -> None:
         """Collect what belongs to a head; hand on everything else."""
+        if self._refused:
+            return
         if not self._in_head:
             super().data_received(data)
             return
@@ -149,7 +153,14 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
             "connection: close\r\n\r\n".encode()
             + content
         )
-        self.transport.close()
+        # A client that is still sending would not see the answer, but a reset. So what
+        # it sends is thrown away for a while.
+        self._refused = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(_DISCARD_S, self.transport.close)
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""

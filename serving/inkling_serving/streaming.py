@@ -62,5 +62,6 @@ class Stream(Generic[_T]):
         """Wait for the end of the stream or the server, and what is under way."""
         await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
         reading.cancel()
+        await asyncio.wait({reading})
         await asyncio.gather(*self._tasks)
         await self._answers.put(None)

@@ -380,7 +380,8 @@ def faulty(digit_contract: Contract) -> Iterator[Stub]:
         await server.start()
         ready.set()
         await end.wait()
-        await server.stop()
+        ending.set()
+        await server.stopped()
         work.close()
 
     thread = threading.Thread(target=loop.run_until_complete, args=[run()])

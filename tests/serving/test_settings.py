@@ -144,7 +144,7 @@ def test_variables_of_other_parts_pass() -> None:
         ("poll_s", "nan"),
         ("poll_s", "inf"),
         ("poll_s", "1e300"),
-        ("workers", "0"),
+        ("workers", "-1"),
         ("workers", "1.5"),
         ("threads", "-1"),
         ("queue", "-1"),
