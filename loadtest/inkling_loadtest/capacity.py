@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 __all__ = ["Capacity", "Reading", "Trial", "search"]
 
-_FIRST_RATE = 20.0
+_FIRST_RATE = 50.0
 _HIGHEST_RATE = 1e5
 _MIN_REQUESTS = 150
 _CLOSE = 1.04
@@ -103,11 +103,17 @@ class _Searcher:
         while not (good and bad) and 0.1 < rate < _HIGHEST_RATE:
             if self._elapsed_s >= self._until_s:
                 break
-            if (yield from self._verdict(rate, "bracket")).kept:
+            kept = (yield from self._verdict(rate, "bracket")).kept
+            # A neighbour can spoil one rate for long enough; the next one tells.
+            if kept or (not bad and (yield from self._is_kept_beyond(rate))):
                 good, rate = rate, rate * 2
             else:
                 bad, rate = rate, rate / 2
         return good or 0.1, bad or good
+
+    def _is_kept_beyond(self, rate: float) -> Generator[Trial, Reading, bool]:
+        trial = Trial(rate * 1.5, _seconds(rate, 3.0, 10.0), "beyond")
+        return (yield from self._try(trial)).kept
 
     def _verdict(self, rate: float, purpose: str) -> _Verdict:
         """Return what most trials at a rate find, as soon as two agree or one is ahead."""
@@ -133,6 +139,7 @@ class _Searcher:
 
     def _confirm(self, rate: float) -> _Search:
         """Hold the rate for longer; where it does not hold, a little less."""
+        failures = 0
         while rate > 0.1:
             seconds = _seconds(rate, 10.0, 20.0)
             if self._elapsed_s + seconds > self._end_s:
@@ -141,7 +148,8 @@ class _Searcher:
             if reading.kept:
                 return Capacity(rate, True, self._limit, self._trials)
             self._limit = reading.why
-            rate *= _STEP_DOWN
+            failures += 1
+            rate *= 1.0 if failures % 2 else _STEP_DOWN
         return Capacity(0.0, False, self._limit, self._trials)
 
     def _try(self, trial: Trial) -> _Verdict:

@@ -17,9 +17,10 @@ from inkling_loadtest.options import Options
 from inkling_loadtest.results import Results
 from inkling_loadtest.slo import Condition, check, parse
 
-__all__ = ["Circumstances", "assemble", "exit_code"]
+__all__ = ["Circumstances", "assemble"]
 
 FORMAT = 1
+_INTERRUPTED = 130
 # A refused request is no answer: who promises nothing of refusals promises these few.
 _REFUSED = parse("refused<1%")
 
@@ -50,7 +51,7 @@ def assemble(
     findings = check(conditions, lambda figure: value_of(figure, total, seconds))
     shares = results.shares(places, window_s)
     kinds = results.ledger.kinds(*places)
-    return {
+    report = {
         "format": FORMAT,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "options": _options(options),
@@ -77,16 +78,19 @@ def assemble(
             "busiest": max(shares, default=0.0),
             "bottleneck": generator_limit(total, shares),
         },
-        "server": circumstances.server or {"missing": "The test did not begin."},
+        "server": circumstances.server or {"missing": "the test did not begin."},
     }
+    return {**report, "exit_code": _exit_code(report)}
 
 
-def exit_code(report: dict[str, Any]) -> int:
-    """Return 0 if what was promised was kept, else 1.
+def _exit_code(report: dict[str, Any]) -> int:
+    """Return 0 if what was promised was kept, else 1; 130 if it was interrupted.
 
     Where nothing is promised of errors, there may be none.
     """
     counts = report["total"]["counts"]
+    if report["interrupted"]:
+        return _INTERRUPTED
     if report["capacity"] is not None:
         return 0 if report["capacity"]["confirmed"] else 1
     strict = not any(item["text"].startswith("errors") for item in report["slo"])

@@ -22,13 +22,12 @@ from inkling_loadtest.engine.users import GrpcPictures, HttpPictures
 from inkling_loadtest.ledger import Ledger
 from inkling_loadtest.metrics import Watch
 from inkling_loadtest.options import Options, add_options
-from inkling_loadtest.report import Circumstances, assemble, exit_code
+from inkling_loadtest.report import Circumstances, assemble
 from inkling_loadtest.results import Results
 from inkling_loadtest.writing import write
 
 __all__ = ["LoadShape", "LoadTest", "register"]
 
-_INTERRUPTED = 130
 _SPAWN_RATE = 100.0
 _BEGIN, _END, _SETTLED = "inkling_begin", "inkling_end", "inkling_settled"
 
@@ -108,7 +107,7 @@ class LoadTest:
         )
         report = assemble(options, results, circumstances)
         write(report, options.report)
-        return _INTERRUPTED if interrupted else exit_code(report)
+        return int(report["exit_code"])
 
     def _prepare_or_exit(self) -> None:
         try:
