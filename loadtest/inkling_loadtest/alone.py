@@ -19,6 +19,8 @@ from inkling_loadtest.options import Options
 
 __all__ = ["learn"]
 
+_RETRIES = 2
+
 
 def learn(
     options: Options,
@@ -34,6 +36,11 @@ def learn(
     ask = _ask_grpc if options.protocol == "grpc" else _ask_http
     for shot in (*shots, *shots):
         verdict = ask(options, references, shot)
+        for _ in range(_RETRIES):
+            if verdict.outcome == "right":
+                break
+            # A connection that broke is for the load to find; a wrong answer stays one.
+            verdict = ask(options, references, shot)
         if verdict.outcome != "right":
             raise InternalError(
                 "A picture that was asked for alone, before the load, got no answer to "

@@ -237,6 +237,9 @@ def _mark_troubles(axes: Axes, report: _Report) -> None:
 
 
 def _logarithmic_ms(axes: Axes) -> None:
+    low, high = axes.dataLim.intervaly
+    if not 0 < low <= high < math.inf:
+        return  # nothing was answered
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     low, high = axes.get_ylim()

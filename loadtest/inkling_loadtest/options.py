@@ -110,17 +110,20 @@ class Options:
             slo=slo,
             mix=_mix(given.mix, protocol),
             batch=_at_least(1, "--batch", given.batch),
-            pictures=given.pictures,
+            pictures=Path(given.pictures) if given.pictures else None,
             deadline_s=duration_s(given.deadline),
             timeout_s=duration_s(given.timeout),
             seed=given.seed,
             metrics_url=given.metrics_url,
-            report=given.report,
+            report=Path(given.report) if given.report else None,
         )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `inkling loadtest` and plain Locust both have."""
+    """Add the options that `inkling loadtest` and plain Locust both have.
+
+    Their values are such as Locust's master can send to its workers.
+    """
     add = parser.add_argument
     add("--model", default="cnn", help="the model that is asked")
     add("--shape", choices=SHAPES, default="constant", help="how the load goes")
@@ -151,7 +154,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="",
         help="the gateway's /metrics, where not found alone",
     )
-    add("--report", type=Path, help="directory to write; else loadtest-DATE-TIME")
+    add("--report", help="directory to write; else loadtest-DATE-TIME")
     add(
         "--allow-remote", action="store_true", help="load another machine than this one"
     )

@@ -25,7 +25,7 @@ class Faulty:
         stall_every_s: Nothing is answered for `stall_s` each time so long has passed.
         slots: How many requests are worked on at once; more are refused.
         work_s: How long each takes.
-        metrics: Answers `/metrics` with this.
+        metrics: Whether it has metrics, of a made-up gateway that takes 2 ms to decode.
     """
 
     gateway: str
@@ -35,7 +35,7 @@ class Faulty:
     stall_s: float = 0.2
     slots: int = 0
     work_s: float = 0.0
-    metrics: str = ""
+    metrics: bool = False
     port: int = 0
     _known: dict[bytes, bytes] = field(default_factory=dict)
     _count: int = 0
@@ -62,7 +62,7 @@ class Faulty:
 
     async def _answer(self, head: bytes, body: bytes) -> bytes:
         if b"/metrics " in head:
-            return _response(200 if self.metrics else 404, self.metrics.encode())
+            return _response(*self._metrics())
         if head.startswith(b"GET"):
             return await self._real(head, body)
         self._count += 1
@@ -77,6 +77,22 @@ class Faulty:
             self._busy -= 1
         self._stall()
         return await self._swapped(await self._real(head, body))
+
+    def _metrics(self) -> tuple[int, bytes]:
+        if not self.metrics:
+            return 404, b""
+        labels = 'phase="decode",model="mlp",version="1"'
+        text = (
+            "# TYPE process_cpu_seconds counter\n"
+            f"process_cpu_seconds_total {time.monotonic() / 2}\n"
+            "# TYPE inkling_phase_seconds histogram\n"
+            f'inkling_phase_seconds_bucket{{{labels},le="0.001"}} 0\n'
+            f'inkling_phase_seconds_bucket{{{labels},le="0.005"}} {self._count}\n'
+            f'inkling_phase_seconds_bucket{{{labels},le="+Inf"}} {self._count}\n'
+            f"inkling_phase_seconds_sum{{{labels}}} {self._count * 0.002}\n"
+            f"inkling_phase_seconds_count{{{labels}}} {self._count}\n"
+        )
+        return 200, text.encode()
 
     def _stall(self) -> None:
         """Hold everybody up, as a collection of garbage does."""
@@ -103,7 +119,11 @@ class Faulty:
         key = line + body
         if key not in self._known:
             kind = next(
-                (x for x in rest.split(b"\r\n") if x.lower().startswith(b"content-type")),
+                (
+                    x
+                    for x in rest.split(b"\r\n")
+                    if x.lower().startswith(b"content-type")
+                ),
                 b"Content-Type: text/plain",
             )
             path = line.split()[1].decode()

@@ -24,7 +24,6 @@ from inkling_loadtest.metrics import Watch
 from inkling_loadtest.options import Options, add_options
 from inkling_loadtest.report import Circumstances, assemble
 from inkling_loadtest.results import Results
-from inkling_loadtest.writing import write
 
 __all__ = ["LoadShape", "LoadTest", "register"]
 
@@ -105,6 +104,8 @@ class LoadTest:
             processes=conductor.num_processes,
             server=self._watch.findings(results.spans()) if self._watch else None,
         )
+        from inkling_loadtest.writing import write  # noqa: PLC0415 - draws; not to start
+
         report = assemble(options, results, circumstances)
         write(report, options.report)
         return int(report["exit_code"])
