@@ -109,10 +109,8 @@ class References:
         self, known: dict[int, tuple[str, float]], place: int, result: tuple[str, float]
     ) -> Verdict:
         others = [p for p, r in known.items() if p != place and _alike(r, result)]
-        detail = (
-            f"{self._names[place]} was {known[place][0]} at {known[place][1]:.4f} alone, "
-            f"now {result[0]} at {result[1]:.4f}"
-        )
+        form = "{} was {} at {:.4f} alone, now {} at {:.4f}"
+        detail = form.format(self._names[place], *known[place], *result)
         if others:
             return failed(
                 "mixed-up answer", f"{detail}, as {self._names[others[0]]} was"

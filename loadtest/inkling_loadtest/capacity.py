@@ -1,9 +1,9 @@
 """The search for the highest rate at which a promise is kept.
 
-The rate is doubled until a trial fails, then bisected on a scale of ratios. One trial is
-noisy: a neighbour's second on the machine moves a p99. So a verdict needs a majority that
-is sure of itself, one more trial at the same rate as long as they contradict each other,
-and the rate that is found has to be held once more, for longer.
+The rate is doubled until a trial fails, then bisected as a ratio. One trial is noisy: a
+neighbour's second on the machine moves a p99. So a verdict is that of trials which agree,
+of up to five at the same rate while they contradict each other; the rate beyond one that
+failed is tried, too; and what is found has to be held for longer.
 """
 
 from __future__ import annotations
@@ -38,13 +38,11 @@ class Reading:
         kept: Whether every promise was kept.
         why: What was not, in a few words.
         elapsed_s: Time since the search began.
-        generator_busy: Whether the generator, not the server, was at its limit.
     """
 
     kept: bool
     why: str
     elapsed_s: float
-    generator_busy: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class _Searcher:
         return (yield from self._confirm(good))
 
     def _bracket(self, rate: float) -> Generator[Trial, Reading, tuple[float, float]]:
-        """Return a rate that was kept and one that was not; the first may be untried."""
+        """Return a rate that was kept, or a very low one, and one that was not."""
         good, bad = 0.0, 0.0
         while not (good and bad) and 0.1 < rate < _HIGHEST_RATE:
             if self._elapsed_s >= self._until_s:
@@ -116,7 +114,7 @@ class _Searcher:
         return (yield from self._try(trial)).kept
 
     def _verdict(self, rate: float, purpose: str) -> _Verdict:
-        """Return what most trials at a rate find, as soon as two agree or one is ahead."""
+        """Return what most trials at a rate find, as soon as one side is ahead."""
         seconds = _seconds(rate, 3.0, 10.0)
         votes = {True: 0, False: 0}
         while True:

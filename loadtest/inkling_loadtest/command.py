@@ -1,4 +1,4 @@
-"""The subcommand `inkling loadtest`: checks what is asked, then hands over to Locust."""
+"""The subcommand `inkling loadtest`: checks its arguments, then becomes Locust."""
 
 from __future__ import annotations
 

@@ -130,7 +130,8 @@ def _image(pictures: Sequence[LabelledPicture]) -> Body:
 def _form(pictures: Sequence[LabelledPicture]) -> Body:
     parts = [
         f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{place}"; '
-        f'filename="{place}.png"\r\nContent-Type: application/octet-stream\r\n\r\n'.encode()
+        f'filename="{place}.png"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n".encode()
         + picture.image
         + b"\r\n"
         for place, picture in enumerate(pictures)

@@ -16,6 +16,8 @@ _RATE_OF = {"rate": "right", "goodput": "good"}
 
 # From here on a process is late for reasons of its own.
 _BUSY_SHARE = 0.9
+_LATE_US = 5_000
+_LATE_SHARE = 0.2
 _PERCENTILES = (50, 90, 95, 99, 99.9, 99.99)
 
 
@@ -97,12 +99,14 @@ def generator_limit(tally: Tally, shares: Sequence[float]) -> str:
         tally: Requests of the time in question.
         shares: Shares of a core that its processes took, second by second.
     """
-    late = tally.histogram("late")
-    late_ms = late.get_value_at_percentile(99) / 1e3 if late.get_total_count() else 0.0
     busiest = sorted(shares)[int(len(shares) * 0.75)] if shares else 0.0
-    if busiest < _BUSY_SHARE:
-        return ""
-    return (
-        f"a process of the generator took {busiest:.0%} of a core, and sent 1 of 100 "
-        f"requests {late_ms:.1f} ms late or more; give it --processes"
-    )
+    if busiest >= _BUSY_SHARE:
+        return f"a process of it took {busiest:.0%} of a core; give it --processes"
+    late_us = _latency("p99", tally.histogram("late")) or 0.0
+    p99_us = _latency("p99", tally.histogram("latency")) or 0.0
+    if late_us >= _LATE_US and late_us >= _LATE_SHARE * p99_us:
+        return (
+            f"it sent 1 of 100 requests {late_us / 1e3:.1f} ms late or more with users "
+            "free; its machine is busy with something else"
+        )
+    return ""

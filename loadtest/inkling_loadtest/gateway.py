@@ -83,8 +83,8 @@ def _grpc_error(options: Options, error: Any) -> InklingError:
 
 def _no_such_model(options: Options) -> ModelNotFound:
     return ModelNotFound(
-        f"{options.target} serves no model {options.model!r:.70}; name one that it does "
-        "with --model."
+        f"{options.target} serves no model {options.model!r:.70}; name one that it "
+        "does with --model."
     )
 
 

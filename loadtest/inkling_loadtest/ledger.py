@@ -27,6 +27,7 @@ class Sample:
         kind: Kind of request.
         pictures: How many it held.
         due_s: When it should have been sent.
+        awaited: Whether a free user was there for that moment.
         sent_s: When it was.
         ended_s: When its answer was there.
         verdict: What became of it.
@@ -37,6 +38,7 @@ class Sample:
     kind: str
     pictures: int
     due_s: float
+    awaited: bool
     sent_s: float
     ended_s: float
     verdict: Verdict
@@ -47,12 +49,14 @@ class Tally:
 
     Attributes:
         counts: `offered`, `sent`, `right`, `good` (right and within the deadline),
-            `refused`, `failed`, `not_sent`, `pictures` (answered), `labelled`, `correct`.
+            `refused`, `failed`, `not_sent`, `queued` (no user was free when due),
+            `pictures` (answered), `labelled`, `correct`.
         reasons: Counts of failures and refusals by their reason.
         details: An example of each.
         latency: By name, in microseconds: `latency` of right answers from when they
             were due, `service` of the same from when they were sent, `refused` and
-            `failed` from when they were due, `late` from due to sent, of all.
+            `failed` from when they were due; `late` from due to sent where a user was
+            free, which is how late the generator itself was.
     """
 
     def __init__(self, digits: int) -> None:
@@ -70,7 +74,10 @@ class Tally:
         counts["offered"] += 1
         counts["sent"] += 1
         counts[verdict.outcome] += 1
-        self._record("late", sample.sent_s - sample.due_s)
+        if sample.awaited:
+            self._record("late", sample.sent_s - sample.due_s)
+        else:
+            counts["queued"] += 1
         if verdict.outcome == "right":
             counts["good"] += taken_s <= deadline_s
             counts["pictures"] += sample.pictures
@@ -139,7 +146,7 @@ class Ledger:
         self._tally(("window", sample.window, "")).add(sample, self._deadline_s)
 
     def record_not_sent(self, stage: int, windows: Iterable[int]) -> None:
-        """Count arrivals that were never sent, by the windows in which they were due."""
+        """Count arrivals that were never sent, by the windows of when they were due."""
         for window, count in Counter(windows).items():
             self._tally(("window", window, "")).add_not_sent(count)
             self._tally(("stage", stage, "")).add_not_sent(count)

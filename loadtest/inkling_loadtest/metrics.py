@@ -56,7 +56,7 @@ class Watch:
         self.look()
 
     def look(self) -> None:
-        """Read the metrics; where they cannot be read at first, it is not tried again."""
+        """Read the metrics; if they cannot be read at first, do so never again."""
         if self._missing:
             return
         try:
@@ -154,7 +154,7 @@ def _look(text: str, at_s: float) -> _Look:
 def _percentile_ms(
     buckets: Mapping[float, float], count: float, share: float
 ) -> float | None:
-    """Return a percentile as far as buckets tell: on a straight line within its bucket."""
+    """Return a percentile as far as buckets tell: on a line within its bucket."""
     below, bound_below = 0.0, 0.0
     for bound, reached in sorted(buckets.items()):
         if reached >= share * count:

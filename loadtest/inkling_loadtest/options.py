@@ -190,8 +190,8 @@ def _check_target(target: str, allow_remote: bool) -> str:
         raise InvalidRequest(f"--target {target:.80} lacks the port, such as 8081.")
     if not allow_remote and not _is_loopback(parts.hostname):
         raise InvalidRequest(
-            f"{parts.hostname:.80} is not this machine. Load what is yours to load, and "
-            "say so with --allow-remote."
+            f"{parts.hostname:.80} is not this machine. Load what is yours to load, "
+            "and say so with --allow-remote."
         )
     return "grpc" if parts.scheme == "grpc" else "http"
 

@@ -20,9 +20,11 @@ body { margin: 0 auto; max-width: 1180px; padding: 28px 24px 60px; color: #1f293
 h1 { font-size: 23px; margin: 0; letter-spacing: -.01em }
 h2 { font-size: 15px; margin: 0 0 6px }
 .sub { color: #6b7280; margin: 2px 0 0 }
-.head { display: flex; gap: 16px; align-items: flex-start; justify-content: space-between }
+.head { display: flex; gap: 16px; align-items: flex-start;
+  justify-content: space-between }
 .pill { padding: 5px 14px; border-radius: 99px; font-weight: 600; white-space: nowrap }
-.good { background: #dcfce7; color: #166534 } .bad { background: #fee2e2; color: #991b1b }
+.good { background: #dcfce7; color: #166534 }
+.bad { background: #fee2e2; color: #991b1b }
 .note { background: #fef3c7; color: #78350f; border-radius: 8px; padding: 9px 14px;
   margin: 14px 0 0 }
 .tiles { display: grid; gap: 10px; margin: 20px 0;
@@ -86,6 +88,13 @@ def _notes(report: _Report) -> Iterable[str]:
         yield "Interrupted: this is what was measured until then."
     if report["generator"]["bottleneck"]:
         yield f"The generator was the bottleneck: {report['generator']['bottleneck']}."
+    counts = report["total"]["counts"]
+    queued = counts.get("queued", 0) + counts.get("not_sent", 0)
+    if report["options"]["loop"] == "open" and queued > 0.01 * counts.get("offered", 0):
+        yield (
+            f"{count(queued)} requests found all {report['options']['users']} users "
+            "busy when due. They waited, and that counts; --users gives more."
+        )
     if "missing" in report["server"]:
         yield f"No figures of the server: {report['server']['missing']}"
     if not report["labelled_pictures"]:

@@ -89,7 +89,7 @@ def pictures_in(folder: Path) -> list[LabelledPicture]:
 
 
 def _ink(digit: int, chance: random.Random) -> Image.Image:
-    """Return a digit of 240x240 as ink on nothing, 8 bit, a little different each time."""
+    """Return a digit as ink on nothing, 240x240, a little different each time."""
     side = 480
     page = Image.new("L", (side, side))
     pen = ImageDraw.Draw(page)

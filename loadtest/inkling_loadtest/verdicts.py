@@ -1,8 +1,8 @@
 """What became of a request, from how its protocol says so.
 
 The gateway sheds load by design: it refuses early rather than answer late. So refusals
-are told apart from failures: 503 and 429, or UNAVAILABLE and RESOURCE_EXHAUSTED from the
-gateway itself. UNAVAILABLE is also gRPC's word for a connection that broke; that is a
+are told apart from failures: 503 and 429, or UNAVAILABLE and RESOURCE_EXHAUSTED of the
+gateway's own. UNAVAILABLE is also gRPC's word for a connection that broke; that is a
 failure.
 """
 

@@ -40,7 +40,8 @@ def _lines(report: dict[str, Any], directory: Path) -> list[str]:
     lines = [
         headline(report),
         f"  right {count(counts.get('right', 0))} of {count(counts.get('offered', 0))}"
-        f", in time {total['goodput_per_s']:.4g}/s, accuracy {share(total['accuracy'])}",
+        f", in time {total['goodput_per_s']:.4g}/s"
+        f", accuracy {share(total['accuracy'])}",
         "  latency  "
         + "  ".join(
             f"{p} {latency(times.get(p))}" for p in ("p50", "p90", "p99", "max")

@@ -107,7 +107,7 @@ def test_histograms_of_processes_add_up() -> None:
     whole, merged, parts = Ledger(1.0), Ledger(1.0), [Ledger(1.0), Ledger(1.0)]
     for place in range(2000):
         took_s = chance.expovariate(200)
-        sample = Sample(0, place // 500, "image", 1, 5.0, 5.001, 5.0 + took_s, right)
+        sample = Sample(0, place // 500, "a", 1, 5.0, True, 5.001, 5.0 + took_s, right)
         whole.record(sample)
         parts[place % 2].record(sample)
     for part in parts:

@@ -97,11 +97,11 @@ class Conductor:
         missed = [item.condition.text for item in found if not item.met]
         counts = tally.counts
         missed += [f"{counts[k]} {k}" for k in ("failed", "refused") if counts[k]]
-        busy = generator_limit(tally, self._results.shares([place], self._window_s))
-        why = ", ".join(missed)
         kept = not missed
+        busy = generator_limit(tally, self._results.shares([place], self._window_s))
+        why = ", ".join([*missed, *([busy] if busy else [])])
         self._show_line(f"{stage.name:>24}: {'kept' if kept else why}", final=True)
-        return Reading(kept, why, elapsed_s, bool(busy))
+        return Reading(kept, why, elapsed_s)
 
     def _play(self, stage: Stage) -> int:
         """Play a stage to its end; return its place."""
@@ -137,8 +137,9 @@ class Conductor:
         unit = "/s" if stage.is_open else " users"
         self._show_line(
             f"{stage.name:>24} {elapsed_s:4.0f}/{stage.seconds:.0f} s  "
-            f"{stage.level(elapsed_s):.4g}{unit}  right {counts['right'] / seconds:.0f}/s  "
-            f"{latency}  refused {counts['refused']}  failed {counts['failed']}"
+            f"{stage.level(elapsed_s):.4g}{unit}  {latency}  "
+            f"right {counts['right'] / seconds:.0f}/s  "
+            f"refused {counts['refused']}  failed {counts['failed']}"
         )
 
     def _show_line(self, line: str, final: bool = False) -> None:
@@ -154,7 +155,7 @@ class Conductor:
 
 
 def _ticks(seconds: float) -> Iterator[float]:
-    """Yield the time since now about four times a second, and return after `seconds`."""
+    """Yield the time that has passed, four times a second, until it is `seconds`."""
     began_s = perf_counter()
     while (elapsed_s := perf_counter() - began_s) < seconds:
         yield elapsed_s

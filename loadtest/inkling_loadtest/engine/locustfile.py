@@ -1,4 +1,4 @@
-"""What Locust loads: the users and the shape; with them come the options and the report."""
+"""What Locust loads: the users, the shape, and what listens to its events."""
 
 from __future__ import annotations
 

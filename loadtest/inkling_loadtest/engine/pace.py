@@ -16,19 +16,27 @@ __all__ = ["Pace", "Ticket"]
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Leave to send one request: in which stage and window it is due, and when."""
+    """Leave to send one request.
+
+    Attributes:
+        stage: Place of the stage in which it is due.
+        window: Window in which it is due.
+        due_s: When it is due.
+        awaited: Whether a free user has waited for that moment.
+    """
 
     stage: int
     window: int
     due_s: float
+    awaited: bool
 
 
 class Pace:
     """A schedule that the users of one process share.
 
     In an open loop a free user takes the next arrival and waits for it. While all users
-    are busy, arrivals wait, and their waiting is part of their latency. In a closed loop
-    a user that asks is let go at once.
+    are busy, arrivals wait, and that is part of their latency. In a closed loop a user
+    that asks is let go at once.
     """
 
     def __init__(self, window_s: float) -> None:
@@ -82,17 +90,17 @@ class Pace:
             changed.wait()
             return None
         if not self._stage.is_open:
-            return self._ticket(perf_counter())
+            return self._ticket(perf_counter(), True)
         assert self._next_s is not None
         due_s = self._start_s + self._next_s
         pause_s = due_s - perf_counter()
         if pause_s > 0 and changed.wait(pause_s):
             return None
         self._next_s = next(self._due, None)
-        return self._ticket(due_s)
+        return self._ticket(due_s, pause_s > 0)
 
-    def _ticket(self, due_s: float) -> Ticket:
-        return Ticket(self._place, self._window(due_s), due_s)
+    def _ticket(self, due_s: float, awaited: bool) -> Ticket:
+        return Ticket(self._place, self._window(due_s), due_s, awaited)
 
     def _window(self, at_s: float) -> int:
         return int((at_s - (self._origin_s or at_s)) / self._window_s)

@@ -1,4 +1,4 @@
-"""What the users of one process share: requests, references, the pace and the ledger."""
+"""What the users of one process share: requests, right answers, pace and ledger."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Session:
 
     @contextmanager
     def shot(self) -> Iterator[tuple[Shot[Any], Ticket]]:
-        """Wait for the next request to be due; the caller is busy until the block ends."""
+        """Wait until a request is due; the caller is busy to the end of the block."""
         ticket = self._pace.take()
         self._busy += 1
         try:
@@ -76,6 +76,7 @@ class Session:
                 kind=shot.kind,
                 pictures=len(shot.pictures),
                 due_s=ticket.due_s,
+                awaited=ticket.awaited,
                 sent_s=sent_s,
                 ended_s=ended_s,
                 verdict=verdict,

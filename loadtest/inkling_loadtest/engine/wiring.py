@@ -32,7 +32,7 @@ _BEGIN, _END, _SETTLED = "inkling_begin", "inkling_end", "inkling_settled"
 
 
 class LoadTest:
-    """A load test in one process: a worker sends, a master coordinates, else it does both.
+    """A load test in one process: a worker sends, a master leads, else it does both.
 
     Attributes:
         conductor: Leads the stages, where this process coordinates.
@@ -62,7 +62,7 @@ class LoadTest:
             self._prepare_or_exit()
 
     def wanted_users(self) -> tuple[int, float] | None:
-        """Return how many users there should be and how fast they come; None at the end."""
+        """Return how many users there should be and how fast they come, or None."""
         if self.conductor is None or self.conductor.finished:
             return None
         return self.conductor.users, min(_SPAWN_RATE, float(self.conductor.users))
