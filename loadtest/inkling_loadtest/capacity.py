@@ -1,9 +1,9 @@
 """The search for the highest rate at which a promise is kept.
 
 The rate is doubled until a trial fails, then bisected as a ratio. One trial is noisy: a
-neighbour's second on the machine moves a p99. So a verdict is that of trials which agree,
-of up to five at the same rate while they contradict each other; the rate beyond one that
-failed is tried, too; and what is found has to be held for longer.
+neighbour's second on the machine moves a p99. So a verdict is that of trials which
+agree, of up to five at the same rate while they contradict each other; the rate beyond
+one that failed is tried, too; and what is found has to be held for longer.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def versus(report: _Report) -> str:
         figure, axes = _axes("offered per second", "per second")
         length_s = report["window_s"]
         points = [
-            {name: window[name] / length_s for name in window if name != "start_s"}
+            {name: window[name] / length_s for name in ("offered", "good", "refused")}
             for window in _measured_windows(report)
         ]
         if report["capacity"]:
@@ -206,6 +206,10 @@ def _mark_stages(axes: Axes, report: _Report) -> None:
             axes.axvspan(start_s, end_s, color="#f3f4f6", lw=0, zorder=0)
         elif start_s > 0:
             axes.axvline(start_s, color=_GRID, lw=1, zorder=0)
+        if report["options"]["shape"] == "spike":
+            middle_s = (start_s + end_s) / 2
+            place = axes.get_xaxis_transform()
+            axes.text(middle_s, 0.95, stage["name"], color=_FAINT, transform=place)
 
 
 def _mark_limits(axes: Axes, report: _Report) -> None:

@@ -23,7 +23,8 @@ class Faulty:
         swap_every: Of so many answers one is swapped with the next that differs.
         drop_every: Of so many requests one gets no answer at all.
         stall_every_s: Nothing is answered for `stall_s` each time so long has passed.
-        slots: How many requests are worked on at once; more are refused.
+        slots: How many requests are worked on at once; 0 is no limit.
+        queue: How many more may wait; the others are refused.
         work_s: How long each takes.
         metrics: Whether it has metrics, of a made-up gateway that takes 2 ms to decode.
     """
@@ -34,12 +35,14 @@ class Faulty:
     stall_every_s: float = 0.0
     stall_s: float = 0.2
     slots: int = 0
+    queue: int = 4
     work_s: float = 0.0
     metrics: bool = False
     port: int = 0
     _known: dict[bytes, bytes] = field(default_factory=dict)
     _count: int = 0
     _busy: int = 0
+    _free: asyncio.Semaphore | None = None
     _began_s: float = 0.0
     _held: tuple[bytes, asyncio.Future[bytes]] | None = None
 
@@ -68,15 +71,20 @@ class Faulty:
         self._count += 1
         if self.drop_every and self._count % self.drop_every == 0:
             return b""
-        if self.slots and self._busy >= self.slots:
+        if self.slots and self._busy >= self.slots + self.queue:
             return _response(503, _OVERLOADED)
-        self._busy += 1
-        try:
-            await asyncio.sleep(self.work_s)
-        finally:
-            self._busy -= 1
+        await self._work()
         self._stall()
         return await self._swapped(await self._real(head, body))
+
+    async def _work(self) -> None:
+        self._free = self._free or asyncio.Semaphore(self.slots or 1000)
+        self._busy += 1
+        try:
+            async with self._free:
+                await asyncio.sleep(self.work_s)
+        finally:
+            self._busy -= 1
 
     def _metrics(self) -> tuple[int, bytes]:
         if not self.metrics:

@@ -24,7 +24,7 @@ from inkling.cli import main
 from tests.conftest import ROOT, GatewayProcess
 from tests.loadtest.faulty import faulty
 
-_PATIENCE_S = 120
+_PATIENCE_S = 300
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Run:
         return Outcome(code, self.log.read_text(), self.directory)
 
 
-def _load(directory: Path, target: str, *arguments: str) -> Run:
+def load(directory: Path, target: str, *arguments: str) -> Run:
+    """Start a load test of the MLP."""
     command = ["inkling", "loadtest", "--target", target, "--model", "mlp"]
     return Run(directory, *command, "--warmup", "500ms", *arguments)
 
@@ -81,7 +82,7 @@ def _faults(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
         ),
     }
     return {
-        name: _load(
+        name: load(
             folder / name,
             stack.enter_context(faulty(url, **fault)).url,
             *("--mix", "image"),
@@ -99,7 +100,7 @@ def _sound(folder: Path, gateway: GatewayProcess) -> dict[str, Run]:
     grpc = f"grpc://{gateway.grpc_target}"
     return {
         "plain": Run(folder / "plain", *plain),
-        "grpc": _load(folder / "grpc", grpc, *rate, "--processes", "2"),
+        "grpc": load(folder / "grpc", grpc, *rate, "--processes", "2"),
     }
 
 
@@ -110,7 +111,7 @@ def _stalls(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
         "closed": ["--users", "1"],
     }
     return {
-        name: _load(
+        name: load(
             folder / name,
             stack.enter_context(faulty(url, stall_every_s=5)).url,
             *("--mix", "image", "--duration", "6s"),
@@ -123,7 +124,7 @@ def _stalls(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
 def _cut(folder: Path, gateway: GatewayProcess) -> Run:
     """Start a long run, and press Ctrl-C as soon as it shows figures."""
     load = ["--rate", "20", "--users", "5", "--duration", "100s", "--mix", "image"]
-    run = _load(folder / "cut", gateway.url, *load)
+    run = load(folder / "cut", gateway.url, *load)
     until = time.monotonic() + _PATIENCE_S
     while " right " not in run.log.read_text() and time.monotonic() < until:
         time.sleep(0.1)

@@ -21,6 +21,8 @@ __all__ = ["Conductor"]
 
 _SETTLE_S = 0.1
 _PAUSE_S = 0.5
+_GROWTH = 2.0
+_NOISE_MS = 20.0
 _SHOW_EVERY_S = 5.0
 
 
@@ -97,11 +99,27 @@ class Conductor:
         missed = [item.condition.text for item in found if not item.met]
         counts = tally.counts
         missed += [f"{counts[k]} {k}" for k in ("failed", "refused") if counts[k]]
+        if self._is_growing(place):
+            missed.append("latency was still growing")
         kept = not missed
         busy = generator_limit(tally, self._results.shares([place], self._window_s))
         why = ", ".join([*missed, *([busy] if busy else [])])
         self._show_line(f"{stage.name:>24}: {'kept' if kept else why}", final=True)
         return Reading(kept, why, elapsed_s)
+
+    def _is_growing(self, place: int) -> bool:
+        """Return whether a queue grew: what holds for seconds would not for long."""
+        results, length = self._results, self._window_s
+        played = results.played[place]
+        third_s = played.seconds / 3
+        p50_ms = []
+        for start_s in (played.start_s, played.start_s + 2 * third_s):
+            windows = range(
+                round(start_s / length), round((start_s + third_s) / length)
+            )
+            tally = results.ledger.window(*windows)
+            p50_ms.append(percentile_ms(tally.histogram("latency"), 50) or 0.0)
+        return p50_ms[1] > _GROWTH * max(p50_ms[0], _NOISE_MS)
 
     def _play(self, stage: Stage) -> int:
         """Play a stage to its end; return its place."""
