@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,15 @@ import grpc
 from inkling.errors import InternalError
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_loadtest import verdicts
-from inkling_loadtest.answers import References, Verdict
+from inkling_loadtest.answers import FALSE, References, Verdict
 from inkling_loadtest.deck import Shot
 from inkling_loadtest.gateway import CHANNEL_OPTIONS
 from inkling_loadtest.options import Options
 
 __all__ = ["learn"]
 
-_RETRIES = 2
+_RETRIES = 5
+_RETRY_AFTER_S = 0.3
 
 
 def learn(
@@ -37,9 +39,10 @@ def learn(
     for shot in (*shots, *shots):
         verdict = ask(options, references, shot)
         for _ in range(_RETRIES):
-            if verdict.outcome == "right":
+            if verdict.outcome == "right" or verdict.reason in FALSE:
                 break
-            # A connection that broke is for the load to find; a wrong answer stays one.
+            # What is refused or lost at first is for the load to find, not for this.
+            time.sleep(_RETRY_AFTER_S)
             verdict = ask(options, references, shot)
         if verdict.outcome != "right":
             raise InternalError(

@@ -10,6 +10,7 @@ from inkling.v1 import classifier_pb2 as pb
 from inkling_loadtest.pictures import LabelledPicture
 
 __all__ = [
+    "FALSE",
     "References",
     "Reply",
     "Verdict",
@@ -18,6 +19,9 @@ __all__ = [
     "reply_of",
     "reply_of_json",
 ]
+
+# Reasons for which an answer that came is none.
+FALSE = ("mixed-up answer", "wrong answer", "missing answers", "unreadable answer")
 
 # Float sums differ with the batch in which a picture happened to be computed; twenty
 # times what parity between the engines allows.

@@ -27,7 +27,7 @@ class Sample:
         kind: Kind of request.
         pictures: How many it held.
         due_s: When it should have been sent.
-        awaited: Whether a free user was there for that moment.
+        awaited: Whether a user was free at that moment.
         sent_s: When it was.
         ended_s: When its answer was there.
         verdict: What became of it.

@@ -8,8 +8,19 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from inkling.v1 import classifier_pb2 as pb
+from inkling.v1.classifier_pb2_grpc import (
+    ClassifierServicer,
+    ClassifierStub,
+    add_ClassifierServicer_to_server,
+)
 
 _OVERLOADED = b'{"error": {"code": "overloaded", "message": "", "request_id": ""}}'
 
@@ -171,6 +182,55 @@ def faulty(gateway: str, **faults: object) -> Iterator[Faulty]:
         loop.call_soon_threadsafe(stopped.set)
         thread.join(10)
         loop.close()
+
+
+class _FaultyClassifier(ClassifierServicer):
+    """Answers as the gateway does; of so many batches one has its first answer last."""
+
+    def __init__(self, target: str, work_s: float, turn_every: int) -> None:
+        self._channel = grpc.insecure_channel(target)
+        self._gateway = ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
+        self._work_s, self._turn_every = work_s, turn_every
+        self._known: dict[bytes, pb.ClassifyResponse] = {}
+        self._batches = 0
+
+    def GetModel(self, request: Any, context: Any) -> Any:
+        return self._gateway.GetModel(request)
+
+    def Classify(self, request: Any, context: Any) -> Any:
+        time.sleep(self._work_s)
+        key = request.SerializeToString()
+        if key not in self._known:
+            self._known[key] = self._gateway.Classify(request)
+        answer = pb.ClassifyResponse()
+        answer.CopyFrom(self._known[key])
+        is_batch = len(request.images) > 1
+        self._batches += is_batch
+        if is_batch and self._turn_every and self._batches % self._turn_every == 0:
+            answer.results.append(answer.results.pop(0))
+        return answer
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+@contextmanager
+def faulty_grpc(
+    target: str, slots: int, queue: int, work_s: float = 0.0, turn_every: int = 0
+) -> Iterator[str]:
+    """Run a gRPC server in front of a gateway's until the block ends; yield its URL."""
+    servicer = _FaultyClassifier(target, work_s, turn_every)
+    server = grpc.server(
+        ThreadPoolExecutor(slots), maximum_concurrent_rpcs=slots + queue
+    )
+    add_ClassifierServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"grpc://127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+        servicer.close()
 
 
 async def _request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:

@@ -22,7 +22,7 @@ import pytest
 
 from inkling.cli import main
 from tests.conftest import ROOT, GatewayProcess
-from tests.loadtest.faulty import faulty
+from tests.loadtest.faulty import faulty, faulty_grpc
 
 _PATIENCE_S = 300
 
@@ -104,6 +104,13 @@ def _sound(folder: Path, gateway: GatewayProcess) -> dict[str, Run]:
     }
 
 
+def _turned(folder: Path, gateway: GatewayProcess, stack: ExitStack) -> Run:
+    """Start a run against a gRPC server that turns one of 20 batches around."""
+    server = faulty_grpc(gateway.grpc_target, slots=8, queue=100, turn_every=20)
+    arguments = ["--users", "4", "--duration", "2s", "--mix", "unary=4,batch=1"]
+    return load(folder / "turned", stack.enter_context(server), *arguments)
+
+
 def _stalls(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
     """Start an open and a closed loop against servers that stall as often."""
     loops = {
@@ -144,6 +151,7 @@ def outcomes(
         time.sleep(0.1)
     with ExitStack() as stack:
         wave = _faults(folder, gateway.url, stack) | _sound(folder, gateway)
+        wave["turned"] = _turned(folder, gateway, stack)
         found |= {name: run.outcome() for name, run in wave.items()}
         wave = _stalls(folder, gateway.url, stack)
         wave["cut"] = _cut(folder, gateway)
@@ -160,6 +168,15 @@ def test_swapped_answers_are_caught(outcomes: dict[str, Outcome]) -> None:
     assert 2 <= counts["failed"] <= counts["offered"] / 100
     assert "mixed-up answer" in run.text
     assert "alone, now" in run.report["total"]["examples"]["mixed-up answer"]
+
+
+def test_a_batch_out_of_order_is_caught(outcomes: dict[str, Outcome]) -> None:
+    """Over gRPC, the right answers to a batch in another order fail the run."""
+    run = outcomes["turned"]
+
+    assert run.code == 1, run.text
+    assert {"failed: mixed-up answer"} == run.report["total"]["reasons"].keys()
+    assert "failed" not in run.report["kinds"]["unary"]["counts"]
 
 
 def test_dropped_requests_are_caught(outcomes: dict[str, Outcome]) -> None:

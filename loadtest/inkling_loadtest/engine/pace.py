@@ -22,7 +22,7 @@ class Ticket:
         stage: Place of the stage in which it is due.
         window: Window in which it is due.
         due_s: When it is due.
-        awaited: Whether a free user has waited for that moment.
+        awaited: Whether a user was free at that moment.
     """
 
     stage: int
@@ -73,9 +73,10 @@ class Pace:
 
     def take(self) -> Ticket:
         """Wait for a request to be due; it is the caller's."""
+        free_s = perf_counter()
         while True:
             with self._turn:
-                ticket = self._wait()
+                ticket = self._wait(free_s)
             if ticket:
                 return ticket
 
@@ -83,8 +84,12 @@ class Pace:
         """Return the window of this moment."""
         return self._window(perf_counter())
 
-    def _wait(self) -> Ticket | None:
-        """Wait for the next arrival, or until the stage is another one."""
+    def _wait(self, free_s: float) -> Ticket | None:
+        """Wait for the next arrival, or until the stage is another one.
+
+        Users have their turn in the order in which they became free, so a user that was
+        not yet free when a request was due says that no user was.
+        """
         changed = self._changed
         if self._stage is None or (self._stage.is_open and self._next_s is None):
             changed.wait()
@@ -97,7 +102,7 @@ class Pace:
         if pause_s > 0 and changed.wait(pause_s):
             return None
         self._next_s = next(self._due, None)
-        return self._ticket(due_s, pause_s > 0)
+        return self._ticket(due_s, free_s <= due_s)
 
     def _ticket(self, due_s: float, awaited: bool) -> Ticket:
         return Ticket(self._place, self._window(due_s), due_s, awaited)

@@ -52,7 +52,7 @@ class Session:
         self._seed = seed
         self._busy = 0
         self._cpu: list[tuple[int, float]] = []
-        self._watcher = gevent.spawn(self._watch_cpu)
+        gevent.spawn(self._watch_cpu)
 
     @contextmanager
     def shot(self) -> Iterator[tuple[Shot[Any], Ticket]]:
@@ -106,10 +106,6 @@ class Session:
             "versions": self.references.versions,
             "labelled": self.references.num_labelled,
         }
-
-    def close(self) -> None:
-        """Stop watching."""
-        self._watcher.kill(block=False)
 
     def _shots(
         self, pictures: Sequence[LabelledPicture], kinds: Container[str], seed: str

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+from gevent.event import Event
 from grpc.experimental import gevent as grpc_gevent
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
@@ -51,6 +52,9 @@ class LoadTest:
         self._results: Results | None = None
         self._watch: Watch | None = None
         self._settled = 0
+        # Clear while pictures are asked for; Locust's shape must wait for that.
+        self._renewing = Event()
+        self._renewing.set()
         if self._sends:
             grpc_gevent.init_gevent()
             runner.register_message(_BEGIN, self._on_begin)
@@ -63,24 +67,38 @@ class LoadTest:
 
     def wanted_users(self) -> tuple[int, float] | None:
         """Return how many users there should be and how fast they come, or None."""
+        self._renewing.wait()
         if self.conductor is None or self.conductor.finished:
             return None
         return self.conductor.users, min(_SPAWN_RATE, float(self.conductor.users))
 
-    def start(self) -> None:
-        """Begin, as Locust does; a worker knows only now what was asked for."""
-        if self._options is None:
+    def renew(self) -> None:
+        """Get ready again where Locust's page starts one test after the other."""
+        if self.conductor is None or self.conductor.finished:
+            self.conductor = None
+            self._renewing.clear()
             try:
                 self._prepare()
             except InklingError as error:
                 print(f"inkling: {error.message}", file=sys.stderr)
-                gevent.spawn(self._runner.quit)
+            finally:
+                self._renewing.set()
+
+    def start(self) -> None:
+        """Begin, as Locust does; a worker knows only now what was asked for."""
+        if self._coordinates:
+            return
+        try:
+            self._prepare()
+        except InklingError as error:
+            print(f"inkling: {error.message}", file=sys.stderr)
+            gevent.spawn(self._runner.quit)
 
     def spawned(self) -> None:
         """All users are there; play."""
-        if self.conductor and self._watch is None and self._options:
+        if self.conductor and self._options and self._watch is None:
             self._watch = Watch(self._options)
-            gevent.spawn(self._collect)
+            gevent.spawn(self._collect, self._watch)
             gevent.spawn(self.conductor.run)
 
     def report(self) -> dict[str, Any]:
@@ -95,12 +113,11 @@ class LoadTest:
     def finish(self) -> int:
         """Write the report; return the exit code."""
         conductor, results, options = self.conductor, self._results, self._options
-        if not (conductor and results and options):
+        if not (conductor and results and options and results.played):
             return 1
         self.absorb(self.report())
-        interrupted = not conductor.finished and self._num_processes() > 0
         circumstances = Circumstances(
-            interrupted=interrupted,
+            interrupted=not conductor.finished,
             processes=conductor.num_processes,
             server=self._watch.findings(results.spans()) if self._watch else None,
         )
@@ -121,7 +138,7 @@ class LoadTest:
             sys.exit(1)
 
     def _prepare(self) -> None:
-        environment = self._environment
+        environment, self._watch = self._environment, None
         given: Any = environment.parsed_options
         target = environment.host or ""
         self._options = Options.of(given, target, given.num_users)
@@ -171,10 +188,10 @@ class LoadTest:
         self.absorb(msg.data)
         self._settled += 1
 
-    def _collect(self) -> None:
+    def _collect(self, watch: Watch) -> None:
         """Look at the server's metrics, and at what this process itself has sent."""
-        while self._watch:
-            self._watch.look()
+        while self._watch is watch:
+            watch.look()
             if self._sends:
                 self.absorb(self.report())
             gevent.sleep(1.0)
@@ -185,6 +202,11 @@ class LoadShape(LoadTestShape):
 
     use_common_options = True
     test: LoadTest
+
+    def reset_time(self) -> None:
+        """Begin; Locust calls this before the first tick."""
+        super().reset_time()  # type: ignore[no-untyped-call]
+        self.test.renew()
 
     def tick(self) -> tuple[int, float] | None:
         """Return users and how fast they come; None ends the test."""
