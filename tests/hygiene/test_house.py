@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -28,6 +29,9 @@ MEMBERS = {
     "inkling_training": "training",
     "inkling_loadtest": "loadtest",
 }
+
+# Locust patches the standard library of the process that imports it.
+_PATCHING = "inkling_loadtest.engine"
 
 
 def _modules() -> list[str]:
@@ -58,9 +62,18 @@ def test_imports_point_one_way(package: str) -> None:
 @pytest.mark.parametrize("name", _modules())
 def test_public_names_are_declared_and_sorted(name: str) -> None:
     """`__all__` has the public functions and classes that a module defines, and no more."""
-    module = importlib.import_module(name)
-    declared = getattr(module, "__all__", [])
-    tree = ast.parse(Path(str(module.__file__)).read_text())
+    spec = importlib.util.find_spec(name)
+    assert spec
+    tree = ast.parse(Path(str(spec.origin)).read_text())
+    declared = next(
+        (
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and ast.unparse(node.targets[0]) == "__all__"
+        ),
+        [],
+    )
     defined = {
         node.name
         for node in tree.body
@@ -69,7 +82,9 @@ def test_public_names_are_declared_and_sorted(name: str) -> None:
     }
 
     assert defined <= set(declared)
-    assert all(hasattr(module, public) for public in declared)
+    if not name.startswith(_PATCHING):
+        module = importlib.import_module(name)
+        assert all(hasattr(module, public) for public in declared)
     assert len(declared) == len(set(declared))
 
 

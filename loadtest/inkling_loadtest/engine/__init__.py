@@ -1,0 +1,1 @@
+"""What runs inside Locust's processes; importing it patches the standard library."""

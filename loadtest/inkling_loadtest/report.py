@@ -1,0 +1,174 @@
+"""The report of a load test as plain values: what is written, drawn and compared."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from inkling_loadtest import __version__, plan
+from inkling_loadtest.figures import curve, generator_limit, summary, value_of
+from inkling_loadtest.ledger import Tally
+from inkling_loadtest.options import Options
+from inkling_loadtest.results import Results
+from inkling_loadtest.slo import Condition, check, parse
+
+__all__ = ["Circumstances", "assemble"]
+
+FORMAT = 1
+_INTERRUPTED = 130
+# A refused request is no answer: who promises nothing of refusals promises these few.
+_REFUSED = parse("refused<1%")
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a report says besides the results.
+
+    Attributes:
+        interrupted: Whether it was ended before its time.
+        processes: How many processes sent.
+        server: What the gateway's metrics came to; None if nobody looked.
+    """
+
+    interrupted: bool
+    processes: int
+    server: dict[str, Any] | None
+
+
+def assemble(
+    options: Options, results: Results, circumstances: Circumstances
+) -> dict[str, Any]:
+    """Return the report."""
+    places = results.measured()
+    seconds, window_s = results.seconds(places), plan.window_s(options)
+    total = results.ledger.stages(*places)
+    conditions = _conditions(options)
+    findings = check(conditions, lambda figure: value_of(figure, total, seconds))
+    shares = results.shares(places, window_s)
+    kinds = results.ledger.kinds(*places)
+    report = {
+        "format": FORMAT,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "options": _options(options),
+        "machine": _machine(),
+        "interrupted": circumstances.interrupted,
+        "versions": sorted(results.versions),
+        "labelled_pictures": results.labelled,
+        "slo": [
+            {"text": f.condition.text, "value": f.value, "met": f.met} for f in findings
+        ],
+        "total": summary(total, seconds),
+        "curves": {
+            n: curve(total.histogram(n)) for n in ("latency", "service", "refused")
+        },
+        "histograms": {n: h.encode().decode() for n, h in total.latency.items()},
+        "kinds": {kind: summary(tally, seconds) for kind, tally in kinds.items()},
+        "stages": _stages(results),
+        "capacity": asdict(results.capacity) if results.capacity else None,
+        "window_s": window_s,
+        "windows": _windows(results, window_s),
+        "generator": {
+            "processes": circumstances.processes,
+            "cpu": sorted(results.cpu),
+            "busiest": max(shares, default=0.0),
+            "bottleneck": generator_limit(total, shares),
+        },
+        "server": circumstances.server or {"missing": "the test did not begin."},
+    }
+    return {**report, "exit_code": _exit_code(report)}
+
+
+def _exit_code(report: dict[str, Any]) -> int:
+    """Return 0 if what was promised was kept, else 1; 130 if it was interrupted.
+
+    Where nothing is promised of errors, there may be none.
+    """
+    counts = report["total"]["counts"]
+    if report["interrupted"]:
+        return _INTERRUPTED
+    if report["capacity"] is not None:
+        return 0 if report["capacity"]["confirmed"] else 1
+    strict = not any(item["text"].startswith("errors") for item in report["slo"])
+    if not counts.get("right") or (strict and counts.get("failed")):
+        return 1
+    return 0 if all(item["met"] for item in report["slo"]) else 1
+
+
+def _conditions(options: Options) -> Sequence[Condition]:
+    named = {condition.figure for condition in options.slo}
+    return options.slo if named & {"refused", "goodput"} else (*options.slo, *_REFUSED)
+
+
+def _options(options: Options) -> dict[str, Any]:
+    return {
+        **asdict(options),
+        "slo": ",".join(condition.text for condition in options.slo),
+        "mix": dict(options.mix),
+        "pictures": str(options.pictures) if options.pictures else "drawn digits",
+        "report": str(options.report) if options.report else None,
+        "loop": "open" if options.is_open else "closed",
+        "protocol": options.protocol,
+    }
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "generator": f"inkling-loadtest {__version__}",
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2)
+        if sys.platform != "win32"
+        else None,
+    }
+
+
+def _stages(results: Results) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": played.stage.name,
+            "start_s": round(played.start_s, 3),
+            "from": played.stage.start,
+            "to": played.stage.end,
+            "open": played.stage.is_open,
+            "measured": played.stage.measured,
+            **summary(results.ledger.stages(place), played.seconds),
+        }
+        for place, played in enumerate(results.played)
+    ]
+
+
+def _windows(results: Results, window_s: float) -> list[dict[str, Any]]:
+    windows = results.ledger.windows()
+    # A window without any request is one, too: that is what a stall looks like.
+    last = max(windows, default=-1)
+    return [
+        _window(windows.get(place, Tally(2)), place * window_s, window_s)
+        for place in range(last + 1)
+    ]
+
+
+def _window(tally: Tally, start_s: float, window_s: float) -> dict[str, Any]:
+    latency = {
+        f"{name}_{figure}_us": value_of(figure, _only(tally, name), window_s)
+        for name in ("latency", "service")
+        for figure in ("p50", "p99", "max")
+    }
+    counts = ("offered", "right", "good", "refused", "failed", "pictures")
+    return {
+        "start_s": start_s,
+        **{name: tally.counts[name] for name in counts},
+        **latency,
+    }
+
+
+def _only(tally: Tally, name: str) -> Tally:
+    """Return a tally whose latency is another of its histograms."""
+    other = Tally(2)
+    other.latency["latency"] = tally.histogram(name)
+    return other

@@ -1,0 +1,192 @@
+"""What a load test computes, without a load."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from inkling.cli import main
+from inkling.errors import InvalidRequest
+from inkling_loadtest.answers import References, Reply
+from inkling_loadtest.arrivals import Stage, arrivals
+from inkling_loadtest.capacity import Capacity, Reading, search
+from inkling_loadtest.ledger import Ledger, Sample, percentile_ms
+from inkling_loadtest.options import duration_s
+from inkling_loadtest.pictures import drawn_digits, pictures_in
+from inkling_loadtest.slo import check, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "figure", "bound", "kept", "broken"),
+    [
+        ("p99<50ms", "p99", 50_000, 49_999, 50_000),
+        ("p99.9 <= 1s", "p99.9", 1e6, 1e6, 1_000_001),
+        ("mean<250us", "mean", 250, 249, 250),
+        ("errors<0.1%", "errors", 0.001, 0.0, 0.001),
+        ("accuracy>=98%", "accuracy", 0.98, 0.98, 0.97),
+        ("goodput>100/s", "goodput", 100, 101, 100),
+    ],
+)
+def test_promises_are_read(
+    text: str, figure: str, bound: float, kept: float, broken: float
+) -> None:
+    """A condition has a figure, a bound in the figure's unit, and holds up to it."""
+    [condition] = parse(text)
+
+    assert (figure, pytest.approx(bound)) == (condition.figure, condition.bound)
+    assert condition.holds(kept)
+    assert not condition.holds(broken)
+    assert not check([condition], lambda _: None)[0].met
+
+
+@pytest.mark.parametrize("text", ["p99", "p99<50", "p99<50%", "errors<1ms", "fast", ""])
+def test_promises_that_cannot_be_read(text: str) -> None:
+    """The grammar is in the answer."""
+    with pytest.raises(InvalidRequest, match="p99<50ms,errors<0.1%"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--target", "ftp://127.0.0.1:1", "--rate", "1"], "expected http://host:port"),
+        (["--target", "http://192.0.2.1:80", "--rate", "1"], "--allow-remote"),
+        (["--target", "grpc://localhost", "--rate", "1"], "lacks the port"),
+        (["--target", "http://127.0.0.1:1"], "Give --rate"),
+        (["--target", "http://127.0.0.1:1", "--rate", "0"], "above 0"),
+        (["--target", "http://127.0.0.1:1", "--users", "0"], "1 or more"),
+        (["--target", "http://127.0.0.1:1", "--rate", "1", "--slo", "x"], "p99<50ms"),
+        (["--target", "http://[::1]:1", "--rate", "1", "--duration", "ten"], "length"),
+        (["--target", "http://127.0.0.1:1", "--rate", "1", "--mix", "unary"], "image="),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are refused with 2 and what is right, before anything is loaded."""
+    assert main(["loadtest", *arguments]) == 2
+    assert word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_nobody_there(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A target that does not answer is named, with how to start one."""
+    assert main(["loadtest", "--target", f"{scheme}://127.0.0.1:9", "--rate", "1"]) == 1
+    assert "inkling serve" in capsys.readouterr().err
+
+
+def test_lengths_of_time() -> None:
+    """A number is seconds unless it has a unit."""
+    assert [0.5, 30, 300, 3600] == [duration_s(t) for t in ("500ms", "30", "5m", "1h")]
+
+
+def test_arrivals_are_poisson_and_follow_the_rate() -> None:
+    """A ramp from 0 to 200/s over 50 s has 5,000 arrivals, a quarter in its first half."""
+    due = list(arrivals(Stage("ramp", 50, 0, 200), "seed"))
+    gaps = [b - a for a, b in pairwise(due)]
+    steady = list(arrivals(Stage("constant", 100, 50, 50), "seed"))
+    between = [b - a for a, b in pairwise(steady)]
+
+    assert pytest.approx(5000, rel=0.06) == len(due)
+    assert pytest.approx(0.25, abs=0.03) == sum(t < 25 for t in due) / len(due)
+    assert min(gaps) > 0
+    # The gaps of a Poisson process are as long on average as they are scattered.
+    mean = sum(between) / len(between)
+    scatter = (sum((gap - mean) ** 2 for gap in between) / len(between)) ** 0.5
+    assert pytest.approx(1, abs=0.1) == scatter / mean
+    assert due == list(arrivals(Stage("ramp", 50, 0, 200), "seed"))
+
+
+def test_histograms_of_processes_add_up() -> None:
+    """Two ledgers, sent as messages and merged, say what one would have said."""
+    chance = random.Random(0)
+    right = References([], []).judge([], Reply(1, []))
+    whole, merged, parts = Ledger(1.0), Ledger(1.0), [Ledger(1.0), Ledger(1.0)]
+    for place in range(2000):
+        took_s = chance.expovariate(200)
+        sample = Sample(0, place // 500, "a", 1, 5.0, True, 5.001, 5.0 + took_s, right)
+        whole.record(sample)
+        parts[place % 2].record(sample)
+    for part in parts:
+        part.record_not_sent(0, [3, 3])
+        merged.absorb(part.drain())
+
+    one, other = whole.stages(0), merged.stages(0)
+    for name in ("latency", "service", "late"):
+        assert percentile_ms(one.histogram(name), 99) == percentile_ms(
+            other.histogram(name), 99
+        )
+    assert one.counts["right"] == other.counts["right"] == 2000
+    assert (4, 4) == (other.counts["not_sent"], merged.windows()[3].counts["failed"])
+
+
+def test_answers_are_compared_with_those_alone() -> None:
+    """Another's answer is mixed up, a strange one wrong, a short one has some missing."""
+    digits = drawn_digits()[:3]
+    references = References(digits, "0123456789")
+    alone = [("0", 0.99), ("0", 0.95), ("7", 0.5)]
+    assert references.judge([0, 1, 2], Reply(1, alone)).correct == 2
+
+    judged = {
+        "right": references.judge([1, 0], Reply(1, [("0", 0.9501), ("0", 0.9899)])),
+        "mixed-up answer": references.judge([0], Reply(1, [("0", 0.95)])),
+        "wrong answer": references.judge([0], Reply(1, [("3", 0.9)])),
+        "missing answers": references.judge([0, 1], Reply(1, alone[:1])),
+        "unreadable answer": references.judge([0], None),
+    }
+    # A version that appears under load is taken at its first word, and then held to it.
+    assert references.judge([0], Reply(2, [("3", 0.9)])).outcome == "right"
+    assert references.judge([0], Reply(2, [("0", 0.99)])).outcome == "failed"
+    assert list(judged) == [v.reason or v.outcome for v in judged.values()]
+
+
+def _found(limit: float, noise: float, seed: int) -> tuple[Capacity, float]:
+    """Search a server that keeps its promise up to `limit`, with neighbours."""
+    chance, elapsed_s = random.Random(seed), 0.0
+    searching = search(None, 280.0)
+    trial = next(searching)
+    while True:
+        elapsed_s += trial.seconds + 1.0
+        kept = trial.rate <= limit * chance.uniform(0.97, 1.03)
+        kept = kept and chance.random() >= noise
+        try:
+            trial = searching.send(Reading(kept, "" if kept else "p99<50ms", elapsed_s))
+        except StopIteration as stop:
+            return stop.value, elapsed_s
+
+
+@pytest.mark.parametrize("limit", [3.0, 47.0, 800.0, 20_000.0])
+def test_capacity_is_found_and_found_again(limit: float) -> None:
+    """The search ends by itself within 5 minutes, and repeats within 10 %, noise or not."""
+    for noise in (0.0, 0.1):
+        found = [_found(limit, noise, seed) for seed in range(20)]
+
+        assert max(elapsed_s for _, elapsed_s in found) < 300
+        rates = sorted(capacity.rate for capacity, _ in found if capacity.confirmed)
+        assert len(rates) >= 18
+        assert pytest.approx(limit, rel=0.1) == rates[len(rates) // 2]
+        assert rates[-2] / rates[1] < 1.1 or noise
+
+
+def test_pictures_of_ones_own(tmp_path: Path) -> None:
+    """A folder of folders gives pictures with labels; one without is refused."""
+    digit = drawn_digits()[7 * 6]
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "a.png").write_bytes(digit.image)
+    (tmp_path / "7" / "same.PNG").write_bytes(digit.image)
+
+    assert ["7"] == [picture.label for picture in pictures_in(tmp_path)]
+    with pytest.raises(InvalidRequest, match="subfolders"):
+        pictures_in(tmp_path / "7")
+
+
+def test_drawn_digits_differ() -> None:
+    """No two have the same bytes, there are six of each, and a seed draws them again."""
+    pictures = drawn_digits()
+
+    assert len({picture.image for picture in pictures}) == len(pictures) == 60
+    assert pictures == drawn_digits()
+    assert [str(digit) for digit in range(10)] == sorted({p.label for p in pictures})

@@ -1,0 +1,295 @@
+"""Load tests of a real gateway, and of faulty servers in front of one.
+
+Locust patches the process that imports it, so every run is a process of its own. Several
+run at once, since a run is mostly waiting.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inkling.cli import main
+from tests.conftest import ROOT, GatewayProcess
+from tests.loadtest.faulty import faulty, faulty_grpc
+
+_PATIENCE_S = 300
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run that came to its end."""
+
+    code: int
+    text: str
+    directory: Path
+
+    @property
+    def report(self) -> Any:
+        return json.loads((self.directory / "report.json").read_bytes())
+
+
+class Run:
+    """A run under way."""
+
+    def __init__(self, directory: Path, *command: str) -> None:
+        self.directory = directory
+        self.log = directory.with_suffix(".log")
+        with self.log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *command, "--report", str(directory)],
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+            )
+
+    def outcome(self) -> Outcome:
+        try:
+            code = self.process.wait(_PATIENCE_S)
+        finally:
+            self.process.kill()
+        return Outcome(code, self.log.read_text(), self.directory)
+
+
+def load(directory: Path, target: str, *arguments: str) -> Run:
+    """Start a load test of the MLP."""
+    command = ["inkling", "loadtest", "--target", target, "--model", "mlp"]
+    return Run(directory, *command, "--warmup", "500ms", *arguments)
+
+
+def _faults(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
+    """Start a run against each fault; pictures alone, which the server then knows."""
+    faults: dict[str, tuple[dict[str, Any], list[str]]] = {
+        "swap": ({"swap_every": 1000}, ["--users", "3", "--duration", "3s"]),
+        "drop": (
+            {"drop_every": 100, "metrics": True},
+            ["--rate", "150", "--duration", "4s", "--slo", "p99<10s,errors<0.1%"],
+        ),
+        "overload": (
+            {"slots": 4, "work_s": 0.05},
+            ["--rate", "600", "--duration", "4s", "--slo", "goodput>20"],
+        ),
+    }
+    return {
+        name: load(
+            folder / name,
+            stack.enter_context(faulty(url, **fault)).url,
+            *("--mix", "image"),
+            *arguments,
+        )
+        for name, (fault, arguments) in faults.items()
+    }
+
+
+def _sound(folder: Path, gateway: GatewayProcess) -> dict[str, Run]:
+    """Start runs against the gateway as it is."""
+    plain = ["locust", "-f", "loadtest/locustfile.py", "--headless", "--users", "2"]
+    plain += ["--host", gateway.url, "--model", "mlp", "--duration", "3s"]
+    rate = ["--rate", "40", "--users", "8", "--duration", "3s", "--slo", "errors<=0%"]
+    grpc = f"grpc://{gateway.grpc_target}"
+    return {
+        "plain": Run(folder / "plain", *plain),
+        "grpc": load(folder / "grpc", grpc, *rate, "--processes", "2"),
+    }
+
+
+def _turned(folder: Path, gateway: GatewayProcess, stack: ExitStack) -> Run:
+    """Start a run against a gRPC server that turns one of 20 batches around."""
+    server = faulty_grpc(gateway.grpc_target, slots=8, queue=100, turn_every=20)
+    arguments = ["--users", "4", "--duration", "2s", "--mix", "unary=4,batch=1"]
+    return load(folder / "turned", stack.enter_context(server), *arguments)
+
+
+def _stalls(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
+    """Start an open and a closed loop against servers that stall as often."""
+    loops = {
+        "open": ["--rate", "100", "--users", "40"],
+        "closed": ["--users", "1"],
+    }
+    return {
+        name: load(
+            folder / name,
+            stack.enter_context(faulty(url, stall_every_s=5)).url,
+            *("--mix", "image", "--duration", "6s"),
+            *load,
+        )
+        for name, load in loops.items()
+    }
+
+
+def _cut(folder: Path, gateway: GatewayProcess) -> Run:
+    """Start a long run, and press Ctrl-C as soon as it shows figures."""
+    load = ["--rate", "20", "--users", "5", "--duration", "100s", "--mix", "image"]
+    run = load(folder / "cut", gateway.url, *load)
+    until = time.monotonic() + _PATIENCE_S
+    while " right " not in run.log.read_text() and time.monotonic() < until:
+        time.sleep(0.1)
+    run.process.send_signal(signal.SIGINT)
+    return run
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Outcome]:
+    """What all runs came to: one wave of short ones, one of two that are long."""
+    folder, found = tmp_path_factory.mktemp("loadtest"), {}
+    until = time.monotonic() + 30
+    while gateway.request("GET", "/readyz").status != 200:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    with ExitStack() as stack:
+        wave = _faults(folder, gateway.url, stack) | _sound(folder, gateway)
+        wave["turned"] = _turned(folder, gateway, stack)
+        found |= {name: run.outcome() for name, run in wave.items()}
+        wave = _stalls(folder, gateway.url, stack)
+        wave["cut"] = _cut(folder, gateway)
+        found |= {name: run.outcome() for name, run in wave.items()}
+    return found
+
+
+def test_swapped_answers_are_caught(outcomes: dict[str, Outcome]) -> None:
+    """Two answers of 1,000 exchanged fail the run, and are named."""
+    run = outcomes["swap"]
+
+    assert run.code == 1, run.text
+    counts = run.report["total"]["counts"]
+    assert 2 <= counts["failed"] <= counts["offered"] / 100
+    assert "mixed-up answer" in run.text
+    assert "alone, now" in run.report["total"]["examples"]["mixed-up answer"]
+
+
+def test_a_batch_out_of_order_is_caught(outcomes: dict[str, Outcome]) -> None:
+    """Over gRPC, the right answers to a batch in another order fail the run."""
+    run = outcomes["turned"]
+
+    assert run.code == 1, run.text
+    assert {"failed: mixed-up answer"} == run.report["total"]["reasons"].keys()
+    assert "failed" not in run.report["kinds"]["unary"]["counts"]
+
+
+def test_dropped_requests_are_caught(outcomes: dict[str, Outcome]) -> None:
+    """A connection that breaks is a failure, not a retry, and misses the promise."""
+    run = outcomes["drop"]
+
+    assert run.code == 1, run.text
+    assert "connection broke" in run.text
+    met = {item["text"]: item["met"] for item in run.report["slo"]}
+    assert {"p99<10s": True, "errors<0.1%": False, "refused<1%": True} == met
+
+
+def test_the_servers_metrics_stand_beside(outcomes: dict[str, Outcome]) -> None:
+    """CPU and phases are in the report; where there are no metrics, it says so."""
+    server = outcomes["drop"].report["server"]
+
+    assert 2 == pytest.approx(server["phases"]["decode"]["mean_ms"], rel=0.01)
+    assert 0.001 < server["phases"]["decode"]["p99_ms"] / 1e3 <= 0.005
+    assert all(0.2 < cores < 0.8 for _, cores in server["cpu"])
+    assert "answers 404" in outcomes["swap"].report["server"]["missing"]
+
+
+def test_an_open_loop_shows_what_a_closed_one_hides(
+    outcomes: dict[str, Outcome],
+) -> None:
+    """A stall of 200 ms every 5 s: in the p99 of the one, not in that of the other."""
+    latency = {
+        name: outcomes[name].report["total"]["latency_us"]
+        for name in ("open", "closed")
+    }
+
+    assert 200_000 <= latency["closed"]["max"]
+    assert 100_000 <= latency["open"]["p99"]
+    assert latency["closed"]["p99"] <= latency["open"]["p99"] / 2
+
+
+def test_overload_shows_goodput_and_refusals(outcomes: dict[str, Outcome]) -> None:
+    """At 7 times of what it can do, a server that sheds load has answers and refusals."""
+    run = outcomes["overload"]
+    total = run.report["total"]
+
+    assert run.code == 0, run.text  # the promise is of goodput
+    assert 20 < total["goodput_per_s"] <= 85
+    assert total["counts"]["refused"] > 2 * total["counts"]["right"]
+    assert total["counts"].get("failed", 0) == 0
+    assert total["refused_us"]["p99"] > 0
+    assert "refused: 503 overloaded" in total["reasons"]
+
+
+def test_plain_locust_runs_it(outcomes: dict[str, Outcome]) -> None:
+    """`locust -f loadtest/locustfile.py` sends every form of the HTTP API, and checks."""
+    run = outcomes["plain"]
+
+    assert run.code == 0, run.text
+    assert {"image", "form", "json", "batch"} == run.report["kinds"].keys()
+    assert "Aggregated" in run.text
+    assert run.report["total"]["accuracy"] is not None
+    assert run.report["versions"] == [1]
+
+
+def test_grpc_in_two_processes(outcomes: dict[str, Outcome]) -> None:
+    """Calls, batches and a stream, sent by two workers, come together in one report."""
+    run = outcomes["grpc"]
+    report = run.report
+
+    assert run.code == 0, run.text
+    assert {"unary", "stream", "batch"} == report["kinds"].keys()
+    assert report["generator"]["processes"] == 2
+    assert 60 < report["total"]["counts"]["offered"] < 180
+    assert report["total"]["counts"]["right"] == report["total"]["counts"]["offered"]
+    assert "missing" in report["server"]
+
+
+def test_the_report_stands_alone(outcomes: dict[str, Outcome]) -> None:
+    """The page fetches nothing, has its drawings in it, and the rows are there as CSV."""
+    for run in outcomes.values():
+        html = (run.directory / "report.html").read_text()
+        assert html.count("<svg") >= 5
+        assert not re.search(r"<(script|link|img|iframe)|url\(http|@import", html)
+        rows = list(
+            csv.DictReader((run.directory / "windows.csv").read_text().splitlines())
+        )
+        assert len(rows) == len(run.report["windows"])
+
+
+def test_reports_are_compared(
+    outcomes: dict[str, Outcome], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The figures stand side by side; what was not alike is said."""
+    directories = [str(outcomes[name].directory) for name in ("open", "closed")]
+
+    assert main(["loadtest", "compare", *directories]) == 0
+    shown = capsys.readouterr().out
+    assert "not alike: loop was open, is closed" in shown
+    assert re.search(r"latency p99 +\d.*ms .*-\d", shown)
+    assert main(["loadtest", "compare", directories[0], "nowhere"]) == 1
+
+
+def test_a_model_that_is_not_served(
+    gateway: GatewayProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over HTTP and gRPC it is said before anything is sent."""
+    for target in (gateway.url, f"grpc://{gateway.grpc_target}"):
+        arguments = ["--target", target, "--rate", "1", "--model", "nobody"]
+        assert main(["loadtest", *arguments]) == 1
+        assert "serves no model 'nobody'" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_reports(outcomes: dict[str, Outcome]) -> None:
+    """Ctrl-C ends with 130, and what was measured is in the report."""
+    run = outcomes["cut"]
+
+    assert run.code == 130, run.text
+    assert run.report["interrupted"]
+    assert run.report["total"]["counts"]["right"] > 0
+    assert run.report["total"]["seconds"] < 50
