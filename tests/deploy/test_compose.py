@@ -1,5 +1,6 @@
 """docker-compose.yml, alone and with its override, against the code that it starts."""
 
+import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -12,7 +13,10 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from inkling.cli import parser
+from inkling_serving.http_gateway import OPEN_PATHS
+from inkling_serving.metrics import Metrics
 from inkling_serving.settings import FOREIGN_VARIABLES, Settings
+from inkling_serving.trace import Trace
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = {
@@ -103,14 +107,15 @@ def _dockerfile_says(service: dict[str, Any], instruction: str) -> list[str]:
 
 
 def test_there_is_nothing_but_these(services: dict[str, Any]) -> None:
-    """The services are known, and those for looking on start only when asked for."""
+    """The services are known, and those beside the system start only when asked for."""
     always = {name for name, each in services.items() if not each.get("profiles")}
 
     assert {"training", "tensorflow-serving", "gateway"} == always
-    assert {"prometheus", "grafana"} == set(services) - always
-    assert all(
-        services[name]["profiles"] == ["monitoring"] for name in set(services) - always
-    )
+    assert {name: services[name]["profiles"] for name in set(services) - always} == {
+        "loadtest": ["loadtest"],
+        "prometheus": ["monitoring"],
+        "grafana": ["monitoring"],
+    }
 
 
 def test_every_service_is_hardened(services: dict[str, Any]) -> None:
@@ -123,7 +128,9 @@ def test_every_service_is_hardened(services: dict[str, Any]) -> None:
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["init"] is True
-        assert re.fullmatch(r"on-failure:\d", service["restart"])
+        # A load test that says no is not asked again.
+        restart = "no" if name == "loadtest" else r"on-failure:\d"
+        assert re.fullmatch(restart, service["restart"])
         assert 0 < service["pids_limit"] <= 1024
         assert re.fullmatch(r"\dg", service["mem_limit"])
         # More than the machine has would be refused.
@@ -139,7 +146,7 @@ def test_every_service_has_a_health_check(services: dict[str, Any]) -> None:
         in_image = (
             _dockerfile_says(service, "HEALTHCHECK") if "build" in service else []
         )
-        runs_once = name == "training"
+        runs_once = name in ("training", "loadtest")
 
         assert runs_once == check.get("disable", False), name
         assert check.get("test") or in_image
@@ -224,7 +231,7 @@ def test_models_are_written_by_training_only(project: dict[str, Any]) -> None:
     }
 
     assert with_models == {"training": True, "tensorflow-serving": False}
-    assert {"models", "runs"} == set(project["volumes"])
+    assert {"models", "runs", "reports"} == set(project["volumes"])
     assert mounts["gateway"] == {}
     assert mounts["training"]["/data"] == ("./data", False)
     # All other sources are folders of the repository, and cannot be written to.
@@ -381,13 +388,44 @@ def _checker(shell: list[str], script: str) -> Callable[..., int]:
     return run
 
 
+def test_the_load_test_can_run(services: dict[str, Any]) -> None:
+    """Its options are the command's, it asks the gateway, and may write its report."""
+    load = services["loadtest"]
+    options = parser().parse_args(load["command"])
+    [report] = [word for word in load["command"] if word.startswith("--report=")]
+    [mount] = load["volumes"]
+    place = mount.split(":")[1]
+
+    assert options.run
+    assert f"--target=http://gateway:{Settings().http_port}" in load["command"]
+    assert report.removeprefix("--report=").startswith(place + "/")
+    assert f"-g 10001 {place}" in _dockerfile_says(load, "RUN")[-1]
+    assert set(load["networks"]) <= set(services["gateway"]["networks"])
+
+
+def test_the_dashboard_draws_what_there_is(services: dict[str, Any]) -> None:
+    """Grafana finds the dashboard, and each metric in it is one that the gateway has."""
+    dashboards = _on_host(services["grafana"], "/etc/grafana/dashboards/inkling.json")
+    text = dashboards.read_text()
+    asked = set(re.findall(r"\b((?:inkling|process)_[a-z_]+)", text)) - {"process_id"}
+    trace = Trace()
+    trace.model, trace.version = "cnn", 1
+    metrics = Metrics()
+    metrics.observe("http", "ok", trace)
+
+    for panel in json.loads(text)["panels"]:
+        assert panel["targets"][0]["expr"]
+    for name in asked:
+        assert re.search(rf"^{name}[ {{]", metrics.exposition().decode(), re.M), name
+
+
 def test_prometheus_and_grafana_look_at_the_right_place(
     services: dict[str, Any],
 ) -> None:
-    """The scraped address and path are TensorFlow Serving's, and Grafana asks Prometheus."""
+    """What is scraped is the engine's and the gateway's, and Grafana asks Prometheus."""
     prometheus, engine = services["prometheus"], services["tensorflow-serving"]
     config_file = _on_host(prometheus, _flags(prometheus)["config.file"])
-    [job] = yaml.safe_load(config_file.read_text())["scrape_configs"]
+    job, own = yaml.safe_load(config_file.read_text())["scrape_configs"]
     monitoring = _on_host(engine, _flags(engine)["monitoring_config_file"]).read_text()
     provisioning = _on_host(
         services["grafana"], "/etc/grafana/provisioning/datasources/prometheus.yml"
@@ -397,6 +435,8 @@ def test_prometheus_and_grafana_look_at_the_right_place(
 
     assert [{"targets": [f"tensorflow-serving:{port}"]}] == job["static_configs"]
     assert f'path: "{job["metrics_path"]}"' in monitoring
+    assert [{"targets": [f"gateway:{Settings().http_port}"]}] == own["static_configs"]
+    assert own["metrics_path"] in OPEN_PATHS
     assert source["url"] == "http://prometheus:9090"
     assert {"monitoring"} == set(prometheus["networks"]) & set(
         services["grafana"]["networks"]

@@ -19,7 +19,7 @@ import yaml
 from inkling_serving.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
-DOCKERFILES = ("gateway", "training")
+DOCKERFILES = ("gateway", "training", "loadtest")
 _LINE = re.compile(r"([A-Z]+) +(.+)", re.DOTALL)
 _START_TIMEOUT_S = 30
 
@@ -341,9 +341,22 @@ def test_a_wrong_hash_is_refused(built: Replay, tmp_path: Path) -> None:
     assert "Hash mismatch for `flask" in done.stderr
 
 
-def test_training_would_be_its_closure(built: Replay, tmp_path: Path) -> None:
-    """Resolved but not downloaded: TensorFlow and what it needs, at locked versions."""
-    build, _ = _stages("training")
+@pytest.mark.parametrize(
+    ("image", "needed", "unwanted"),
+    [
+        (
+            "training",
+            {"tensorflow", "keras", "tensorflow-serving-api"},
+            {"flask", "uvicorn", "locust", "pytest"},
+        ),
+        ("loadtest", {"locust", "grpcio"}, {"tensorflow", "uvicorn"}),
+    ],
+)
+def test_others_would_be_their_closures(
+    built: Replay, tmp_path: Path, image: str, needed: set[str], unwanted: set[str]
+) -> None:
+    """Resolved but not downloaded: what each image needs, at locked versions."""
+    build, _ = _stages(image)
     first, install = _said(build, "RUN")
     replay = Replay(tmp_path / "image")
     replay.prepare(build)
@@ -358,9 +371,9 @@ def test_training_would_be_its_closure(built: Replay, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert _said(_stages("gateway")[0], "RUN")[0] == first
-    assert {"inkling", "inkling-training"} == ours
-    assert {"tensorflow", "keras", "tensorflow-serving-api"} <= set(found)
-    assert not {"flask", "uvicorn", "locust", "pytest"} & set(found)
+    assert {"inkling", f"inkling-{image}"} == ours
+    assert needed <= set(found)
+    assert not unwanted & set(found)
     assert {
         name: version
         for name, version in found.items()

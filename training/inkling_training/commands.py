@@ -71,6 +71,11 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="go on after the last whole epoch"
     )
     parser.add_argument(
+        "--missing",
+        action="store_true",
+        help="only what has no published version yet",
+    )
+    parser.add_argument(
         "--allow-regression",
         action="store_true",
         help="publish even if the version before was better",

@@ -35,10 +35,26 @@ def train_and_publish(options: argparse.Namespace) -> int:
             raise InvalidRequest("--name goes with one model; name one.")
     for folder in (options.models_dir, options.runs_dir):
         _check_writable(folder)
-    dataset = _dataset(options)
+    if options.missing:
+        models = _missing(models, options)
+    if models:
+        dataset = _dataset(options)
     for model in models:
         _one(model, dataset, options)
     return 0
+
+
+def _missing(models: list[str], options: argparse.Namespace) -> list[str]:
+    """Return the models of which no version is published, and say which have one."""
+    repository, missing = Repository(options.models_dir), []
+    for model in models:
+        name = options.name or model
+        versions = repository.versions(name)
+        if versions:
+            print(f"{name} is there, in version {versions[0]}.", flush=True)
+        else:
+            missing.append(model)
+    return missing
 
 
 def _check_writable(folder: Path) -> None:
