@@ -7,8 +7,6 @@ and the server front (`inkling_serving.front`), which hands over classifications
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 import re
 import secrets
@@ -21,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import orjson
-from PIL import Image
 
 from inkling.errors import (
     ErrorCode,
@@ -32,16 +29,14 @@ from inkling.errors import (
     NotFound,
 )
 from inkling_serving.envelope import envelope_of
+from inkling_serving.http_json import answer_json, model_json, stage_json
 from inkling_serving.metrics import CONTENT_TYPE_LATEST
 from inkling_serving.service import Target
 from inkling_serving.trace import Trace
 
 if TYPE_CHECKING:
-    from inkling.preprocess import Stage
-    from inkling.types import Prediction
-    from inkling_serving.engines.base import ModelStatus, VersionStatus
     from inkling_serving.metrics import Metrics
-    from inkling_serving.service import Answer, Service
+    from inkling_serving.service import Service
 
 __all__ = [
     "CLASSIFY_PATH",
@@ -83,8 +78,6 @@ CLASSIFY_PATH = re.compile(_TARGET + ":classify")
 _EXPLAIN_PATH = re.compile(_TARGET + ":explain")
 _TOP_K = re.compile(r"[1-9][0-9]{0,5}")
 _VERSION = re.compile(r"-?[0-9]{1,19}")
-# Long side of a stage's picture in an explanation; the model input is never larger.
-_STAGE_SIDE = 320
 
 
 @dataclass(slots=True)
@@ -186,7 +179,7 @@ class Gateway:
             abstain=query.abstain or asked.abstain,
             trace=request.trace,
         )
-        return _answer_response(_answer_json(answer), request, query)
+        return _answer_response(answer_json(answer), request, query)
 
     def _explain(self, request: Request, names: _Names) -> Response:
         query = _Query.of(request)
@@ -200,15 +193,15 @@ class Gateway:
             abstain=query.abstain or asked.abstain,
             trace=request.trace,
         )
-        shown = {**_answer_json(answer), "stages": [_stage_json(s) for s in stages]}
+        shown = {**answer_json(answer), "stages": [stage_json(s) for s in stages]}
         return _answer_response(shown, request, query)
 
     def _models(self, request: Request, _: _Names) -> Response:
-        models = [_model_json(status) for status in self._service.models()]
+        models = [model_json(status) for status in self._service.models()]
         return _json_response(HTTPStatus.OK, {"models": models}, request.id)
 
     def _model(self, request: Request, names: _Names) -> Response:
-        shown = _model_json(self._service.model(names["model"] or ""))
+        shown = model_json(self._service.model(names["model"] or ""))
         return _json_response(HTTPStatus.OK, shown, request.id)
 
     def _live(self, request: Request, _: _Names) -> Response:
@@ -327,75 +320,3 @@ def _switch(name: str, values: Mapping[str, list[str]]) -> bool:
 
 def _printable(text: str) -> str:
     return text if text.isascii() and text.isalpha() else "This method"
-
-
-def _answer_json(answer: Answer) -> dict[str, Any]:
-    return {
-        "model": answer.origin.model,
-        "version": answer.origin.version,
-        "contract": answer.origin.contract,
-        "results": [_prediction_json(result) for result in answer.results],
-    }
-
-
-def _prediction_json(result: Prediction) -> dict[str, Any]:
-    # Only who asked for it is answered by it.
-    abstained = {"abstained": result.abstained} if result.abstained else {}
-    return {
-        "label": result.label,
-        "index": result.index,
-        "probability": result.probability,
-        **abstained,
-        "top": [
-            {"label": s.label, "index": s.index, "probability": s.probability}
-            for s in result.top
-        ],
-    }
-
-
-def _stage_json(stage: Stage) -> dict[str, Any]:
-    picture, file = stage.picture, io.BytesIO()
-    size = {"width": picture.width, "height": picture.height}
-    if picture.mode not in ("1", "L", "RGB", "RGBA"):
-        picture = picture.convert("RGB")
-    picture.thumbnail((_STAGE_SIDE, _STAGE_SIDE), Image.Resampling.BILINEAR)
-    picture.save(file, "PNG")
-    encoded = base64.b64encode(file.getvalue()).decode()
-    return {
-        "name": stage.name,
-        "decision": stage.decision,
-        **size,
-        "image": {"b64": encoded},
-    }
-
-
-def _model_json(status: ModelStatus) -> dict[str, Any]:
-    return {
-        "name": status.name,
-        "ready": status.ready,
-        "versions": [_version_json(status, version) for version in status.versions],
-    }
-
-
-def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "version": status.version,
-        "state": status.state,
-        "version_labels": model.labels_of(status.version),
-        "reason": status.reason,
-    }
-    contract = status.contract
-    if contract is not None:
-        shown |= {
-            "contract": contract.hash,
-            "labels": list(contract.labels),
-            "kind": contract.kind,
-            "input": {
-                "height": contract.height,
-                "width": contract.width,
-                "channels": contract.channels,
-            },
-            "dataset": contract.training_data.name,
-            "accuracy": status.accuracy,
-        }
-    return shown
