@@ -18,7 +18,7 @@ import pytest
 from inkling.bundle import read_bundle
 from inkling.contract import Contract
 from inkling.errors import BrokenVersion, InklingError, InvalidContract, InvalidRequest
-from inkling.ondevice import TFLiteRunner, check_golden, load_version
+from inkling.loading import check_golden, load_version
 from inkling.repository import (
     CONTRACT_FILE,
     FORMATS,
@@ -27,6 +27,7 @@ from inkling.repository import (
     Repository,
     VersionFiles,
 )
+from inkling.runner import TFLiteRunner
 
 _THREADS = 8
 
@@ -306,7 +307,9 @@ def test_weights_of_another_model_are_refused(
     published: Path, mlp: VersionFiles, tmp_path: Path, tflite_format: str
 ) -> None:
     """The golden check refuses a file that fits the contract but was not exported."""
-    other = Repository(published).newest("cnn").tflite(tflite_format).read_bytes()
+    file = Repository(published).newest("cnn").tflite(tflite_format)
+    bundle = read_bundle(file.read_bytes())
+    other = dataclasses.replace(bundle, contract=mlp.contract()).to_bytes()
     name = f"tflite/{tflite_format}.tflite"
     files = _changed(
         mlp, tmp_path, lambda path: (path / name).write_bytes(other) and None

@@ -20,7 +20,6 @@ import pytest
 from inkling.bundle import read_bundle
 from inkling.contract import Contract
 from inkling.errors import InklingError, ModelNotFound, NotReady
-from inkling.ondevice import TFLiteRunner
 from inkling.preprocess import to_input
 from inkling.repository import (
     CONTRACT_FILE,
@@ -29,6 +28,7 @@ from inkling.repository import (
     METRICS_FILE,
     Repository,
 )
+from inkling.runner import TFLiteRunner
 from inkling_serving.engines.base import ModelStatus, State
 from inkling_serving.engines.embedded import EmbeddedEngine, LoadedVersion
 

@@ -12,9 +12,9 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
 from inkling.contract import Contract, TrainingData
-from inkling.ondevice import TFLiteRunner
 from inkling.preprocess import to_input
 from inkling.repository import FORMATS, Repository, VersionFiles
+from inkling.runner import TFLiteRunner
 from inkling_training import datasets
 from inkling_training.datasets import Dataset, Split
 from inkling_training.publish import publish

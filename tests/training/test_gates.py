@@ -14,8 +14,9 @@ import pytest
 from inkling.cli import main
 from inkling.contract import TOLERANCES
 from inkling.errors import InklingError
-from inkling.ondevice import TFLiteRunner, load_version
+from inkling.loading import load_version
 from inkling.repository import FORMATS, Repository, VersionFiles
+from inkling.runner import TFLiteRunner
 from inkling_training import card, datasets, export
 from inkling_training.datasets import Dataset, Split
 from inkling_training.errors import GateFailed

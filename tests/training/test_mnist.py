@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from inkling.cli import main
-from inkling.ondevice import load_version
+from inkling.loading import load_version
 from inkling.repository import FORMATS, Repository, VersionFiles
 
 

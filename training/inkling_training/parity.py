@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from inkling.bundle import read_bundle
-from inkling.ondevice import TFLiteRunner
 from inkling.repository import FORMATS
+from inkling.runner import TFLiteRunner
 from inkling_training.reliability import expected_calibration_error
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from inkling.errors import BrokenVersion
-from inkling.ondevice import load_version
+from inkling.loading import load_version
 from inkling.repository import FORMATS, Publication, Repository, VersionFiles
 from inkling_training import card, drawings, export, parity
 from inkling_training.errors import GateFailed

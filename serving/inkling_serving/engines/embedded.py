@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inkling.errors import BrokenVersion, InklingError, ModelNotFound, NotReady
-from inkling.ondevice import TFLiteRunner, load_version
+from inkling.loading import load_version
+from inkling.runner import TFLiteRunner
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
     ModelStatus,
