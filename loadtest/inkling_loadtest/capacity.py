@@ -19,6 +19,7 @@ _MIN_REQUESTS = 150
 _CLOSE = 1.04
 _STEP_DOWN = 0.95
 _MAX_REPEATS = 5
+_MAX_VOID = 3
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,13 @@ class Reading:
         kept: Whether every promise was kept.
         why: What was not, in a few words.
         elapsed_s: Time since the search began.
+        void: Whether it says nothing of the server, since the generator was at fault.
     """
 
     kept: bool
     why: str
     elapsed_s: float
+    void: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,9 +154,12 @@ class _Searcher:
         return Capacity(0.0, False, self._limit, self._trials)
 
     def _try(self, trial: Trial) -> _Verdict:
-        self._trials += 1
-        reading = yield trial
-        self._elapsed_s = reading.elapsed_s
+        for _ in range(_MAX_VOID):
+            self._trials += 1
+            reading = yield trial
+            self._elapsed_s = reading.elapsed_s
+            if not reading.void or self._elapsed_s >= self._until_s:
+                break
         return reading
 
 

@@ -15,14 +15,14 @@ from inkling_loadtest.figures import generator_limit, value_of
 from inkling_loadtest.ledger import percentile_ms
 from inkling_loadtest.options import Options
 from inkling_loadtest.results import Played, Results
-from inkling_loadtest.slo import check
+from inkling_loadtest.slo import check, latency_limits
 
 __all__ = ["Conductor"]
 
 _SETTLE_S = 0.1
 _PAUSE_S = 0.5
 _GROWTH = 2.0
-_NOISE_MS = 20.0
+_GROWTH_FROM = 0.125
 _SHOW_EVERY_S = 5.0
 
 
@@ -105,7 +105,7 @@ class Conductor:
         busy = generator_limit(tally, self._results.shares([place], self._window_s))
         why = ", ".join([*missed, *([busy] if busy else [])])
         self._show_line(f"{stage.name:>24}: {'kept' if kept else why}", final=True)
-        return Reading(kept, why, elapsed_s)
+        return Reading(kept, why, elapsed_s, void=bool(busy) and not kept)
 
     def _is_growing(self, place: int) -> bool:
         """Return whether a queue grew: what holds for seconds would not for long."""
@@ -119,7 +119,8 @@ class Conductor:
             )
             tally = results.ledger.window(*windows)
             p50_ms.append(percentile_ms(tally.histogram("latency"), 50) or 0.0)
-        return p50_ms[1] > _GROWTH * max(p50_ms[0], _NOISE_MS)
+        limit_ms = min(c.bound for c in latency_limits(self.options.slo)) / 1e3
+        return p50_ms[1] > _GROWTH * max(p50_ms[0], _GROWTH_FROM * limit_ms)
 
     def _play(self, stage: Stage) -> int:
         """Play a stage to its end; return its place."""

@@ -29,6 +29,7 @@ from inkling_loadtest.results import Results
 __all__ = ["LoadShape", "LoadTest", "register"]
 
 _SPAWN_RATE = 100.0
+_SPARE_THREADS = 10
 _BEGIN, _END, _SETTLED = "inkling_begin", "inkling_end", "inkling_settled"
 
 
@@ -144,6 +145,9 @@ class LoadTest:
         self._options = Options.of(given, target, given.num_users)
         user = GrpcPictures if self._options.protocol == "grpc" else HttpPictures
         if self._sends:
+            # gRPC waits in these threads under gevent: with the ten that there are, the
+            # eleventh request under way would wait for them and not for the server.
+            gevent.get_hub().threadpool.maxsize = self._options.users + _SPARE_THREADS
             worker = getattr(self._runner, "worker_index", 0)
             self._session = user.session = Session(self._options, worker)
         if self._coordinates:
