@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from inkling.cli import main
+from inkling_loadtest.pictures import drawn_digits
 from tests.conftest import ROOT, GatewayProcess
 from tests.loadtest.faulty import faulty, faulty_grpc
 
@@ -68,8 +69,18 @@ def load(directory: Path, target: str, *arguments: str) -> Run:
     return Run(directory, *command, "--warmup", "500ms", *arguments)
 
 
+def _pictures(folder: Path) -> Path:
+    """Return a folder with two pictures, soon asked for alone by a slow server."""
+    for picture in drawn_digits()[:7:6]:
+        path = folder / "pictures" / picture.label / "digit.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture.image)
+    return folder / "pictures"
+
+
 def _faults(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
     """Start a run against each fault; pictures alone, which the server then knows."""
+    few = ["--pictures", str(_pictures(folder))]
     faults: dict[str, tuple[dict[str, Any], list[str]]] = {
         "swap": ({"swap_every": 1000}, ["--users", "3", "--duration", "3s"]),
         "drop": (
@@ -77,8 +88,8 @@ def _faults(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
             ["--rate", "150", "--duration", "4s", "--slo", "p99<10s,errors<0.1%"],
         ),
         "overload": (
-            {"slots": 4, "work_s": 0.05},
-            ["--rate", "600", "--duration", "4s", "--slo", "goodput>20"],
+            {"slots": 4, "work_s": 0.2},
+            ["--rate", "200", "--duration", "4s", "--slo", "goodput>2", *few],
         ),
     }
     return {
@@ -96,7 +107,7 @@ def _sound(folder: Path, gateway: GatewayProcess) -> dict[str, Run]:
     """Start runs against the gateway as it is."""
     plain = ["locust", "-f", "loadtest/locustfile.py", "--headless", "--users", "2"]
     plain += ["--host", gateway.url, "--model", "mlp", "--duration", "3s"]
-    rate = ["--rate", "40", "--users", "8", "--duration", "3s", "--slo", "errors<=0%"]
+    rate = ["--rate", "10", "--users", "16", "--duration", "4s", "--slo", "errors<=0%"]
     grpc = f"grpc://{gateway.grpc_target}"
     return {
         "plain": Run(folder / "plain", *plain),
@@ -111,6 +122,14 @@ def _turned(folder: Path, gateway: GatewayProcess, stack: ExitStack) -> Run:
     return load(folder / "turned", stack.enter_context(server), *arguments)
 
 
+def _wide(folder: Path, gateway: GatewayProcess, stack: ExitStack) -> Run:
+    """Start 40 users of a gRPC server that takes 200 ms, and has room for all."""
+    server = faulty_grpc(gateway.grpc_target, slots=64, queue=0, work_s=0.2)
+    arguments = ["--users", "40", "--duration", "2s", "--mix", "unary"]
+    arguments += ["--pictures", str(_pictures(folder))]
+    return load(folder / "wide", stack.enter_context(server), *arguments)
+
+
 def _stalls(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
     """Start an open and a closed loop against servers that stall as often."""
     loops = {
@@ -122,16 +141,16 @@ def _stalls(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
             folder / name,
             stack.enter_context(faulty(url, stall_every_s=5)).url,
             *("--mix", "image", "--duration", "6s"),
-            *load,
+            *arguments,
         )
-        for name, load in loops.items()
+        for name, arguments in loops.items()
     }
 
 
 def _cut(folder: Path, gateway: GatewayProcess) -> Run:
     """Start a long run, and press Ctrl-C as soon as it shows figures."""
-    load = ["--rate", "20", "--users", "5", "--duration", "100s", "--mix", "image"]
-    run = load(folder / "cut", gateway.url, *load)
+    arguments = ["--rate", "20", "--users", "5", "--duration", "100s", "--mix", "image"]
+    run = load(folder / "cut", gateway.url, *arguments)
     until = time.monotonic() + _PATIENCE_S
     while " right " not in run.log.read_text() and time.monotonic() < until:
         time.sleep(0.1)
@@ -152,6 +171,7 @@ def outcomes(
     with ExitStack() as stack:
         wave = _faults(folder, gateway.url, stack) | _sound(folder, gateway)
         wave["turned"] = _turned(folder, gateway, stack)
+        wave["wide"] = _wide(folder, gateway, stack)
         found |= {name: run.outcome() for name, run in wave.items()}
         wave = _stalls(folder, gateway.url, stack)
         wave["cut"] = _cut(folder, gateway)
@@ -214,12 +234,12 @@ def test_an_open_loop_shows_what_a_closed_one_hides(
 
 
 def test_overload_shows_goodput_and_refusals(outcomes: dict[str, Outcome]) -> None:
-    """At 7 times of what it can do, a server that sheds load has answers and refusals."""
+    """At 10 times of what it can do, a server that sheds load answers and refuses."""
     run = outcomes["overload"]
     total = run.report["total"]
 
     assert run.code == 0, run.text  # the promise is of goodput
-    assert 20 < total["goodput_per_s"] <= 85
+    assert 2 < total["goodput_per_s"] <= 25
     assert total["counts"]["refused"] > 2 * total["counts"]["right"]
     assert total["counts"].get("failed", 0) == 0
     assert total["refused_us"]["p99"] > 0
@@ -237,6 +257,14 @@ def test_plain_locust_runs_it(outcomes: dict[str, Outcome]) -> None:
     assert run.report["versions"] == [1]
 
 
+def test_many_grpc_requests_are_under_way(outcomes: dict[str, Outcome]) -> None:
+    """40 users of 200 ms have 200 answers a second; gevent's ten threads gave 50."""
+    run = outcomes["wide"]
+
+    assert run.code == 0, run.text
+    assert run.report["total"]["right_per_s"] > 80
+
+
 def test_grpc_in_two_processes(outcomes: dict[str, Outcome]) -> None:
     """Calls, batches and a stream, sent by two workers, come together in one report."""
     run = outcomes["grpc"]
@@ -245,7 +273,7 @@ def test_grpc_in_two_processes(outcomes: dict[str, Outcome]) -> None:
     assert run.code == 0, run.text
     assert {"unary", "stream", "batch"} == report["kinds"].keys()
     assert report["generator"]["processes"] == 2
-    assert 60 < report["total"]["counts"]["offered"] < 180
+    assert 15 < report["total"]["counts"]["offered"] < 80
     assert report["total"]["counts"]["right"] == report["total"]["counts"]["offered"]
     assert "missing" in report["server"]
 
