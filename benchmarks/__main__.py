@@ -9,7 +9,6 @@ median of the rounds' ratios. Servers share one core, generators have another.
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 import platform
@@ -25,10 +24,11 @@ from pathlib import Path
 
 from benchmarks import plan
 from benchmarks.closed_loop import Result, run
-from benchmarks.models import Picture, find_or_train, pictures, publish_as_sample
+from benchmarks.in_process import cpu_us, parts
+from benchmarks.models import find_or_train, pictures, publish_as_sample
 from benchmarks.plan import Cell
-from benchmarks.processes import ROOT, Helper, Server
-from benchmarks.report import PARTS, Results, Sample, markdown
+from benchmarks.processes import ROOT, Server
+from benchmarks.report import Results, Sample, markdown
 
 _WARM_UP_S = 0.3
 _PART_S = 0.2
@@ -45,38 +45,32 @@ class Benchmark:
         self._folder, self._stack = folder, stack
         sample_dir = folder / "sample"
         publish_as_sample(models_dir, sample_dir)
-        self._small, self._large = pictures(models_dir, sample_dir)
-        self.cells = plan.cells(self._small, self._large)
-        files = [self._file(p, n) for n, p in enumerate((self._small, self._large))]
-        self._parts = self._helper(
-            "server", "in_process", str(models_dir), str(sample_dir), *files
-        )
-        self._grpc = self._helper("generator", "grpc_loop")
-        backend = ("benchmarks.peers.tensorflow_serving", str(models_dir), "mlp")
-        stand_in = self._server(
-            plan.ServerPlan((*backend, "{grpc}"), cores="generator")
-        )
-        stand_in.wait_to_listen()
+        small, large = pictures(models_dir, sample_dir)
+        self._cells = plan.cells(small, large)
+        self._parts = parts(models_dir, sample_dir, small.image, large.image)
+        stand_in = self._server(plan.stand_in(models_dir), stack)
+        stand_in.wait()
         self._plans = plan.servers(models_dir, sample_dir, stand_in.grpc_port)
-        self._servers = {k: self._server(p) for k, p in self._plans.items()}
-        firsts = {cell.server: cell for cell in reversed(self.cells)}
+        self._servers = {k: self._server(p, stack) for k, p in self._plans.items()}
+        firsts = {cell.server: cell for cell in reversed(self._cells)}
         for key, server in self._servers.items():
-            if firsts[key].grpc:
-                server.wait_to_listen()
-            else:
-                server.wait(firsts[key].request, firsts[key].expected)
+            first = firsts[key]
+            server.wait(*(() if first.grpc else (first.request, first.expected)))
             print(f"  {key} answers", flush=True)
 
     def measure(self, rounds: int, seconds: float) -> None:
         """Ask every server in turn, some rounds."""
+        os.sched_setaffinity(0, _CORES["generator"])
         started = time.monotonic()
         for number in range(1, rounds + 1):
-            for cell in self.cells:
+            for cell in self._cells:
                 samples = self.results.cells.setdefault((cell.group, cell.name), [])
                 samples.append(self._sample(cell, seconds))
-            for part in PARTS:
-                spent = self._parts.ask(part=part, seconds=_PART_S)["cpu_us"]
-                self.results.parts.setdefault(part, []).append(spent)
+            os.sched_setaffinity(0, _CORES["server"])
+            for name, call in self._parts.items():
+                spent = self.results.parts.setdefault(name, [])
+                spent.append(cpu_us(call, _PART_S))
+            os.sched_setaffinity(0, _CORES["generator"])
             self.results.starts.append(self._start())
             passed = time.monotonic() - started
             print(f"  round {number} of {rounds}, {passed:.0f} s", flush=True)
@@ -102,74 +96,59 @@ class Benchmark:
         if not cell.grpc:
             port, connections = server.http_port, cell.connections
             return run(port, cell.request, cell.expected, connections, seconds)
-        answer = self._grpc.ask(
-            port=server.grpc_port,
-            request=base64.b64encode(cell.request).decode(),
-            expected=base64.b64encode(cell.expected).decode(),
-            connections=cell.connections,
-            seconds=seconds,
-        )
-        return Result(**answer)
+        message = self._folder / "message"
+        message.write_bytes(cell.request)
+        loop = [sys.executable, "-m", "benchmarks.grpc_loop", str(server.grpc_port)]
+        loop += [str(message), str(cell.connections), str(seconds)]
+        done = subprocess.run(loop, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+        return Result(**json.loads(done.stdout))
 
     def _start(self) -> tuple[float, float]:
         """Start a gateway; return its seconds to a good answer, and of CPU time."""
-        cell = next(cell for cell in self.cells if cell.server == "ours")
+        cell = next(cell for cell in self._cells if cell.server == "ours")
         with ExitStack() as stack:
-            started = self._server(self._plans["ours"], stack, cores="all")
-            return started.wait(cell.request, cell.expected), started.cpu_s()
+            server = self._server(self._plans["ours"], stack, cores="all")
+            return server.wait(cell.request, cell.expected), server.cpu_s()
 
     def _server(
-        self, planned: plan.ServerPlan, stack: ExitStack | None = None, cores: str = ""
+        self, planned: plan.ServerPlan, stack: ExitStack, cores: str = ""
     ) -> Server:
         log = Path(tempfile.mkstemp(dir=self._folder, suffix=".log")[1])
         environ = {} if planned.model is None else {"MODEL": str(planned.model)}
         on = _CORES[cores or planned.cores]
-        server = Server(planned.command, cores=on, log=log, environ=environ)
-        (stack or self._stack).callback(server.stop)
+        server = Server(planned.command, on, log, environ)
+        stack.callback(server.stop)
         return server
-
-    def _helper(self, cores: str, module: str, *arguments: str) -> Helper:
-        helper = Helper((f"benchmarks.{module}", *arguments), _CORES[cores])
-        self._stack.callback(helper.stop)
-        return helper
-
-    def _file(self, picture: Picture, number: int) -> str:
-        path = self._folder / f"{number}.png"
-        path.write_bytes(picture.image)
-        return str(path)
 
 
 def _about(options: argparse.Namespace, models_dir: Path) -> dict[str, str]:
-    cpus = Path("/proc/cpuinfo").read_text()
-    names = [line for line in cpus.splitlines() if line.startswith("model name")]
+    cpus = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(": ")[2] for line in cpus if line.startswith("model name")]
     git = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False)
     server, generator = (min(_CORES[name]) for name in ("server", "generator"))
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit.stdout.strip() or "unknown",
-        "command": f"python -m benchmarks {' '.join(sys.argv[1:])}".strip(),
-        "machine": f"{names[0].partition(': ')[2] if names else platform.machine()}, "
-        f"{len(_ALL)} cores; servers on core {server}, generators on core {generator}",
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "machine": f"{(names or [platform.machine()])[0]}, {len(_ALL)} cores",
+        "pinned": f"servers to core {server}, generators to core {generator}",
         "Python": platform.python_version(),
-        "models": str(models_dir),
-        "rounds": f"{options.rounds} of {options.seconds:g} s, interleaved; medians",
+        "models": models_dir.name,
+        "rounds": f"{options.rounds} of {options.seconds:g} s a cell, interleaved",
         "load average at the start": f"{os.getloadavg()[0]:.2f}",
     }
 
 
 def _write(results: Results, about: Mapping[str, str], folder: Path) -> Path:
-    name = datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
-    shown = markdown(results, about)
-    path = folder / f"{name}.md"
-    path.write_text(shown, encoding="utf-8")
+    path = folder / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}.md"
+    path.write_text(markdown(results, about), encoding="utf-8")
     cells = {
         f"{group}: {name}": [asdict(sample) for sample in samples]
         for (group, name), samples in results.cells.items()
     }
     document = {"about": about, **vars(results), "cells": cells}
     path.with_suffix(".json").write_text(json.dumps(document, indent=1))
-    print(shown)
     return path
 
 
@@ -188,13 +167,13 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         print("Starting the servers ...", flush=True)
         benchmark = Benchmark(models_dir, folder, stack)
-        os.sched_setaffinity(0, _CORES["generator"])
         benchmark.measure(options.rounds, options.seconds)
     results = benchmark.results
     about["load average at the end"] = f"{os.getloadavg()[0]:.2f}"
     path = _write(results, about, options.results_dir)
     failures = sum(s.failures for samples in results.cells.values() for s in samples)
-    print(f"Written to {path} and {path.stem}.json; {failures} wrong answers.")
+    print(path.read_text())
+    print(f"Written to {path}, and every sample beside it; {failures} wrong answers.")
     return 1 if failures else 0
 
 

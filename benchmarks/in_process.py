@@ -1,14 +1,7 @@
-"""What the parts of an answer cost without a server, in CPU time per call.
-
-A process that is told on its input which part to repeat: JSON in, JSON out, by line.
-
-    python -m benchmarks.in_process MODELS_DIR SAMPLE_MODELS_DIR PICTURE LARGE_PICTURE
-"""
+"""What the parts of an answer cost without a server, in CPU time per call."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,38 +15,29 @@ from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from inkling_serving.trace import Trace
 
-
-def _handler(models_dir: Path, image: bytes) -> Callable[[], object]:
-    """Return a call of the HTTP handler, as the server makes it."""
-    settings = Settings()
-    engine = EmbeddedEngine(Repository(models_dir), "float32", poll_s=3600)
-    service = Service(engine, settings.limits, settings.max_batch)
-    gateway = Gateway(service, Metrics(), settings.max_batch)
-    path = "/v1/models/mlp:classify"
-    return lambda: gateway.handle(Request("POST", path, "", {}, image))
+__all__ = ["cpu_us", "parts"]
 
 
-def _observe() -> Callable[[], object]:
-    metrics, trace = Metrics(), Trace()
-    trace.model, trace.version = "mlp", 1
-    return lambda: metrics.observe("http", "ok", trace)
-
-
-def _parts(
+def parts(
     models_dir: Path, sample_dir: Path, small: bytes, large: bytes
 ) -> Mapping[str, Callable[[], object]]:
+    """Return calls by what they measure."""
     model = model_at(Repository(models_dir).newest("mlp").tflite("float32"))
+    metrics, trace = Metrics(), Trace()
+    trace.model, trace.version = "mlp", 1
+    digits, samples = _handler(models_dir), _handler(sample_dir)
     return {
-        "by_hand": lambda: prediction(model, small),
-        "by_hand_large": lambda: prediction(model, large),
-        "handler": _handler(models_dir, small),
-        "handler_large": _handler(models_dir, large),
-        "handler_large_sample": _handler(sample_dir, large),
-        "observe": _observe(),
+        "28 px: Pillow + LiteRT by hand": lambda: prediction(model, small),
+        "28 px: our handler": lambda: digits(small),
+        "280 px: Pillow + LiteRT by hand": lambda: prediction(model, large),
+        "280 px: our handler, sample contract": lambda: samples(large),
+        "280 px: our handler, digit contract": lambda: digits(large),
+        "counting a request": lambda: metrics.observe("http", "ok", trace),
     }
 
 
-def _cpu_us(call: Callable[[], object], seconds: float) -> float:
+def cpu_us(call: Callable[[], object], seconds: float) -> float:
+    """Repeat a call for some seconds; return the microseconds that each took."""
     count, end = 0, time.perf_counter() + seconds
     started = time.thread_time()
     while time.perf_counter() < end:
@@ -64,10 +48,11 @@ def _cpu_us(call: Callable[[], object], seconds: float) -> float:
     return 1e6 * (time.thread_time() - started) / count
 
 
-if __name__ == "__main__":
-    models_dir, sample_dir, small, large = map(Path, sys.argv[1:])
-    parts = _parts(models_dir, sample_dir, small.read_bytes(), large.read_bytes())
-    for line in sys.stdin:
-        asked = json.loads(line)
-        spent = _cpu_us(parts[asked["part"]], asked["seconds"])
-        print(json.dumps({"cpu_us": spent}), flush=True)
+def _handler(models_dir: Path) -> Callable[[bytes], object]:
+    """Return what the server does with a picture that has arrived."""
+    settings = Settings()
+    engine = EmbeddedEngine(Repository(models_dir), "float32", poll_s=3600)
+    service = Service(engine, settings.limits, settings.max_batch)
+    gateway = Gateway(service, Metrics(), settings.max_batch)
+    path = "/v1/models/mlp:classify"
+    return lambda image: gateway.handle(Request("POST", path, "", {}, image))

@@ -23,6 +23,7 @@ __all__ = [
     "ServerPlan",
     "cells",
     "servers",
+    "stand_in",
 ]
 
 _UVICORN = ("uvicorn", "--port", "{http}", "--log-level", "warning", "--no-access-log")
@@ -109,6 +110,12 @@ class Cell:
     grpc: bool = False
 
 
+def stand_in(models_dir: Path) -> ServerPlan:
+    """Return what stands in for TensorFlow Serving; it shares the generator's core."""
+    command = ("benchmarks.peers.tensorflow_serving", str(models_dir), "mlp", "{grpc}")
+    return ServerPlan(command, cores="generator")
+
+
 def servers(
     models_dir: Path, sample_dir: Path, backend: int
 ) -> Mapping[str, ServerPlan]:
@@ -137,7 +144,9 @@ def servers(
         "fastapi_lite": ServerPlan(fastapi, lite),
         "tutorial": ServerPlan(flask, mlp.path),
         "grpc_echo": ServerPlan(("benchmarks.peers.echo", "{grpc}")),
-        "echo": ServerPlan((*_UVICORN, "benchmarks.peers.echo:app")),
+        "echo": ServerPlan(
+            (*_UVICORN, "--lifespan", "off", "benchmarks.peers.echo:app")
+        ),
         "remote": ServerPlan(("inkling", *remote)),
         "remote_single": ServerPlan(("inkling", *remote, "--engine-batch", "1")),
         "remote_each": ServerPlan(("benchmarks.variants", "coalescing", *remote)),
@@ -157,15 +166,18 @@ def _loads(small: Picture, large: Picture) -> Mapping[str, tuple[bytes, bytes]]:
     """Return the requests by name, each with what its answer must hold."""
     loads = {"nothing": (http_request("/", small.image), b"")}
     for prefix, picture in (("", small), ("large ", large)):
-        label, by_hand = _answer(picture.label), _answer(picture.label_as_sample)
-        for model in ("mlp", "cnn"):
+        ours, by_hand = _answer(picture.label), _answer(picture.label_as_sample)
+        for name, model, expected in (
+            ("mlp", "mlp", ours),
+            ("cnn", "cnn", ours),
+            ("sample", "mlp", by_hand),
+        ):
             path = f"/v1/models/{model}:classify"
-            loads[prefix + model] = http_request(path, picture.image), label
-            loads[prefix + "sample"] = loads[prefix + "mlp"][0], by_hand
+            loads[prefix + name] = http_request(path, picture.image), expected
         for path in ("def", "async", "predict"):
             loads[prefix + path] = http_request(f"/{path}", picture.image), by_hand
-    label = _answer(small.label)
-    loads["many"] = _form("/v1/models/mlp:classify", [small.image] * 32), label
+    many = _form("/v1/models/mlp:classify", [small.image] * 32)
+    loads["many"] = many, _answer(small.label)
     message = ClassifyRequest(model="mlp", images=[small.image]).SerializeToString()
     loads["grpc"] = message, b""
     return loads

@@ -8,17 +8,9 @@ from statistics import median
 
 from benchmarks.plan import CNN_32, GRPC_32, LARGE_32, MLP_1, MLP_32, MLP_64, REMOTE_32
 
-__all__ = ["PARTS", "Line", "Results", "Sample", "lines", "markdown"]
+__all__ = ["Line", "Results", "Sample", "lines", "markdown"]
 
 _Key = tuple[str, str]
-PARTS = {
-    "by_hand": "28 px: Pillow + LiteRT by hand",
-    "handler": "28 px: our handler",
-    "by_hand_large": "280 px: Pillow + LiteRT by hand",
-    "handler_large_sample": "280 px: our handler, contract of kind sample",
-    "handler_large": "280 px: our handler, digit contract, which finds the ink",
-    "observe": "counting a request",
-}
 
 
 @dataclass(frozen=True)
@@ -109,10 +101,12 @@ def lines(found: Results) -> list[Line]:
     remote = (REMOTE_32, "coalesced")
     single, each = ((REMOTE_32, f"one each, {n} at a time") for n in (1, 16))
     request_us = found.of(ours, "cpu_us")
-    small_share = median(found.parts["observe"]) / request_us
+    small_share = median(found.parts["counting a request"]) / request_us
     spread = median(s.p99_ms / s.p50_ms for s in found.cells[MLP_64, "Inkling"])
     p50 = found.ratio(alone, (MLP_1, tf), "p50_ms")
-    large = found.by_part((LARGE_32, "Inkling, sample contract"), "by_hand_large")
+    large = found.by_part(
+        (LARGE_32, "Inkling, sample contract"), "280 px: Pillow + LiteRT by hand"
+    )
     batch = (found.ratio(many, alone, figure) for figure in ("p50_ms", "cpu_us"))
     counted = found.ratio(ours, (MLP_32, "Inkling, uncounted"), "cpu_us")
     by_http = found.ratio((grpc, "Inkling"), ours, "cpu_us")
@@ -168,7 +162,7 @@ def lines(found: Results) -> list[Line]:
 
 def markdown(found: Results, about: Mapping[str, str]) -> str:
     """Return the report; `about` says where and how it was measured."""
-    parts = ((PARTS[key], f"{median(us):,.1f}") for key, us in found.parts.items())
+    parts = ((name, f"{median(us):,.1f}") for name, us in found.parts.items())
     memory = ((key, f"{size:.0f}") for key, size in found.memory_mb.items())
     texts = [
         _table(("", ""), about.items()),

@@ -17,6 +17,8 @@ from inkling_serving.engines.tensorflow_serving import RemoteVersion
 from inkling_serving.front import Front
 from inkling_serving.metrics import Metrics
 
+__all__ = ["VARIANTS"]
+
 
 def _without_direct() -> None:
     """Send every request through ASGI."""
@@ -48,7 +50,7 @@ def _put(owner: type, name: str, value: Callable[..., Any]) -> None:
     setattr(owner, name, value)
 
 
-_VARIANTS: Mapping[str, Callable[[], None]] = {
+VARIANTS: Mapping[str, Callable[[], None]] = {
     "direct": _without_direct,
     "flask": _through_flask,
     "metrics": _without_metrics,
@@ -56,5 +58,5 @@ _VARIANTS: Mapping[str, Callable[[], None]] = {
 }
 
 if __name__ == "__main__":
-    _VARIANTS[sys.argv[1]]()
+    VARIANTS[sys.argv[1]]()
     sys.exit(main(sys.argv[2:]))

@@ -17,28 +17,16 @@ _ANSWER = b'{"label": "7"}'.ljust(260)
 
 
 async def app(
-    scope: _Message,
+    _: _Message,
     receive: Callable[[], Awaitable[_Message]],
     send: Callable[[_Message], Awaitable[None]],
 ) -> None:
     """Answer any HTTP request."""
-    if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
-        return
     while (await receive()).get("more_body"):
         pass
     headers = [(b"content-length", b"%d" % len(_ANSWER))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": _ANSWER})
-
-
-async def _lifespan(
-    receive: Callable[[], Awaitable[_Message]],
-    send: Callable[[_Message], Awaitable[None]],
-) -> None:
-    for done in ("startup", "shutdown"):
-        await receive()
-        await send({"type": f"lifespan.{done}.complete"})
 
 
 async def _serve_grpc(port: int) -> None:
