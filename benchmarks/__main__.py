@@ -62,9 +62,12 @@ class Benchmark:
         """Ask every server in turn, some rounds."""
         os.sched_setaffinity(0, _CORES["generator"])
         started = time.monotonic()
+        for cell in self._cells:
+            self.results.cells[cell.group, cell.name] = []
         for number in range(1, rounds + 1):
-            for cell in self._cells:
-                samples = self.results.cells.setdefault((cell.group, cell.name), [])
+            # There and back, so that nobody always follows the same neighbour.
+            for cell in self._cells[:: 1 if number % 2 else -1]:
+                samples = self.results.cells[cell.group, cell.name]
                 samples.append(self._sample(cell, seconds))
             os.sched_setaffinity(0, _CORES["server"])
             for name, call in self._parts.items():
@@ -134,7 +137,6 @@ def _about(options: argparse.Namespace, models_dir: Path) -> dict[str, str]:
         "machine": f"{(names or [platform.machine()])[0]}, {len(_ALL)} cores",
         "pinned": f"servers to core {server}, generators to core {generator}",
         "Python": platform.python_version(),
-        "models": models_dir.name,
         "rounds": f"{options.rounds} of {options.seconds:g} s a cell, interleaved",
         "load average at the start": f"{os.getloadavg()[0]:.2f}",
     }
