@@ -41,6 +41,8 @@ class Server:
         self.http_port, self.grpc_port = _free_port(), _free_port()
         ports = {"http": self.http_port, "grpc": self.grpc_port}
         variables = {k: v for k, v in os.environ.items() if not k.startswith("INKLING")}
+        # Whoever sets it would measure the compiler at each start.
+        variables.pop("PYTHONDONTWRITEBYTECODE", None)
         self._log = log
         self._started = time.perf_counter()
         with log.open("wb") as output:

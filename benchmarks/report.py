@@ -11,6 +11,8 @@ from benchmarks.plan import CNN_32, GRPC_32, LARGE_32, MLP_1, MLP_32, MLP_64, RE
 __all__ = ["Line", "Results", "Sample", "lines", "markdown"]
 
 _Key = tuple[str, str]
+_BY_HAND = "280 px: Pillow + LiteRT by hand"
+_HANDLER = "280 px: our handler, sample contract"
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,15 @@ class Results:
         """Return how many times as much is answered, by the clock and by CPU time."""
         return self.ratio(ours, peer, "rate"), self.ratio(peer, ours, "cpu_us")
 
-    def by_part(self, key: _Key, part: str) -> float:
-        """Return a cell's CPU time per answer by that of a part in process."""
-        pairs = zip(self.cells[key], self.parts[part], strict=True)
+    def by_hand(self, key: _Key) -> float:
+        """Return a cell's CPU time per answer by that of the same work by hand."""
+        pairs = zip(self.cells[key], self.parts[_BY_HAND], strict=True)
         return median(sample.cpu_us / spent for sample, spent in pairs)
+
+    def handled(self) -> float:
+        """Return the handler's CPU time by that of the same work by hand."""
+        pairs = zip(self.parts[_HANDLER], self.parts[_BY_HAND], strict=True)
+        return median(ours / by_hand for ours, by_hand in pairs)
 
 
 @dataclass(frozen=True)
@@ -95,73 +102,55 @@ class Line:
 
 def lines(found: Results) -> list[Line]:
     """Return every line with what was measured."""
-    ours, asgi, grpc = (MLP_32, "Inkling"), (MLP_32, "Inkling by ASGI"), GRPC_32
+    ours, tf, lite = (MLP_32, "Inkling"), "FastAPI + SavedModel", "FastAPI + LiteRT"
+    grpc, coalesced = (GRPC_32, "Inkling"), (REMOTE_32, "coalesced")
     alone, many = (MLP_1, "Inkling"), (MLP_1, "Inkling, 32 pictures in one")
-    tf, lite = "FastAPI + SavedModel", "FastAPI + LiteRT"
-    remote = (REMOTE_32, "coalesced")
-    single, each = ((REMOTE_32, f"one each, {n} at a time") for n in (1, 16))
+
+    def times(text: str, bound: float, a: _Key, b: _Key) -> Line:
+        return Line(text, ">=", bound, *found.faster(a, b))
+
+    def cpu(text: str, bound: float, a: _Key, b: _Key) -> Line:
+        return Line(text, "<=", bound, None, found.ratio(a, b, "cpu_us"))
+
+    def coalescing(count: int) -> Line:
+        text = f"coalesced / one Predict per request, {count} at a time"
+        apart = (REMOTE_32, f"one each, {count} at a time")
+        return Line(text, ">=", 1.8, found.ratio(coalesced, apart, "rate"))
+
     request_us = found.of(ours, "cpu_us")
-    small_share = median(found.parts["counting a request"]) / request_us
+    counting = median(found.parts["counting a request"]) / request_us
     spread = median(s.p99_ms / s.p50_ms for s in found.cells[MLP_64, "Inkling"])
     p50 = found.ratio(alone, (MLP_1, tf), "p50_ms")
-    large = found.by_part(
-        (LARGE_32, "Inkling, sample contract"), "280 px: Pillow + LiteRT by hand"
-    )
-    handled, by_hand = (
-        found.parts[f"280 px: {how}"]
-        for how in ("our handler, sample contract", "Pillow + LiteRT by hand")
-    )
-    handler = median(a / b for a, b in zip(handled, by_hand, strict=True))
+    sample = (LARGE_32, "Inkling, sample contract")
     batch = (found.ratio(many, alone, figure) for figure in ("p50_ms", "cpu_us"))
-    counted = found.ratio(ours, (MLP_32, "Inkling, uncounted"), "cpu_us")
-    by_http = found.ratio((grpc, "Inkling"), ours, "cpu_us")
-    by_asgi = found.ratio((grpc, "Inkling"), asgi, "cpu_us")
     starts = (median(figures) for figures in zip(*found.starts, strict=True))
     return [
-        Line(f"MLP / {tf}", ">=", 3.5, *found.faster(ours, (MLP_32, tf))),
-        *(
-            Line(
-                f"MLP / {lite}, `{form}`",
-                ">=",
-                1.8,
-                *found.faster(ours, (MLP_32, f"{lite}, {form}")),
-            )
-            for form in ("def", "async def")
-        ),
+        times(f"MLP / {tf}", 3.5, ours, (MLP_32, tf)),
+        times(f"MLP / {lite}, `def`", 1.8, ours, (MLP_32, f"{lite}, def")),
+        times(f"MLP / {lite}, `async def`", 1.8, ours, (MLP_32, f"{lite}, async def")),
         Line("MLP, CPU us per request", "<=", 340, None, request_us),
         Line(f"MLP, p50 at 1 connection / {tf}", "<=", 0.35, p50),
         Line("MLP, p99 / p50 at 64 connections", "<=", 2.5, spread),
+        times(f"CNN / {tf}", 2.3, (CNN_32, "Inkling"), (CNN_32, tf)),
+        times(f"CNN int8 / {tf}", 3.5, (CNN_32, "Inkling int8"), (CNN_32, tf)),
         Line(
-            f"CNN / {tf}", ">=", 2.3, *found.faster((CNN_32, "Inkling"), (CNN_32, tf))
+            "280 px over HTTP / Pillow + LiteRT",
+            "<=",
+            1.15,
+            None,
+            found.by_hand(sample),
         ),
-        Line(
-            f"CNN int8 / {tf}",
-            ">=",
-            3.5,
-            *found.faster((CNN_32, "Inkling int8"), (CNN_32, tf)),
-        ),
-        Line("280 px over HTTP / Pillow + LiteRT by hand", "<=", 1.15, None, large),
-        Line("280 px, handler in process / by hand", "<=", 1.15, None, handler),
+        Line("280 px in process / Pillow + LiteRT", "<=", 1.15, None, found.handled()),
         Line("32 pictures in a request / one", "<=", 8, *batch),
         Line("memory of a worker, MB", "<=", 110, found.memory_mb["ours"]),
         Line("start to first good answer, s", "<=", 0.8, *starts),
-        Line("gRPC / HTTP, req/s", ">=", 0.9, *found.faster((grpc, "Inkling"), ours)),
-        Line("gRPC / HTTP, CPU", "<=", 1.3, None, by_http),
-        Line("gRPC / HTTP by ASGI, CPU", "<=", 1.3, None, by_asgi),
-        Line(
-            "coalesced / one Predict at a time",
-            ">=",
-            1.8,
-            found.faster(remote, single)[0],
-        ),
-        Line(
-            "coalesced / 16 Predicts at a time",
-            ">=",
-            1.8,
-            found.faster(remote, each)[0],
-        ),
-        Line("counting / request, in process", "<=", 0.03, None, small_share),
-        Line("request / the same uncounted", "<=", 1.03, None, counted),
+        times("gRPC / HTTP, req/s", 0.9, grpc, ours),
+        cpu("gRPC / HTTP, CPU", 1.3, grpc, ours),
+        cpu("gRPC / HTTP by ASGI, CPU", 1.3, grpc, (MLP_32, "Inkling by ASGI")),
+        coalescing(1),
+        coalescing(16),
+        Line("counting in process / request", "<=", 0.03, None, counting),
+        cpu("request / uncounted", 1.03, ours, (MLP_32, "Inkling, uncounted")),
     ]
 
 
