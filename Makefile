@@ -6,10 +6,10 @@ BIN := .venv/bin
 MEMBERS := client serving training loadtest
 NAMES := inkling inkling-serving inkling-training inkling-loadtest
 PACKAGES := client/inkling serving/inkling_serving training/inkling_training loadtest/inkling_loadtest
-SOURCES := $(MEMBERS) tests scripts
+SOURCES := $(MEMBERS) tests scripts benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check format lint types lock proto setup style soak clean
+.PHONY: help up test check format lint types lock proto setup style soak bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ style: setup ## print the style budgets
 
 soak: setup ## run the long forms of the tests
 	@$(BIN)/python -m pytest -m soak
+
+bench: setup ## compare with other ways to serve, in ten minutes; see docs/benchmarks.md
+	@$(BIN)/python -m benchmarks
 
 LOCK = $(UV) pip compile pyproject.toml $(MEMBERS:%=%/pyproject.toml) --all-extras \
 	--group dev --universal --python-version 3.11 --generate-hashes --no-header --quiet \

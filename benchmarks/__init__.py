@@ -1,0 +1,1 @@
+"""What Inkling costs beside other ways to serve the same model: `make bench`."""

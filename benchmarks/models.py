@@ -1,0 +1,114 @@
+"""The models and the pictures to measure with."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import inkling
+from inkling.bundle import Bundle, read_bundle
+from inkling.errors import InklingError
+from inkling.ondevice import TFLiteRunner
+from inkling.preprocess import to_input
+from inkling.repository import CONTRACT_FILE, FORMATS, GOLDEN_FILE, Repository
+
+__all__ = ["Picture", "find_or_train", "pictures", "publish_as_sample"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded picture, and what the models make of it under each contract."""
+
+    image: bytes
+    label: str
+    label_as_sample: str
+
+
+def find_or_train(given: Path, work: Path) -> Path:
+    """Return a repository with digit models: the given one if it has them, or our own.
+
+    Ours are trained on the digits that scikit-learn bundles; what a picture costs does
+    not depend on what a model has learned.
+    """
+    for folder in (given, work / "models"):
+        if all(_is_digit_model(folder, name) for name in ("mlp", "cnn")):
+            return folder
+    print(
+        f"{given} has no digit models; training small ones (a minute) ...", flush=True
+    )
+    command = [sys.executable, "-m", "inkling", "train", "mlp", "cnn"]
+    command += ["--recipe", "quick", "--dataset", "digits", "--allow-regression"]
+    command += ["--models-dir", str(work / "models"), "--runs-dir", str(work)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return work / "models"
+
+
+def _is_digit_model(folder: Path, name: str) -> bool:
+    try:
+        contract = Repository(folder).newest(name).contract()
+    except InklingError:
+        return False
+    return contract.input_shape == (28, 28, 1) and contract.finder == "ink-1"
+
+
+def publish_as_sample(models_dir: Path, target: Path) -> None:
+    """Publish the MLP once more, under a contract that takes pictures as they are."""
+    files = Repository(models_dir).newest("mlp")
+    contract = replace(
+        files.contract(),
+        kind="sample",
+        finder="none",
+        centring="none",
+        polarity="as_is",
+    )
+    with Repository(target).publishing("mlp") as publication:
+        for folder in (CONTRACT_FILE, "tflite/x"):
+            (publication.path / folder).parent.mkdir()
+        (publication.path / CONTRACT_FILE).write_text(contract.json)
+        models = {
+            name: read_bundle(files.tflite(name).read_bytes()) for name in FORMATS
+        }
+        for name, bundle in models.items():
+            content = Bundle(bundle.model, "mlp", name, contract).to_bytes()
+            (publication.path / "tflite" / f"{name}.tflite").write_bytes(content)
+        with np.load(files.path / GOLDEN_FILE) as golden:
+            images, ends = golden["images"], golden["image_ends"]
+        inputs = np.stack(
+            [to_input(i.tobytes(), contract) for i in np.split(images, ends[:-1])]
+        )
+        scores = TFLiteRunner(models["float32"].model, contract).run(inputs)
+        np.savez_compressed(
+            publication.path / GOLDEN_FILE,
+            images=images,
+            image_ends=ends,
+            inputs=inputs,
+            scores=scores,
+        )
+        publication.commit()
+
+
+def pictures(models_dir: Path, sample_dir: Path) -> tuple[Picture, Picture]:
+    """Return a digit of 28x28 grey pixels, and the same of 280x280 in noisy colour."""
+    files = Repository(models_dir).newest("mlp")
+    with np.load(files.path / GOLDEN_FILE) as golden:
+        small = golden["images"][: golden["image_ends"][0]].tobytes()
+    picture = Image.open(io.BytesIO(small)).resize((280, 280), Image.Resampling.BICUBIC)
+    noise = np.random.default_rng(0).normal(0, 8, (280, 280, 3))
+    colours = np.asarray(picture.convert("RGB"), np.float64) + noise
+    file = io.BytesIO()
+    Image.fromarray(colours.clip(0, 255).astype(np.uint8)).save(file, "PNG")
+    as_sample = Repository(sample_dir).newest("mlp")
+    found = []
+    for image in (small, file.getvalue()):
+        labels = []
+        for version in (files, as_sample):
+            with inkling.connect(str(version.path)) as classifier:
+                labels.append(str(classifier.classify(image).label))
+        found.append(Picture(image, *labels))
+    return found[0], found[1]

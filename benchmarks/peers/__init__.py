@@ -1,0 +1,1 @@
+"""The same model served as one would without Inkling, and servers that do nothing."""

@@ -1,0 +1,26 @@
+"""Flask's own server around Keras's `predict`, as tutorials do it.
+
+MODEL=saved_model_folder flask --app benchmarks.peers.flask_app run
+"""
+
+import os
+from typing import Any
+
+import flask
+import keras
+
+from benchmarks.peers.work import prediction
+
+app = flask.Flask(__name__)
+_layer = keras.layers.TFSMLayer(os.environ["MODEL"], call_endpoint="serving_default")
+_model = keras.Sequential([keras.Input((28, 28, 1)), _layer])
+
+
+@app.post("/predict")
+def predict() -> Any:
+    """Return the scores of one picture."""
+    answer = prediction(
+        lambda inputs: _model.predict(inputs, verbose=0)["scores"],
+        flask.request.get_data(),
+    )
+    return flask.jsonify(answer)

@@ -1,0 +1,199 @@
+"""What is compared: the servers, and which of them answers what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.closed_loop import http_request
+from benchmarks.models import Picture
+from inkling.repository import Repository
+from inkling.v1.classifier_pb2 import ClassifyRequest
+
+__all__ = [
+    "CNN_32",
+    "GRPC_32",
+    "LARGE_32",
+    "MLP_1",
+    "MLP_32",
+    "MLP_64",
+    "REMOTE_32",
+    "Cell",
+    "ServerPlan",
+    "cells",
+    "servers",
+    "stand_in",
+]
+
+_UVICORN = ("uvicorn", "--port", "{http}", "--log-level", "warning", "--no-access-log")
+
+MLP_32, MLP_1, MLP_64 = (
+    f"MLP, 28 px, {n} connection{'s' * (n > 1)}" for n in (32, 1, 64)
+)
+CNN_32 = "CNN, 28 px, 32 connections"
+LARGE_32 = "MLP, 280 px in colour, 32 connections"
+GRPC_32 = "MLP, 28 px, gRPC, 32 connections"
+REMOTE_32 = "MLP, 28 px, by TensorFlow Serving's protocol, 32 connections"
+
+# Group, name, server, load, connections. What is divided by another stands near it.
+_ROWS: tuple[tuple[str, str, str, str, int], ...] = (
+    (MLP_32, "FastAPI + SavedModel", "fastapi_tf", "def", 32),
+    (MLP_32, "Inkling", "ours", "mlp", 32),
+    (MLP_32, "Inkling, uncounted", "uncounted", "mlp", 32),
+    (MLP_32, "FastAPI + LiteRT, async def", "fastapi_lite", "async", 32),
+    (MLP_32, "FastAPI + LiteRT, def", "fastapi_lite", "def", 32),
+    (MLP_32, "Inkling int8", "int8", "mlp", 32),
+    (MLP_32, "Inkling by ASGI", "asgi", "mlp", 32),
+    (MLP_32, "Inkling by ASGI, a thread and Flask", "flask", "mlp", 32),
+    (MLP_32, "Inkling without the classification", "idle", "mlp", 32),
+    (MLP_32, "bare uvicorn", "echo", "nothing", 32),
+    (MLP_32, "Inkling, a worker a core", "cores", "mlp", 32),
+    (MLP_32, "Flask + model.predict", "tutorial", "predict", 32),
+    (MLP_1, "FastAPI + SavedModel", "fastapi_tf", "def", 1),
+    (MLP_1, "Inkling", "ours", "mlp", 1),
+    (MLP_1, "Inkling, 32 pictures in one", "ours", "many", 1),
+    (MLP_1, "FastAPI + LiteRT, async def", "fastapi_lite", "async", 1),
+    (MLP_1, "FastAPI + LiteRT, def", "fastapi_lite", "def", 1),
+    (MLP_64, "FastAPI + SavedModel", "fastapi_tf", "def", 64),
+    (MLP_64, "Inkling", "ours", "mlp", 64),
+    (MLP_64, "FastAPI + LiteRT, async def", "fastapi_lite", "async", 64),
+    (CNN_32, "Inkling", "ours", "cnn", 32),
+    (CNN_32, "FastAPI + SavedModel", "fastapi_cnn", "def", 32),
+    (CNN_32, "Inkling int8", "int8", "cnn", 32),
+    (LARGE_32, "Inkling, sample contract", "sample", "large sample", 32),
+    (LARGE_32, "Inkling, digit contract", "ours", "large mlp", 32),
+    (LARGE_32, "FastAPI + LiteRT, async def", "fastapi_lite", "large async", 32),
+    (LARGE_32, "FastAPI + SavedModel", "fastapi_tf", "large def", 32),
+    (GRPC_32, "Inkling", "ours", "grpc", 32),
+    (GRPC_32, "Inkling without the classification", "idle", "grpc", 32),
+    (GRPC_32, "bare grpc.aio", "grpc_echo", "grpc", 32),
+    (REMOTE_32, "one each, 1 at a time", "remote_single", "mlp", 32),
+    (REMOTE_32, "coalesced", "remote", "mlp", 32),
+    (REMOTE_32, "one each, 16 at a time", "remote_each", "mlp", 32),
+)
+
+
+@dataclass(frozen=True)
+class ServerPlan:
+    """How a server is started.
+
+    Attributes:
+        command: What follows `python -m`.
+        model: The SavedModel or TFLite file that a peer serves.
+        cores: `server` is one core, `generator` is another, `all` are all.
+    """
+
+    command: tuple[str, ...]
+    model: Path | None = None
+    cores: str = "server"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement: a server under one kind of load.
+
+    Attributes:
+        group: What is sent: cells of a group answer the same.
+        name: Who answers, as the report says it.
+        server: Its key.
+        request: The whole HTTP request, or the message.
+        expected: What must stand in the answer.
+        connections: How many requests are under way.
+        grpc: Whether it is sent over gRPC.
+    """
+
+    group: str
+    name: str
+    server: str
+    request: bytes
+    expected: bytes
+    connections: int
+    grpc: bool = False
+
+
+def stand_in(models_dir: Path) -> ServerPlan:
+    """Return what stands in for TensorFlow Serving; it shares the generator's core."""
+    command = ("benchmarks.peers.tensorflow_serving", str(models_dir), "mlp", "{grpc}")
+    return ServerPlan(command, cores="generator")
+
+
+def servers(
+    models_dir: Path, sample_dir: Path, backend: int
+) -> Mapping[str, ServerPlan]:
+    """Return all servers; TensorFlow Serving's stand-in listens on `backend`."""
+    repository = Repository(models_dir)
+    ports = ("--http-port", "{http}", "--grpc-port", "{grpc}", "--log-level", "warning")
+    serve = ("serve", "--models-dir", str(models_dir), *ports)
+    one = (*serve, "--workers", "1")
+    engine = ("--engine", "tensorflow_serving", "--served-models", "mlp")
+    remote = (*one, *engine, "--tensorflow-serving", f"127.0.0.1:{backend}")
+    fastapi = (*_UVICORN, "benchmarks.peers.fastapi_app:app")
+    flask = ("flask", "--app", "benchmarks.peers.flask_app", "run", "--port", "{http}")
+    mlp, cnn = repository.newest("mlp"), repository.newest("cnn")
+    lite = mlp.tflite("float32")
+    sample = ("serve", "--models-dir", str(sample_dir), *ports, "--workers", "1")
+    return {
+        "ours": ServerPlan(("inkling", *one)),
+        "int8": ServerPlan(("inkling", *one, "--tflite-format", "int8")),
+        "cores": ServerPlan(("inkling", *serve), cores="all"),
+        "sample": ServerPlan(("inkling", *sample)),
+        "asgi": ServerPlan(("benchmarks.variants", "direct", *one)),
+        "flask": ServerPlan(("benchmarks.variants", "flask", *one)),
+        "uncounted": ServerPlan(("benchmarks.variants", "metrics", *one)),
+        "idle": ServerPlan(("benchmarks.variants", "work", *one)),
+        "fastapi_tf": ServerPlan(fastapi, mlp.path),
+        "fastapi_cnn": ServerPlan(fastapi, cnn.path),
+        "fastapi_lite": ServerPlan(fastapi, lite),
+        "tutorial": ServerPlan(flask, mlp.path),
+        "grpc_echo": ServerPlan(("benchmarks.peers.echo", "{grpc}")),
+        "echo": ServerPlan(
+            (*_UVICORN, "--lifespan", "off", "benchmarks.peers.echo:app")
+        ),
+        "remote": ServerPlan(("inkling", *remote)),
+        "remote_single": ServerPlan(("inkling", *remote, "--engine-batch", "1")),
+        "remote_each": ServerPlan(("benchmarks.variants", "coalescing", *remote)),
+    }
+
+
+def cells(small: Picture, large: Picture) -> list[Cell]:
+    """Return all measurements, in the order in which each round makes them."""
+    loads = _loads(small, large)
+    return [
+        Cell(group, name, server, *loads[load], connections, grpc=load == "grpc")
+        for group, name, server, load, connections in _ROWS
+    ]
+
+
+def _loads(small: Picture, large: Picture) -> Mapping[str, tuple[bytes, bytes]]:
+    """Return the requests by name, each with what its answer must hold."""
+    loads = {"nothing": (http_request("/", small.image), b"")}
+    for prefix, picture in (("", small), ("large ", large)):
+        ours, by_hand = _answer(picture.label), _answer(picture.label_as_sample)
+        for name, model, expected in (
+            ("mlp", "mlp", ours),
+            ("cnn", "cnn", ours),
+            ("sample", "mlp", by_hand),
+        ):
+            path = f"/v1/models/{model}:classify"
+            loads[prefix + name] = http_request(path, picture.image), expected
+        for path in ("def", "async", "predict"):
+            loads[prefix + path] = http_request(f"/{path}", picture.image), by_hand
+    many = _form("/v1/models/mlp:classify", [small.image] * 32)
+    loads["many"] = many, _answer(small.label)
+    message = ClassifyRequest(model="mlp", images=[small.image]).SerializeToString()
+    loads["grpc"] = message, b""
+    return loads
+
+
+def _answer(label: str) -> bytes:
+    return f'"label":"{label}"'.encode()
+
+
+def _form(path: str, images: list[bytes]) -> bytes:
+    boundary = "inkling-benchmark"
+    named = 'Content-Disposition: form-data; name="image"; filename="image.png"'
+    head = f"--{boundary}\r\n{named}\r\n\r\n"
+    parts = [head.encode() + image + b"\r\n" for image in images]
+    body = b"".join([*parts, f"--{boundary}--\r\n".encode()])
+    return http_request(path, body, f"multipart/form-data; boundary={boundary}")

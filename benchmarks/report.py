@@ -1,0 +1,199 @@
+"""What was measured, the lines it is held against, and both as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+from benchmarks.plan import CNN_32, GRPC_32, LARGE_32, MLP_1, MLP_32, MLP_64, REMOTE_32
+
+__all__ = ["Line", "Results", "Sample", "lines", "markdown"]
+
+_Key = tuple[str, str]
+_BY_HAND = "280 px: Pillow + LiteRT by hand"
+_HANDLER = "280 px: our handler, sample contract"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One cell in one round; the server's CPU time is per answer."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+    cores: float
+    failures: int
+
+
+@dataclass
+class Results:
+    """All rounds.
+
+    Attributes:
+        cells: By group and name, a sample per round.
+        parts: By name, CPU microseconds per call in process, one per round.
+        starts: Of a gateway to its first good answer: seconds, and of CPU time.
+        memory_mb: Resident memory by server at the end.
+    """
+
+    cells: dict[_Key, list[Sample]] = field(default_factory=dict)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    starts: list[tuple[float, float]] = field(default_factory=list)
+    memory_mb: dict[str, float] = field(default_factory=dict)
+
+    def of(self, key: _Key, figure: str) -> float:
+        """Return the median of a figure over the rounds."""
+        return float(median(getattr(sample, figure) for sample in self.cells[key]))
+
+    def ratio(self, above: _Key, below: _Key, figure: str) -> float:
+        """Return the median over the rounds of one cell's figure by another's."""
+        pairs = zip(self.cells[above], self.cells[below], strict=True)
+        return float(median(getattr(a, figure) / getattr(b, figure) for a, b in pairs))
+
+    def faster(self, ours: _Key, peer: _Key) -> tuple[float, float]:
+        """Return how many times as much is answered, by the clock and by CPU time."""
+        return self.ratio(ours, peer, "rate"), self.ratio(peer, ours, "cpu_us")
+
+    def by_hand(self, key: _Key) -> float:
+        """Return a cell's CPU time per answer by that of the same work by hand."""
+        pairs = zip(self.cells[key], self.parts[_BY_HAND], strict=True)
+        return median(sample.cpu_us / spent for sample, spent in pairs)
+
+    def handled(self) -> float:
+        """Return the handler's CPU time by that of the same work by hand."""
+        pairs = zip(self.parts[_HANDLER], self.parts[_BY_HAND], strict=True)
+        return median(ours / by_hand for ours, by_hand in pairs)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Something that is to hold.
+
+    Attributes:
+        text: What is compared.
+        sign: `>=` or `<=`.
+        bound: The figure to reach, or to stay under.
+        clock: What was measured by the clock; None where that is not asked.
+        cpu: The same by the server's CPU time, which other load disturbs less.
+    """
+
+    text: str
+    sign: str
+    bound: float
+    clock: float | None
+    cpu: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether it holds."""
+        found = {"by the clock": self.clock, "by CPU time": self.cpu}
+        holds = {
+            name: value >= self.bound if self.sign == ">=" else value <= self.bound
+            for name, value in found.items()
+            if value is not None
+        }
+        if all(holds.values()):
+            return "yes"
+        held = [name for name, value in holds.items() if value]
+        return f"only {held[0]}" if held else "**no**"
+
+
+def lines(found: Results) -> list[Line]:
+    """Return every line with what was measured."""
+    ours, tf, lite = (MLP_32, "Inkling"), "FastAPI + SavedModel", "FastAPI + LiteRT"
+    grpc, coalesced = (GRPC_32, "Inkling"), (REMOTE_32, "coalesced")
+    alone, many = (MLP_1, "Inkling"), (MLP_1, "Inkling, 32 pictures in one")
+
+    def times(text: str, bound: float, a: _Key, b: _Key) -> Line:
+        return Line(text, ">=", bound, *found.faster(a, b))
+
+    def cpu(text: str, bound: float, a: _Key, b: _Key) -> Line:
+        return Line(text, "<=", bound, None, found.ratio(a, b, "cpu_us"))
+
+    def coalescing(count: int) -> Line:
+        text = f"coalesced / one Predict per request, {count} at a time"
+        apart = (REMOTE_32, f"one each, {count} at a time")
+        return Line(text, ">=", 1.8, found.ratio(coalesced, apart, "rate"))
+
+    request_us = found.of(ours, "cpu_us")
+    counting = median(found.parts["counting a request"]) / request_us
+    spread = median(s.p99_ms / s.p50_ms for s in found.cells[MLP_64, "Inkling"])
+    p50 = found.ratio(alone, (MLP_1, tf), "p50_ms")
+    sample = (LARGE_32, "Inkling, sample contract")
+    batch = (found.ratio(many, alone, figure) for figure in ("p50_ms", "cpu_us"))
+    starts = (median(figures) for figures in zip(*found.starts, strict=True))
+    return [
+        times(f"MLP / {tf}", 3.5, ours, (MLP_32, tf)),
+        times(f"MLP / {lite}, `def`", 1.8, ours, (MLP_32, f"{lite}, def")),
+        times(f"MLP / {lite}, `async def`", 1.8, ours, (MLP_32, f"{lite}, async def")),
+        Line("MLP, CPU us per request", "<=", 340, None, request_us),
+        Line(f"MLP, p50 at 1 connection / {tf}", "<=", 0.35, p50),
+        Line("MLP, p99 / p50 at 64 connections", "<=", 2.5, spread),
+        times(f"CNN / {tf}", 2.3, (CNN_32, "Inkling"), (CNN_32, tf)),
+        times(f"CNN int8 / {tf}", 3.5, (CNN_32, "Inkling int8"), (CNN_32, tf)),
+        Line(
+            "280 px over HTTP / Pillow + LiteRT",
+            "<=",
+            1.15,
+            None,
+            found.by_hand(sample),
+        ),
+        Line("280 px in process / Pillow + LiteRT", "<=", 1.15, None, found.handled()),
+        Line("32 pictures in a request / one", "<=", 8, *batch),
+        Line("memory of a worker, MB", "<=", 110, found.memory_mb["ours"]),
+        Line("start to first good answer, s", "<=", 0.8, *starts),
+        times("gRPC / HTTP, req/s", 0.9, grpc, ours),
+        cpu("gRPC / HTTP, CPU", 1.3, grpc, ours),
+        cpu("gRPC / HTTP by ASGI, CPU", 1.3, grpc, (MLP_32, "Inkling by ASGI")),
+        coalescing(1),
+        coalescing(16),
+        Line("counting in process / request", "<=", 0.03, None, counting),
+        cpu("request / uncounted", 1.03, ours, (MLP_32, "Inkling, uncounted")),
+    ]
+
+
+def markdown(found: Results, about: Mapping[str, str]) -> str:
+    """Return the report; `about` says where and how it was measured."""
+    parts = ((name, f"{median(us):,.1f}") for name, us in found.parts.items())
+    memory = ((key, f"{size:.0f}") for key, size in found.memory_mb.items())
+    texts = [
+        _table(("", ""), about.items()),
+        _table(
+            ("line", "wanted", "by the clock", "by CPU time", "met?"),
+            (
+                (
+                    line.text,
+                    f"{line.sign} {line.bound:g}",
+                    *("" if x is None else f"{x:.3g}" for x in (line.clock, line.cpu)),
+                    line.verdict,
+                )
+                for line in lines(found)
+            ),
+        ),
+        *_cells(found),
+        _table(("in process", "CPU us per call"), parts),
+        _table(("resident memory at the end, largest process", "MB"), memory),
+    ]
+    return "\n\n".join(texts) + "\n"
+
+
+def _cells(found: Results) -> Iterator[str]:
+    for group in dict.fromkeys(group for group, _ in found.cells):
+        rows = []
+        for key in [key for key in found.cells if key[0] == group]:
+            cpu = sorted(sample.cpu_us for sample in found.cells[key])
+            figures = [found.of(key, f) for f in ("rate", "p50_ms", "p99_ms", "cores")]
+            rate, p50, p99, cores = figures
+            spent = f"{median(cpu):,.0f} ({cpu[0]:,.0f} to {cpu[-1]:,.0f})"
+            shown = (f"{rate:,.0f}", f"{p50:.2f}", f"{p99:.2f}", spent, f"{cores:.2f}")
+            rows.append((key[1], *shown))
+        heads = ("req/s", "p50 ms", "p99 ms", "CPU us per request", "cores got")
+        yield _table((group, *heads), rows)
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    heads = tuple(heads)
+    body = (heads, ("---",) * len(heads), *rows)
+    return "\n".join("| " + " | ".join(row) + " |" for row in body)

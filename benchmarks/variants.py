@@ -1,0 +1,76 @@
+"""`inkling serve` less one of its layers, to see what that layer costs.
+
+    python -m benchmarks.variants direct serve --models-dir models --workers 1
+
+It replaces parts of the running program, in this process alone: hence one worker.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from inkling.cli import main
+from inkling_serving.direct import DirectProtocol
+from inkling_serving.engines.tensorflow_serving import RemoteVersion
+from inkling_serving.front import Front
+from inkling_serving.metrics import Metrics
+from inkling_serving.service import Service
+
+__all__ = ["VARIANTS"]
+
+
+def _without_direct() -> None:
+    """Send every request through ASGI."""
+    _put(DirectProtocol, "_may_be_direct", lambda self: False)
+
+
+def _through_flask() -> None:
+    """Send classifications through ASGI, the pool and Flask, as all else goes."""
+    _without_direct()
+
+    async def answer(self: Any, request: Any, _: int) -> Any:
+        return await self._pooled(self._through_flask, request)
+
+    _put(Front, "_answer", answer)
+
+
+def _without_metrics() -> None:
+    """Count nothing."""
+    _put(Metrics, "observe", lambda *_: None)
+
+
+def _without_coalescing() -> None:
+    """Send each request to TensorFlow Serving as it comes, 16 at a time."""
+    _put(RemoteVersion, "predict", lambda self, inputs, _=None: self._call(inputs, 10))
+
+
+def _without_work() -> None:
+    """Classify the first picture, and answer the same from then on."""
+    classify, known = Service.classify, []
+
+    def remember(*arguments: Any, **named: Any) -> Any:
+        if not known:
+            known.append(classify(*arguments, **named))
+        return known[0]
+
+    _put(Service, "classify", remember)
+
+
+def _put(owner: type, name: str, value: Callable[..., Any]) -> None:
+    assert hasattr(owner, name), f"{owner.__name__} has no {name} any more"
+    setattr(owner, name, value)
+
+
+VARIANTS: Mapping[str, Callable[[], None]] = {
+    "direct": _without_direct,
+    "flask": _through_flask,
+    "metrics": _without_metrics,
+    "coalescing": _without_coalescing,
+    "work": _without_work,
+}
+
+if __name__ == "__main__":
+    VARIANTS[sys.argv[1]]()
+    sys.exit(main(sys.argv[2:]))
