@@ -209,25 +209,25 @@ def test_nan_weights_are_not_published(
 
 
 def test_one_picture_in_int8_is_no_fault(
-    good: Trained, digits: Dataset, tmp_path: Path
+    weak: Trained, digits: Dataset, tmp_path: Path
 ) -> None:
     """An int8 model may lose one picture of a small test set, as any other may."""
     contract = digits.contract
     inputs = digits.test.inputs(contract)
-    exporter = export.Exporter("mlp", good.model, contract)
+    exporter = export.Exporter("mlp", weak.model, contract)
     exporter.write_saved_model(tmp_path / "version")
     exporter.write_tflite(inputs, tmp_path / "version" / "tflite")
     runner = TFLiteRunner(
         (tmp_path / "version" / "tflite" / "int8.tflite").read_bytes(), contract
     )
-    keras = good.model(inputs, training=False).numpy().argmax(axis=1)
+    keras = weak.model(inputs, training=False).numpy().argmax(axis=1)
     differ = np.flatnonzero(runner.run(inputs).argmax(axis=1) != keras)
     # Where they differ, int8 is right nowhere, and Keras once.
     labels = keras.copy()
     labels[differ[1:]] = -1
     assert len(differ) >= 1
 
-    rows = compare(good.model, tmp_path / "version", contract, inputs, labels)
+    rows = compare(weak.model, tmp_path / "version", contract, inputs, labels)
 
     assert [row.passed for row in rows] == [True] * 4
 
