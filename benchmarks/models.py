@@ -14,9 +14,9 @@ from PIL import Image
 import inkling
 from inkling.bundle import Bundle, read_bundle
 from inkling.errors import InklingError
-from inkling.ondevice import TFLiteRunner
 from inkling.preprocess import to_input
 from inkling.repository import CONTRACT_FILE, FORMATS, GOLDEN_FILE, Repository
+from inkling.runner import TFLiteRunner
 
 __all__ = ["Picture", "find_or_train", "pictures", "publish_as_sample"]
 
