@@ -117,10 +117,14 @@ def predictions(
     Equal scores keep the order of the labels, so that every path breaks ties alike.
     """
     if top_k == 1:
-        order = scores.argmax(axis=1)[:, np.newaxis]
-    else:
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+        return [_likeliest(row, labels, origin) for row in scores.tolist()]
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
     return [
         Prediction(tuple(Score(labels[i], i, row[i]) for i in indices), origin)
         for row, indices in zip(scores.tolist(), order.tolist(), strict=True)
     ]
+
+
+def _likeliest(row: list[float], labels: Sequence[str], origin: Origin) -> Prediction:
+    index = row.index(max(row))
+    return Prediction((Score(labels[index], index, row[index]),), origin)

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from inkling.decoding import Budget, Limits, decode
-from inkling.errors import InvalidImage, TooLarge, UnsupportedMediaType
+from inkling import decoding
+from inkling.decoding import Budget, Decoded, Limits, decode
+from inkling.errors import (
+    InklingError,
+    InvalidImage,
+    TooLarge,
+    UnsupportedMediaType,
+)
 
 Encode = Callable[..., bytes]
 _MIN_SIDE = 512
@@ -232,3 +238,39 @@ def test_images_of_a_request_share_a_budget(encode: Encode) -> None:
 
     with pytest.raises(TooLarge, match="together"):
         decode(image, _MIN_SIDE, budget)
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x20, 0xFF])
+def test_the_short_way_for_samples_is_no_other_way(
+    sample: np.ndarray, encode: Callable[..., bytes], mask: int
+) -> None:
+    """A plain grey PNG and each of its damaged forms end as by the way of all PNGs."""
+    image = encode(sample)
+    assert decoding._sample(image) is not None
+    with_note = PngImagePlugin.PngInfo()
+    with_note.add_text("Comment", "so that it goes the common way")
+    common = decode(encode(sample, pnginfo=with_note), 512, Budget())
+
+    assert decode(image, 512, Budget()).came_as == common.came_as
+    assert np.array_equal(np.asarray(common.picture), sample)
+    for place in range(len(image)):
+        damaged = bytearray(image)
+        damaged[place] ^= mask
+        assert _outcome(decode, bytes(damaged)) == _outcome(_common_way, bytes(damaged))
+    for length in range(len(image)):
+        assert _outcome(decode, image[:length]) == _outcome(_common_way, image[:length])
+
+
+def _common_way(image: bytes, min_side: int, budget: Budget) -> Decoded:
+    if not image.startswith(decoding.PNG):
+        return decode(image, min_side, budget)
+    container = decoding.read_png(image, budget.limits.max_parts)
+    return decoding._decode_png(container, min_side, budget)
+
+
+def _outcome(way: Callable[..., Decoded], image: bytes) -> object:
+    try:
+        decoded = way(image, 512, Budget())
+    except InklingError as error:
+        return error.code, error.message
+    return decoded.picture.mode, decoded.picture.tobytes(), decoded.came_as
