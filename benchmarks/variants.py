@@ -48,7 +48,8 @@ def _without_coalescing() -> None:
 
 def _without_work() -> None:
     """Classify the first picture, and answer the same from then on."""
-    classify, known = Service.classify, []
+    classify = Service.classify
+    known: list[Any] = []
 
     def remember(*arguments: Any, **named: Any) -> Any:
         if not known:
