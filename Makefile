@@ -42,7 +42,7 @@ style: setup ## print the style budgets
 soak: setup ## run the long forms of the tests
 	@$(BIN)/python -m pytest -m soak
 
-bench: setup ## compare with other ways to serve, in ten minutes; see docs/benchmarks.md
+bench: setup ## compare with other ways to serve; see docs/benchmarks.md
 	@$(BIN)/python -m benchmarks
 
 LOCK = $(UV) pip compile pyproject.toml $(MEMBERS:%=%/pyproject.toml) --all-extras \
