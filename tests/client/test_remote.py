@@ -40,6 +40,7 @@ from inkling.errors import (
     NotReady,
     Overloaded,
     TooLarge,
+    Unauthenticated,
     UnsupportedMediaType,
 )
 from inkling.pictures import encoded
@@ -72,6 +73,8 @@ class Killable:
     def start(self) -> Killable:
         """Start without waiting."""
         command = [sys.executable, "-m", "inkling", "serve", *self.flags]
+        if "--workers" not in self.flags:
+            command += ["--workers", "1"]
         command += ["--models-dir", str(self.models_dir)]
         command += ["--http-port", str(self.port), "--grpc-port", str(self.grpc_port)]
         environ = {k: v for k, v in os.environ.items() if not k.startswith("INKLING_")}
@@ -493,6 +496,7 @@ def test_pillow_modes_can_be_sent(mode: str, gateway: Any, sample: np.ndarray) -
 # Errors.
 
 _CLASSES = {
+    ErrorCode.UNAUTHENTICATED: Unauthenticated,
     ErrorCode.INVALID_IMAGE: InvalidImage,
     ErrorCode.INVALID_REQUEST: InvalidRequest,
     ErrorCode.TOO_LARGE: TooLarge,
@@ -541,7 +545,7 @@ async def _refused_aio(target: str, picture: bytes, **options: Any) -> InklingEr
         (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
         (grpc.StatusCode.NOT_FOUND, ModelNotFound),
         (grpc.StatusCode.ALREADY_EXISTS, InternalError),
-        (grpc.StatusCode.PERMISSION_DENIED, InvalidRequest),
+        (grpc.StatusCode.PERMISSION_DENIED, Unauthenticated),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, TooLarge),
         (grpc.StatusCode.FAILED_PRECONDITION, NotReady),
         (grpc.StatusCode.ABORTED, InternalError),
@@ -550,7 +554,7 @@ async def _refused_aio(target: str, picture: bytes, **options: Any) -> InklingEr
         (grpc.StatusCode.INTERNAL, InternalError),
         (grpc.StatusCode.UNAVAILABLE, NotReady),
         (grpc.StatusCode.DATA_LOSS, InternalError),
-        (grpc.StatusCode.UNAUTHENTICATED, InvalidRequest),
+        (grpc.StatusCode.UNAUTHENTICATED, Unauthenticated),
     ],
 )
 def test_statuses_of_others_are_understood(

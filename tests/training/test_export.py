@@ -85,13 +85,13 @@ def version(
 
 
 def test_signatures(version: _Published) -> None:
-    """There are two signatures: the scores, and the contract that they follow."""
+    """There are the scores, the contract that they follow, and on what it all runs."""
     shape = (None, *version.dataset.contract.input_shape)
     serving_default = version.signatures["serving_default"]
 
     specs = serving_default.structured_input_signature[1]
 
-    assert {"serving_default", "contract"} == set(version.signatures)
+    assert {"serving_default", "contract", "device"} == set(version.signatures)
     assert list(specs) == ["inputs"]
     assert shape == tuple(specs["inputs"].shape)
     assert specs["inputs"].dtype == tf.float32
