@@ -70,7 +70,7 @@ def application(settings: Settings, folder: Path | None) -> Front:
     engine = create_engine(settings)
     service = Service(engine, settings.limits, settings.max_batch)
     metrics = Metrics(folder)
-    work = Work(settings.work_threads, settings.queue)
+    work = Work(settings.work_threads, settings.queue, settings.queue_timeout_s)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:

@@ -85,6 +85,9 @@ class Settings:
     queue: int = _setting(
         64, "requests that may wait for a thread; more are refused as overloaded", 0
     )
+    queue_timeout_s: float = _setting(
+        0.5, "seconds that a request may wait for a thread", 0, _DAY_S
+    )
     max_batch: int = _setting(32, "pictures in one request", 1)
     max_body_bytes: int = _setting(
         10 * 1024 * 1024, "size of a request's body in bytes", 1

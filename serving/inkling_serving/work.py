@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +30,21 @@ class Work:
     One for all protocols of a process, and for one event loop.
     """
 
-    def __init__(self, threads: int, queue: int) -> None:
+    def __init__(
+        self, threads: int, queue: int, queue_timeout_s: float = math.inf
+    ) -> None:
+        """Start.
+
+        Args:
+            threads: Calls that are made at once.
+            queue: Calls that may wait for a thread.
+            queue_timeout_s: How long one may wait, or half of what its caller allows,
+                where that is known and more. Under more load than can be borne, a queue
+                without this is full of calls whose callers have given up.
+        """
         self._pool = ThreadPoolExecutor(threads, "inkling-work")
         self._limit = threads + queue
+        self._queue_timeout_s = queue_timeout_s
         self._count = 0
 
     async def run(self, call: Callable[[], _T], timeout_s: float | None = None) -> _T:
@@ -44,14 +57,21 @@ class Work:
             timeout_s: A call that has not begun by then never does.
 
         Raises:
-            Overloaded: Too many calls are waiting.
+            Overloaded: Too many calls are waiting, or this one has waited too long.
             DeadlineExceeded: The time ran out before the call began.
         """
         if self._count >= self._limit:
             raise too_many(self._count)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        submitted = time.monotonic()
+        deadline = None if timeout_s is None else submitted + timeout_s
+        patience_s = max(self._queue_timeout_s, (timeout_s or 0) / 2)
 
         def begin() -> _T:
+            if time.monotonic() - submitted > patience_s:
+                raise Overloaded(
+                    f"The request has waited for {patience_s:g} s, and others wait "
+                    "still. Try again in a second."
+                )
             if deadline is not None and time.monotonic() >= deadline:
                 raise DeadlineExceeded(
                     "The time ran out while the request waited. Allow more, or send "

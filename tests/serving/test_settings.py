@@ -34,6 +34,7 @@ _OTHERS: dict[str, Any] = {
     "workers": 3,
     "threads": 7,
     "queue": 5,
+    "queue_timeout_s": 0.75,
     "max_batch": 9,
     "max_body_bytes": 12345,
     "max_image_bytes": 2345,

@@ -1,0 +1,124 @@
+"""F5: offered more than it can do, the gateway goes on doing what it can."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+# A gateway whose engine sleeps, so that its capacity is known and the cores are idle:
+# 4 threads and 100 ms a call are 40 a second.
+_SERVER = """
+import socket, sys, time
+from inkling_serving.engines.embedded import LoadedVersion
+from inkling_serving.settings import Settings
+from inkling_serving.server import serve
+
+predict = LoadedVersion.predict
+
+def slowly(self, inputs, timeout_s=None):
+    time.sleep(0.1)
+    return predict(self, inputs, timeout_s)
+
+LoadedVersion.predict = slowly
+LoadedVersion.quick = property(lambda self: False, lambda self, value: None)
+sys.exit(serve(Settings(
+    models_dir=sys.argv[1], http_port=int(sys.argv[2]), grpc_port=0, workers=1, threads=4,
+)))
+"""
+_CAPACITY = 40.0
+_DEADLINE_S = 1.0
+_SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def port(published: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
+    """The HTTP port of that gateway."""
+    from tests.client.test_remote import free_port
+
+    log, chosen = tmp_path_factory.mktemp("overload") / "log", free_port()
+    command = [sys.executable, "-c", _SERVER, str(published), str(chosen)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stderr=output)
+    give_up = time.monotonic() + 30
+    while b"startup complete" not in log.read_bytes():
+        assert time.monotonic() < give_up, log.read_text()
+        time.sleep(0.05)
+    yield chosen
+    process.terminate()
+    assert process.wait(30) == 0
+
+
+async def _asked(port: int, head: str, body: bytes = b"") -> tuple[int, bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(f"{head}\r\nHost: x\r\nConnection: close\r\n".encode())
+        writer.write(f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        answer = await reader.read()
+        return int(answer.split(b" ", 2)[1]), answer
+    finally:
+        writer.close()
+
+
+async def _offered(port: int, picture: bytes, rate: float) -> list[tuple[int, float]]:
+    """Offer requests as a Poisson process; return statuses and seconds."""
+    seen: list[tuple[int, float]] = []
+    draw = random.Random(0)
+
+    async def one(head: str, body: bytes = b"", probe: int = 0) -> None:
+        started = time.perf_counter()
+        status, answer = await _asked(port, head, body)
+        took = time.perf_counter() - started
+        seen.append((probe + status, took))
+        if status == 503:
+            assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]["code"] == (
+                "overloaded"
+            )
+            assert b"retry-after: 1" in answer.lower()
+
+    tasks = []
+    began = due = time.perf_counter()
+    number = 0
+    while due < began + _SECONDS:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        head = "POST /v1/models/mlp:classify HTTP/1.1"
+        tasks.append(asyncio.create_task(one(head, picture)))
+        if number % 20 == 0:
+            tasks.append(asyncio.create_task(one("GET /livez HTTP/1.1", probe=1000)))
+        number += 1
+        due += draw.expovariate(rate)
+    await asyncio.gather(*tasks)
+    return seen
+
+
+@pytest.mark.parametrize(("times", "least"), [(3, 0.95), (10, 0.90)])
+def test_goodput_stays_at_capacity(
+    port: int, picture: bytes, times: int, least: float
+) -> None:
+    """At 3x and 10x capacity: answers in time as ever, quick refusals, live probes."""
+    seen = asyncio.run(_offered(port, picture, times * _CAPACITY))
+    good = [took for status, took in seen if status == 200 and took <= _DEADLINE_S]
+    late = [took for status, took in seen if status == 200 and took > _DEADLINE_S]
+    refused = sorted(took for status, took in seen if status == 503)
+    at_once = [took for took in refused if took < 0.4]
+    probes = [took for status, took in seen if status == 1200]
+
+    # What waits when the arrivals end is answered after them.
+    share = len(good) / (_CAPACITY * (_SECONDS + 0.5))
+    worst = at_once[int(0.99 * len(at_once))] if at_once else 0.0
+    print(
+        f"\n{times}x: goodput {share:.0%} of capacity, {len(late)} late, {len(refused)} "
+        f"refused, those at once p99 {1000 * worst:.0f} ms; {len(probes)} probes, worst "
+        f"{1000 * max(probes):.0f} ms"
+    )
+    assert {status for status, _ in seen} == {200, 503, 1200}
+    assert share >= least - 0.05  # the ends of a run of 5 s
+    assert not late
+    assert worst <= 0.25
+    assert max(probes) <= 0.5
