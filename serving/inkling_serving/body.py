@@ -52,12 +52,12 @@ async def read_body(
         if (
             "expect" not in headers
         ):  # else the client waits to be told, and sends nothing
-            await _discard(receive, max_bytes)
+            await _discard(_pieces(receive), max_bytes)
         raise too_long(max_bytes)
-    body = bytearray()
+    body, pieces = bytearray(), _pieces(receive)
     try:
         async with asyncio.timeout(timeout_s):
-            async for piece in _pieces(receive):
+            async for piece in pieces:
                 body += piece
                 if len(body) > max_bytes:
                     break
@@ -67,16 +67,16 @@ async def read_body(
         ) from None
     if len(body) > max_bytes:
         body.clear()
-        await _discard(receive, max_bytes)
+        await _discard(pieces, max_bytes)
         raise too_long(max_bytes)
     return bytes(body)
 
 
-async def _discard(receive: Callable[[], Any], max_bytes: int) -> None:
+async def _discard(pieces: AsyncIterator[bytes], max_bytes: int) -> None:
     left = _DISCARD_LIMITS * max_bytes
     try:
         async with asyncio.timeout(_DISCARD_TIMEOUT_S):
-            async for piece in _pieces(receive):
+            async for piece in pieces:
                 left -= len(piece)
                 if left < 0:
                     return

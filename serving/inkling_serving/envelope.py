@@ -23,6 +23,8 @@ _STRUCTURE_SPARE = 64
 # RFC 2046 allows a boundary 70 letters; a file's name and type need no more than this.
 _MAX_BOUNDARY = 70
 _MAX_PART_HEAD = 8192
+# A field that is no file is passed over, but is no way to send a picture.
+_MAX_FIELD = 64 * 1024
 _MAX_TYPE = 256
 _DAMAGED_FORM = (
     "The multipart body is damaged or cut short; send it as curl -F image=@picture.png "
@@ -83,11 +85,15 @@ def _from_multipart(body: bytes, boundary: str, max_images: int) -> list[bytes]:
             "The multipart body names no boundary of 1 to 70 letters. Let the HTTP "
             "library set the Content-Type: curl -F image=@picture.png URL"
         )
-    images = [
-        content
-        for head, content in _parts(body, boundary.encode(), 2 * max_images + 8)
-        if _is_file(head)
-    ]
+    images = []
+    for head, content in _parts(body, boundary.encode(), 2 * max_images + 8):
+        if _is_file(head):
+            images.append(content)
+        elif len(content) > _MAX_FIELD:
+            raise TooLarge(
+                f"A field that is no file has more than {_MAX_FIELD:,} bytes. Send "
+                "each picture as a file: curl -F image=@picture.png URL"
+            )
     if not images:
         raise InvalidRequest(
             "The form has no file. Send each picture as one: curl -F "

@@ -111,7 +111,7 @@ class Front:
         """
         path, _, query = url.decode("latin-1").partition("?")
         match = CLASSIFY_PATH.fullmatch(path)
-        if match is None or "%" in path:
+        if match is None or "%" in path or len(body) > self._settings.max_body_bytes:
             return None
         request = Request("POST", path, query, _decoded(headers), body)
         if not self._gateway.is_quick(request, match.groupdict()):

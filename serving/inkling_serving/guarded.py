@@ -37,6 +37,9 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         ending: Whether each answer is the connection's last.
     """
 
+    # Why what follows is refused, where the parser is told to stop.
+    _why = HTTPStatus.BAD_REQUEST
+
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Start to wait for the first request."""
         super().connection_made(transport)
@@ -46,6 +49,8 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         self._refused = False
         self._deadline: asyncio.TimerHandle | None = None
         self._await_head()
+        if getattr(self.server_state, "ending", False):
+            self.shutdown()
 
     def shutdown(self) -> None:
         """Answer what is under way and what a kept connection sends at this moment.
@@ -60,7 +65,8 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
             super().shutdown()
 
     def _close_if_idle(self) -> None:
-        if self._in_head and not self._head:
+        answered = self.cycle is None or self.cycle.response_complete
+        if answered and self._in_head and not self._head:
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -94,6 +100,8 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_headers_complete(self) -> None:
         """The body follows, if there is one."""
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            raise ValueError("another version of HTTP")
         self._head_is_there()
         # A list of its own: trailers, which come after the body, are no headers.
         self.scope["headers"] = list(self.headers)
@@ -104,8 +112,13 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; what comes after the body is not looked at."""
-        if self._in_head:
-            super().on_header(name, value)
+        if not self._in_head:
+            return
+        if len(self.headers) == _MAX_HEADERS:
+            # Heads that follow another request in one piece come here uncounted.
+            self._why = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            raise ValueError("too many headers")
+        super().on_header(name, value)
 
     def on_message_begin(self) -> None:
         """A request begins, perhaps in the same piece as the end of the one before."""
@@ -141,6 +154,11 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
     def _refuse(self, status: HTTPStatus) -> None:
         """Answer without a request, in the form of all errors, and hang up."""
         self._stop_waiting()
+        if self._is_answering():
+            # Answers keep the order of the requests; that one is the last.
+            self._refused = True
+            self.cycle.keep_alive = False
+            return
         message = f"{status.phrase}. The connection is closed."
         body: dict[str, Any] = {
             "error": {"code": "invalid_request", "message": message, "request_id": ""}
@@ -162,10 +180,15 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         else:
             self.transport.close()
 
+    def _is_answering(self) -> bool:
+        """Whether a request before, which arrived whole, waits for its answer."""
+        cycle = self.cycle
+        return not (cycle is None or cycle.response_complete or cycle.more_body)
+
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP."""
         del msg  # uvicorn's words, in plain text
-        self._refuse(HTTPStatus.BAD_REQUEST)
+        self._refuse(self._why)
 
 
 def _is_hopeless(head: bytearray) -> bool:
