@@ -8,14 +8,19 @@ be reset.
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import logging
 import multiprocessing
 import os
 import signal
 import socket
+import struct
+import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,6 +33,7 @@ from inkling_serving.direct import DirectProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.synchronize import Event
 
     from inkling_serving.settings import Settings
 
@@ -43,6 +49,11 @@ _NOT_STARTED = 3
 # What starting and stopping may take beside the requests under way.
 _SLACK_S = 5.0
 _RESTART_PAUSE_S = 0.5
+# Linux's <asm/socket.h>; a filter of one instruction: take 0 bytes of every packet.
+_SO_ATTACH_FILTER = 26
+_DROP_ALL = (6, 0, 0, 0)
+# For clients that wait to be accepted at the end, to agree on how to encrypt.
+_TAKE_S = 1.0
 
 
 def run(settings: Settings, listener: socket.socket, application: Application) -> int:
@@ -58,6 +69,7 @@ def _serve(
     listener: socket.socket,
     application: Application,
     folder: Path | None,
+    serving: Event | None = None,
 ) -> int:
     config = uvicorn.Config(
         lambda: application(settings, folder),
@@ -77,65 +89,91 @@ def _serve(
         ssl_keyfile=settings.tls_key or None,
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    server = _Server(config, supervised=folder is not None)
+    server, accepting = _Server(config, serving), _Listener(fileno=listener.detach())
     for number in (signal.SIGTERM, signal.SIGINT):
         # From now on, and not only from when uvicorn sets its own. It raises the signal
         # again that stopped it once all is answered; this handler then does no harm.
         signal.signal(number, server.handle_exit)
     for number in (signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    server.run(sockets=[listener])
+    server.run(sockets=[accepting])
     return 0
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]
     """uvicorn's server, which shares its listener and loses nothing at the end."""
 
-    def __init__(self, config: uvicorn.Config, supervised: bool) -> None:
+    def __init__(self, config: uvicorn.Config, serving: Event | None) -> None:
+        """Take the configuration, and what tells the supervisor, where there is one."""
         super().__init__(config)
-        self._supervised = supervised
+        self._serving = serving
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end, or end at once where this is the second signal."""
-        if self._supervised and sig == signal.SIGINT:
+        if self._serving is not None and sig == signal.SIGINT:
             return  # a terminal sends it to all; the supervisor passes it on
         self.force_exit = self.should_exit
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and let more than one connection wait."""
+        """Start, and say so."""
         await super().startup(sockets)
-        for listener in sockets or []:
-            listener.listen(_BACKLOG)
+        if self._serving is not None:
+            self._serving.set()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    async def shutdown(self, sockets: list[_Listener] | None = None) -> None:
         """Take over what waits to be accepted, and answer that, too."""
-        waiting = [one for listener in sockets or [] for one in _accepted(listener)]
+        waiting = [one for listener in sockets or [] for one in listener.last()]
         for server in self.servers:
             server.close()
-        for connection in waiting:
-            await self._loop_take(connection)
+        # What was accepted but has no protocol yet is told to end by its protocol.
+        self.server_state.ending = True
+        taken = [asyncio.create_task(self._take(one)) for one in waiting]
+        if taken:
+            await asyncio.wait(taken, timeout=_TAKE_S)
         await super().shutdown(sockets)
 
-    async def _loop_take(self, connection: socket.socket) -> None:
+    async def _take(self, connection: socket.socket) -> None:
         config, state = self.config, self.lifespan.state
         loop = self.servers[0].get_loop()
-        await loop.connect_accepted_socket(
-            lambda: DirectProtocol(config, self.server_state, state),
-            connection,
-            ssl=config.ssl,
-        )
+        with suppress(OSError):  # a client that left, or that speaks no TLS
+            await loop.connect_accepted_socket(
+                lambda: DirectProtocol(config, self.server_state, state),
+                connection,
+                ssl=config.ssl,
+            )
 
 
-def _accepted(listener: socket.socket) -> list[socket.socket]:
-    found: list[socket.socket] = []
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except OSError:  # none is left
-            return found
-        connection.setblocking(False)
-        found.append(connection)
+class _Listener(socket.socket):
+    """A listening socket that loses no connection on the way in or at the end."""
+
+    def listen(self, backlog: int = _BACKLOG) -> None:
+        """Let many connections wait, also where asyncio accepts one at a time."""
+        super().listen(max(backlog, _BACKLOG))
+
+    def last(self) -> list[socket.socket]:
+        """Let no more connections come, and accept those that wait."""
+        self._fall_silent()
+        found: list[socket.socket] = []
+        with suppress(OSError):  # none is left
+            while True:
+                connection, _ = self.accept()
+                connection.setblocking(False)
+                found.append(connection)
+        return found
+
+    def _fall_silent(self) -> None:
+        """Have the system drop what reaches this socket, and no connection of it.
+
+        One that came between the last look at the queue and the end of the listener
+        would be reset, perhaps with a request in it. So its client tries again, as when
+        a packet is lost, and is then refused.
+        """
+        if sys.platform != "linux":
+            return
+        program = ctypes.create_string_buffer(struct.pack("HBBI", *_DROP_ALL))
+        pointer = struct.pack("HP", 1, ctypes.addressof(program))
+        self.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
 
 
 class _Supervisor:
@@ -152,6 +190,8 @@ class _Supervisor:
         self._listener = listener
         self._arguments = (settings, listener, application, folder)
         self._workers: list[BaseProcess] = []
+        # By the name of the worker, whether it has begun to accept connections.
+        self._serving: dict[str, Event] = {}
         self._signals = 0
         self._awake, self._waker = os.pipe()
 
@@ -173,8 +213,10 @@ class _Supervisor:
 
     def _started(self) -> BaseProcess:
         context = multiprocessing.get_context("spawn")
-        worker = context.Process(target=_work, args=self._arguments)
+        serving = context.Event()
+        worker = context.Process(target=_work, args=(*self._arguments, serving))
         worker.start()
+        self._serving[worker.name] = serving
         return worker
 
     def _keep(self) -> int:
@@ -188,17 +230,25 @@ class _Supervisor:
                     _log.error("a worker could not start; this is the end")
                     return 1
                 _log.error("a worker ended with %s; another follows", worker.exitcode)
+                del self._serving[worker.name]
                 time.sleep(_RESTART_PAUSE_S)
                 self._workers[place] = self._started()
         return 0
 
     def _end(self) -> None:
-        """Pass the end on; a second signal, and at last the time, make it immediate."""
-        # The workers hold it as well; the last of them takes what still waits there.
+        """Pass the end on; the last worker takes what still waits on the listener.
+
+        One that does not serve yet may end without a look at it, and so goes first.
+        """
+        late = [one for one in self._workers if not self._serving[one.name].is_set()]
+        self._end_all(late, _SLACK_S)
         self._listener.close()
-        passed_on, give_up = 0, self._settings.drain_timeout_s + _SLACK_S
-        give_up += time.monotonic()
-        while alive := [one for one in self._workers if one.exitcode is None]:
+        self._end_all(self._workers, self._settings.drain_timeout_s + _SLACK_S)
+
+    def _end_all(self, workers: list[BaseProcess], within_s: float) -> None:
+        """End workers; a second signal, and at last the time, make it immediate."""
+        passed_on, give_up = 0, time.monotonic() + within_s
+        while alive := [one for one in workers if one.exitcode is None]:
             if time.monotonic() > give_up:
                 for worker in alive:
                     worker.kill()
@@ -208,7 +258,7 @@ class _Supervisor:
                     worker.terminate()
             wait([self._awake, *(one.sentinel for one in alive)], timeout=1.0)
             _emptied(self._awake)
-        for worker in self._workers:
+        for worker in workers:
             worker.join()
 
 
@@ -221,11 +271,15 @@ def _emptied(pipe: int) -> None:
 
 
 def _work(
-    settings: Settings, listener: socket.socket, application: Application, folder: Path
+    settings: Settings,
+    listener: socket.socket,
+    application: Application,
+    folder: Path,
+    serving: Event,
 ) -> None:
     """Be a worker."""
     _end_with_parent()
-    _serve(settings, listener, application, folder)
+    _serve(settings, listener, application, folder, serving)
 
 
 def _end_with_parent() -> None:
