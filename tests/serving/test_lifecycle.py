@@ -10,11 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -265,95 +264,6 @@ def test_other_signals_do_not_kill(
     assert gateway.stop() == 0
 
 
-@dataclass
-class Attempt:
-    """One request: when its last byte was sent, when it ended, and how."""
-
-    sent: float
-    ended: float = 0.0
-    outcome: str = ""
-
-
-@dataclass
-class Client:
-    """Posts over keep-alive connections until it cannot connect."""
-
-    port: int
-    body: bytes
-    attempts: list[Attempt] = field(default_factory=list)
-
-    def run(self) -> None:
-        """Ask until the gateway is gone."""
-        while True:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-            try:
-                connection.connect()
-            except OSError:
-                return
-            with suppress(OSError, http.client.HTTPException):
-                while self._ask(connection):
-                    pass
-            connection.close()
-
-    def _ask(self, connection: http.client.HTTPConnection) -> bool:
-        connection.request("POST", _CLASSIFY, self.body)
-        attempt = Attempt(time.monotonic())
-        self.attempts.append(attempt)
-        attempt.outcome = "closed without an answer"
-        try:
-            response = connection.getresponse()
-            attempt.outcome = "cut short"
-            whole = len(json.loads(response.read())["results"]) == 12
-            attempt.outcome = "ok" if whole and response.status == 200 else "wrong"
-        finally:
-            attempt.ended = time.monotonic()
-        return not response.will_close
-
-
-@pytest.mark.parametrize(
-    ("workers", "number"),
-    [(1, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGTERM)],
-)
-def test_stopping_loses_no_accepted_request(
-    serve: Callable[..., Running], slow_body: bytes, workers: int, number: int
-) -> None:
-    """F6: what was sent before the signal is answered; nothing ever is half answered.
-
-    A request counts as accepted when its last byte was sent 50 ms before the signal or
-    earlier, so that the gateway has read it from the socket. One that was sent later
-    is answered, too, as the last of its connection, unless it came after all else was
-    done and the connection was closed: without a byte of an answer, so that the client
-    knows that it may ask elsewhere.
-    """
-    gateway = serve("--workers", workers, "--threads", 1, "--queue", 64)
-    gateway.wait_ready()
-    clients = [Client(gateway.port, slow_body) for _ in range(16)]
-    threads = [threading.Thread(target=client.run) for client in clients]
-    for thread in threads:
-        thread.start()
-    _until(lambda: all(len(client.attempts) > 3 for client in clients))
-
-    signalled = time.monotonic()
-    code = gateway.stop(number, within_s=8)
-    took = time.monotonic() - signalled
-    for thread in threads:
-        thread.join()
-
-    attempts = [attempt for client in clients for attempt in client.attempts]
-    accepted = [a for a in attempts if a.sent < signalled - 0.05]
-    under_way = [a for a in accepted if a.ended > signalled]
-    later = [a.outcome for a in attempts if a.sent >= signalled - 0.05]
-    print(
-        f"{len(attempts)} requests, {len(under_way)} under way at the signal; of "
-        f"{len(later)} sent after it {later.count('ok')} were answered; ended after "
-        f"{took:.2f} s"
-    )
-    assert {"ok"} == {attempt.outcome for attempt in accepted}
-    assert under_way
-    assert {"ok", "closed without an answer"} >= set(later)
-    assert code == 0, gateway.log.read_text()
-
-
 def _opened(port: int, body: bytes, send: int) -> socket.socket:
     """Send the head of a request and the first bytes of its body."""
     head = (
@@ -362,24 +272,6 @@ def _opened(port: int, body: bytes, send: int) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
     connection.sendall(head.encode() + body[:send])
     return connection
-
-
-def test_half_sent_requests_may_finish(
-    serve: Callable[..., Running], picture: bytes
-) -> None:
-    """A request whose body is still arriving when the signal comes is answered."""
-    gateway = serve()
-    gateway.wait_ready()
-    with _opened(gateway.port, picture, 10) as connection:
-        _until(lambda: gateway.get("/livez")[0] == 200)
-        gateway.process.send_signal(signal.SIGTERM)
-        _until(lambda: gateway.get("/livez")[0] == 0)
-        connection.sendall(picture[10:])
-        answer = connection.makefile("rb").read()
-
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert b'"results"' in answer
-    assert gateway.process.wait(10) == 0
 
 
 def test_idle_connections_do_not_delay_the_end(serve: Callable[..., Running]) -> None:
@@ -412,23 +304,6 @@ def test_second_signal_ends_at_once(
         gateway.process.send_signal(signal.SIGTERM)
         _until(lambda: gateway.get("/livez")[0] == 0)
         gateway.stop(within_s=2)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize(
-    "offsets_ms",
-    [range(0, 1000, 200), pytest.param(range(0, 3100, 100), marks=pytest.mark.soak)],
-    ids=["5", "31"],
-)
-def test_signals_during_the_start(
-    serve: Callable[..., Running], workers: int, offsets_ms: range
-) -> None:
-    """S3: SIGTERM at any moment of the start ends the gateway within 5 s."""
-    for offset_ms in offsets_ms:
-        gateway = serve("--workers", workers)
-        time.sleep(offset_ms / 1000)  # the moment is the test
-        code = gateway.stop(within_s=5)
-        assert code in _STOPPED_BY_SIGNAL, gateway.log.read_text()
 
 
 @pytest.mark.parametrize("delay_ms", [0, 1, 2, 4])
