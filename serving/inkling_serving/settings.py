@@ -86,7 +86,7 @@ class Settings:
         64, "requests that may wait for a thread; more are refused as overloaded", 0
     )
     queue_timeout_s: float = _setting(
-        0.5, "seconds that a request may wait for a thread", 0, _DAY_S
+        2.0, "seconds that a request may wait for a thread", 0, _DAY_S
     )
     max_batch: int = _setting(32, "pictures in one request", 1)
     max_body_bytes: int = _setting(

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ LoadedVersion.predict = slowly
 LoadedVersion.quick = property(lambda self: False, lambda self, value: None)
 sys.exit(serve(Settings(
     models_dir=sys.argv[1], http_port=int(sys.argv[2]), grpc_port=0, workers=1, threads=4,
+    queue_timeout_s=0.5,
 )))
 """
 _CAPACITY = 40.0
@@ -64,6 +66,8 @@ async def _asked(port: int, head: str, body: bytes = b"") -> tuple[int, bytes]:
         return int(answer.split(b" ", 2)[1]), answer
     finally:
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 async def _offered(port: int, picture: bytes, rate: float) -> list[tuple[int, float]]:
