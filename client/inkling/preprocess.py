@@ -51,6 +51,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _MIDDLE_GREY = 127
+_DARK = bytes(range(_MIDDLE_GREY + 1))
 # Of the range of inputs: what another order of rounding may add.
 _RANGE_SLACK = 1e-3
 _ADVICE = "Prepare pictures with inkling.preprocess, or send the pictures themselves."
@@ -176,9 +177,13 @@ def is_dark_on_light(grey: Image.Image) -> bool:
 def _has_light_border(pixels: bytes, width: int) -> bool:
     # Bytes, for NumPy's median takes as long as the model does.
     rows, columns = pixels[:width] + pixels[-width:], pixels[::width]
-    border = sorted(rows + columns + pixels[width - 1 :: width])
-    middle = len(border) // 2  # the length is even
-    return border[middle - 1] + border[middle] > 2 * _MIDDLE_GREY
+    border = rows + columns + pixels[width - 1 :: width]
+    light, half = len(border.translate(None, _DARK)), len(border) // 2
+    if light != half:
+        return light > half
+    # The length is even, and the median between the two in the middle.
+    values = sorted(border)
+    return values[half - 1] + values[half] > 2 * _MIDDLE_GREY
 
 
 def _unseen(name: str, decision: str, picture: Image.Image | Values) -> None:
@@ -209,7 +214,7 @@ def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels:
 
 def _scaled(pixels: Pixels, contract: Contract) -> Input:
     # One multiplication and one addition in float32, everywhere.
-    scaled = pixels.astype(np.float32) * np.float32(contract.scale)
+    scaled = np.multiply(pixels, np.float32(contract.scale), dtype=np.float32)
     return scaled + np.float32(contract.offset) if contract.offset else scaled
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from inkling.errors import BrokenVersion, MissingDependency
 from inkling.preprocess import check_inputs
+from inkling.types import are_scores
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -92,7 +93,12 @@ class TFLiteRunner:
         """Do as `run`, for inputs that this Inkling has prepared or checked itself."""
         kind = "single" if len(inputs) == 1 else "batch"
         scores = self._interpreter(kind).run(inputs)
-        _check_scores(scores, (len(inputs), len(self.contract.labels)))
+        shape = (len(inputs), len(self.contract.labels))
+        if not are_scores(scores, shape, _SCORE_STEP * shape[1]):
+            raise BrokenVersion(
+                f"The model answered with shape {scores.shape}, or with scores that do "
+                f"not sum to 1; expected probabilities of shape {shape}."
+            )
         return scores
 
     def _interpreter(self, kind: str) -> _Interpreter:
@@ -134,13 +140,3 @@ def _dequantised(
     scale, zero_point = tensor["quantization"]
     steps: npt.NDArray[np.float32] = outputs.astype(np.float32) - zero_point
     return steps * np.float32(scale)
-
-
-def _check_scores(scores: npt.NDArray[np.float32], shape: tuple[int, int]) -> None:
-    slack = _SCORE_STEP * shape[1]
-    # A sum that is no number fails this comparison too.
-    if scores.shape != shape or not abs(scores.sum(axis=1) - 1).max() <= slack:
-        raise BrokenVersion(
-            f"The model answered with shape {scores.shape}, or with scores that do not "
-            f"sum to 1; expected probabilities of shape {shape}."
-        )

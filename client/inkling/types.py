@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ __all__ = [
     "Origin",
     "Prediction",
     "Score",
+    "are_scores",
     "check_abstain",
     "check_top_k",
     "predictions",
@@ -104,6 +105,30 @@ def check_abstain(abstain: bool) -> bool:
     if not isinstance(abstain, bool):
         raise InvalidRequest(f"abstain is {abstain!r:.40}; expected true or false.")
     return abstain
+
+
+def are_scores(
+    scores: npt.NDArray[Any], shape: tuple[int, int], tolerance: float
+) -> bool:
+    """Whether these are probabilities, a row for each input.
+
+    Args:
+        scores: What a model answered.
+        shape: What it should have: inputs, and labels.
+        tolerance: By how much a row's sum may differ from 1, and a score be below 0 or
+            above 1.
+    """
+    if scores.shape != shape:
+        return False
+    low, high = (
+        np.minimum.reduce(scores, axis=None),
+        np.maximum.reduce(scores, axis=None),
+    )
+    # What is no number fails this comparison, and what is not finite is never added.
+    if not (low >= -tolerance and high <= 1 + tolerance):
+        return False
+    sums = np.add.reduce(scores, axis=1).tolist()
+    return all(abs(one - 1) <= tolerance for one in sums)
 
 
 def predictions(

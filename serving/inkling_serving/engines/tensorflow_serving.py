@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import numpy as np
@@ -27,6 +27,7 @@ from inkling.errors import (
     NotReady,
     Overloaded,
 )
+from inkling.types import are_scores
 from inkling_serving.coalescer import Coalescer
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
@@ -146,7 +147,7 @@ class RemoteVersion:
         except InvalidRequest:
             scores = np.empty(0)
         shape = (len(inputs), len(self.contract.labels))
-        if not _are_scores(scores, shape):
+        if not are_scores(scores, shape, _SUM_TOLERANCE):
             _log.error(
                 "%s version %d answered with shape %s, or with what does not sum to 1",
                 self.model,
@@ -319,14 +320,6 @@ class TensorFlowServingEngine:
         answer = wire.PredictResponse()
         _asked(self._channels, _PREDICT, request, answer, _ASK_TIMEOUT_S)
         return answer.outputs[signature]
-
-
-def _are_scores(scores: npt.NDArray[Any], shape: tuple[int, int]) -> bool:
-    """Whether these are finite probabilities, a row per input, that sum to 1."""
-    if scores.shape != shape or not np.isfinite(scores).all():
-        return False
-    within = scores.min() >= -_SUM_TOLERANCE and scores.max() <= 1 + _SUM_TOLERANCE
-    return bool(within and np.all(np.abs(scores.sum(axis=1) - 1) <= _SUM_TOLERANCE))
 
 
 def _asked(
