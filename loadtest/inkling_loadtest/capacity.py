@@ -15,7 +15,9 @@ __all__ = ["Capacity", "Reading", "Trial", "search"]
 
 _FIRST_RATE = 50.0
 _HIGHEST_RATE = 1e5
-_MIN_REQUESTS = 150
+_MIN_REQUESTS = 300
+_TRIAL_S = (5.0, 10.0)
+_CONFIRMING_S = (10.0, 20.0)
 _CLOSE = 1.04
 _STEP_DOWN = 0.95
 _MAX_REPEATS = 5
@@ -113,12 +115,12 @@ class _Searcher:
         return good or 0.1, bad or good
 
     def _is_kept_beyond(self, rate: float) -> Generator[Trial, Reading, bool]:
-        trial = Trial(rate * 1.5, _seconds(rate, 3.0, 10.0), "beyond")
+        trial = Trial(rate * 1.5, _seconds(rate, *_TRIAL_S), "beyond")
         return (yield from self._try(trial)).kept
 
     def _verdict(self, rate: float, purpose: str) -> _Verdict:
         """Return what most trials at a rate find, as soon as one side is ahead."""
-        seconds = _seconds(rate, 3.0, 10.0)
+        seconds = _seconds(rate, *_TRIAL_S)
         votes = {True: 0, False: 0}
         while True:
             reading = yield from self._try(Trial(rate, seconds, purpose))
@@ -142,7 +144,7 @@ class _Searcher:
         """Hold the rate for longer; where it does not hold, a little less."""
         failures = 0
         while rate > 0.1:
-            seconds = _seconds(rate, 10.0, 20.0)
+            seconds = _seconds(rate, *_CONFIRMING_S)
             if self._elapsed_s + seconds > self._end_s:
                 return Capacity(rate, False, self._limit, self._trials)
             reading = yield from self._try(Trial(rate, seconds, "confirm"))

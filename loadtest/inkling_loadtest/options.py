@@ -96,7 +96,7 @@ class Options:
         _check_load(given, users)
         slo = parse(given.slo) if given.slo else ()
         if given.shape == "capacity" and not latency_limits(slo):
-            slo = (*parse("p99<=50ms"), *slo)
+            slo = (*parse("p99<=200ms"), *slo)
         seconds = _DEFAULT_SECONDS.get(given.shape, 30.0)
         return cls(
             target=target.rstrip("/"),

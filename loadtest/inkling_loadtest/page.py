@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from inkling_loadtest import drawings
-from inkling_loadtest.words import count, headline, latency, share, verdict
+from inkling_loadtest.words import count, headline, latency, notes, share, verdict
 
 __all__ = ["page"]
 
@@ -55,7 +55,7 @@ def page(report: _Report) -> str:
         f"<p class='sub'>{escape(_subtitle(report))}</p></div>",
         f"<span class='pill {'good' if good else 'bad'}'>",
         f"{escape(verdict(report)[1])}</span></div>",
-        *(f"<p class='note'>{escape(note)}</p>" for note in _notes(report)),
+        *(f"<p class='note'>{escape(note)}</p>" for note in notes(report)),
         _tiles(report),
         _promises(report),
         _drawings(report),
@@ -81,27 +81,6 @@ def _subtitle(report: _Report) -> str:
         f"{options['model']} version {versions} · {options['shape']} · {load} · "
         f"{report['total']['seconds']:g} s measured · {report['written']}"
     )
-
-
-def _notes(report: _Report) -> Iterable[str]:
-    if report["interrupted"]:
-        yield "Interrupted: this is what was measured until then."
-    if report["generator"]["bottleneck"]:
-        yield f"The generator was the bottleneck: {report['generator']['bottleneck']}."
-    counts = report["total"]["counts"]
-    queued = counts.get("queued", 0) + counts.get("not_sent", 0)
-    if report["options"]["loop"] == "open" and queued > 0.01 * counts.get("offered", 0):
-        yield (
-            f"{count(queued)} requests found all {report['options']['users']} users "
-            "busy when due. They waited, and that counts; --users gives more."
-        )
-    if "missing" in report["server"]:
-        yield f"No figures of the server: {report['server']['missing']}"
-    if not report["labelled_pictures"]:
-        yield (
-            "No picture has a label that the model knows, so there is no accuracy; "
-            "answers were still compared with those that the pictures had alone."
-        )
 
 
 def _tiles(report: _Report) -> str:

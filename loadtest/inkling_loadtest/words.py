@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["count", "headline", "latency", "share", "verdict"]
+from inkling_loadtest.slo import latency_limits, parse
+
+__all__ = ["count", "headline", "latency", "notes", "share", "verdict"]
+
+# Of a limit: a latency that takes this share of it at rest is near it by chance.
+_NEAR = 0.5
 
 
 def latency(microseconds: float | None) -> str:
@@ -55,3 +61,42 @@ def verdict(report: dict[str, Any]) -> tuple[bool, str]:
         return True, "all promises kept"
     missed = [item["text"] for item in report["slo"] if not item["met"]]
     return False, f"missed {missed[0]}" if missed else "failures"
+
+
+def notes(report: dict[str, Any]) -> Iterator[str]:
+    """Yield what a reader has to know before believing the figures."""
+    if report["interrupted"]:
+        yield "Interrupted: this is what was measured until then."
+    if report["generator"]["bottleneck"]:
+        yield f"The generator was the bottleneck: {report['generator']['bottleneck']}."
+    counts = report["total"]["counts"]
+    queued = counts.get("queued", 0) + counts.get("not_sent", 0)
+    if report["options"]["loop"] == "open" and queued > 0.01 * counts.get("offered", 0):
+        yield (
+            f"{count(queued)} requests found all {report['options']['users']} users "
+            "busy when due. They waited, and that counts; --users gives more."
+        )
+    if report["capacity"]:
+        yield from _near_limits(report)
+    if "missing" in report["server"]:
+        yield f"No figures of the server: {report['server']['missing']}"
+    if not report["labelled_pictures"]:
+        yield (
+            "No picture has a label that the model knows, so there is no accuracy; "
+            "answers were still compared with those that the pictures had alone."
+        )
+
+
+def _near_limits(report: dict[str, Any]) -> Iterator[str]:
+    """Say where a limit is so near to the latency at rest that chance decides."""
+    stages = [stage for stage in report["stages"] if stage["measured"]]
+    gentlest = min(stages, key=lambda stage: stage["from"], default=None)
+    times = (gentlest or {}).get("latency_us") or {}
+    for limit in latency_limits(parse(report["options"]["slo"])):
+        found = times.get(limit.figure)
+        if gentlest and found is not None and found > _NEAR * limit.bound:
+            yield (
+                f"At only {gentlest['from']:.4g} requests/s {limit.figure} was "
+                f"{latency(found)} already, so chance has a say in where it passes "
+                f"{latency(limit.bound)}. A wider limit gives a capacity that repeats."
+            )

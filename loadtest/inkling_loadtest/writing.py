@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inkling_loadtest.page import page
-from inkling_loadtest.words import count, headline, latency, share, verdict
+from inkling_loadtest.words import count, headline, latency, notes, share, verdict
 
 __all__ = ["write"]
 
@@ -50,6 +50,5 @@ def _lines(report: dict[str, Any], directory: Path) -> list[str]:
         f"failed {share(total['errors'])}",
         *(f"    {number} x {reason}" for reason, number in total["reasons"].items()),
     ]
-    if report["generator"]["bottleneck"]:
-        lines.append(f"  bottleneck: {report['generator']['bottleneck']}")
+    lines += [f"  {note}" for note in notes(report)]
     return [*lines, f"{verdict(report)[1]}; see {directory / 'report.html'}"]

@@ -17,6 +17,7 @@ from inkling_loadtest.ledger import Ledger, Sample, percentile_ms
 from inkling_loadtest.options import duration_s
 from inkling_loadtest.pictures import drawn_digits, pictures_in
 from inkling_loadtest.slo import check, parse
+from inkling_loadtest.words import notes
 
 
 @pytest.mark.parametrize(
@@ -169,6 +170,30 @@ def test_capacity_is_found_and_found_again(limit: float) -> None:
         assert len(rates) >= 18
         assert pytest.approx(limit, rel=0.1) == rates[len(rates) // 2]
         assert rates[-2] / rates[1] < 1.1 or noise
+
+
+@pytest.mark.parametrize(("p99_us", "said"), [(99_000.0, False), (101_000.0, True)])
+def test_limits_that_are_near_the_latency_at_rest(p99_us: float, said: bool) -> None:
+    """A search whose limit is within twice of it says that chance has a say."""
+    stages = [
+        {"measured": True, "from": rate, "latency_us": {"p99": p99}}
+        for rate, p99 in ((100.0, 250_000.0), (50.0, p99_us))
+    ]
+    report = {
+        "interrupted": False,
+        "generator": {"bottleneck": ""},
+        "total": {"counts": {}},
+        "options": {"loop": "open", "users": 100, "slo": "p99<200ms,errors<1%"},
+        "capacity": {"rate": 90.0},
+        "stages": [{"measured": False, "from": 20.0, "latency_us": None}, *stages],
+        "server": {},
+        "labelled_pictures": 60,
+    }
+
+    found = list(notes(report))
+
+    assert said == bool(found)
+    assert not said or "At only 50 requests/s p99 was 101 ms already" in found[0]
 
 
 def test_pictures_of_ones_own(tmp_path: Path) -> None:
