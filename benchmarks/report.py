@@ -146,7 +146,6 @@ def lines(found: Results) -> list[Line]:
         Line("start to first good answer, s", "<=", 0.8, *starts),
         times("gRPC / HTTP, req/s", 0.9, grpc, ours),
         cpu("gRPC / HTTP, CPU", 1.3, grpc, ours),
-        cpu("gRPC / HTTP by ASGI, CPU", 1.3, grpc, (MLP_32, "Inkling by ASGI")),
         coalescing(1),
         coalescing(16),
         Line("counting in process / request", "<=", 0.03, None, counting),

@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING
 from inkling_serving.guarded import GuardedProtocol
 
 if TYPE_CHECKING:
+    from inkling_serving.front import Head
     from inkling_serving.http_gateway import Response
 
 __all__ = ["DirectProtocol"]
 
 _MAX_BODY_BYTES = 16 * 1024
+# Heads that a process remembers, and how long one may be.
+_MAX_KNOWN = 1024
+_MAX_KNOWN_BYTES = 1024
+_END = b"\r\n\r\n"
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
     for status in HTTPStatus
@@ -32,12 +37,49 @@ class DirectProtocol(GuardedProtocol):
 
     # What has come of a body that may be answered directly; None in any other request.
     _direct: bytearray | None = None
+    # The piece of the connection that is being looked at.
+    _piece = b""
+    _answered_s = 0.0
 
     def data_received(self, data: bytes) -> None:
         """Take what came; a request that is not whole now goes the common way."""
+        if self._is_known(data):
+            return
+        self._piece = data
         super().data_received(data)
+        self._piece = b""
         if self._direct is not None:
             self._go_the_common_way()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close, unless there was an answer since this was asked for."""
+        left_s = self._answered_s + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._close_later(left_s)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _is_known(self, data: bytes) -> bool:
+        """Answer a request whose head was answered before, without reading it anew.
+
+        So it is with nearly all: a client says the same of each picture. What a head
+        means depends on nothing but its bytes where no request is under way.
+        """
+        if self._head or not self._in_head or self._refused or self.ending:
+            return False
+        end = data.find(_END) + len(_END)
+        head = self.app.known_heads.get(data[:end])
+        if head is None or not self._is_free():
+            return False
+        body = data[end:]
+        if len(body) != int(head.headers["content-length"]):
+            return False
+        response = self.app.answer_at_once(head, body)
+        if response is None:
+            return False
+        self._stop_waiting()
+        self._answer(response, keep=True)
+        return True
 
     def on_headers_complete(self) -> None:
         """Look at the head; put off what may be answered directly."""
@@ -58,10 +100,14 @@ class DirectProtocol(GuardedProtocol):
         """Answer, or let the application do so."""
         if self._direct is not None:
             body = bytes(self._direct)
-            response = self.app.answer_at_once(self.url, self.headers, body)
+            head = self.app.head_of(self.url, self.headers)
+            response = head and self.app.answer_at_once(head, body)
             if response is not None:
                 self._direct = None
-                self._answer(response)
+                keep = self.parser.should_keep_alive() and not self.ending
+                if keep:
+                    self._remember(head, body)
+                self._answer(response, keep)
                 self._message_is_there()
                 return
             self._go_the_common_way()
@@ -71,9 +117,7 @@ class DirectProtocol(GuardedProtocol):
         """Whether this is a small POST that has nothing before it to wait for."""
         if self.parser.get_method() != b"POST" or b":classify" not in self.url:
             return False
-        if self.parser.get_http_version() != "1.1" or self.transport.is_closing():
-            return False
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.parser.get_http_version() != "1.1" or not self._is_free():
             return False
         length = -1
         for name, value in self.headers:
@@ -83,14 +127,28 @@ class DirectProtocol(GuardedProtocol):
                 length = int(value[:20])
         return 0 < length <= _MAX_BODY_BYTES
 
+    def _is_free(self) -> bool:
+        """Whether no request before has to be answered first."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and not self.transport.is_closing()
+
+    def _remember(self, head: Head, body: bytes) -> None:
+        """Know the head when it comes again, if it came at once with just its body."""
+        size = len(self._piece) - len(body)
+        if not 0 < size <= _MAX_KNOWN_BYTES or self._piece.find(_END) + 4 != size:
+            return
+        known = self.app.known_heads
+        if len(known) >= _MAX_KNOWN:
+            known.clear()
+        known[self._piece[:size]] = head
+
     def _go_the_common_way(self) -> None:
         collected, self._direct = bytes(self._direct or b""), None
         super().on_headers_complete()
         if collected:
             super().on_body(collected)
 
-    def _answer(self, response: Response) -> None:
-        keep = self.parser.should_keep_alive() and not self.ending
+    def _answer(self, response: Response, keep: bool) -> None:
         lines = [_STATUS_LINES[response.status]]
         for name, value in self.server_state.default_headers:
             lines += (name, b": ", value, b"\r\n")
@@ -103,7 +161,12 @@ class DirectProtocol(GuardedProtocol):
         if not keep:
             self.transport.close()
             return
-        self._unset_keepalive_if_required()
+        # One timer goes on over many answers: to set one takes as long as to count.
+        self._answered_s = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._close_later(self.timeout_keep_alive)
+
+    def _close_later(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
+            seconds, self.timeout_keep_alive_handler
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -31,6 +32,10 @@ _DAMAGED_FORM = (
     "does."
 )
 _STRUCTURE_PER_IMAGE = 32
+# A parameter of that name, after whatever is not in quotes or is in whole ones.
+_FILE_NAME = re.compile(
+    rb'(?:[^"]|"(?:[^"\\]|\\.)*")*?;\s*filename\*?\s*=', re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,7 @@ def _is_file(head: bytes) -> bool:
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-disposition":
-            _, options = parse_options_header(value.decode("latin-1"))
-            return "filename" in options
+            return _FILE_NAME.match(value) is not None
     return False
 
 

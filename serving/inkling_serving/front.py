@@ -11,6 +11,7 @@ import io
 import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from inkling_serving.http_gateway import Gateway
     from inkling_serving.settings import Settings
 
-__all__ = ["Front"]
+__all__ = ["Front", "Head"]
 
 _Message = MutableMapping[str, Any]
 _PROBES = ("/livez", "/readyz")
@@ -40,6 +41,25 @@ _PAGE = ("/", "/page/")
 # Requests of a process, of all kinds, beside which a quick one is still answered: at a
 # third of a millisecond each, the last of so many waits for about 150 ms.
 _MAX_UNDER_WAY = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of a classification says.
+
+    Attributes:
+        path: As in `Request`, like `query` and `headers`.
+        query: As above.
+        headers: As above.
+        names: What the path names.
+        refusal: Why it is refused, whatever its body is.
+    """
+
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    names: Mapping[str, str | None]
+    refusal: InklingError | None = None
 
 
 class Front:
@@ -66,6 +86,8 @@ class Front:
         self._keys = ApiKeys(settings.api_key_file)
         self._running = lifespan
         self._app = create_app(gateway, settings.max_body_bytes)
+        # By their bytes, the heads that were answered at once; for the protocol.
+        self.known_heads: dict[bytes, Head] = {}
 
     async def __call__(
         self, scope: _Message, receive: Callable[[], Any], send: Callable[..., Any]
@@ -96,32 +118,39 @@ class Front:
         extra = {"connection": "close"} if unread else {}
         await _send(response, request.method, send, extra)
 
-    def answer_at_once(
-        self, url: bytes, headers: list[tuple[bytes, bytes]], body: bytes
-    ) -> Response | None:
-        """Return the answer to a POST, if it takes no longer than asking for it would.
+    def head_of(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> Head | None:
+        """Return what the head of a POST asks for, if that is a classification.
 
         Args:
             url: As it came.
             headers: Names in lower case, and values.
-            body: The whole body.
+        """
+        path, _, query = url.decode("latin-1").partition("?")
+        match = CLASSIFY_PATH.fullmatch(path)
+        if match is None or "%" in path:
+            return None
+        head = Head(path, query, _decoded(headers), match.groupdict())
+        try:
+            _check_host(headers, "1.1")
+            self._check_key(Request("POST", path, headers=head.headers))
+        except InklingError as error:
+            return replace(head, refusal=error)
+        return head
+
+    def answer_at_once(self, head: Head, body: bytes) -> Response | None:
+        """Return the answer to a POST, if it takes no longer than asking for it would.
 
         Returns:
             The same as by the way of all requests; None where it has to go that way.
         """
-        path, _, query = url.decode("latin-1").partition("?")
-        match = CLASSIFY_PATH.fullmatch(path)
-        if match is None or "%" in path or len(body) > self._settings.max_body_bytes:
+        if len(body) > self._settings.max_body_bytes:
             return None
-        request = Request("POST", path, query, _decoded(headers), body)
-        if not self._gateway.is_quick(request, match.groupdict()):
+        request = Request("POST", head.path, head.query, head.headers, body)
+        if not self._gateway.is_quick(request, head.names):
             return None
-        try:
-            _check_host(headers, "1.1")
-            self._check_key(request)
-        except InklingError as error:
-            return self._gateway.refuse(error, request)
-        return self._gateway.handle(request)
+        if head.refusal is not None:
+            return self._gateway.refuse(head.refusal, request)
+        return self._gateway.handle(request, head.names)
 
     def _check_key(self, request: Request) -> None:
         path = request.path

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -24,6 +24,8 @@ from inkling.errors import (
 )
 from inkling.status import ERROR_CODE_KEY, GRPC_STATUS
 from inkling.v1 import classifier_pb2 as pb
+from inkling_serving.http2.calls import Call, Method, Streaming, Unary
+from inkling_serving.http2.messages import Status
 from inkling_serving.service import Target
 from inkling_serving.streaming import Stream
 from inkling_serving.trace import Trace
@@ -37,18 +39,24 @@ if TYPE_CHECKING:
 __all__ = [
     "ClassifierGateway",
     "StatusError",
-    "abort",
     "countdown",
     "parsed",
+    "status_of",
     "unary",
 ]
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
 
+# Answers a request's bytes, with the seconds that the caller allows and what takes note
+# of how it is done: at once, or by what is to be awaited.
+Handler: TypeAlias = Callable[
+    [bytes, float | None, Trace], Message | Coroutine[Any, Any, Message]
+]
+
 # A caller that sends this gets the phases of its request as trailing metadata.
-TIMING = ("inkling-timing", "true")
-_SERVICE = "inkling.v1.Classifier"
+_TIMING = ("inkling-timing", "true")
+_SERVICE = "/inkling.v1.Classifier/"
 # How long a client that retries should wait, in milliseconds.
 _PUSHBACK_MS = "1000"
 # As TensorFlow Serving cuts its own (grpc_status_util.cc).
@@ -75,27 +83,24 @@ class ClassifierGateway:
         self._metrics = metrics
         self._ending = ending
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """Return the methods, by name, for a server."""
-        methods = {
-            "Classify": unary(self._classify, self._metrics),
-            "ClassifyStream": grpc.stream_stream_rpc_method_handler(
-                self._classify_stream,
-                response_serializer=pb.ClassifyStreamResponse.SerializeToString,
-            ),
-            "ListModels": unary(self._list_models, self._metrics),
-            "GetModel": unary(self._get_model, self._metrics),
+    def methods(self) -> dict[str, Method]:
+        """Return the methods, by path."""
+        return {
+            f"{_SERVICE}Classify": unary(self._classify, self._metrics),
+            f"{_SERVICE}ClassifyStream": Streaming(self._classify_stream),
+            f"{_SERVICE}ListModels": unary(self._list_models, self._metrics),
+            f"{_SERVICE}GetModel": unary(self._get_model, self._metrics),
         }
-        return grpc.method_handlers_generic_handler(_SERVICE, methods)
 
-    async def _classify(
+    def _classify(
         self, body: bytes, timeout_s: float | None, trace: Trace
-    ) -> pb.ClassifyResponse:
-        return await self._answer(parsed(pb.ClassifyRequest, body), timeout_s, trace)
+    ) -> Message | Coroutine[Any, Any, Message]:
+        return self._answer(parsed(pb.ClassifyRequest, body), timeout_s, trace)
 
-    async def _answer(
+    def _answer(
         self, request: pb.ClassifyRequest, timeout_s: float | None, trace: Trace
-    ) -> pb.ClassifyResponse:
+    ) -> pb.ClassifyResponse | Coroutine[Any, Any, pb.ClassifyResponse]:
+        """Answer what is quick at once, and all else in the pool."""
         choice = request.WhichOneof("choice")
         target = Target(
             request.model,
@@ -112,6 +117,14 @@ class ClassifierGateway:
 
         if len(images) == 1 and self._service.is_quick(target, images[0]):
             return _response(classify(timeout_s))
+        return self._pooled(classify, timeout_s, trace)
+
+    async def _pooled(
+        self,
+        classify: Callable[[float | None], Answer],
+        timeout_s: float | None,
+        trace: Trace,
+    ) -> pb.ClassifyResponse:
         left_s, submitted = countdown(timeout_s), perf_counter()
 
         def begin() -> Answer:
@@ -121,33 +134,51 @@ class ClassifierGateway:
         return _response(await self._work.run(begin, timeout_s))
 
     async def _classify_stream(
-        self, bodies: AsyncIterator[bytes], context: Any
-    ) -> AsyncIterator[pb.ClassifyStreamResponse]:
+        self, bodies: AsyncIterator[bytes], call: Call
+    ) -> AsyncGenerator[bytes, None]:
         """Answer each request of a stream as it is done."""
-        stream = Stream(lambda body: self._stream_answer(body, context), self._ending)
+        stream = Stream(lambda body: self._stream_answer(body, call), self._ending)
         async for response in stream.answers(bodies):
-            yield response
+            yield response.SerializeToString()
         if self._ending.is_set():
-            await abort(context, NotReady("This server ends; send the rest again."))
+            raise status_of(NotReady("This server ends; send the rest again."))
 
-    async def _stream_answer(
-        self, body: bytes, context: Any
-    ) -> pb.ClassifyStreamResponse:
+    def _stream_answer(
+        self, body: bytes, call: Call
+    ) -> pb.ClassifyStreamResponse | Coroutine[Any, Any, pb.ClassifyStreamResponse]:
         request, trace = pb.ClassifyStreamRequest(), Trace()
-
-        async def answer() -> pb.ClassifyResponse:
+        try:
             request.MergeFrom(parsed(pb.ClassifyStreamRequest, body))
-            left_s = context.time_remaining()
-            return await self._answer(request.request, left_s, trace)
+            outcome = self._answer(request.request, call.time_remaining(), trace)
+        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
+            return self._refusal(request.id, error, trace)
+        if isinstance(outcome, pb.ClassifyResponse):
+            return self._wrapped(request.id, outcome, trace)
+        return self._wrapped_later(request.id, outcome, trace)
 
-        outcome = await _outcome(answer())
-        self._metrics.observe("grpc", _code(outcome), trace)
-        if isinstance(outcome, InklingError):
-            refusal = pb.Error(code=outcome.code, message=outcome.message)
-            return pb.ClassifyStreamResponse(id=request.id, error=refusal)
-        return pb.ClassifyStreamResponse(id=request.id, response=outcome)
+    async def _wrapped_later(
+        self, name: str, outcome: Coroutine[Any, Any, pb.ClassifyResponse], trace: Trace
+    ) -> pb.ClassifyStreamResponse:
+        try:
+            return self._wrapped(name, await outcome, trace)
+        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
+            return self._refusal(name, error, trace)
 
-    async def _list_models(
+    def _wrapped(
+        self, name: str, response: pb.ClassifyResponse, trace: Trace
+    ) -> pb.ClassifyStreamResponse:
+        self._metrics.observe("grpc", "ok", trace)
+        return pb.ClassifyStreamResponse(id=name, response=response)
+
+    def _refusal(
+        self, name: str, error: Exception, trace: Trace
+    ) -> pb.ClassifyStreamResponse:
+        refusal = _foreseen(error)
+        self._metrics.observe("grpc", refusal.code, trace)
+        told = pb.Error(code=refusal.code, message=refusal.message)
+        return pb.ClassifyStreamResponse(id=name, error=told)
+
+    def _list_models(
         self, body: bytes, _: float | None, __: Trace
     ) -> pb.ListModelsResponse:
         parsed(pb.ListModelsRequest, body)
@@ -155,55 +186,69 @@ class ClassifierGateway:
             models=[_model(status) for status in self._service.models()]
         )
 
-    async def _get_model(self, body: bytes, _: float | None, __: Trace) -> pb.Model:
+    def _get_model(self, body: bytes, _: float | None, __: Trace) -> pb.Model:
         request = parsed(pb.GetModelRequest, body)
         return _model(self._service.model(request.model))
 
 
-def unary(
-    answer: Callable[[bytes, float | None, Trace], Awaitable[Message]],
-    metrics: Metrics,
-    protocol: str = "grpc",
-) -> grpc.RpcMethodHandler[Any, Any]:
+def unary(answer: Handler, metrics: Metrics, protocol: str = "grpc") -> Unary:
     """Return a method that answers one request, with every error as its status.
 
     Args:
-        answer: Takes the request's bytes, the seconds that the caller allows, and what
-            takes note of how it is answered.
+        answer: Answers it.
         metrics: Counts the answers.
         protocol: Under this name.
     """
+    return Unary(_Method(answer, metrics, protocol).answer)
 
-    async def behaviour(body: bytes, context: Any) -> bytes:
+
+class _Method:
+    """A method with one request and one answer, as a server calls it."""
+
+    def __init__(self, answer: Handler, metrics: Metrics, protocol: str) -> None:
+        self._answer = answer
+        self._metrics = metrics
+        self._protocol = protocol
+
+    def answer(self, body: bytes, call: Call) -> bytes | Coroutine[Any, Any, bytes]:
         trace = Trace()
-        outcome = await _outcome(answer(body, context.time_remaining(), trace))
-        if isinstance(outcome, InklingError):
-            metrics.observe(protocol, outcome.code, trace)
-            await abort(context, outcome)
+        try:
+            outcome = self._answer(body, call.time_remaining(), trace)
+            if asyncio.iscoroutine(outcome):
+                return self._later(outcome, call, trace)
+            return self._encoded(outcome, call, trace)
+        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
+            raise self._refusal(error, trace) from None
+
+    async def _later(
+        self, outcome: Coroutine[Any, Any, Message], call: Call, trace: Trace
+    ) -> bytes:
+        try:
+            return self._encoded(await outcome, call, trace)
+        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
+            raise self._refusal(error, trace) from None
+
+    def _encoded(self, outcome: Any, call: Call, trace: Trace) -> bytes:
         started = perf_counter()
         answered: bytes = outcome.SerializeToString()
         trace.encode = perf_counter() - started
-        metrics.observe(protocol, "ok", trace)
-        if TIMING in context.invocation_metadata():
-            context.set_trailing_metadata((("server-timing", trace.server_timing()),))
+        self._metrics.observe(self._protocol, "ok", trace)
+        if call.metadata.get(_TIMING[0]) == _TIMING[1]:
+            call.trailing.append(("server-timing", trace.server_timing()))
         return answered
 
-    return grpc.unary_unary_rpc_method_handler(behaviour)
+    def _refusal(self, error: Exception, trace: Trace) -> Status:
+        foreseen = _foreseen(error)
+        self._metrics.observe(self._protocol, foreseen.code, trace)
+        return status_of(foreseen)
 
 
-async def _outcome(answer: Awaitable[_M]) -> _M | InklingError:
-    """Return the answer, or why there is none; the unforeseen goes to the log."""
-    try:
-        return await answer
-    except InklingError as error:
+def _foreseen(error: Exception) -> InklingError:
+    """Return an error that may leave; the unforeseen goes to the log."""
+    if isinstance(error, InklingError):
         return error
-    except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
-        _log.error("a call failed", exc_info=error)
-        return InternalError("Something went wrong here, not with your request.")
-
-
-def _code(outcome: Message | InklingError) -> str:
-    return outcome.code if isinstance(outcome, InklingError) else "ok"
+    _log.error("a call failed", exc_info=error)
+    return InternalError("Something went wrong here, not with your request.")
 
 
 def countdown(timeout_s: float | None) -> Callable[[], float | None]:
@@ -220,26 +265,23 @@ def parsed(kind: type[_M], body: bytes) -> _M:
     Raises:
         InvalidRequest: They are no such message.
     """
-    message = kind()
     try:
-        message.ParseFromString(body)
+        return kind.FromString(body)
     except DecodeError:
         raise InvalidRequest(
             f"The request is no {kind.DESCRIPTOR.full_name}; generate the client from "
             "the same .proto file."
         ) from None
-    return message
 
 
-async def abort(context: Any, error: InklingError) -> NoReturn:
-    """End a call with the status of an error, its code word and its message."""
+def status_of(error: InklingError) -> Status:
+    """Return the end of a call with an error: its status, code word and message."""
     if isinstance(error, StatusError):
-        await context.abort(error.status, _cut(error.message))
+        return Status(error.status, _cut(error.message))
     trailing = [(ERROR_CODE_KEY, str(error.code))]
     if error.code == ErrorCode.OVERLOADED:
         trailing.append(("grpc-retry-pushback-ms", _PUSHBACK_MS))
-    await context.abort(GRPC_STATUS[error.code], _cut(error.message), tuple(trailing))
-    raise AssertionError("abort raises")
+    return Status(GRPC_STATUS[error.code], _cut(error.message), trailing)
 
 
 def _cut(message: str) -> str:
@@ -250,21 +292,18 @@ def _cut(message: str) -> str:
 
 
 def _response(answer: Answer) -> pb.ClassifyResponse:
-    return pb.ClassifyResponse(
-        model=answer.origin.model,
-        version=answer.origin.version,
-        contract=answer.origin.contract,
-        results=[
-            pb.Prediction(
-                top=[
-                    pb.Score(label=s.label, index=s.index, probability=s.probability)
-                    for s in result.top
-                ],
-                abstained=result.abstained,
-            )
-            for result in answer.results
-        ],
+    origin = answer.origin
+    response = pb.ClassifyResponse(
+        model=origin.model, version=origin.version, contract=origin.contract
     )
+    for result in answer.results:
+        # Added in place: each message that is made apart is copied.
+        prediction = response.results.add(abstained=result.abstained)
+        for score in result.top:
+            prediction.top.add(
+                label=score.label, index=score.index, probability=score.probability
+            )
+    return response
 
 
 def _model(status: ModelStatus) -> pb.Model:

@@ -1,173 +1,211 @@
-"""The gRPC server of one gateway process."""
+"""The gRPC server of one gateway process, with health, keys and reflection."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
 
-from inkling.errors import Unauthenticated
-from inkling_serving.grpc_gateway import abort
-from inkling_serving.security import ApiKeys, grpc_credentials
+from inkling.errors import InvalidRequest, Unauthenticated
+from inkling_serving.grpc_gateway import parsed, status_of
+from inkling_serving.http2.answering import Options
+from inkling_serving.http2.calls import Call, Method, Methods, Streaming, Unary
+from inkling_serving.http2.connection import Connection
+from inkling_serving.http2.messages import Status
+from inkling_serving.security import ApiKeys, grpc_context
 
 if TYPE_CHECKING:
+    from inkling_serving.http2.heads import Head
+    from inkling_serving.listeners import Listener
     from inkling_serving.service import Service
     from inkling_serving.settings import Settings
 
 __all__ = ["GrpcServer"]
 
-_Method: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_M = TypeVar("_M", bound=Message)
 
 _HEALTH_POLL_S = 0.5
-_LAST_WORD_S = 0.25
-_MAX_RPCS = 4096
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_HEALTH_METHODS = f"/{health.SERVICE_NAME}/"
+# For a client to agree on how to encrypt.
+_HANDSHAKE_S = 5.0
+_DRAIN_POLL_S = 0.02
+_SERVING: int = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+# What a question after the health may have; it is open to all.
+_MAX_NAME_BYTES = 4096
+_HEALTH = "/grpc.health.v1.Health/"
 # Answered under the names that clients of TensorFlow Serving ask for, too.
 _WHOLE_SERVER = ("", "inkling.v1.Classifier", "PredictionService")
+# Its messages are the same in both; tools ask for the first, and then for the second.
+_REFLECTION = tuple(
+    f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+    for version in ("v1", "v1alpha")
+)
 
 
 class GrpcServer:
-    """Serves handlers on the gRPC port, with health by model."""
+    """Serves methods on the gRPC port."""
 
     def __init__(
         self,
         service: Service,
-        handlers: Sequence[grpc.GenericRpcHandler],
+        methods: Methods,
         settings: Settings,
         ending: asyncio.Event,
     ) -> None:
         """Take what answers; once `ending` is set, no more calls are accepted."""
-        self._service = service
         self._settings = settings
         self._ending = ending
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", settings.max_body_bytes),
-                # Several gateway processes share the port.
-                ("grpc.so_reuseport", 1),
-                # Messages are small; measuring the connection costs more than it gains.
-                ("grpc.http2.bdp_probe", 0),
-            ],
-            # The outer cap; the bounded queue of `Work` bites first, and says why.
-            maximum_concurrent_rpcs=_MAX_RPCS,
-            interceptors=_interceptors(settings),
+        self._keys = ApiKeys(settings.api_key_file)
+        reflection = _reflection() if settings.grpc_reflection else {}
+        self._options = Options(
+            {**methods, **_Health(service, ending).methods(), **reflection},
+            self._admit,
+            settings.max_body_bytes,
+            settings.body_timeout_s,
         )
-        self._server.add_generic_rpc_handlers(tuple(handlers))
-        self._health = _Health(ending)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        if settings.grpc_reflection:
-            _add_reflection(self._server)
+        self._tls = grpc_context(settings)
+        self._connections: set[Connection] = set()
         self._running: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Listen; the port was found free before."""
-        host = self._settings.host
-        address = f"[{host}]" if ":" in host else host
-        address += f":{self._settings.grpc_port}"
-        credentials = grpc_credentials(self._settings)
-        if credentials is None:
-            self._server.add_insecure_port(address)
-        else:
-            self._server.add_secure_port(address, credentials)
-        await self._update_health()
-        await self._server.start()
-        self._running = asyncio.create_task(self._run())
+    async def start(self, listener: Listener) -> None:
+        """Accept connections from this socket."""
+        loop = asyncio.get_running_loop()
+        # asyncio accepts as many connections at a time as may wait.
+        server = await loop.create_server(
+            self._connection, sock=listener, backlog=1, **self._encryption()
+        )
+        self._running = asyncio.create_task(self._run(server, listener))
 
     async def stopped(self) -> None:
         """Return once the calls that were under way at the end are answered."""
         if self._running is not None:
             await self._running
 
-    async def _run(self) -> None:
-        """Keep the health up to date until the end, and then stop."""
-        while not self._ending.is_set():
-            try:
-                async with asyncio.timeout(_HEALTH_POLL_S):
-                    await self._ending.wait()
-            except TimeoutError:
-                await self._update_health()
-        await self._health.enter_graceful_shutdown()
-        await self._server.stop(self._settings.drain_timeout_s)
+    def _encryption(self) -> dict[str, Any]:
+        if self._tls is None:
+            return {}
+        return {"ssl": self._tls, "ssl_handshake_timeout": _HANDSHAKE_S}
 
-    async def _update_health(self) -> None:
-        models = self._service.models()
-        ready = any(model.ready for model in models)
-        for name in _WHOLE_SERVER:
-            await self._health.set(name, _SERVING if ready else _NOT_SERVING)
-        for model in models:
-            status = _SERVING if model.ready else _NOT_SERVING
-            await self._health.set(model.name, status)
+    def _connection(self) -> Connection:
+        return Connection(self._options, self._connections)
+
+    def _admit(self, head: Head) -> Status | None:
+        """Let no call without a key pass, but for questions after the health."""
+        if head.path.startswith(_HEALTH):
+            return None
+        try:
+            self._keys.check(head.metadata.get("authorization"))
+        except Unauthenticated as error:
+            return status_of(error)
+        return None
+
+    async def _run(self, server: asyncio.Server, listener: Listener) -> None:
+        await self._ending.wait()
+        waiting = listener.last()
+        server.close()
+        taken = [asyncio.create_task(self._take(one)) for one in waiting]
+        now = asyncio.get_running_loop().time
+        give_up = now() + self._settings.drain_timeout_s
+        while (
+            self._connections or not all(task.done() for task in taken)
+        ) and now() < give_up:
+            for connection in set(self._connections):  # one may be new
+                connection.end()
+            await asyncio.sleep(_DRAIN_POLL_S)
+        for connection in set(self._connections):
+            connection.abort()
+
+    async def _take(self, waiting: socket.socket) -> None:
+        """Take a client that came too late, so that it is told that this is the end."""
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):  # a client that left, or that speaks no TLS
+            await loop.connect_accepted_socket(
+                self._connection, waiting, **self._encryption()
+            )
 
 
-class _Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """gRPC's own health service, whose watchers do not hold up the end."""
+class _Health:
+    """gRPC's health service: of the whole server, and of each model by its name."""
 
-    def __init__(self, ending: asyncio.Event) -> None:
-        super().__init__()
+    def __init__(self, service: Service, ending: asyncio.Event) -> None:
+        self._service = service
         self._ending = ending
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+    def methods(self) -> dict[str, Method]:
+        return {
+            f"{_HEALTH}Check": Unary(self._check, _MAX_NAME_BYTES),
+            f"{_HEALTH}Watch": Streaming(self._watch, _MAX_NAME_BYTES),
+        }
+
+    def _status(self, name: str) -> int:
+        models = self._service.models()
+        if name in _WHOLE_SERVER:
+            ready = any(model.ready for model in models)
+        else:
+            found = [model.ready for model in models if model.name == name]
+            if not found:
+                return _UNKNOWN
+            [ready] = found
+        return _SERVING if ready and not self._ending.is_set() else _NOT_SERVING
+
+    def _check(self, body: bytes, _: Call) -> bytes:
+        name = _read(health_pb2.HealthCheckRequest, body).service
+        status = self._status(name)
+        if status == _UNKNOWN:
+            words = "There is no such service or model; ListModels has the names."
+            raise Status(grpc.StatusCode.NOT_FOUND, words)
+        return _health(status)
+
+    async def _watch(
+        self, bodies: AsyncIterator[bytes], _: Call
+    ) -> AsyncGenerator[bytes, None]:
         """Tell a caller each change, and at the end that this is the end."""
-        telling = asyncio.create_task(super().Watch(request, context))
-        ending = asyncio.create_task(self._ending.wait())
-        try:
-            await asyncio.wait({telling, ending}, return_when=asyncio.FIRST_COMPLETED)
-            # The last change is on its way; two writes at once are not allowed.
-            await asyncio.wait({telling}, timeout=_LAST_WORD_S)
-        finally:
-            telling.cancel()
-            ending.cancel()
-        await asyncio.wait({telling})
+        body, told = await anext(bodies, b""), None
+        name = _read(health_pb2.HealthCheckRequest, body).service
+        while True:
+            ended = self._ending.is_set()
+            if (status := self._status(name)) != told:
+                yield _health(status)
+                told = status
+            if ended:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_HEALTH_POLL_S):
+                    await self._ending.wait()
 
 
-def _interceptors(settings: Settings) -> list[grpc.aio.ServerInterceptor]:
-    # Each costs every call some time, needed or not.
-    if not settings.api_key_file:
-        return []
-    return [_KeyCheck(ApiKeys(settings.api_key_file))]
+def _health(status: int) -> bytes:
+    answer: bytes = health_pb2.HealthCheckResponse(status=status).SerializeToString()
+    return answer
 
 
-class _KeyCheck(grpc.aio.ServerInterceptor):
-    """Lets no call without a key pass, but for questions after the health."""
-
-    def __init__(self, keys: ApiKeys) -> None:
-        self._keys = keys
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[Any], Awaitable[_Method | None]],
-        call: Any,
-    ) -> _Method | None:
-        """Return the method that was asked for, or one that refuses."""
-        if call.method.startswith(_HEALTH_METHODS):
-            return await continuation(call)
-        given = dict(call.invocation_metadata).get("authorization")
-        try:
-            self._keys.check(given)
-        except Unauthenticated as error:
-            return _refusing(error)
-        return await continuation(call)
+def _read(kind: type[_M], body: bytes) -> _M:
+    try:
+        return parsed(kind, body)
+    except InvalidRequest as error:
+        raise status_of(error) from None
 
 
-def _refusing(error: Unauthenticated) -> _Method:
-    async def refuse(_: Any, context: Any) -> None:
-        await abort(context, error)
-
-    # A stream of both kinds is answered before anything is read of it.
-    return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _add_reflection(server: grpc.aio.Server) -> None:
+def _reflection() -> dict[str, Method]:
+    """Return gRPC's reflection service, which says what else there is."""
     from grpc_reflection.v1alpha import reflection  # noqa: PLC0415 - only if asked
+    from grpc_reflection.v1alpha import reflection_pb2 as wire  # noqa: PLC0415
 
-    names = (
-        "inkling.v1.Classifier",
-        health.SERVICE_NAME,
-        reflection.SERVICE_NAME,
-    )
-    reflection.enable_server_reflection(names, server)
+    names = ("inkling.v1.Classifier", "grpc.health.v1.Health", reflection.SERVICE_NAME)
+    servicer = reflection.aio.ReflectionServicer(names)
+
+    async def answer(
+        bodies: AsyncIterator[bytes], call: Call
+    ) -> AsyncGenerator[bytes, None]:
+        requests = (_read(wire.ServerReflectionRequest, body) async for body in bodies)
+        async for response in servicer.ServerReflectionInfo(requests, call):
+            yield response.SerializeToString()
+
+    return dict.fromkeys(_REFLECTION, Streaming(answer))

@@ -8,8 +8,8 @@ and the server front (`inkling_serving.front`), which hands over classifications
 from __future__ import annotations
 
 import logging
+import random
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -69,6 +69,9 @@ HTTP_STATUS: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
 
 # What is asked again and again by machines; neither counted nor ever in a queue.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+# Nothing hangs on an id but to be another one; asking the system takes four times as
+# long as all else about it.
+_ids = random.Random()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TARGET = (
     r"/v1/models/(?P<model>[^/:]*)"
@@ -104,7 +107,9 @@ class Request:
     def id(self) -> str:
         """The caller's `X-Request-Id`, or a new one where that is no plain word."""
         given = self.headers.get("x-request-id", "")
-        return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        if _REQUEST_ID.fullmatch(given):
+            return given
+        return f"{_ids.getrandbits(128):032x}"
 
 
 @dataclass(frozen=True)
@@ -128,10 +133,16 @@ class Gateway:
         self._metrics = metrics
         self._max_batch = max_batch
 
-    def handle(self, request: Request) -> Response:
-        """Return the answer to a request; never raises."""
+    def handle(self, request: Request, names: _Names | None = None) -> Response:
+        """Return the answer to a request; never raises.
+
+        With `names`, which its path names, it is known to be a classification.
+        """
         try:
-            response = self._answer(request)
+            if names is None:
+                response = self._answer(request)
+            else:
+                response = self._classify(request, names)
         except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
             return self.refuse(error, request)
         if request.path not in OPEN_PATHS:
@@ -212,7 +223,7 @@ class Gateway:
         return _json_response(HTTPStatus.OK, {"ready": True}, request.id)
 
     def _measured(self, _: Request, __: _Names) -> Response:
-        headers = {"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"}
+        headers = {"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"}
         return Response(HTTPStatus.OK.value, self._metrics.exposition(), headers)
 
 
@@ -242,11 +253,11 @@ def error_response(error: Exception, request_id: str) -> Response:
     body = {"code": error.code, "message": error.message, "request_id": request_id}
     extra = {}
     if isinstance(error, MethodNotAllowed):
-        extra["Allow"] = ", ".join(error.allowed)
+        extra["allow"] = ", ".join(error.allowed)
     if status == HTTPStatus.UNAUTHORIZED:
-        extra["WWW-Authenticate"] = "Bearer"
+        extra["www-authenticate"] = "Bearer"
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        extra["Retry-After"] = "1"
+        extra["retry-after"] = "1"
     return _json_response(status, {"error": body}, request_id, extra)
 
 
@@ -257,10 +268,10 @@ def _json_response(
     extra: Mapping[str, str] = MappingProxyType({}),
 ) -> Response:
     headers = {
-        "Content-Type": "application/json",
-        "X-Request-Id": request_id,
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "no-store",
+        "content-type": "application/json",
+        "x-request-id": request_id,
+        "x-content-type-options": "nosniff",
+        "cache-control": "no-store",
         **extra,
     }
     return Response(int(status), orjson.dumps(body), headers)
@@ -273,7 +284,7 @@ def _answer_response(
     response = _json_response(HTTPStatus.OK, shown, request.id)
     request.trace.encode = perf_counter() - started
     if query.timing:
-        timing = {"Server-Timing": request.trace.server_timing()}
+        timing = {"server-timing": request.trace.server_timing()}
         return replace(response, headers={**response.headers, **timing})
     return response
 

@@ -7,14 +7,12 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
-
 from inkling.errors import InvalidRequest, Unauthenticated
 
 if TYPE_CHECKING:
     from inkling_serving.settings import Settings
 
-__all__ = ["ApiKeys", "check_security", "grpc_credentials"]
+__all__ = ["ApiKeys", "check_security", "grpc_context"]
 
 _MIN_KEY = 16
 
@@ -79,8 +77,7 @@ def check_security(settings: Settings) -> None:
         )
     if settings.tls_certificate:
         try:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+            grpc_context(settings)
         except OSError:  # ssl.SSLError is one
             raise InvalidRequest(
                 "The files of INKLING_TLS_CERTIFICATE and INKLING_TLS_KEY must be "
@@ -88,13 +85,15 @@ def check_security(settings: Settings) -> None:
             ) from None
 
 
-def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+def grpc_context(settings: Settings) -> ssl.SSLContext | None:
     """Return what encrypts the gRPC port; None for a port in the clear."""
     if not settings.tls_certificate:
         return None
-    key = _text(settings.tls_key, "INKLING_TLS_KEY").encode()
-    chain = _text(settings.tls_certificate, "INKLING_TLS_CERTIFICATE").encode()
-    return grpc.ssl_server_credentials([(key, chain)])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    # gRPC's clients speak with nobody who has not agreed on HTTP/2.
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 def _text(path: str, variable: str) -> str:

@@ -7,16 +7,13 @@ import ctypes
 import gc
 import logging
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from inkling.errors import InvalidRequest
 from inkling.repository import Repository
 from inkling_serving.dialects.tensorflow_serving import TensorFlowServingDialect
 from inkling_serving.engines.embedded import EmbeddedEngine
@@ -25,6 +22,7 @@ from inkling_serving.front import Front
 from inkling_serving.grpc_gateway import ClassifierGateway
 from inkling_serving.grpc_server import GrpcServer
 from inkling_serving.http_gateway import Gateway
+from inkling_serving.listeners import Listener, Listeners, bound
 from inkling_serving.metrics import Metrics
 from inkling_serving.security import check_security
 from inkling_serving.service import Service
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["application", "create_engine", "serve"]
 
 _log = logging.getLogger(__name__)
-_BACKLOG = 2048
 # malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # Above the 256 KiB that asyncio asks for each time it reads from a socket.
@@ -56,12 +53,13 @@ def create_engine(settings: Settings) -> Engine:
     return EmbeddedEngine(repository, settings.tflite_format, settings.poll_s)
 
 
-def application(settings: Settings, folder: Path | None) -> Front:
+def application(settings: Settings, folder: Path | None, listener: Listener) -> Front:
     """Return the application of one gateway process.
 
     Args:
         settings: What it is told.
         folder: Where it meets the other workers; None where it is alone.
+        listener: What it listens on for gRPC.
     """
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
     _give_memory_back()
@@ -75,12 +73,12 @@ def application(settings: Settings, folder: Path | None) -> Front:
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         ending = _set_by_signals()
-        handlers = [
-            ClassifierGateway(service, work, metrics, ending).handlers(),
-            *TensorFlowServingDialect(service, work, metrics).handlers(),
-        ]
-        grpc_server = GrpcServer(service, handlers, settings, ending)
-        await grpc_server.start()
+        methods = {
+            **ClassifierGateway(service, work, metrics, ending).methods(),
+            **TensorFlowServingDialect(service, work, metrics).methods(),
+        }
+        grpc_server = GrpcServer(service, methods, settings, ending)
+        await grpc_server.start(listener)
         saving = asyncio.create_task(_saved(metrics))
         # What is there now stays; looking through it again and again frees nothing.
         gc.collect()
@@ -144,16 +142,15 @@ def serve(settings: Settings) -> int:
     """
     check_security(settings)
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
-    listener = _bound(settings.host, settings.http_port, "--http-port")
-    # Held for as long as we run, so that the port is ours; the workers share it.
-    grpc_holder = _bound(settings.host, settings.grpc_port, "--grpc-port", share=True)
-    settings = replace(settings, grpc_port=grpc_holder.getsockname()[1])
-    host, port = listener.getsockname()[:2]
+    http = bound(settings.host, settings.http_port, "--http-port")
+    grpc = bound(settings.host, settings.grpc_port, "--grpc-port")
     secure = "s" if settings.tls_certificate else ""
-    _log.info("listening on http%s://%s:%d/", secure, host, port)
-    _log.info("listening on grpc%s://%s:%d", secure, host, settings.grpc_port)
+    for protocol, listener in (("http", http), ("grpc", grpc)):
+        host, port = listener.getsockname()[:2]
+        end = "/" if protocol == "http" else ""
+        _log.info("listening on %s%s://%s:%d%s", protocol, secure, host, port, end)
     _warn_of_openness(settings)
-    return run(settings, listener, application)
+    return run(settings, Listeners(http, grpc), application)
 
 
 def _warn_of_openness(settings: Settings) -> None:
@@ -169,31 +166,3 @@ def _warn_of_openness(settings: Settings) -> None:
             "keys and pictures cross the network in the clear; encrypt here with "
             "--tls-certificate and --tls-key, or in a proxy in front"
         )
-
-
-def _bound(host: str, port: int, flag: str, share: bool = False) -> socket.socket:
-    """Return a socket on the address; with `share`, others may bind to it as well."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off only where it is told that this is TCP; with
-    # it, every answer on a kept connection waits 40 ms for the client's delayed ACK.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        if share:
-            # First without sharing: a port that another program holds is taken.
-            with socket.socket(bound.family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((host, port))
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.bind((host, port))
-        if not share:
-            # Two gateways that start at once would both bind; only one can listen.
-            bound.listen(_BACKLOG)
-    except OSError:
-        bound.close()
-        raise InvalidRequest(
-            f"Cannot listen on {host} port {port}: the port is taken, or the address "
-            f"is not this machine's. Choose another with {flag} or --host."
-        ) from None
-    bound.set_inheritable(True)
-    return bound

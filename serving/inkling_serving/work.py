@@ -66,6 +66,8 @@ class Work:
         deadline = None if timeout_s is None else submitted + timeout_s
         patience_s = max(self._queue_timeout_s, (timeout_s or 0) / 2)
 
+        wanted = [call]
+
         def begin() -> _T:
             if time.monotonic() - submitted > patience_s:
                 raise Overloaded(
@@ -77,13 +79,20 @@ class Work:
                     "The time ran out while the request waited. Allow more, or send "
                     "less at once."
                 )
-            return call()
+            return wanted[0]()
 
         loop = asyncio.get_running_loop()
         self._count += 1
         future = self._pool.submit(begin)
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._done))
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            # The pool keeps what was cancelled until a thread is free; the pictures in
+            # it need not wait for that.
+            if future.cancelled():
+                wanted.clear()
+            raise
 
     def close(self) -> None:
         """Wait for the calls that have begun."""

@@ -1,22 +1,19 @@
 """The processes of a gateway: one that serves, or several and one that keeps them.
 
-The processes share one listening socket. Each accepts one connection at a time, so that
-none takes all of what arrives at once, and on the way out each answers what had already
-been accepted by the system: a connection that waits when the last listener closes would
-be reset.
+The processes share the listening sockets. Each accepts one connection at a time, so
+that none takes all of what arrives at once, and on the way out each answers what had
+already been accepted by the system: a connection that waits when the last listener
+closes would be reset.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import multiprocessing
 import os
 import signal
 import socket
-import struct
-import sys
 import tempfile
 import threading
 import time
@@ -30,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from inkling_serving.direct import DirectProtocol
+from inkling_serving.listeners import Listener, Listeners
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,42 +35,44 @@ if TYPE_CHECKING:
 
     from inkling_serving.settings import Settings
 
-    # Makes the ASGI application of a process; the folder is where its workers meet.
-    Application = Callable[[Settings, Path | None], Any]
+    # Makes the ASGI application of a process, from the folder where its workers meet
+    # and the socket that it listens on for gRPC.
+    Application = Callable[[Settings, Path | None, Listener], Any]
 
 __all__ = ["run"]
 
 _log = logging.getLogger(__name__)
-_BACKLOG = 2048
+_context = multiprocessing.get_context("spawn")
 # uvicorn's exit code where an application could not start.
 _NOT_STARTED = 3
 # What starting and stopping may take beside the requests under way.
 _SLACK_S = 5.0
 _RESTART_PAUSE_S = 0.5
-# Linux's <asm/socket.h>; a filter of one instruction: take 0 bytes of every packet.
-_SO_ATTACH_FILTER = 26
-_DROP_ALL = (6, 0, 0, 0)
 # For clients that wait to be accepted at the end, to agree on how to encrypt.
 _TAKE_S = 1.0
 
 
-def run(settings: Settings, listener: socket.socket, application: Application) -> int:
-    """Serve on the listener until SIGTERM or SIGINT; return the exit code."""
+def run(settings: Settings, listeners: Listeners, application: Application) -> int:
+    """Serve on the listeners until SIGTERM or SIGINT; return the exit code."""
     if settings.workers_wanted == 1:
-        return _serve(settings, listener, application, None)
+        return _serve(settings, listeners, application, None)
     with tempfile.TemporaryDirectory(prefix="inkling-") as folder:
-        return _Supervisor(settings, listener, application, Path(folder)).run()
+        return _Supervisor(settings, listeners, application, Path(folder)).run()
 
 
 def _serve(
     settings: Settings,
-    listener: socket.socket,
+    listeners: Listeners,
     application: Application,
     folder: Path | None,
     serving: Event | None = None,
+    ending: Event | None = None,
 ) -> int:
+    accepting = Listener(fileno=listeners.http.detach())
+    accepting_grpc = Listener(fileno=listeners.grpc.detach())
+    accepting.ending = accepting_grpc.ending = ending
     config = uvicorn.Config(
-        lambda: application(settings, folder),
+        lambda: application(settings, folder, accepting_grpc),
         factory=True,
         # The standard loop was as fast as uvloop in our measurements, and keeps
         # signals that uvloop loses while it starts.
@@ -89,7 +89,7 @@ def _serve(
         ssl_keyfile=settings.tls_key or None,
         timeout_graceful_shutdown=settings.drain_timeout_s,
     )
-    server, accepting = _Server(config, serving), _Listener(fileno=listener.detach())
+    server = _Server(config, serving)
     for number in (signal.SIGTERM, signal.SIGINT):
         # From now on, and not only from when uvicorn sets its own. It raises the signal
         # again that stopped it once all is answered; this handler then does no harm.
@@ -121,7 +121,7 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
         if self._serving is not None:
             self._serving.set()
 
-    async def shutdown(self, sockets: list[_Listener] | None = None) -> None:
+    async def shutdown(self, sockets: list[Listener] | None = None) -> None:
         """Take over what waits to be accepted, and answer that, too."""
         waiting = [one for listener in sockets or [] for one in listener.last()]
         for server in self.servers:
@@ -144,55 +144,24 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
             )
 
 
-class _Listener(socket.socket):
-    """A listening socket that loses no connection on the way in or at the end."""
-
-    def listen(self, backlog: int = _BACKLOG) -> None:
-        """Let many connections wait, also where asyncio accepts one at a time."""
-        super().listen(max(backlog, _BACKLOG))
-
-    def last(self) -> list[socket.socket]:
-        """Let no more connections come, and accept those that wait."""
-        self._fall_silent()
-        found: list[socket.socket] = []
-        with suppress(OSError):  # none is left
-            while True:
-                connection, _ = self.accept()
-                connection.setblocking(False)
-                found.append(connection)
-        return found
-
-    def _fall_silent(self) -> None:
-        """Have the system drop what reaches this socket, and no connection of it.
-
-        One that came between the last look at the queue and the end of the listener
-        would be reset, perhaps with a request in it. So its client tries again, as when
-        a packet is lost, and is then refused.
-        """
-        if sys.platform != "linux":
-            return
-        program = ctypes.create_string_buffer(struct.pack("HBBI", *_DROP_ALL))
-        pointer = struct.pack("HP", 1, ctypes.addressof(program))
-        self.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
-
-
 class _Supervisor:
     """Keeps as many workers alive as there are to be."""
 
     def __init__(
         self,
         settings: Settings,
-        listener: socket.socket,
+        listeners: Listeners,
         application: Application,
         folder: Path,
     ) -> None:
         self._settings = settings
-        self._listener = listener
-        self._arguments = (settings, listener, application, folder)
+        self._listeners = listeners
+        self._arguments = (settings, listeners, application, folder)
         self._workers: list[BaseProcess] = []
         # By the name of the worker, whether it has begun to accept connections.
         self._serving: dict[str, Event] = {}
         self._signals = 0
+        self._ending = _context.Event()
         self._awake, self._waker = os.pipe()
 
     def run(self) -> int:
@@ -212,9 +181,9 @@ class _Supervisor:
         os.write(self._waker, b".")
 
     def _started(self) -> BaseProcess:
-        context = multiprocessing.get_context("spawn")
-        serving = context.Event()
-        worker = context.Process(target=_work, args=(*self._arguments, serving))
+        serving = _context.Event()
+        arguments = (*self._arguments, serving, self._ending)
+        worker = _context.Process(target=_work, args=arguments)
         worker.start()
         self._serving[worker.name] = serving
         return worker
@@ -240,9 +209,10 @@ class _Supervisor:
 
         One that does not serve yet may end without a look at it, and so goes first.
         """
+        self._ending.set()
         late = [one for one in self._workers if not self._serving[one.name].is_set()]
         self._end_all(late, _SLACK_S)
-        self._listener.close()
+        self._listeners.close()
         self._end_all(self._workers, self._settings.drain_timeout_s + _SLACK_S)
 
     def _end_all(self, workers: list[BaseProcess], within_s: float) -> None:
@@ -272,23 +242,25 @@ def _emptied(pipe: int) -> None:
 
 def _work(
     settings: Settings,
-    listener: socket.socket,
+    listeners: Listeners,
     application: Application,
     folder: Path,
     serving: Event,
+    ending: Event,
 ) -> None:
     """Be a worker."""
-    _end_with_parent()
-    _serve(settings, listener, application, folder, serving)
+    _end_with_parent(ending)
+    _serve(settings, listeners, application, folder, serving, ending)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(ending: Event) -> None:
     """End a worker whose supervisor was killed, so that it does not hold the port."""
     supervisor = multiprocessing.parent_process()
     assert supervisor is not None
 
     def watch() -> None:
         supervisor.join()
+        ending.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="inkling-supervisor", daemon=True).start()

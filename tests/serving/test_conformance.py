@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -548,3 +549,95 @@ def test_end_during_the_start(serve: Serve, offsets_ms: range) -> None:
         for gateway, _ in started:
             code = gateway.process.wait(5)
             assert code in _STOPPED_BY_SIGNAL, gateway.log.read_text()
+
+
+# Heads that come again, and are not read again.
+
+_HEADS = {
+    "plain": b"",
+    "query": b"?top_k=3&timing=true",
+    "bad query": b"?top_k=zero",
+    "id": b"X-Request-Id: mine\r\n",
+    "wrong type": b"Content-Type: text/html\r\n",
+    "packed": b"Content-Encoding: gzip\r\n",
+}
+
+
+def _kept(name: str, body: bytes) -> bytes:
+    extra = _HEADS[name]
+    query, headers = (extra, b"") if extra.startswith(b"?") else (b"", extra)
+    return _post(headers, body, line=_line(b"POST", query=query))
+
+
+def _same(answer: bytes) -> bytes:
+    """Return an answer without what differs from one to the next."""
+    # A refusal by the way of all requests leaves the body unread, and so hangs up.
+    varying = (
+        rb"(?i)(date|x-request-id|server-timing): [^\r]*|[0-9a-f]{32}|"
+        rb"connection: close\r\n"
+    )
+    return re.sub(varying, b"", answer)
+
+
+def _in_two_pieces(gateway: Any, request: bytes) -> bytes:
+    """Return the answer by the way of all requests."""
+    address = ("127.0.0.1", gateway.port)
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(request[:-1])
+        time.sleep(0.02)
+        connection.sendall(request[-1:])
+        return whole_answer(connection)
+
+
+@pytest.mark.parametrize("name", _HEADS)
+def test_heads_that_come_again(gateway: Any, name: str) -> None:
+    """Each of five requests with one head is answered like alone, whatever its body is."""
+    digit = Image.fromarray(np.full((28, 28), 200, np.uint8))
+    file = io.BytesIO()
+    digit.save(file, "PNG")
+    noise = _PNG[:-30] + bytes(30)
+    bodies = [_PNG, noise, _PNG, b"x" * len(_PNG), _PNG, file.getvalue()]
+    alone = [_same(_in_two_pieces(gateway, _kept(name, body))) for body in bodies]
+
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as kept:
+        together = []
+        for body in bodies:
+            kept.sendall(_kept(name, body))
+            together.append(_same(whole_answer(kept)))
+
+    assert alone == together
+
+
+def test_known_heads_with_another_end(gateway: Any) -> None:
+    """A known head whose body comes in pieces, too long or with more behind it."""
+    request = _kept("plain", _PNG)
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as kept:
+        kept.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(3):
+            kept.sendall(request)
+            wanted = _same(whole_answer(kept))
+        for cut in (1, 20, request.index(b"\r\n\r\n") + 4, len(request) - 1):
+            kept.sendall(request[:cut])
+            time.sleep(0.02)
+            kept.sendall(request[cut:])
+            assert wanted == _same(whole_answer(kept))
+        kept.sendall(request * 3 + _LIVE)
+        received = b""
+        while received.count(b"HTTP/1.1 200 ") < 4 or not received.endswith(b"}"):
+            received += kept.recv(65_536)
+        assert 3 == received.count(b'"results"')
+        kept.sendall(request)
+        assert wanted == _same(whole_answer(kept))
+
+
+def test_kept_connections_end_after_their_last_answer(gateway: Any) -> None:
+    """The time for the next request counts from the last answer, not from the first."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as kept:
+        for _ in range(3):
+            kept.sendall(_kept("plain", _PNG))
+            assert whole_answer(kept)
+            time.sleep(2)
+        began = time.monotonic()
+        assert b"" == kept.recv(100)
+        assert 2 < time.monotonic() - began < 4

@@ -31,11 +31,12 @@ from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.engines.base import ModelStatus, State, VersionStatus
 from inkling_serving.grpc_gateway import ClassifierGateway
 from inkling_serving.grpc_server import GrpcServer
+from inkling_serving.listeners import Listener, bound
 from inkling_serving.metrics import Metrics
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from inkling_serving.work import Work
-from tests.client.test_remote import Killable, free_port, killable, until
+from tests.client.test_remote import Killable, killable, until
 from tests.serving.test_tensorflow_serving import (
     OfficialServer,
     _official,
@@ -368,16 +369,17 @@ class _Faulty:
 @pytest.fixture
 def faulty(digit_contract: Contract) -> Iterator[Stub]:
     """A gRPC server in this process with that engine."""
-    settings = Settings(grpc_port=free_port())
+    listener = bound("127.0.0.1", 0, "--grpc-port")
+    port = listener.getsockname()[1]
     service = Service(_Faulty(digit_contract), DEFAULT_LIMITS, 32)  # type: ignore[arg-type]
     loop, ready, end = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
 
     async def run() -> None:
         work = Work(2, 10)
         ending = asyncio.Event()
-        handlers = [ClassifierGateway(service, work, Metrics(), ending).handlers()]
-        server = GrpcServer(service, handlers, settings, ending)
-        await server.start()
+        methods = ClassifierGateway(service, work, Metrics(), ending).methods()
+        server = GrpcServer(service, methods, Settings(), ending)
+        await server.start(Listener(fileno=listener.detach()))
         ready.set()
         await end.wait()
         ending.set()
@@ -387,7 +389,7 @@ def faulty(digit_contract: Contract) -> Iterator[Stub]:
     thread = threading.Thread(target=loop.run_until_complete, args=[run()])
     thread.start()
     assert ready.wait(10)
-    with _channel(f"127.0.0.1:{settings.grpc_port}") as channel:
+    with _channel(f"127.0.0.1:{port}") as channel:
         yield ClassifierStub(channel)  # type: ignore[no-untyped-call]
     loop.call_soon_threadsafe(end.set)
     thread.join(20)

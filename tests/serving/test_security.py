@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import inkling
 from inkling.errors import InvalidRequest, NotReady, Unauthenticated
 from inkling_serving.security import ApiKeys
 from inkling_serving.settings import Settings
+from tests.serving.wire import whole_answer
 
 _OLD, _NEW = "an-old-key-of-some-length", "a-new-key-of-some-length"
 
@@ -95,6 +97,42 @@ def test_without_a_key_nothing_is_told_over_grpc(
             with pytest.raises(grpc.RpcError) as refused:
                 call(b"", timeout=5)
             assert grpc.StatusCode.UNAUTHENTICATED == refused.value.code(), method
+
+
+def test_a_key_that_was_right_opens_nothing_for_another(
+    keyed: Any, picture: bytes
+) -> None:
+    """On one connection, heads that were seen before with a key and without one."""
+
+    def request(key: str) -> bytes:
+        head = f"Host: x\r\nContent-Length: {len(picture)}\r\n"
+        if key:
+            head += f"Authorization: Bearer {key}\r\n"
+        start = "POST /v1/models/mlp:classify HTTP/1.1\r\n"
+        return f"{start}{head}\r\n".encode() + picture
+
+    keys = [_OLD, "", _OLD, "wrong" + _OLD[5:], "", _NEW, "", _NEW, _OLD] * 3
+    wanted = [200 if key in (_OLD, _NEW) else 401 for key in keys]
+
+    with socket.create_connection(("127.0.0.1", keyed.port), timeout=10) as kept:
+        found = []
+        for key in keys:
+            kept.sendall(request(key))
+            found.append(int(whole_answer(kept)[9:12]))
+    with grpc.insecure_channel(keyed.grpc_target) as channel:
+        call: Any = channel.unary_unary("/inkling.v1.Classifier/ListModels")
+        codes = []
+        for key in keys:
+            metadata = [("authorization", f"Bearer {key}")] if key else []
+            try:
+                call(b"", metadata=metadata, timeout=5)
+                codes.append(200)
+            except grpc.RpcError as error:
+                refused = error.code() == grpc.StatusCode.UNAUTHENTICATED
+                codes.append(401 if refused else 0)
+
+    assert wanted == found
+    assert wanted == codes
 
 
 def test_probes_and_the_page_need_no_key(keyed: Any) -> None:

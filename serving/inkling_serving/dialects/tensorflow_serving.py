@@ -8,9 +8,9 @@ checked more strictly than there: shape, range and that all are numbers.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
@@ -18,26 +18,31 @@ import numpy as np
 from inkling.errors import InvalidRequest, ModelNotFound
 from inkling.repository import check_model_name
 from inkling_serving.engines.base import State
-from inkling_serving.grpc_gateway import StatusError, countdown, parsed, unary
+from inkling_serving.grpc_gateway import (
+    Handler,
+    StatusError,
+    countdown,
+    parsed,
+    unary,
+)
 from inkling_serving.service import Target
 from inkling_serving.tensors import array_of, int_tensor, strings_tensor, tensor_of
 from inkling_serving.trace import Trace
 from inkling_serving.wire import tensorflow_serving_pb2 as wire
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from inkling.contract import Contract
     from inkling_serving.engines.base import VersionStatus
+    from inkling_serving.http2.calls import Method, Unary
     from inkling_serving.metrics import Metrics
     from inkling_serving.service import Service
     from inkling_serving.work import Work
 
-    _Method: TypeAlias = Callable[[bytes, float | None, Trace], Awaitable[Message]]
-
 __all__ = ["TensorFlowServingDialect"]
 
 _INVALID = grpc.StatusCode.INVALID_ARGUMENT
+_PREDICTION = "/tensorflow.serving.PredictionService/"
+_MODEL = "/tensorflow.serving.ModelService/"
 _DEFAULT_SIGNATURE = "serving_default"
 # Signature -> input, its type, output, its type.
 _SIGNATURES = {
@@ -73,23 +78,15 @@ class TensorFlowServingDialect:
         self._work = work
         self._metrics = metrics
 
-    def handlers(self) -> list[grpc.GenericRpcHandler]:
-        """Return the methods, by name, for a server."""
-        prediction = {
-            "Predict": self._unary(self._predict),
-            "GetModelMetadata": self._unary(self._metadata),
+    def methods(self) -> dict[str, Method]:
+        """Return the methods, by path."""
+        return {
+            f"{_PREDICTION}Predict": self._unary(self._predict),
+            f"{_PREDICTION}GetModelMetadata": self._unary(self._metadata),
+            f"{_MODEL}GetModelStatus": self._unary(self._status),
         }
-        model = {"GetModelStatus": self._unary(self._status)}
-        return [
-            grpc.method_handlers_generic_handler(
-                "tensorflow.serving.PredictionService", prediction
-            ),
-            grpc.method_handlers_generic_handler(
-                "tensorflow.serving.ModelService", model
-            ),
-        ]
 
-    def _unary(self, answer: _Method) -> grpc.RpcMethodHandler[Any, Any]:
+    def _unary(self, answer: Handler) -> Unary:
         return unary(answer, self._metrics, "tensorflow_serving")
 
     async def _predict(
@@ -143,7 +140,7 @@ class TensorFlowServingDialect:
         _name(response.model_spec, target.model, signature, version)
         return response
 
-    async def _metadata(
+    def _metadata(
         self, body: bytes, _: float | None, __: Trace
     ) -> wire.GetModelMetadataResponse:
         request = parsed(wire.GetModelMetadataRequest, body)
@@ -164,7 +161,7 @@ class TensorFlowServingDialect:
         packed.value = _signatures(contract).SerializeToString()
         return response
 
-    async def _status(
+    def _status(
         self, body: bytes, _: float | None, __: Trace
     ) -> wire.GetModelStatusResponse:
         request = parsed(wire.GetModelStatusRequest, body)
