@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ _CLASSIFY = "/v1/models/mlp:classify"
 _EXPLAIN = "/v1/models/mlp:explain"
 _MAX_MIB = 64
 _MAX_CPU_S = 0.25
+# What the yardstick takes where that was said; a slower or busier machine may take longer.
+_YARDSTICK_S = 0.0195
 _AS_JSON = {"Content-Type": "application/json"}
 _AS_FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -417,6 +420,22 @@ def _cost(gateway: Any, send: Callable[[], int]) -> tuple[int, float, float]:
     return status, meter.mib("VmHWM") - memory, meter.cpu_s() - cpu
 
 
+@cache
+def _yardstick() -> bytes:
+    return _encoded(_noise(1024, 1024, 3, 6), "PNG", compress_level=1)
+
+
+def _max_cpu_s() -> float:
+    """Return what a request may cost, by what decoding a picture costs here and now."""
+    times = []
+    for _ in range(5):
+        began = time.process_time()
+        Image.open(io.BytesIO(_yardstick())).convert("L")
+        times.append(time.process_time() - began)
+    slower = sorted(times)[2] / _YARDSTICK_S
+    return _MAX_CPU_S * max(1.0, slower)
+
+
 @pytest.mark.parametrize(
     "requests",
     [
@@ -428,7 +447,10 @@ def _cost(gateway: Any, send: Callable[[], int]) -> tuple[int, float, float]:
     ],
 )
 def test_cost_of_one_request(own_gateway: Any, requests: dict[str, Request]) -> None:
-    """One request costs at most 64 MiB and a quarter of a second of CPU."""
+    """One request costs at most 64 MiB and a quarter of a second of CPU.
+
+    The time is that of the machine on which it was said, by a yardstick.
+    """
     over = {}
     for name, request in requests.items():
         body = request.make()
@@ -440,10 +462,11 @@ def test_cost_of_one_request(own_gateway: Any, requests: dict[str, Request]) -> 
         status, mib, cpu_s = _cost(own_gateway, send)
         if _MAX_CPU_S < cpu_s < 2 * _MAX_CPU_S:  # perhaps others used the caches
             cpu_s = min(cpu_s, _cost(own_gateway, send)[2])
+        max_cpu_s = _MAX_CPU_S if cpu_s <= _MAX_CPU_S else _max_cpu_s()
         line = f"{status}, {mib:.1f} MiB, {cpu_s:.2f} s CPU, {len(body):,} bytes"
         print(f"{name:40} {line}")
         right = status == request.status if request.status else status < 500
-        if not right or mib > _MAX_MIB or cpu_s > _MAX_CPU_S:
+        if not right or mib > _MAX_MIB or cpu_s > max_cpu_s:
             over[name] = line
 
     assert over == {}
@@ -502,5 +525,5 @@ def test_cost_of_one_conversation(own_gateway: Any, conversation: bytes) -> None
 
     assert status < 500
     assert mib <= _MAX_MIB
-    assert cpu_s <= _MAX_CPU_S
+    assert cpu_s <= _MAX_CPU_S or cpu_s <= _max_cpu_s()
     assert own_gateway.request("GET", "/livez").status == 200
