@@ -8,7 +8,6 @@ has it, and no client calculates.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,16 +60,12 @@ def calibrated(
 
     inputs = split.inputs(dataset.contract)
     temperature = round(_temperature(scored(inputs), split.labels), 4)
-    highest = [
-        tempered(scored(harder), temperature).max(axis=1)
-        for harder in _harder(inputs, dataset.contract, recipe)
-    ]
+    harder = scored(_harder(inputs, dataset.contract, recipe))
+    highest = tempered(harder, temperature).max(axis=1)
     contract = replace(
         dataset.contract,
         temperature=temperature,
-        abstain_below=round(
-            float(np.quantile(np.concatenate(highest), _ABSTAIN_SHARE)), 4
-        ),
+        abstain_below=round(float(np.quantile(highest, _ABSTAIN_SHARE)), 4),
     )
     model = keras.models.clone_model(trained.model)
     model.set_weights(trained.model.get_weights())
@@ -79,10 +74,10 @@ def calibrated(
     return replace(trained, model=model), replace(dataset, contract=contract)
 
 
-def _harder(inputs: Inputs, contract: Contract, recipe: Recipe) -> Iterator[Inputs]:
-    """Yield the inputs changed, time and again if they are few."""
-    for time in range(math.ceil(_ENOUGH / len(inputs))):
-        yield varied(inputs, contract, recipe, _STRENGTH, seed=time)
+def _harder(inputs: Inputs, contract: Contract, recipe: Recipe) -> Inputs:
+    """Return the inputs changed, each in several ways if they are few."""
+    often = np.concatenate([inputs] * math.ceil(_ENOUGH / len(inputs)))
+    return varied(often, contract, recipe, _STRENGTH, seed=0)
 
 
 def tempered(scores: Scores, temperature: float) -> Scores:
