@@ -8,6 +8,10 @@ NAMES := inkling inkling-serving inkling-training inkling-loadtest
 PACKAGES := client/inkling serving/inkling_serving training/inkling_training loadtest/inkling_loadtest
 SOURCES := $(MEMBERS) tests scripts benchmarks
 
+# With it, each process that is started here compiles TensorFlow anew: 11 s of CPU time
+# instead of 4.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help up test check format lint types lock proto setup style soak bench clean
 

@@ -284,7 +284,7 @@ def test_overload_says_when_to_come_back(
     found = dict(error.trailing_metadata())
     assert (_UNAVAILABLE, "overloaded") == (error.code(), found[_CODE])
     assert int(found["grpc-retry-pushback-ms"]) > 0
-    assert took < 0.2
+    assert took < 0.5  # had it waited for its turn: 1 s
 
 
 # The transport: G1 to G13.
@@ -609,7 +609,7 @@ def test_deadlines_end_calls(
         assert stub.Classify(_request(picture), timeout=2).results
 
     assert {grpc.StatusCode.DEADLINE_EXCEEDED} == statuses
-    assert 0.2 <= took <= 0.35
+    assert 0.2 <= took <= 0.6  # had they waited for their turn: 0.8 s
     assert "Traceback" not in front.log.read_text()
 
 

@@ -13,21 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
-
-from inkling_training.datasets import _enlarged
 
 Encode = Callable[..., bytes]
 _CLASSIFY = "/v1/models/mlp:classify"
-# A clear example of each digit among scikit-learn's.
-_CLEAR = (0, 1, 12, 3, 4, 15, 6, 7, 8, 9)
 
 
 @pytest.fixture(scope="module")
-def pictures(encode: Encode) -> list[bytes]:
+def pictures(encode: Encode, clear_digits: list[np.ndarray]) -> list[bytes]:
     """PNGs of the ten digits, in order."""
-    digits = load_digits().images
-    return [encode(_enlarged(digits[number])) for number in _CLEAR]
+    return [encode(digit) for digit in clear_digits]
 
 
 def _multipart(*parts: tuple[str, str | None, bytes]) -> tuple[bytes, dict[str, str]]:

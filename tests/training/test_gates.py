@@ -243,9 +243,13 @@ def _wrong_labels(dataset: Dataset, trained: Trained, count: int) -> Dataset:
 
 
 def test_a_worse_version_is_refused(
-    publish_to: Publish, good: Trained, weak: Trained, tmp_path: Path
+    publish_to: Publish, good: Trained, weak: Trained, digits: Dataset, tmp_path: Path
 ) -> None:
-    """A model worse than the version before it is published only if one insists."""
+    """A model worse than the version before it is published only if one insists.
+
+    One as good is published; so is one that is worse in a single picture of a test set
+    of 359, which is chance. What is published can be served.
+    """
     first = publish_to(good)
 
     with pytest.raises(GateFailed, match=r"version 1 .*--allow-regression") as caught:
@@ -253,26 +257,12 @@ def test_a_worse_version_is_refused(
 
     assert f"{first.accuracy('float32'):.2%}" in caught.value.message
     assert Repository(tmp_path).versions("mlp") == [1]
-    assert publish_to(weak, allow_regression=True).version == 2
-    assert publish_to(good).version == 3
-
-
-def test_the_same_model_is_no_regression(publish_to: Publish, good: Trained) -> None:
-    """As good as before is good enough; and what is published can be served."""
-    first, second = publish_to(good), publish_to(good)
-
-    assert [first.version, second.version] == [1, 2]
+    second = publish_to(good)
+    assert publish_to(good, _wrong_labels(digits, good, 1)).version == 3
+    assert publish_to(weak, allow_regression=True).version == 4
+    assert second.version == 2
     for name in FORMATS:
         load_version(second, name)
-
-
-def test_one_picture_is_no_regression(
-    publish_to: Publish, good: Trained, digits: Dataset
-) -> None:
-    """One picture of a test set of 359 is chance, and no reason to refuse a model."""
-    publish_to(good)
-
-    assert publish_to(good, _wrong_labels(digits, good, 1)).version == 2
 
 
 @pytest.mark.parametrize(
