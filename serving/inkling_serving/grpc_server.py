@@ -108,7 +108,7 @@ class GrpcServer:
 
     async def _run(self, server: asyncio.Server, listener: Listener) -> None:
         await self._ending.wait()
-        waiting = listener.last()
+        waiting = await listener.last()
         server.close()
         taken = [asyncio.create_task(self._take(one)) for one in waiting]
         now = asyncio.get_running_loop().time

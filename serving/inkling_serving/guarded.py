@@ -22,6 +22,9 @@ UNDER_WAY = "inkling.under_way"
 _MAX_HEAD_BYTES = 32 * 1024
 _MAX_URL_BYTES = 16 * 1024
 _MAX_HEADERS = 100
+# Pieces of one body, most of them chunks, and trailers: of a byte each, they would cost
+# more than any picture.
+_MAX_PIECES = 100_000
 _HEAD_TIMEOUT_S = 5.0
 _LINGER_S = 0.5
 _DISCARD_S = 1.0
@@ -110,9 +113,15 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         if self.ending:
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        """Hand on a piece of the body."""
+        self._count_piece()
+        super().on_body(body)
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; what comes after the body is not looked at."""
         if not self._in_head:
+            self._count_piece()
             return
         if len(self.headers) == _MAX_HEADERS:
             # Heads that follow another request in one piece come here uncounted.
@@ -122,13 +131,18 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_message_begin(self) -> None:
         """A request begins, perhaps in the same piece as the end of the one before."""
-        self._in_head = True
+        self._in_head, self._pieces = True, 0
         super().on_message_begin()
 
     def on_message_complete(self) -> None:
         """The next thing to come is a head."""
         super().on_message_complete()
         self._message_is_there()
+
+    def _count_piece(self) -> None:
+        self._pieces += 1
+        if self._pieces > _MAX_PIECES:
+            raise ValueError("too many pieces")
 
     def _head_is_there(self) -> None:
         self._in_head = False

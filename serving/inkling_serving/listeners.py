@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import socket
 import struct
@@ -19,9 +20,19 @@ __all__ = ["Listener", "Listeners", "bound"]
 _BACKLOG = 2048
 # A signal to all processes may reach a worker before the supervisor has said so.
 _TOLD_S = 0.2
-# Linux's <asm/socket.h>; a filter of one instruction: take 0 bytes of every packet.
+# Linux's <asm/socket.h>, and a filter in the form of <linux/filter.h>: of what asks for
+# a connection (SYN without ACK among the flags in the 14th byte of TCP's header) take 0
+# bytes, of all else all.
 _SO_ATTACH_FILTER = 26
-_DROP_ALL = (6, 0, 0, 0)
+_DROP_SYN = (
+    (0x30, 0, 0, 13),
+    (0x54, 0, 0, 0x12),
+    (0x15, 0, 1, 0x02),
+    (0x06, 0, 0, 0),
+    (0x06, 0, 0, 0xFFFF_FFFF),
+)
+# For the rest of a handshake to arrive from far away.
+_HANDSHAKE_S = 0.1
 # After a minute of silence the system asks three times whether the other side is there.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 
@@ -51,7 +62,7 @@ class Listener(socket.socket):
         """Let many connections wait, also where asyncio accepts one at a time."""
         super().listen(max(backlog, _BACKLOG))
 
-    def last(self) -> list[socket.socket]:
+    async def last(self) -> list[socket.socket]:
         """Let no more connections come, and accept those that wait.
 
         Where only this process ends, the others go on to accept them.
@@ -59,6 +70,8 @@ class Listener(socket.socket):
         if self.ending is not None and not self.ending.wait(_TOLD_S):
             return []
         self._fall_silent()
+        # Whoever has been greeted believes that it is connected.
+        await asyncio.sleep(_HANDSHAKE_S)
         found: list[socket.socket] = []
         with suppress(OSError):  # none is left
             while True:
@@ -68,7 +81,7 @@ class Listener(socket.socket):
         return found
 
     def _fall_silent(self) -> None:
-        """Have the system drop what reaches this socket, and no connection of it.
+        """Have the system pass over who asks for a connection.
 
         One that came between the last look at the queue and the end of the listener
         would be reset, perhaps with a request in it. So its client tries again, as when
@@ -76,8 +89,9 @@ class Listener(socket.socket):
         """
         if sys.platform != "linux":
             return
-        program = ctypes.create_string_buffer(struct.pack("HBBI", *_DROP_ALL))
-        pointer = struct.pack("HP", 1, ctypes.addressof(program))
+        steps = b"".join(struct.pack("HBBI", *step) for step in _DROP_SYN)
+        program = ctypes.create_string_buffer(steps)
+        pointer = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
         self.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
 
 

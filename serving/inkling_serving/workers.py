@@ -123,7 +123,7 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
 
     async def shutdown(self, sockets: list[Listener] | None = None) -> None:
         """Take over what waits to be accepted, and answer that, too."""
-        waiting = [one for listener in sockets or [] for one in listener.last()]
+        waiting = [one for listener in sockets or [] for one in await listener.last()]
         for server in self.servers:
             server.close()
         # What was accepted but has no protocol yet is told to end by its protocol.

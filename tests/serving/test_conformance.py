@@ -124,6 +124,16 @@ _TABLE = [
     Row("H1 body of the limit", _post(_CLOSE + _AS_JSON, _json(_MAX_BODY)), _OK),
     Row("H1 one byte over", _post(_AS_JSON, _json(_MAX_BODY + 1)), *_TOO_LARGE),
     Row(
+        "H2 in 100,000 chunks",
+        _post(_CLOSE + _AS_JSON + _CHUNKED, _chunks(_json(100_000), 1), length=False),
+        _OK,
+    ),
+    Row(
+        "H2 in one chunk more",
+        _post(_AS_JSON + _CHUNKED, _chunks(_json(100_001), 1), length=False),
+        *_INVALID,
+    ),
+    Row(
         "H2 chunked, of the limit",
         _post(_CLOSE + _AS_JSON + _CHUNKED, _chunks(_json(_MAX_BODY)), length=False),
         _OK,
@@ -512,8 +522,15 @@ def test_end_waits_for_what_is_under_way(serve: Serve, slow_body: bytes) -> None
         connection.sendall(request[: -1000 if connection in sockets[12:] else None])
     _until(lambda: gateway.get("/livez")[0] == 200)
 
+    def accepts() -> bool:
+        try:
+            socket.create_connection(address, 0.05).close()
+        except OSError:
+            return False
+        return True
+
     gateway.process.send_signal(signal.SIGTERM)
-    _until(lambda: gateway.get("/livez")[0] == 0)
+    _until(lambda: not accepts())
     kept.sendall(request)
     for connection in sockets[12:]:
         connection.sendall(request[-1000:])
