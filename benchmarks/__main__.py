@@ -24,6 +24,7 @@ from pathlib import Path
 
 from benchmarks import plan
 from benchmarks.closed_loop import Result, run
+from benchmarks.grpc_client import GrpcClient
 from benchmarks.in_process import cpu_us, parts
 from benchmarks.models import find_or_train, pictures, publish_as_sample
 from benchmarks.plan import Cell
@@ -55,7 +56,8 @@ class Benchmark:
         firsts = {cell.server: cell for cell in reversed(self._cells)}
         for key, server in self._servers.items():
             first = firsts[key]
-            server.wait(*(() if first.grpc else (first.request, first.expected)))
+            over_http = first.client == "http"
+            server.wait(*((first.request, first.expected) if over_http else ()))
             print(f"  {key} answers", flush=True)
 
     def measure(self, rounds: int, seconds: float) -> None:
@@ -96,9 +98,11 @@ class Benchmark:
         )
 
     def _load(self, cell: Cell, server: Server, seconds: float) -> Result:
-        if not cell.grpc:
-            port, connections = server.http_port, cell.connections
-            return run(port, cell.request, cell.expected, connections, seconds)
+        what = (cell.request, cell.expected, cell.connections, seconds)
+        if cell.client == "http":
+            return run(server.http_port, *what)
+        if cell.client == "grpc":
+            return run(server.grpc_port, *what, GrpcClient)
         message = self._folder / "message"
         message.write_bytes(cell.request)
         loop = [sys.executable, "-m", "benchmarks.grpc_loop", str(server.grpc_port)]

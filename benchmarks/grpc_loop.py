@@ -1,8 +1,8 @@
-"""The same generator over gRPC: prints what it saw as JSON.
+"""grpc.aio's client as a generator: prints what it saw as JSON.
 
     python -m benchmarks.grpc_loop PORT MESSAGE_FILE CONNECTIONS SECONDS
 
-A process of its own, since grpc.aio's client costs about as much as a server.
+A process of its own, for it has an event loop and threads.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import grpc
 
 from benchmarks.closed_loop import Result
+from benchmarks.grpc_client import METHOD
 
-_METHOD = "/inkling.v1.Classifier/Classify"
 # Channels of one process share a connection otherwise.
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 
@@ -34,7 +34,7 @@ async def _run(port: int, message: bytes, connections: int, seconds: float) -> R
     async def keep_busy() -> None:
         address = f"127.0.0.1:{port}"
         async with grpc.aio.insecure_channel(address, _OPTIONS) as channel:
-            call: Any = channel.unary_unary(_METHOD)
+            call: Any = channel.unary_unary(METHOD)
             while (sent := time.perf_counter()) < started + seconds:
                 answer = await call(message)
                 result.latencies_s.append(time.perf_counter() - sent)

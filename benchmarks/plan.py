@@ -66,6 +66,7 @@ _ROWS: tuple[tuple[str, str, str, str, int], ...] = (
     (LARGE_32, "FastAPI + LiteRT, async def", "fastapi_lite", "large async", 32),
     (LARGE_32, "FastAPI + SavedModel", "fastapi_tf", "large def", 32),
     (GRPC_32, "Inkling", "ours", "grpc", 32),
+    (GRPC_32, "Inkling, asked by grpc.aio's client", "ours", "grpc.aio", 32),
     (GRPC_32, "Inkling without the classification", "idle", "grpc", 32),
     (GRPC_32, "bare grpc.aio", "grpc_echo", "grpc", 32),
     (REMOTE_32, "one each, 1 at a time", "remote_single", "mlp", 32),
@@ -100,7 +101,7 @@ class Cell:
         request: The whole HTTP request, or the message.
         expected: What must stand in the answer.
         connections: How many requests are under way.
-        grpc: Whether it is sent over gRPC.
+        client: What sends it: `http`, `grpc`, or `grpc.aio`.
     """
 
     group: str
@@ -109,7 +110,7 @@ class Cell:
     request: bytes
     expected: bytes
     connections: int
-    grpc: bool = False
+    client: str = "http"
 
 
 def stand_in(models_dir: Path) -> ServerPlan:
@@ -160,7 +161,7 @@ def cells(small: Picture, large: Picture) -> list[Cell]:
     """Return all measurements, in the order in which each round makes them."""
     loads = _loads(small, large)
     return [
-        Cell(group, name, server, *loads[load], connections, grpc=load == "grpc")
+        Cell(group, name, server, *loads[load], connections, _client(load))
         for group, name, server, load, connections in _ROWS
     ]
 
@@ -182,8 +183,12 @@ def _loads(small: Picture, large: Picture) -> Mapping[str, tuple[bytes, bytes]]:
     many = _form("/v1/models/mlp:classify", [small.image] * 32)
     loads["many"] = many, _answer(small.label)
     message = ClassifyRequest(model="mlp", images=[small.image]).SerializeToString()
-    loads["grpc"] = message, b""
+    loads["grpc"] = loads["grpc.aio"] = message, b""
     return loads
+
+
+def _client(load: str) -> str:
+    return load if load.startswith("grpc") else "http"
 
 
 def _answer(label: str) -> bytes:

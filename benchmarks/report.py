@@ -104,6 +104,7 @@ def lines(found: Results) -> list[Line]:
     """Return every line with what was measured."""
     ours, tf, lite = (MLP_32, "Inkling"), "FastAPI + SavedModel", "FastAPI + LiteRT"
     grpc, coalesced = (GRPC_32, "Inkling"), (REMOTE_32, "coalesced")
+    by_grpc_aio = (GRPC_32, "Inkling, asked by grpc.aio's client")
     alone, many = (MLP_1, "Inkling"), (MLP_1, "Inkling, 32 pictures in one")
 
     def times(text: str, bound: float, a: _Key, b: _Key) -> Line:
@@ -146,6 +147,7 @@ def lines(found: Results) -> list[Line]:
         Line("start to first good answer, s", "<=", 0.8, *starts),
         times("gRPC / HTTP, req/s", 0.9, grpc, ours),
         cpu("gRPC / HTTP, CPU", 1.3, grpc, ours),
+        cpu("gRPC / HTTP, CPU, grpc.aio's client", 1.3, by_grpc_aio, ours),
         coalescing(1),
         coalescing(16),
         Line("counting in process / request", "<=", 0.03, None, counting),
