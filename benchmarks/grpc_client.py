@@ -14,7 +14,7 @@ import hpack
 from benchmarks.closed_loop import Client
 from inkling_serving.http2 import frames
 from inkling_serving.http2.frames import ACK, END_HEADERS, END_STREAM, Kind
-from inkling_serving.http2.messages import prefixed
+from inkling_serving.http2.messages import PREFIX_BYTES, prefixed
 
 __all__ = ["METHOD", "GrpcClient"]
 
@@ -65,9 +65,9 @@ class GrpcClient(Client):
         self._received = self._received[at:]
         if not ended:
             return None
+        answer, self._data = self._data[PREFIX_BYTES:], b""
         # An error has no message.
-        good, self._data = self._expected in self._data[5:], b""
-        return good
+        return bool(answer) and self._expected in answer
 
     def _take(self, kind: int, flags: int, payload: bytes) -> bool:
         """Take a frame; return whether it is a call's last."""

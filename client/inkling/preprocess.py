@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Stage",
     "check_inputs",
-    "decoded_to_input",
+    "decoded_to_pixels",
     "explain",
     "is_dark_on_light",
     "picture_of",
     "pixels_to_input",
+    "scaled",
     "to_input",
 ]
 
@@ -78,12 +79,22 @@ def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> 
         TooLarge: A limit is exceeded.
     """
     decoded = decode(image, contract.min_side, budget or Budget())
-    return decoded_to_input(decoded, contract)
+    return scaled(decoded_to_pixels(decoded, contract), contract)
 
 
-def decoded_to_input(decoded: Decoded, contract: Contract) -> Input:
-    """Return the model input, as `to_input` does, for what `decode` returned."""
-    return _scaled(_prepared(decoded, contract, _unseen), contract)
+def decoded_to_pixels(decoded: Decoded, contract: Contract) -> Pixels:
+    """Return what `decode` returned as the model sees it, but for `scaled`.
+
+    Shape (height, width, channels), uint8, 0 to 255.
+    """
+    return _prepared(decoded, contract, _unseen)
+
+
+def scaled(pixels: Pixels, contract: Contract) -> Input:
+    """Return pixel * scale + offset in float32, for one picture or many."""
+    # One multiplication and one addition in float32, everywhere.
+    product = np.multiply(pixels, np.float32(contract.scale), dtype=np.float32)
+    return product + np.float32(contract.offset) if contract.offset else product
 
 
 def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
@@ -100,7 +111,8 @@ def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
     Raises:
         InvalidImage: `pixels` is no such array.
     """
-    return decoded_to_input(Decoded(picture_of(pixels), 1, ""), contract)
+    decoded = Decoded(picture_of(pixels), 1, "")
+    return scaled(decoded_to_pixels(decoded, contract), contract)
 
 
 def picture_of(pixels: Pixels) -> Image.Image:
@@ -162,7 +174,7 @@ def explain(
 
     decoded = decode(image, contract.min_side, budget or Budget())
     note("decoded", decoded.came_as, decoded.picture)
-    return _scaled(_prepared(decoded, contract, note), contract), stages
+    return scaled(_prepared(decoded, contract, note), contract), stages
 
 
 def is_dark_on_light(grey: Image.Image) -> bool:
@@ -210,12 +222,6 @@ def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels:
         picture = _resized(_shown(pixels), contract)
     note("model input", "what the model sees", picture)
     return np.asarray(picture).reshape(contract.input_shape)
-
-
-def _scaled(pixels: Pixels, contract: Contract) -> Input:
-    # One multiplication and one addition in float32, everywhere.
-    scaled = np.multiply(pixels, np.float32(contract.scale), dtype=np.float32)
-    return scaled + np.float32(contract.offset) if contract.offset else scaled
 
 
 def _opaque(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:

@@ -4,11 +4,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import plan, variants
+from benchmarks.closed_loop import Client, http_request, run
+from benchmarks.grpc_client import GrpcClient
 from benchmarks.models import Picture, pictures, publish_as_sample
+from inkling.v1.classifier_pb2 import ClassifyRequest
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -33,6 +37,24 @@ def test_every_measurement_has_its_server(tmp_path: Path, published: Path) -> No
     asked = {cell.server for cell in plan.cells(picture, picture)}
 
     assert asked == set(plan.servers(published, tmp_path, 1))
+
+
+@pytest.mark.parametrize("kind", [Client, GrpcClient])
+@pytest.mark.parametrize("model", ["mlp", "none"])
+def test_generators_tell_right_from_wrong(
+    kind: type[Client], model: str, gateway: Any, picture: bytes
+) -> None:
+    """Over HTTP and gRPC, answers are counted, and those that are refusals."""
+    request, port = http_request(f"/v1/models/{model}:classify", picture), gateway.port
+    if kind is GrpcClient:
+        message = ClassifyRequest(model=model, images=[picture])
+        request, port = message.SerializeToString(), gateway.grpc_port
+
+    result = run(port, request, b"3", 3, 0.3, kind)
+
+    answered = len(result.latencies_s)
+    assert answered > 3
+    assert result.failures == (0 if model == "mlp" else answered)
 
 
 @pytest.mark.parametrize("variant", variants.VARIANTS)
