@@ -214,9 +214,9 @@ class _Method:
         trace = Trace()
         try:
             outcome = self._answer(body, call.time_remaining(), trace)
-            if asyncio.iscoroutine(outcome):
-                return self._later(outcome, call, trace)
-            return self._encoded(outcome, call, trace)
+            if isinstance(outcome, Message):
+                return self._encoded(outcome, call, trace)
+            return self._later(outcome, call, trace)
         except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
             raise self._refusal(error, trace) from None
 
@@ -228,7 +228,7 @@ class _Method:
         except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
             raise self._refusal(error, trace) from None
 
-    def _encoded(self, outcome: Any, call: Call, trace: Trace) -> bytes:
+    def _encoded(self, outcome: Message, call: Call, trace: Trace) -> bytes:
         started = perf_counter()
         answered: bytes = outcome.SerializeToString()
         trace.encode = perf_counter() - started
