@@ -446,6 +446,32 @@ def test_ctrl_c_in_a_terminal(stopped_by_hand: tuple[str, int, Path]) -> None:
     assert not list(folder.glob("models/*"))
 
 
+class _Pressing:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+class _PressedInADestructor(Run):
+    """A run after whose first epoch Ctrl-C comes where Python drops what it raises."""
+
+    def finish_epoch(self, model: keras.Model, figures: dict[str, float]) -> None:
+        super().finish_epoch(model, figures)
+        if len(self.history) == 1:
+            _Pressing()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_in_a_destructor(tmp_path: Path, digits: Dataset) -> None:
+    """Ctrl-C ends a run, too, where it comes while a destructor runs."""
+    run = _PressedInADestructor(tmp_path / "run", identity("mlp", digits, _MLP, 0))
+
+    with pytest.raises(KeyboardInterrupt):
+        train("mlp", digits, _MLP, run, seed=0, resume=False)
+
+    assert len(run.history) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_ctrl_c_gives_the_cursor_back(stopped_by_hand: tuple[str, int, Path]) -> None:
     """The terminal shows its cursor again, which the progress bar had hidden."""
     text, _, _ = stopped_by_hand

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
+import threading
 import time
 import zipfile
 from collections.abc import Sequence
@@ -22,6 +24,8 @@ from inkling_training.models import MODELS
 from inkling_training.progress import Progress
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import numpy.typing as npt
 
     from inkling_training.datasets import Dataset
@@ -186,16 +190,17 @@ def _fit(
 ) -> None:
     progress = Progress(recipe.epochs)
     try:
-        model.fit(
-            batches(dataset, recipe, seed, len(run.history)),
-            validation_data=plain(dataset.validation, dataset.contract),
-            initial_epoch=len(run.history),
-            epochs=recipe.epochs,
-            steps_per_epoch=num_steps(dataset, recipe),
-            callbacks=_callbacks(run, recipe, progress),
-            shuffle=False,  # the batches come shuffled
-            verbose=0,
-        )
+        with _Interruption() as interruption:
+            model.fit(
+                batches(dataset, recipe, seed, len(run.history)),
+                validation_data=plain(dataset.validation, dataset.contract),
+                initial_epoch=len(run.history),
+                epochs=recipe.epochs,
+                steps_per_epoch=num_steps(dataset, recipe),
+                callbacks=[interruption, *_callbacks(run, recipe, progress)],
+                shuffle=False,  # the batches come shuffled
+                verbose=0,
+            )
     finally:
         # Ctrl-C and a diverged run give the terminal back, too.
         progress.close()
@@ -253,6 +258,44 @@ def _callbacks(
         keras.callbacks.TensorBoard(str(run.directory / "tensorboard")),
         progress,
     ]
+
+
+class _Interruption(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sees to it that Ctrl-C ends a run.
+
+    Python drops what a signal raises while a destructor runs, of which TensorFlow has
+    many. The next step raises it again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pressed = False
+        # Only the main thread may set it, and nobody else's is taken away.
+        self._ours = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+
+    def __enter__(self) -> _Interruption:
+        if self._ours:
+            signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        self._pressed = True
+        signal.default_int_handler(number, frame)
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, float] | None = None
+    ) -> None:
+        """Raise what was dropped."""
+        del batch, logs
+        if self._pressed:
+            raise KeyboardInterrupt
 
 
 class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
