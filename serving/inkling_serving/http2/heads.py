@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TypeAlias, cast
 
@@ -81,9 +81,7 @@ class Heads:
         known = self._known.get(block)
         if known is not None:
             return known
-        before = self._state()
-        fields = self.fields(block)
-        changed = not _same(before, self._state())
+        fields, changed = self._decoded(block)
         head = _head(fields)
         if head.refusal is None:
             refusal = self._admit(head)
@@ -101,6 +99,10 @@ class Heads:
         Raises:
             ConnectionFault: It cannot be read.
         """
+        return self._decoded(block)[0]
+
+    def _decoded(self, block: bytes) -> tuple[_Fields, bool]:
+        """Return the headers in a block, and whether it has changed the table."""
         before = self._state()
         try:
             fields = cast("_Fields", self._decoder.decode(block, raw=True))
@@ -108,10 +110,11 @@ class Heads:
             raise ConnectionFault(
                 Fault.COMPRESSION_ERROR, "unreadable headers"
             ) from None
-        if not _same(before, self._state()):
+        changed = not _same(before, self._state())
+        if changed:
             # What the remembered blocks meant, they need not mean from now on.
             self._known.clear()
-        return fields
+        return fields, changed
 
     def _state(self) -> tuple[int, int, object]:
         """Return what differs whenever a block has changed the table.
@@ -160,7 +163,7 @@ def _head(fields: _Fields) -> Head:
 
 
 def _refused(head: Head, refusal: HTTPStatus | Status) -> Head:
-    return Head(head.path, head.timeout_s, head.encoding, head.metadata, refusal)
+    return replace(head, refusal=refusal)
 
 
 def _checked(fields: _Fields) -> dict[bytes, bytes]:
