@@ -28,6 +28,7 @@ from inkling.repository import (
     VersionFiles,
 )
 from inkling.runner import TFLiteRunner
+from tests.machine import resident_bytes
 
 _THREADS = 8
 
@@ -202,15 +203,10 @@ def test_threads_that_end_leave_no_memory(published: Path, inputs: np.ndarray) -
             thread.join()
 
     serve(30)
-    before = _resident_bytes()
+    before = resident_bytes(os.getpid())
     serve(150)
 
-    assert _resident_bytes() - before < 32 * 2**20
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    assert resident_bytes(os.getpid()) - before < 32 * 2**20
 
 
 @pytest.mark.parametrize("eighth", range(8))

@@ -28,8 +28,8 @@ from inkling.repository import Repository, VersionFiles
 from inkling.types import Prediction
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
-from tests.client.test_remote import until
 from tests.conftest import serving
+from tests.machine import until
 from tests.serving.test_tensorflow_serving import OfficialServer
 
 Pictures: TypeAlias = Sequence[bytes]

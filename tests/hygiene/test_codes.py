@@ -23,8 +23,8 @@ from inkling.status import error_from_rpc
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.engines.tensorflow_serving import ENGINE_ERRORS
-from tests.client.test_remote import until
 from tests.conftest import serving
+from tests.machine import free_port, until
 from tests.serving.test_tensorflow_serving import OfficialServer
 
 _PNG = base64.b64decode(
@@ -264,8 +264,6 @@ def test_addresses_that_are_not_there_have_one_code(doors: Doors) -> None:
 
 def test_nothing_to_serve_has_one_code(tmp_path: Path, sample: np.ndarray) -> None:
     """An empty repository and an engine that is down."""
-    from tests.client.test_remote import free_port
-
     nobody = f"127.0.0.1:{free_port()}"
     flags = ["--engine", "tensorflow_serving", "--tensorflow-serving", nobody]
     Image.fromarray(sample).save(tmp_path / "3.png")

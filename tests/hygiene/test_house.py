@@ -220,3 +220,38 @@ def test_the_makefile_explains_itself() -> None:
     explained = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
 
     assert set(phony.split()) <= explained
+
+
+_TRIED = """
+import itertools, pytest
+from tests.machine import until, within
+tries = itertools.count(1)
+def test_slow_once():
+    within(1.0, 0.5 if next(tries) == 1 else 2.0)
+def test_slow_always():
+    within(1.0, 0.5)
+def test_wrong():
+    assert 1 == 2
+def test_never():
+    until(lambda: False, 0.1)
+"""
+
+
+def test_only_what_is_too_slow_is_tried_again(tmp_path: Path) -> None:
+    """Three tries where a time was too long, and said so; one where anything was wrong."""
+    file = tmp_path / "test_tries.py"
+    file.write_text(_TRIED)
+    command = [sys.executable, "-m", "pytest", "-v", "-c", ROOT / "pyproject.toml"]
+    command += ["-p", "no:cacheprovider", "--rootdir", tmp_path, file]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    found = re.findall(r"::test_(\w+) (RERUN|PASSED|FAILED)", done.stdout)
+
+    assert found == [
+        ("slow_once", "RERUN"),
+        ("slow_once", "PASSED"),
+        ("slow_always", "RERUN"),
+        ("slow_always", "RERUN"),
+        ("slow_always", "FAILED"),
+        ("wrong", "FAILED"),
+        ("never", "FAILED"),
+    ], done.stdout + done.stderr

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.machine import TooSlow, within
+
 _CLASSIFY = "/v1/models/mlp:classify"
 _EXPLAIN = "/v1/models/mlp:explain"
 _MAX_MIB = 64
@@ -453,7 +455,7 @@ def test_cost_of_one_request(own_gateway: Any, requests: dict[str, Request]) -> 
 
     The time is that of the machine on which it was said, by a yardstick.
     """
-    over = {}
+    over, slow = {}, {}
     for name, request in requests.items():
         body = request.make()
 
@@ -462,16 +464,17 @@ def test_cost_of_one_request(own_gateway: Any, requests: dict[str, Request]) -> 
             return int(own_gateway.request("POST", path, body, headers).status)
 
         status, mib, cpu_s = _cost(own_gateway, send)
-        if _MAX_CPU_S < cpu_s < 2 * _MAX_CPU_S:  # perhaps others used the caches
-            cpu_s = min(cpu_s, _cost(own_gateway, send)[2])
-        max_cpu_s = _MAX_CPU_S if cpu_s <= _MAX_CPU_S else _max_cpu_s()
         line = f"{status}, {mib:.1f} MiB, {cpu_s:.2f} s CPU, {len(body):,} bytes"
         print(f"{name:40} {line}")
         right = status == request.status if request.status else status < 500
-        if not right or mib > _MAX_MIB or cpu_s > max_cpu_s:
+        if not right or mib > _MAX_MIB:
             over[name] = line
+        if cpu_s > _MAX_CPU_S and cpu_s > _max_cpu_s():
+            slow[name] = line
 
     assert over == {}
+    if slow:
+        raise TooSlow(slow)
 
 
 _HEAD = f"POST {_CLASSIFY} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode()
@@ -527,5 +530,5 @@ def test_cost_of_one_conversation(own_gateway: Any, conversation: bytes) -> None
 
     assert status < 500
     assert mib <= _MAX_MIB
-    assert cpu_s <= _MAX_CPU_S or cpu_s <= _max_cpu_s()
     assert own_gateway.request("GET", "/livez").status == 200
+    within(cpu_s, _MAX_CPU_S if cpu_s <= _MAX_CPU_S else _max_cpu_s())

@@ -27,10 +27,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.machine import until, within
 from tests.serving.test_lifecycle import (
     _STOPPED_BY_SIGNAL,
     Running,
-    _until,
     serve,
     start,
 )
@@ -328,7 +328,7 @@ def test_body_over_the_limit_is_refused_when_it_is_there(gateway: Any) -> None:
         took.append(time.monotonic() - started)
         assert (413,) == heard.statuses
 
-    assert min(took) < 1.5
+    within(min(took), 1.5)
 
 
 # Slow clients.
@@ -413,9 +413,9 @@ def _asking(clients: list[Client], end: threading.Event) -> Iterator[None]:
         thread.join()
 
 
-def _p99_ms(clients: list[Client]) -> float:
+def _p99_s(clients: list[Client]) -> float:
     seconds = [one for client in clients for one in client.seconds]
-    return float(np.percentile(seconds, 99)) * 1000
+    return float(np.percentile(seconds, 99))
 
 
 def _ends(clients: list[Client]) -> dict[str, int]:
@@ -456,10 +456,9 @@ def test_slow_clients(
             assert slow.poll() is None
             ends = json.loads(slow.stdout.read())
 
-    print(f"before: {_ends(before)}, p99 {_p99_ms(before):.1f} ms")
-    print(f"beside: {_ends(beside)}, p99 {_p99_ms(beside):.1f} ms; slow ones: {ends}")
+    print(f"before: {_ends(before)}, p99 {_p99_s(before):.4f} s")
+    print(f"beside: {_ends(beside)}, p99 {_p99_s(beside):.4f} s; slow ones: {ends}")
     assert {"200"} == set(_ends(before)) == set(_ends(beside))
-    assert _p99_ms(beside) <= 2 * _p99_ms(before) + 50
     bodies = ends["bodies"]["statuses"]
     # A byte that is under way when the connection closes may take the answer with it.
     bodies["504"] += bodies.pop("reset", 0)
@@ -470,7 +469,8 @@ def test_slow_clients(
         "idle": {"": count // 2},
         "kept": {"200": count // 2},
     } == {kind: end["statuses"] for kind, end in ends.items()}
-    assert max(end["last_s"] for end in ends.values()) < 30
+    within(max(end["last_s"] for end in ends.values()), 30)
+    within(_p99_s(beside), 2 * _p99_s(before) + 0.05)
 
 
 # The end.
@@ -494,9 +494,9 @@ def test_end_under_load_loses_nothing(
     slow = _post(b"", slow_body)
     clients += [Client(gateway.port, kept, slow) for kept in (True, False) * 2]
     with _asking(clients, threading.Event()):
-        _until(lambda: all(client.seconds for client in clients))
+        until(lambda: all(client.seconds for client in clients))
         time.sleep(0.037 * moment)  # the moment is the test
-        code = gateway.stop(within_s=20)
+        code = gateway.stop()
 
     ends = _ends(clients)
     print(f"{ends['200']} answered, {ends.get('unsent', 0)} connections closed unused")
@@ -520,7 +520,7 @@ def test_end_waits_for_what_is_under_way(serve: Serve, slow_body: bytes) -> None
     sockets = [socket.create_connection(address, 60) for _ in range(18)]
     for connection in sockets:
         connection.sendall(request[: -1000 if connection in sockets[12:] else None])
-    _until(lambda: gateway.get("/livez")[0] == 200)
+    until(lambda: gateway.get("/livez")[0] == 200)
 
     def accepts() -> bool:
         try:
@@ -530,7 +530,7 @@ def test_end_waits_for_what_is_under_way(serve: Serve, slow_body: bytes) -> None
         return True
 
     gateway.process.send_signal(signal.SIGTERM)
-    _until(lambda: not accepts())
+    until(lambda: not accepts())
     kept.sendall(request)
     for connection in sockets[12:]:
         connection.sendall(request[-1000:])
@@ -657,4 +657,6 @@ def test_kept_connections_end_after_their_last_answer(gateway: Any) -> None:
             time.sleep(2)
         began = time.monotonic()
         assert b"" == kept.recv(100)
-        assert 2 < time.monotonic() - began < 4
+        waited = time.monotonic() - began
+    assert waited > 2
+    within(waited, 4)

@@ -36,7 +36,8 @@ from inkling_serving.metrics import Metrics
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from inkling_serving.work import Work
-from tests.client.test_remote import Killable, killable, until
+from tests.client.test_remote import Killable, killable
+from tests.machine import resident_bytes, until, within
 from tests.serving.test_tensorflow_serving import (
     OfficialServer,
     _official,
@@ -284,7 +285,7 @@ def test_overload_says_when_to_come_back(
     found = dict(error.trailing_metadata())
     assert (_UNAVAILABLE, "overloaded") == (error.code(), found[_CODE])
     assert int(found["grpc-retry-pushback-ms"]) > 0
-    assert took < 0.5  # had it waited for its turn: 1 s
+    within(took, 0.5)  # had it waited for its turn: 1 s
 
 
 # The transport: G1 to G13.
@@ -445,7 +446,7 @@ def test_messages_may_be_as_long_as_bodies(
 
 def test_compressed_bombs_are_refused(gateway: Any, channel: grpc.Channel) -> None:
     """G5: 128 MiB of zeros in 128 kB are RESOURCE_EXHAUSTED and cost no memory."""
-    before = _rss_mib(gateway.process.pid)
+    before = resident_bytes(gateway.process.pid) / 2**20
     body = _request(bytes(128 << 20)).SerializeToString()
 
     error = _refused(
@@ -453,13 +454,7 @@ def test_compressed_bombs_are_refused(gateway: Any, channel: grpc.Channel) -> No
     )
 
     assert _EXHAUSTED == error.code()
-    assert _rss_mib(gateway.process.pid) - before < 64
-
-
-def _rss_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    [line] = [line for line in status.splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) / 1024
+    assert resident_bytes(gateway.process.pid) / 2**20 - before < 64
 
 
 @pytest.mark.parametrize(
@@ -532,7 +527,10 @@ def _garbage(number: int) -> bytes:
 def test_garbage_bytes_do_no_harm(gateway: Any, stub: Stub, picture: bytes) -> None:
     """G13: 300 connections of garbage; the server lives, answers and keeps its size."""
     address = ("127.0.0.1", gateway.grpc_port)
-    before, files = _rss_mib(gateway.process.pid), _files(gateway.process.pid)
+    before, files = (
+        resident_bytes(gateway.process.pid) / 2**20,
+        _files(gateway.process.pid),
+    )
     for number in range(300):
         with (
             socket.create_connection(address, timeout=5) as connection,
@@ -547,8 +545,8 @@ def test_garbage_bytes_do_no_harm(gateway: Any, stub: Stub, picture: bytes) -> N
             assert stub.Classify(_request(picture), timeout=5).results
 
     assert stub.Classify(_request(picture), timeout=5).results
-    assert _rss_mib(gateway.process.pid) - before < 32
-    until(lambda: _files(gateway.process.pid) <= files + 3, 15)
+    assert resident_bytes(gateway.process.pid) / 2**20 - before < 32
+    until(lambda: _files(gateway.process.pid) <= files + 3)
 
 
 def _files(pid: int) -> int:
@@ -609,8 +607,9 @@ def test_deadlines_end_calls(
         assert stub.Classify(_request(picture), timeout=2).results
 
     assert {grpc.StatusCode.DEADLINE_EXCEEDED} == statuses
-    assert 0.2 <= took <= 0.6  # had they waited for their turn: 0.8 s
+    assert took >= 0.2
     assert "Traceback" not in front.log.read_text()
+    within(took, 0.6)  # had they waited for their turn: 0.8 s
 
 
 @pytest.mark.parametrize("when", ["before", "queue", "engine"])
@@ -637,10 +636,10 @@ def test_cancellation_frees_the_slot(
                 call.cancel()
             assert all(call.cancelled() for call in calls)
             if when != "before":
-                until(lambda: official.under_way == 0, 3)
+                until(lambda: official.under_way == 0)
         # What had begun at the engine ends there, and only then leaves its place.
         time.sleep(2 * official.delay_s)
-        until(lambda: official.under_way == 0, 3)
+        until(lambda: official.under_way == 0)
         official.delay_s = 0.1
         both = [stub.Classify.future(_request(picture), timeout=5) for _ in range(2)]
         assert all(call.result().results for call in both)
@@ -847,7 +846,7 @@ def test_health_without_models(
         shutil.copytree(published / "mlp", tmp_path / "mlp")
         (tmp_path / "mlp").rename(models_dir / "mlp")
         assert _SERVING == next(watch).status
-        until(lambda: _known(channel, "mlp") == _SERVING, 3)
+        until(lambda: _known(channel, "mlp") == _SERVING)
         watch.cancel()
 
 
@@ -904,8 +903,8 @@ def test_drain(
     print(f"4 of 4 answered; ended {took:.2f} s after the signal")
     assert _UNAVAILABLE == late.code()
     assert 0 == code
-    assert took < 4
     assert "Traceback" not in front.log.read_text()
+    within(took, 4)
 
 
 def test_idle_streams_and_watchers_do_not_delay_the_end(
@@ -929,7 +928,7 @@ def test_idle_streams_and_watchers_do_not_delay_the_end(
 
     print(f"with an idle stream and a watcher: ended after {took:.2f} s")
     assert 0 == code
-    assert took < 3
+    within(took, 3)
 
 
 def test_health_says_the_end_at_once(

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from inkling.v1 import classifier_pb2 as pb
 from inkling_serving.metrics import Metrics
 from inkling_serving.trace import PHASES, Trace
+from tests.machine import until
 
 _CLASSIFY = "/v1/models/mlp:classify"
 
@@ -82,14 +83,14 @@ def test_workers_add_up_and_nothing_is_forgotten(
     with start_gateway(published, "--workers", "2") as gateway:
         for _ in range(40):
             assert gateway.request("POST", _CLASSIFY, picture).status == 200
-        _until(lambda: _counted(gateway) == 40)
+        until(lambda: _counted(gateway) == 40)
         children = Path(f"/proc/{gateway.process.pid}/task").glob("*/children")
         workers = [int(pid) for path in children for pid in path.read_text().split()]
         victims = [pid for pid in workers if _is_worker(pid)]
         assert len(victims) == 2
         time.sleep(1.5)  # each has left its figures by then
         os.kill(victims[0], signal.SIGKILL)
-        _until(lambda: _workers(gateway) == 2)
+        until(lambda: _workers(gateway) == 2)
         assert _counted(gateway) == 40
 
 
@@ -103,13 +104,6 @@ def _counted(gateway: Any) -> float:
 
 def _workers(gateway: Any) -> float:
     return _read(gateway)["inkling_workers",]
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.2)
 
 
 def test_phases_are_told_where_they_are_asked_for(gateway: Any, picture: bytes) -> None:
