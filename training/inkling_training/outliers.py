@@ -12,6 +12,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ _COUNTS = {
     "pairs": 2_000,
     "cut": 2_000,
 }
+KINDS = tuple(_COUNTS)
 _MOST_PER_DIGIT = 2
 _HELD_OUT_COUNT = 500
 _DIGITS = tuple("0123456789")
@@ -59,7 +61,7 @@ class _Source:
     """
 
     digits: Pixels
-    fonts: Sequence[str]
+    fonts: tuple[str, ...]
 
     @property
     def side(self) -> int:
@@ -104,20 +106,26 @@ def held_out(digits: Split, seed: int) -> dict[str, Pixels]:
 
 
 def _made(kind: str, count: int, source: _Source, seed: int) -> Pixels:
-    random = np.random.default_rng([seed % 2**32, zlib.crc32(kind.encode())])
-    return KINDS[kind](random, count, source)
+    if kind in _DRAWN:
+        return _drawn(kind, count, source.fonts, source.side, seed)
+    return _MIXED[kind](_random(kind, seed), count, source)
 
 
+def _random(kind: str, seed: int) -> Random:
+    return np.random.default_rng([seed % 2**32, zlib.crc32(kind.encode())])
+
+
+# Drawing takes most of the time, and the next model of a command wants the very same.
+@lru_cache(maxsize=16)
 def _drawn(
-    draw: Callable[[Random, Sequence[str]], Image.Image],
-) -> Callable[[Random, int, _Source], Pixels]:
-    """Return what makes pictures of a kind that is drawn, one by one."""
-
-    def made(random: Random, count: int, source: _Source) -> Pixels:
-        drawn = (draw(random, source.fonts) for _ in range(count))
-        return np.stack([_placed(ink, random, source.side) for ink in drawn])
-
-    return made
+    kind: str, count: int, fonts: tuple[str, ...], side: int, seed: int
+) -> Pixels:
+    """Return pictures of a kind that is drawn, one by one; not to be written to."""
+    random = _random(kind, seed)
+    drawn = (_DRAWN[kind](random, fonts) for _ in range(count))
+    pictures = np.stack([_placed(ink, random, side) for ink in drawn])
+    pictures.flags.writeable = False
+    return pictures
 
 
 def _placed(ink: Image.Image, random: Random, side: int) -> Pixels:
@@ -250,11 +258,15 @@ def _cut(random: Random, count: int, source: _Source) -> Pixels:
     return made
 
 
-KINDS: Mapping[str, Callable[[Random, int, _Source], Pixels]] = MappingProxyType(
+_DRAWN: Mapping[str, Callable[[Random, Sequence[str]], Image.Image]] = MappingProxyType(
     {
-        "letters": _drawn(doodles.letter),
-        "scribbles": _drawn(doodles.scribble),
-        "shapes": _drawn(doodles.shape),
+        "letters": doodles.letter,
+        "scribbles": doodles.scribble,
+        "shapes": doodles.shape,
+    }
+)
+_MIXED: Mapping[str, Callable[[Random, int, _Source], Pixels]] = MappingProxyType(
+    {
         "blobs": _blobs,
         "noise": _noise,
         "textures": _textures,
