@@ -655,9 +655,9 @@ def test_a_deadline_is_always_set(counting: Callable[..., CountingServer]) -> No
 
     asyncio.run(classified())
 
-    assert all(4.0 < left < 5.1 for left in server.remaining[:4]), server.remaining
-    assert 1.0 < server.remaining[4] < 1.6
-    assert 4.0 < server.remaining[5] < 5.1
+    default, given = server.remaining[:4] + server.remaining[5:], server.remaining[4]
+    assert all(1.6 < left < 5.1 for left in default), server.remaining
+    assert 0 < given < 1.6
 
 
 def test_a_stopped_server_ends_with_the_deadline(
@@ -666,7 +666,7 @@ def test_a_stopped_server_ends_with_the_deadline(
     """SIGSTOP: DeadlineExceeded close to timeout_s; answers again after SIGCONT."""
     gateway = killable().start().wait_ready()
     with inkling.connect(gateway.target, timeout_s=0.5) as classifier:
-        classifier.classify(picture)
+        until(lambda: _label(classifier, picture) == "3")
         gateway.send(signal.SIGSTOP)
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
@@ -814,7 +814,7 @@ def test_reconnects_when_the_server_is_back(
     """Killed and started again on its port, the first success is within 1.5 s of ready."""
     gateway = killable().start().wait_ready()
     with inkling.connect(gateway.target, timeout_s=1) as classifier:
-        classifier.classify(picture)
+        until(lambda: _label(classifier, picture) == "3")
         gateway.end()
         gone = time.monotonic()
         failures = 0
@@ -1093,7 +1093,7 @@ def test_aio_cancellation_is_cancellation(silent: str) -> None:
                 await task
             return time.monotonic() - started
 
-    assert asyncio.run(run()) < 0.5
+    within(asyncio.run(run()), 0.5)
 
 
 # The commands.

@@ -22,6 +22,7 @@ from inkling.repository import (
     VersionFiles,
     check_model_name,
 )
+from tests.machine import until
 
 _FILES = {
     "model.bin": b"weights" * 100,
@@ -345,7 +346,7 @@ _DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.timeout(5)
+@pytest.mark.timeout(60)  # to open a pipe is to wait for ever
 @pytest.mark.parametrize("damage", _DAMAGES.values(), ids=_DAMAGES.keys())
 def test_damaged_versions_are_refused(
     tmp_path: Path, damage: Callable[[Path], None]
@@ -511,6 +512,8 @@ def test_killed_publishers_leave_only_staging(tmp_path: Path, kills: int) -> Non
     for tag in range(kills):
         process = _python(_PUBLISHER, tmp_path, tag, 10_000, "large")
         _say_go(process)
+        if tag == 0:
+            until(lambda: Repository(tmp_path).versions("m"))
         time.sleep(rng.uniform(0.005, 0.1))  # the moment is the test
         process.kill()
         process.communicate()

@@ -21,6 +21,7 @@ from inkling import errors
 from inkling.errors import ErrorCode, InklingError
 from inkling.status import GRPC_STATUS
 from inkling_serving.http_gateway import HTTP_STATUS
+from tests.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
 MEMBERS = {
@@ -192,9 +193,9 @@ def test_importing_the_client_is_light() -> None:
         for _ in range(3)
     ]
 
-    assert min(float(run[0]) for run in runs) < 0.5
     heavy = {"tensorflow", "keras", "flask", "locust", "ai_edge_litert", "uvicorn"}
     assert not heavy & set(runs[0])
+    within(min(float(run[0]) for run in runs), 0.5)
 
 
 def test_no_addresses_are_committed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 import urllib.error
@@ -22,6 +23,7 @@ from inkling.v1.classifier_pb2_grpc import (
     add_ClassifierServicer_to_server,
 )
 
+_LABEL = re.compile(rb'"label":"[^"]*"|$')
 _OVERLOADED = b'{"error": {"code": "overloaded", "message": "", "request_id": ""}}'
 
 
@@ -80,13 +82,14 @@ class Faulty:
         if head.startswith(b"GET"):
             return await self._real(head, body)
         self._count += 1
-        if self.drop_every and self._count % self.drop_every == 0:
+        number = self._count  # others come while this one is answered
+        if self.drop_every and number % self.drop_every == 0:
             return b""
         if self.slots and self._busy >= self.slots + self.queue:
             return _response(503, _OVERLOADED)
         await self._work()
         self._stall()
-        return await self._swapped(await self._real(head, body))
+        return await self._swapped(await self._real(head, body), number)
 
     async def _work(self) -> None:
         self._free = self._free or asyncio.Semaphore(self.slots or 1000)
@@ -121,14 +124,14 @@ class Faulty:
             time.sleep(self.stall_s)
             self._began_s = now_s
 
-    async def _swapped(self, answer: bytes) -> bytes:
+    async def _swapped(self, answer: bytes, number: int) -> bytes:
         if self._held:
             before, waiting = self._held
-            if before != answer:
+            if _LABEL.search(before)[0] != _LABEL.search(answer)[0]:
                 self._held = None
                 waiting.set_result(answer)
                 return before
-        elif self.swap_every and self._count % self.swap_every == 0:
+        elif self.swap_every and number % self.swap_every == 0:
             self._held = (answer, asyncio.get_running_loop().create_future())
             return await self._held[1]
         return answer

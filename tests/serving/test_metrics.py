@@ -88,7 +88,7 @@ def test_workers_add_up_and_nothing_is_forgotten(
         workers = [int(pid) for path in children for pid in path.read_text().split()]
         victims = [pid for pid in workers if _is_worker(pid)]
         assert len(victims) == 2
-        time.sleep(1.5)  # each has left its figures by then
+        time.sleep(3)  # each has left its figures by then
         os.kill(victims[0], signal.SIGKILL)
         until(lambda: _workers(gateway) == 2)
         assert _counted(gateway) == 40

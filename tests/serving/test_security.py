@@ -182,7 +182,7 @@ def test_both_ports_speak_tls(
         command += ["--api-key-file", str(tmp_path / "keys"), tmp_path / "picture.png"]
         over_grpc = subprocess.run(command, capture_output=True, text=True, timeout=30)
         with (
-            inkling.connect(g.grpc_target, model="mlp", timeout_s=2) as plain,
+            inkling.connect(g.grpc_target, model="mlp") as plain,
             pytest.raises(NotReady),
         ):
             plain.classify(picture)

@@ -189,7 +189,7 @@ class Client:
 
     def __init__(self, port: int, greet: bool = True, **settings: int) -> None:
         """Connect, and exchange greetings unless told otherwise."""
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.encoder = hpack.Encoder()
         self._decoder = hpack.Decoder()
         self._received = b""

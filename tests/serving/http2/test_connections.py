@@ -382,7 +382,7 @@ def test_mutated_conversations(server: Server) -> None:
         if chance.random() < 0.2:
             del data[chance.randrange(len(data)) :]
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.settimeout(5)
+            connection.settimeout(30)
             try:
                 connection.sendall(PREFACE + _EMPTY_SETTINGS + data)
                 connection.shutdown(socket.SHUT_WR)
