@@ -15,6 +15,7 @@ from typing import Any
 from inkling.decoding import DEFAULT_LIMITS, Limits
 from inkling.errors import InvalidRequest
 from inkling.repository import FORMATS, check_model_name
+from inkling_serving.cores import usable_cores
 
 __all__ = ["FOREIGN_VARIABLES", "Settings", "add_flags", "from_flags"]
 
@@ -74,7 +75,10 @@ class Settings:
         1.0, "seconds between looks at the repository", 0.01, _DAY_S
     )
     workers: int = _setting(
-        0, "gateway processes that share the port; 0 is one a core", 0
+        0,
+        "gateway processes that share the port; 0 is one for each core that may be "
+        "used",
+        0,
     )
     threads: int = _setting(
         0,
@@ -122,13 +126,13 @@ class Settings:
     @property
     def workers_wanted(self) -> int:
         """Processes to serve in."""
-        return self.workers or os.cpu_count() or 1
+        return self.workers or usable_cores()
 
     @property
     def work_threads(self) -> int:
         """Threads to work on requests in."""
         remote = self.engine == "tensorflow_serving"
-        share = max(1, (os.cpu_count() or 1) // self.workers_wanted)
+        share = max(1, usable_cores() // self.workers_wanted)
         return self.threads or (16 if remote else share)
 
     @property

@@ -12,6 +12,7 @@ import pytest
 
 from inkling.errors import InvalidRequest
 from inkling_serving import settings
+from inkling_serving.cores import usable_cores
 from inkling_serving.settings import Settings
 
 # A value for each setting that is not its default.
@@ -245,3 +246,63 @@ def test_serve_refuses_bad_settings(
 
     assert message in done.stderr
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+
+
+_QUOTAS: dict[str, tuple[str, dict[str, str], int]] = {
+    "no cgroups": ("", {}, 4),
+    "no limit": ("0::/\n", {"cpu.max": "max 100000\n"}, 4),
+    "docker --cpus 2": ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
+    "half a core": ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+    "one core and a half": ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),
+    "more than there is": ("0::/\n", {"cpu.max": "6400000 100000\n"}, 4),
+    "a service of systemd": (
+        "0::/system.slice/inkling.service\n",
+        {
+            "system.slice/cpu.max": "300000 100000\n",
+            "system.slice/inkling.service/cpu.max": "max 100000\n",
+        },
+        3,
+    ),
+    "version 1": (
+        "4:cpu,cpuacct:/docker/1\n0::/\n",
+        {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+        2,
+    ),
+    "version 1, no limit": (
+        "4:cpu,cpuacct:/\n",
+        {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
+        4,
+    ),
+    "nonsense": ("0::/\n", {"cpu.max": "many\n", "cpu/cpu.cfs_quota_us": "1"}, 4),
+}
+
+
+@pytest.mark.parametrize(("groups", "files", "cores"), _QUOTAS.values(), ids=_QUOTAS)
+def test_a_container_has_the_cores_it_is_allowed(
+    groups: str,
+    files: dict[str, str],
+    cores: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On four cores, with limits as the kernel writes them in proc and sys."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    files = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    for name, text in {"proc/self/cgroup": groups, **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert cores == usable_cores(tmp_path)
+
+
+def test_affinity_is_the_limit() -> None:
+    """A process that is bound to one core has one worker, with one thread."""
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "from inkling_serving.settings import Settings as S;"
+        "print(S().workers_wanted, S().work_threads, S(workers=3).workers_wanted)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert "1 1 3" == done.stdout.strip()
