@@ -49,8 +49,8 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def resident_bytes(pid: int) -> int:
-    """Return the bytes of memory that a process holds, as Linux counts them."""
+def memory_bytes(pid: int, name: str = "VmRSS") -> int:
+    """Return the bytes that a process holds; by the name of `VmHWM`, their peak."""
     status = Path(f"/proc/{pid}/status").read_text()
-    [line] = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    [line] = [line for line in status.splitlines() if line.startswith(name + ":")]
     return int(line.split()[1]) * 1024

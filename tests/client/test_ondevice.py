@@ -28,7 +28,7 @@ from inkling.repository import (
     VersionFiles,
 )
 from inkling.runner import TFLiteRunner
-from tests.machine import resident_bytes
+from tests.machine import memory_bytes
 
 _THREADS = 8
 
@@ -203,10 +203,10 @@ def test_threads_that_end_leave_no_memory(published: Path, inputs: np.ndarray) -
             thread.join()
 
     serve(30)
-    before = resident_bytes(os.getpid())
+    before = memory_bytes(os.getpid())
     serve(150)
 
-    assert resident_bytes(os.getpid()) - before < 32 * 2**20
+    assert memory_bytes(os.getpid()) - before < 32 * 2**20
 
 
 @pytest.mark.parametrize("eighth", range(8))

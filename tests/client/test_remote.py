@@ -656,8 +656,10 @@ def test_a_deadline_is_always_set(counting: Callable[..., CountingServer]) -> No
     asyncio.run(classified())
 
     default, given = server.remaining[:4] + server.remaining[5:], server.remaining[4]
-    assert all(1.6 < left < 5.1 for left in default), server.remaining
-    assert 0 < given < 1.6
+    assert (max(default) < 5.1, given < 1.6) == (True, True), server.remaining
+    # What is missing of each went by on the way.
+    within(5 - min(default), 1)
+    within(1.5 - given, 0.5)
 
 
 def test_a_stopped_server_ends_with_the_deadline(
@@ -673,11 +675,12 @@ def test_a_stopped_server_ends_with_the_deadline(
             classifier.classify(picture)
         took = time.monotonic() - started
         gateway.send(signal.SIGCONT)
-        until(lambda: _label(classifier, picture) == "3")
+        back = until(lambda: _label(classifier, picture) == "3")
 
     print(f"a stopped server: DeadlineExceeded after {took:.3f} s of 0.5 s")
     assert took >= 0.45
     within(took, 1.5)
+    within(back, 2)
 
 
 class _Distant:
@@ -1002,11 +1005,12 @@ def test_the_device_answers_while_the_server_is_away(
         second = classifier.classify(picture)
         many = list(classifier.classify_many([picture] * 5))
         gateway.start().wait_ready()
-        until(lambda: _who(classifier, picture) == "gateway")
+        took = until(lambda: _who(classifier, picture) == "gateway")
 
     assert (first.origin.answered_by, first.label) == ("gateway", "3")
     assert (second.origin.answered_by, second.label) == ("device", "3")
     assert [p.origin.answered_by for p in many] == ["device"] * 5
+    within(took, 5)
 
 
 def _who(classifier: Any, picture: bytes) -> str:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from inkling_serving.settings import Settings
+from tests.machine import until
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKERFILES = ("gateway", "training", "loadtest")
@@ -318,10 +319,10 @@ def test_the_installed_gateway_lives_without_its_engine(
 
 
 def _wait_until_well(command: list[str]) -> None:
-    give_up = time.monotonic() + _START_TIMEOUT_S
-    while subprocess.run(command, capture_output=True).returncode != 0:
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
+    until(
+        lambda: subprocess.run(command, capture_output=True).returncode == 0,
+        _START_TIMEOUT_S,
+    )
 
 
 def test_a_wrong_hash_is_refused(built: Replay, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from inkling.cli import main
 from inkling_loadtest.pictures import drawn_digits
 from tests.conftest import ROOT, GatewayProcess
 from tests.loadtest.faulty import faulty, faulty_grpc
+from tests.machine import until
 
 _PATIENCE_S = 300
 
@@ -152,9 +152,7 @@ def _cut(folder: Path, gateway: GatewayProcess) -> Run:
     """Start a long run, and press Ctrl-C as soon as it shows figures."""
     arguments = ["--rate", "20", "--users", "5", "--duration", "100s", "--mix", "image"]
     run = load(folder / "cut", gateway.url, *arguments)
-    until = time.monotonic() + _PATIENCE_S
-    while " right " not in run.log.read_text() and time.monotonic() < until:
-        time.sleep(0.1)
+    until(lambda: " right " in run.log.read_text(), _PATIENCE_S)
     run.process.send_signal(signal.SIGINT)
     return run
 
@@ -165,10 +163,7 @@ def outcomes(
 ) -> dict[str, Outcome]:
     """What all runs came to: one wave of short ones, one of two that are long."""
     folder, found = tmp_path_factory.mktemp("loadtest"), {}
-    until = time.monotonic() + 30
-    while gateway.request("GET", "/readyz").status != 200:
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    until(lambda: gateway.request("GET", "/readyz").status == 200)
     with ExitStack() as stack:
         wave = _faults(folder, gateway.url, stack) | _sound(folder, gateway)
         wave["turned"] = _turned(folder, gateway, stack)

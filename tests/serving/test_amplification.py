@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.machine import TooSlow, within
+from tests.machine import TooSlow, memory_bytes, within
 
 _CLASSIFY = "/v1/models/mlp:classify"
 _EXPLAIN = "/v1/models/mlp:explain"
@@ -392,8 +392,7 @@ class Meter:
 
     def mib(self, name: str) -> float:
         """`VmRSS`, or `VmHWM` since the last `reset`."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.split(name + ":")[1].split()[0]) / 1024
+        return memory_bytes(self.pid, name) / 2**20
 
     def reset(self) -> None:
         """Let the peak of the memory be what is in use now."""

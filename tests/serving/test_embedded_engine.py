@@ -30,7 +30,7 @@ from inkling.repository import (
 from inkling.runner import TFLiteRunner
 from inkling_serving.engines.base import ModelStatus, State
 from inkling_serving.engines.embedded import EmbeddedEngine, LoadedVersion
-from tests.machine import resident_bytes, until, within
+from tests.machine import memory_bytes, until, within
 
 _POLL_S = 0.05
 _TFLITE = "tflite/float32.tflite"
@@ -819,13 +819,13 @@ def test_swaps_under_load_lose_nothing(
         _asking(4, gateway.port, picture, known, sources) as clients,
     ):
         until(lambda: all(len(client.versions) > 200 for client in clients))
-        resident.append(resident_bytes(gateway.process.pid))
+        resident.append(memory_bytes(gateway.process.pid))
         for version in range(2, swaps + 2):
             publisher.publish(sources[version])
             until(lambda version=version: all(c.versions[-1] == version or c.faults
                                                for c in clients))  # fmt: skip
             shutil.rmtree(publisher.root / "m" / str(version - 2), ignore_errors=True)
-            resident.append(resident_bytes(gateway.process.pid))
+            resident.append(memory_bytes(gateway.process.pid))
 
     seconds = np.sort(np.concatenate([client.seconds for client in clients]))
     growth = resident[-1] - resident[0]

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.machine import TooSlow
+from tests.machine import TooSlow, memory_bytes
 
 Mutant = Callable[[int], bytes]
 _CLASSIFY = "/v1/models/mlp:classify"
@@ -207,21 +207,17 @@ def _fault(connection: http.client.HTTPConnection, body: bytes, form: bool) -> s
     return ""
 
 
-def _memory_mib(pid: int, name: str) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split(name + ":")[1].split()[0]) / 1024
-
-
 def _check(gateway: Any, mutant: Mutant, numbers: range, form: bool = False) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=30)
     for sample in _samples():  # whatever is loaded once is loaded now
         _fault(connection, sample, False)
-    before = _memory_mib(gateway.process.pid, "VmRSS")
+    before = memory_bytes(gateway.process.pid)
     faults = {n: _fault(connection, mutant(n), form) for n in numbers}
     connection.close()
 
     assert {number: fault for number, fault in faults.items() if fault} == {}
-    assert _memory_mib(gateway.process.pid, "VmHWM") - before < _MAX_GROWTH_MIB
+    grown = memory_bytes(gateway.process.pid, "VmHWM") - before
+    assert grown < _MAX_GROWTH_MIB * 2**20
 
 
 def test_samples_are_classified(gateway: Any) -> None:

@@ -37,7 +37,7 @@ from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from inkling_serving.work import Work
 from tests.client.test_remote import Killable, killable
-from tests.machine import resident_bytes, until, within
+from tests.machine import memory_bytes, until, within
 from tests.serving.test_tensorflow_serving import (
     OfficialServer,
     _official,
@@ -446,7 +446,7 @@ def test_messages_may_be_as_long_as_bodies(
 
 def test_compressed_bombs_are_refused(gateway: Any, channel: grpc.Channel) -> None:
     """G5: 128 MiB of zeros in 128 kB are RESOURCE_EXHAUSTED and cost no memory."""
-    before = resident_bytes(gateway.process.pid) / 2**20
+    before = memory_bytes(gateway.process.pid) / 2**20
     body = _request(bytes(128 << 20)).SerializeToString()
 
     error = _refused(
@@ -454,7 +454,7 @@ def test_compressed_bombs_are_refused(gateway: Any, channel: grpc.Channel) -> No
     )
 
     assert _EXHAUSTED == error.code()
-    assert resident_bytes(gateway.process.pid) / 2**20 - before < 64
+    assert memory_bytes(gateway.process.pid) / 2**20 - before < 64
 
 
 @pytest.mark.parametrize(
@@ -528,7 +528,7 @@ def test_garbage_bytes_do_no_harm(gateway: Any, stub: Stub, picture: bytes) -> N
     """G13: 300 connections of garbage; the server lives, answers and keeps its size."""
     address = ("127.0.0.1", gateway.grpc_port)
     before, files = (
-        resident_bytes(gateway.process.pid) / 2**20,
+        memory_bytes(gateway.process.pid) / 2**20,
         _files(gateway.process.pid),
     )
     for number in range(300):
@@ -545,8 +545,8 @@ def test_garbage_bytes_do_no_harm(gateway: Any, stub: Stub, picture: bytes) -> N
             assert stub.Classify(_request(picture), timeout=5).results
 
     assert stub.Classify(_request(picture), timeout=5).results
-    assert resident_bytes(gateway.process.pid) / 2**20 - before < 32
-    until(lambda: _files(gateway.process.pid) <= files + 3)
+    assert memory_bytes(gateway.process.pid) / 2**20 - before < 32
+    within(until(lambda: _files(gateway.process.pid) <= files + 3), 15)
 
 
 def _files(pid: int) -> int:
@@ -636,10 +636,10 @@ def test_cancellation_frees_the_slot(
                 call.cancel()
             assert all(call.cancelled() for call in calls)
             if when != "before":
-                until(lambda: official.under_way == 0)
+                within(until(lambda: official.under_way == 0), 3)
         # What had begun at the engine ends there, and only then leaves its place.
         time.sleep(2 * official.delay_s)
-        until(lambda: official.under_way == 0)
+        within(until(lambda: official.under_way == 0), 3)
         official.delay_s = 0.1
         both = [stub.Classify.future(_request(picture), timeout=5) for _ in range(2)]
         assert all(call.result().results for call in both)
@@ -853,7 +853,7 @@ def test_health_without_models(
         shutil.copytree(published / "mlp", tmp_path / "mlp")
         (tmp_path / "mlp").rename(models_dir / "mlp")
         assert _SERVING == next(watch).status
-        until(lambda: _known(channel, "mlp") == _SERVING)
+        within(until(lambda: _known(channel, "mlp") == _SERVING), 3)
         watch.cancel()
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.machine import free_port, resident_bytes, until, within
+from tests.machine import free_port, memory_bytes, until, within
 
 _CLASSIFY = "/v1/models/mlp:classify"
 _STOPPED_BY_SIGNAL = (0, -signal.SIGTERM, -signal.SIGINT, 130)
@@ -160,7 +160,7 @@ def test_processes_are_light(
         assert _post(gateway.port, picture)[0] == 200
 
     pids = [gateway.process.pid, *_workers(gateway.process.pid)]
-    figures = [resident_bytes(pid) / 1e6 for pid in pids]
+    figures = [memory_bytes(pid) / 1e6 for pid in pids]
     print(f"{workers} workers, resident", ", ".join(f"{mb:.0f} MB" for mb in figures))
     for pid in pids:
         maps = Path(f"/proc/{pid}/maps").read_text()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine import TooSlow, free_port, within
+from tests.machine import TooSlow, free_port, until, within
 
 # A gateway whose engine sleeps, so that its capacity is known and the cores are idle:
 # 4 threads and 100 ms a call are 40 a second.
@@ -22,7 +22,6 @@ import socket, sys, time
 from inkling_serving.engines.embedded import LoadedVersion
 from inkling_serving.settings import Settings
 from inkling_serving.server import serve
-from tests.machine import TooSlow, free_port, within
 
 predict = LoadedVersion.predict
 
@@ -49,10 +48,7 @@ def port(published: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
     command = [sys.executable, "-c", _SERVER, str(published), str(chosen)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stderr=output)
-    give_up = time.monotonic() + 30
-    while b"startup complete" not in log.read_bytes():
-        assert time.monotonic() < give_up, log.read_text()
-        time.sleep(0.05)
+    until(lambda: b"startup complete" in log.read_bytes())
     yield chosen
     process.terminate()
     assert process.wait(30) == 0
