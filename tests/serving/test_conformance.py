@@ -497,13 +497,16 @@ def test_end_under_load_loses_nothing(
     with _asking(clients, threading.Event()):
         until(lambda: all(client.seconds for client in clients))
         time.sleep(0.037 * moment)  # the moment is the test
+        signalled = time.monotonic()
         code = gateway.stop()
+        took = time.monotonic() - signalled
 
     ends = _ends(clients)
     print(f"{ends['200']} answered, {ends.get('unsent', 0)} connections closed unused")
     assert {"200"} == set(ends) - {"unsent"}
     assert code == 0, gateway.log.read_text()
     assert "Traceback" not in gateway.log.read_text()
+    within(took, 20)
 
 
 def test_end_waits_for_what_is_under_way(serve: Serve, slow_body: bytes) -> None:

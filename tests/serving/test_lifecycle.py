@@ -299,7 +299,9 @@ def test_signals_right_after_the_port_is_bound(
     assert gateway.port
     time.sleep(delay_ms / 1000)  # the moment is the test
 
+    signalled = time.monotonic()
     assert gateway.stop() in _STOPPED_BY_SIGNAL
+    within(time.monotonic() - signalled, 5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -338,7 +340,11 @@ def test_workers_do_not_outlive_their_parent(serve: Callable[..., Running]) -> N
     port, workers = gateway.port, _workers(gateway.process.pid)
     gateway.process.kill()
     gateway.process.wait()
-    took = until(lambda: not any(_command(pid) for pid in workers))
+    try:
+        took = until(lambda: not any(_command(pid) for pid in workers))
+    finally:
+        for pid in filter(_command, workers):
+            os.kill(pid, signal.SIGKILL)
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", port))
@@ -461,10 +467,14 @@ def test_up_takes_its_gateway_with_it(
 ) -> None:
     """`inkling up` ends its gateway whatever signal ends it."""
     with _up(start, published) as (running, gateway):
+        signalled = time.monotonic()
         running.stop(number)
-        until(lambda: not _command(gateway))
+        took = time.monotonic() - signalled
+        left = until(lambda: not _command(gateway))
 
         assert "Traceback" not in running.log.read_text()
+    within(took, 15)
+    within(left, 5)
 
 
 def test_interrupting_up_in_a_terminal(
