@@ -70,10 +70,10 @@ proto: $(UV) ## generate the gRPC code anew after a .proto file has changed
 	@cd client && ../$(PROTOC) -I. --python_out=. --pyi_out=. --grpc_python_out=. \
 		inkling/v1/classifier.proto
 	@cd serving && ../$(PROTOC) -I. --python_out=. --pyi_out=. \
-		inkling_serving/wire/tensorflow_serving.proto
+		inkling_serving/tensorflow_serving_wire/tensorflow_serving.proto
 
 proto-check: proto
-	@git diff --exit-code --stat -- client/inkling/v1 serving/inkling_serving/wire || \
+	@git diff --exit-code --stat -- client/inkling/v1 serving/inkling_serving/tensorflow_serving_wire || \
 		{ echo "the generated code was out of date; commit what make proto made" >&2; \
 		exit 1; }
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.peers.work import model_at, prediction
-from inkling.repository import Repository
+from inkling.model.repository import Repository
 from inkling_serving.engines.embedded import EmbeddedEngine
-from inkling_serving.http_gateway import Gateway, Request
-from inkling_serving.metrics import Metrics
+from inkling_serving.http_api.handlers import Gateway, Request
+from inkling_serving.runtime.metrics import Metrics
+from inkling_serving.runtime.timings import Trace
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
-from inkling_serving.trace import Trace
 
 __all__ = ["cpu_us", "parts"]
 

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 import inkling
-from inkling.bundle import Bundle, read_bundle
 from inkling.errors import InklingError
-from inkling.preprocess import to_input
-from inkling.repository import CONTRACT_FILE, FORMATS, GOLDEN_FILE, Repository
-from inkling.runner import TFLiteRunner
+from inkling.image.preprocess import to_input
+from inkling.model.bundle import Bundle, read_bundle
+from inkling.model.repository import CONTRACT_FILE, FORMATS, GOLDEN_FILE, Repository
+from inkling.model.runner import TFLiteRunner
 
 __all__ = ["Picture", "find_or_train", "pictures", "publish_as_sample"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.closed_loop import http_request
 from benchmarks.models import Picture
-from inkling.repository import Repository
+from inkling.model.repository import Repository
 from inkling.v1.classifier_pb2 import ClassifyRequest
 
 __all__ = [

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from inkling.cli import main
-from inkling_serving.direct import DirectProtocol
+from inkling.cli.main import main
 from inkling_serving.engines.tensorflow_serving import RemoteVersion
-from inkling_serving.front import Front
-from inkling_serving.metrics import Metrics
+from inkling_serving.http_api.asgi_app import Front
+from inkling_serving.http_api.direct import DirectProtocol
+from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.service import Service
 
 __all__ = ["VARIANTS"]

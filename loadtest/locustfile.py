@@ -1,5 +1,9 @@
 """The load test for plain Locust: `locust -f loadtest/locustfile.py --host http://...`."""
 
-from inkling_loadtest.engine.locustfile import GrpcPictures, HttpPictures, LoadShape
+from inkling_loadtest.locust_side.locustfile import (
+    GrpcPictures,
+    HttpPictures,
+    LoadShape,
+)
 
 __all__ = ["GrpcPictures", "HttpPictures", "LoadShape"]

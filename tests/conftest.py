@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from inkling.contract import Contract, TrainingData
-from inkling.repository import Repository
+from inkling.model.repository import Repository
 
 ROOT = Path(__file__).parent.parent
 _START_TIMEOUT_S = 30
@@ -224,7 +224,7 @@ def clear_digits() -> list[np.ndarray]:
     """
     from sklearn.datasets import load_digits
 
-    from inkling_training.datasets import _enlarged
+    from inkling_training.data.datasets import _enlarged
 
     images = load_digits().images
     return [_enlarged(images[i]) for i in (49, 21, 22, 3, 41, 15, 16, 61, 148, 1698)]

@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from inkling.repository import Repository
+from inkling.model.repository import Repository
 
 
 class _Server(

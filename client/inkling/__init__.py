@@ -5,9 +5,9 @@ errors, the model repository, and the client: `inkling.connect` gives a classifi
 behind a gateway or on this device.
 """
 
-from inkling.classifier import Classifier, connect
 from inkling.contract import Contract, TrainingData
 from inkling.errors import ErrorCode, InklingError
+from inkling.gateway.connect import Classifier, connect
 from inkling.types import Origin, Prediction, Score
 
 __all__ = [

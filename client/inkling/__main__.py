@@ -2,6 +2,6 @@
 
 import sys
 
-from inkling.cli import main
+from inkling.cli.main import main
 
 sys.exit(main())

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inkling.morphology import parts
+from inkling.image.morphology import parts
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
-    from inkling.morphology import Values
+    from inkling.image.morphology import Values
     from inkling.types import Prediction
 
 __all__ = ["REASONS", "abstaining", "is_empty", "shows_several"]
@@ -46,7 +46,8 @@ def abstaining(
 
     Args:
         found: One per row of `inputs`.
-        inputs: Shape (n, height, width, channels), as `inkling.preprocess` makes them.
+        inputs: Shape (n, height, width, channels), as `inkling.image.preprocess`
+            makes them.
         contract: The one that they were prepared under.
     """
     return [

@@ -58,8 +58,8 @@ class Contract:
             the training pictures are framed; `sample` takes the whole picture as it
             is. A picture that already has the size of the model input is a sample
             under either kind.
-        finder: Which procedure finds the object: `ink-1` is `inkling.ink`, for one
-            thing written on paper. A procedure never changes under its name, so that
+        finder: Which procedure finds the object: `ink-1` is `inkling.image.ink`, for
+            one thing written on paper. A procedure never changes under its name, so that
             a model is always prepared for as it was when it was published.
         filter: How a picture is resampled to another size: `bilinear` or `box`,
             both with the support widened when reducing, as Pillow does.
@@ -70,7 +70,7 @@ class Contract:
             which takes black under light opaque parts and white under dark ones.
         polarity: `light_on_dark` and `dark_on_light` say what pictures are like;
             `auto` decides for each picture by its border (the rule is
-            `inkling.preprocess.is_dark_on_light`); `as_is` never inverts. A model
+            `inkling.image.preprocess.is_dark_on_light`); `as_is` never inverts. A model
             input always is light on dark unless the polarity is `as_is`.
         centring: `mass` scales a found object into a box of `box` pixels and puts
             its centre of mass at the centre of the input; `none` leaves it.

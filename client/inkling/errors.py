@@ -18,8 +18,8 @@ InklingError
         MissingDependency   an optional distribution is not installed
 
 Codes are neutral of any transport. `HTTP_STATUS` in `inkling_serving` maps them to
-HTTP, `GRPC_STATUS` in `inkling.status` to gRPC. A message says what came, what was
-expected and what to do, and never quotes another library's exception text.
+HTTP, `GRPC_STATUS` in `inkling.gateway.status` to gRPC. A message says what came,
+what was expected and what to do, and never quotes another library's exception text.
 """
 
 from __future__ import annotations

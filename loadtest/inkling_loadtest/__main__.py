@@ -8,6 +8,6 @@ from pathlib import Path
 from locust.main import main
 
 if __name__ == "__main__":
-    locustfile = Path(__file__).with_name("engine") / "locustfile.py"
+    locustfile = Path(__file__).with_name("locust_side") / "locustfile.py"
     sys.argv[1:1] = ["-f", str(locustfile)]
     main()  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from inkling.cli import Command
+from inkling.cli.main import Command
 from inkling.errors import InvalidRequest
 from inkling_loadtest.options import Options, add_options
 

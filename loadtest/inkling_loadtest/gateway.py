@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from inkling.errors import InklingError, ModelNotFound, NotReady
-from inkling.status import error_from_rpc
+from inkling.gateway.status import error_from_rpc
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_loadtest.options import Options

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import grpc
 
 from inkling.errors import ErrorCode
-from inkling.status import ERROR_CODE_KEY
+from inkling.gateway.status import ERROR_CODE_KEY
 from inkling.v1 import classifier_pb2 as pb
 from inkling_loadtest.answers import (
     References,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inkling.abstention import abstaining
-from inkling.decoding import Budget, Limits, decode, png_size
 from inkling.errors import (
     DeadlineExceeded,
     InklingError,
@@ -22,11 +21,18 @@ from inkling.errors import (
     NotReady,
     TooLarge,
 )
-from inkling.preprocess import Stage, check_inputs, decoded_to_pixels, explain, scaled
-from inkling.repository import check_model_name
+from inkling.image.decoding import Budget, Limits, decode, png_size
+from inkling.image.preprocess import (
+    Stage,
+    check_inputs,
+    decoded_to_pixels,
+    explain,
+    scaled,
+)
+from inkling.model.repository import check_model_name
 from inkling.types import Origin, Prediction, check_top_k, predictions
 from inkling_serving.engines.base import NO_SUCH_MODEL
-from inkling_serving.trace import Trace
+from inkling_serving.runtime.timings import Trace
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -147,7 +153,7 @@ class Service:
         Args:
             target: Which model.
             inputs: Shape (n, height, width, channels), float32, as
-                `inkling.preprocess` makes them.
+                `inkling.image.preprocess` makes them.
             timeout_s: What the caller allows.
             trace: As in `classify`.
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inkling.decoding import DEFAULT_LIMITS, Limits
 from inkling.errors import InvalidRequest
-from inkling.repository import FORMATS, check_model_name
-from inkling_serving.cores import usable_cores
+from inkling.image.decoding import DEFAULT_LIMITS, Limits
+from inkling.model.repository import FORMATS, check_model_name
+from inkling_serving.runtime.cores import usable_cores
 
 __all__ = ["FOREIGN_VARIABLES", "Settings", "add_flags", "from_flags"]
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import inkling
-from inkling.bundle import Bundle, read_bundle
 from inkling.contract import Contract
 from inkling.errors import BrokenVersion, InklingError, InvalidContract
-from inkling.repository import FORMATS, Repository
+from inkling.model.bundle import Bundle, read_bundle
+from inkling.model.repository import FORMATS, Repository
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_same_model_same_file(bundle: Bundle) -> None:
     """The bytes depend on model and contract alone, not on when or where."""
     script = (
         "import sys, time; time.time = lambda: 2e9\n"
-        "from inkling.bundle import read_bundle\n"
+        "from inkling.model.bundle import read_bundle\n"
         "content = sys.stdin.buffer.read()\n"
         "sys.stdout.buffer.write(read_bundle(content).to_bytes())"
     )

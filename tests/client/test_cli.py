@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inkling.repository import (
+from inkling.model.repository import (
     CONTRACT_FILE,
     MANIFEST_FILE,
     METRICS_FILE,
@@ -29,7 +29,7 @@ _HEAVY = (
 )  # fmt: skip
 _HEAVY_AFTER_HELP = f"""
 import sys
-from inkling.cli import main
+from inkling.cli.main import main
 try:
     main(["--help"])
 except SystemExit as stop:

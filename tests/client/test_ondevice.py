@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inkling.bundle import read_bundle
 from inkling.contract import Contract
 from inkling.errors import BrokenVersion, InklingError, InvalidContract, InvalidRequest
-from inkling.loading import check_golden, load_version
-from inkling.repository import (
+from inkling.model.bundle import read_bundle
+from inkling.model.loading import check_golden, load_version
+from inkling.model.repository import (
     CONTRACT_FILE,
     FORMATS,
     GOLDEN_FILE,
@@ -27,7 +27,7 @@ from inkling.repository import (
     Repository,
     VersionFiles,
 )
-from inkling.runner import TFLiteRunner
+from inkling.model.runner import TFLiteRunner
 from tests.machine import memory_bytes
 
 _THREADS = 8
@@ -44,9 +44,9 @@ class Without:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Without())
-from inkling.ondevice import OnDeviceClassifier
+from inkling.model.ondevice import OnDeviceClassifier
 from inkling.errors import MissingDependency
-from inkling.repository import Repository
+from inkling.model.repository import Repository
 
 files = Repository(Path(sys.argv[1])).newest("mlp")
 try:

@@ -26,8 +26,6 @@ import pytest
 from PIL import Image
 
 import inkling
-from inkling import aio
-from inkling.classifier import Fallback
 from inkling.errors import (
     DeadlineExceeded,
     ErrorCode,
@@ -43,9 +41,11 @@ from inkling.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
-from inkling.pictures import encoded
-from inkling.repository import Repository
-from inkling.status import ERROR_CODE_KEY, GRPC_STATUS
+from inkling.gateway import aio
+from inkling.gateway.connect import Fallback
+from inkling.gateway.status import ERROR_CODE_KEY, GRPC_STATUS
+from inkling.image.pictures import encoded
+from inkling.model.repository import Repository
 from inkling.v1 import classifier_pb2 as pb
 from tests.machine import free_port, listens, until, within
 
@@ -195,7 +195,7 @@ def digits() -> list[np.ndarray]:
     """300 pictures, 28x28, uint8, light on dark."""
     from sklearn.datasets import load_digits
 
-    from inkling_training.datasets import _enlarged
+    from inkling_training.data.datasets import _enlarged
 
     return [_enlarged(image) for image in load_digits().images[:300]]
 
@@ -377,7 +377,7 @@ def test_pillow_pictures_keep_the_cameras_orientation(
     orientation: int, sample: np.ndarray, encode: Encode
 ) -> None:
     """A JPEG that Pillow opened arrives as turned as the file itself would."""
-    from inkling.preprocess import to_input
+    from inkling.image.preprocess import to_input
 
     exif = Image.Exif()
     exif[_EXIF_ORIENTATION] = orientation

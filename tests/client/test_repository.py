@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from inkling.errors import BrokenVersion, InklingError, InvalidRequest, ModelNotFound
-from inkling.repository import (
+from inkling.model.repository import (
     MANIFEST_FILE,
     Repository,
     VersionFiles,
@@ -39,7 +39,7 @@ _BAD_NAMES = [
 _PUBLISHER = """
 import sys
 from pathlib import Path
-from inkling.repository import Repository
+from inkling.model.repository import Repository
 
 root, tag, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)
@@ -56,7 +56,7 @@ for number in range(count):
 _LIMITED_PUBLISHER = """
 import resource, sys
 from pathlib import Path
-from inkling.repository import Repository
+from inkling.model.repository import Repository
 
 limit, sizes = int(sys.argv[2]), map(int, sys.argv[3:])
 with Repository(Path(sys.argv[1])).publishing("m") as publication:
@@ -69,7 +69,7 @@ with Repository(Path(sys.argv[1])).publishing("m") as publication:
 _TRACED_PUBLISHER = """
 import json, os, sys
 from pathlib import Path
-from inkling.repository import Repository
+from inkling.model.repository import Repository
 
 events = []
 def hook(name, arguments):

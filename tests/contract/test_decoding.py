@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from inkling import decoding
-from inkling.decoding import Budget, Decoded, Limits, decode
 from inkling.errors import (
     InklingError,
     InvalidImage,
     TooLarge,
     UnsupportedMediaType,
 )
+from inkling.image import decoding
+from inkling.image.decoding import Budget, Decoded, Limits, decode
 from tests.machine import within
 
 Encode = Callable[..., bytes]

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from inkling.contract import Contract
-from inkling.ink import framed, is_dark_ink
-from inkling.morphology import along_columns, along_rows, parts, square
+from inkling.image.ink import framed, is_dark_ink
+from inkling.image.morphology import along_columns, along_rows, parts, square
 
 _SIZE = (400, 300)
 

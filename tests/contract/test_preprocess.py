@@ -8,7 +8,12 @@ from PIL import Image
 
 from inkling.contract import Contract
 from inkling.errors import InvalidImage
-from inkling.preprocess import explain, is_dark_on_light, pixels_to_input, to_input
+from inkling.image.preprocess import (
+    explain,
+    is_dark_on_light,
+    pixels_to_input,
+    to_input,
+)
 from tests.machine import within
 
 Encode = Callable[..., bytes]

@@ -13,10 +13,10 @@ from PIL import Image
 
 from inkling.contract import Contract
 from inkling.errors import BrokenVersion, InvalidContract, InvalidRequest
-from inkling.loading import load_version
-from inkling.preprocess import pixels_to_input, to_input
-from inkling.repository import Repository
-from inkling.runner import TFLiteRunner
+from inkling.image.preprocess import pixels_to_input, to_input
+from inkling.model.loading import load_version
+from inkling.model.repository import Repository
+from inkling.model.runner import TFLiteRunner
 
 Encode = Callable[..., bytes]
 _EXIF_ORIENTATION = 0x0112

@@ -12,11 +12,11 @@ import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from inkling.cli import parser
-from inkling_serving.http_gateway import OPEN_PATHS
-from inkling_serving.metrics import Metrics
+from inkling.cli.main import parser
+from inkling_serving.http_api.handlers import OPEN_PATHS
+from inkling_serving.runtime.metrics import Metrics
+from inkling_serving.runtime.timings import Trace
 from inkling_serving.settings import FOREIGN_VARIABLES, Settings
-from inkling_serving.trace import Trace
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = {

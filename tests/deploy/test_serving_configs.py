@@ -15,7 +15,7 @@ from google.protobuf import wrappers_pb2 as wrappers
 from google.protobuf.message import Message
 from tensorflow_serving.config import model_server_config_pb2
 
-from inkling.repository import check_model_name
+from inkling.model.repository import check_model_name
 from inkling_serving.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -112,7 +112,7 @@ def test_models_are_well_formed() -> None:
 
 def test_batches_are_those_that_were_warmed_up(batching: Any) -> None:
     """Every size that batching pads to is one that training wrote a warm-up request for."""
-    warm = _constant("training/inkling_training/export.py", "_WARMUP_BATCHES")
+    warm = _constant("training/inkling_training/release/export.py", "_WARMUP_BATCHES")
 
     assert list(warm) == list(batching.allowed_batch_sizes)
     assert sorted(set(warm)) == list(batching.allowed_batch_sizes)

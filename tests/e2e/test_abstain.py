@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 
 import inkling
-import inkling.aio
-from inkling.bundle import Bundle, read_bundle
+import inkling.gateway.aio
 from inkling.errors import InklingError
-from inkling.repository import CONTRACT_FILE, FORMATS, MANIFEST_FILE, Repository
+from inkling.model.bundle import Bundle, read_bundle
+from inkling.model.repository import CONTRACT_FILE, FORMATS, MANIFEST_FILE, Repository
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from tests.conftest import serving
@@ -140,7 +140,7 @@ def _library(
 def _aio(bench: Bench, model: str, picture: Path) -> _Outcome:
     async def ask() -> _Outcome:
         target = bench.gateway.grpc_target
-        async with inkling.aio.connect(target, model=model) as classifier:
+        async with inkling.gateway.aio.connect(target, model=model) as classifier:
             one = await classifier.classify(picture, abstain=True)
             many = [p async for p in classifier.classify_many([picture], abstain=True)]
             assert [one] == many

@@ -1,7 +1,7 @@
 """The same pictures get the same answers on every path, to the last digit that counts.
 
 The reference is the SavedModel that Keras exported, run by TensorFlow in this process
-on what `inkling.preprocess` makes of each picture.
+on what `inkling.image.preprocess` makes of each picture.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import tensorflow as tf
 from PIL import Image
 
 import inkling
-from inkling.preprocess import to_input
-from inkling.repository import Repository, VersionFiles
+from inkling.image.preprocess import to_input
+from inkling.model.repository import Repository, VersionFiles
 from inkling.types import Prediction
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
@@ -83,7 +83,7 @@ def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def _digits() -> list[np.ndarray]:
-    from inkling_training.datasets import load
+    from inkling_training.data.datasets import load
 
     return list(load("digits").test.pixels)
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 import inkling
 from inkling.errors import ErrorCode, InklingError
-from inkling.repository import Repository
-from inkling.status import error_from_rpc
+from inkling.gateway.status import error_from_rpc
+from inkling.model.repository import Repository
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.engines.tensorflow_serving import ENGINE_ERRORS

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inkling.cli import parser
+from inkling.cli.main import parser
 from inkling.errors import ErrorCode
-from inkling.status import GRPC_STATUS
-from inkling_serving.http_gateway import HTTP_STATUS
+from inkling.gateway.status import GRPC_STATUS
+from inkling_serving.http_api.handlers import HTTP_STATUS
 from inkling_serving.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent

@@ -19,8 +19,8 @@ import inkling_serving
 import inkling_training
 from inkling import errors
 from inkling.errors import ErrorCode, InklingError
-from inkling.status import GRPC_STATUS
-from inkling_serving.http_gateway import HTTP_STATUS
+from inkling.gateway.status import GRPC_STATUS
+from inkling_serving.http_api.handlers import HTTP_STATUS
 from tests.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,7 +32,7 @@ MEMBERS = {
 }
 
 # Locust patches the standard library of the process that imports it.
-_PATCHING = "inkling_loadtest.engine"
+_PATCHING = "inkling_loadtest.locust_side"
 
 
 def _modules() -> list[str]:

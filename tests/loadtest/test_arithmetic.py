@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inkling.cli import main
+from inkling.cli.main import main
 from inkling.errors import InvalidRequest
 from inkling_loadtest.answers import References, Reply
 from inkling_loadtest.arrivals import Stage, arrivals

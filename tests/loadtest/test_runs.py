@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from inkling.cli import main
+from inkling.cli.main import main
 from inkling_loadtest.pictures import drawn_digits
 from tests.conftest import ROOT, GatewayProcess
 from tests.loadtest.faulty import faulty, faulty_grpc

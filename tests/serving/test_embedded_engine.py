@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inkling.bundle import read_bundle
 from inkling.contract import Contract
 from inkling.errors import InklingError, ModelNotFound, NotReady
-from inkling.preprocess import to_input
-from inkling.repository import (
+from inkling.image.preprocess import to_input
+from inkling.model.bundle import read_bundle
+from inkling.model.repository import (
     CONTRACT_FILE,
     GOLDEN_FILE,
     MANIFEST_FILE,
     METRICS_FILE,
     Repository,
 )
-from inkling.runner import TFLiteRunner
+from inkling.model.runner import TFLiteRunner
 from inkling_serving.engines.base import ModelStatus, State
 from inkling_serving.engines.embedded import EmbeddedEngine, LoadedVersion
 from tests.machine import memory_bytes, until, within

@@ -24,18 +24,18 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 
 from inkling.contract import Contract
-from inkling.decoding import DEFAULT_LIMITS
-from inkling.repository import Repository
+from inkling.image.decoding import DEFAULT_LIMITS
+from inkling.model.repository import Repository
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.engines.base import ModelStatus, State, VersionStatus
-from inkling_serving.grpc_gateway import ClassifierGateway
-from inkling_serving.grpc_server import GrpcServer
-from inkling_serving.listeners import Listener, bound
-from inkling_serving.metrics import Metrics
+from inkling_serving.grpc_api.classifier import ClassifierGateway
+from inkling_serving.grpc_api.server import GrpcServer
+from inkling_serving.runtime.listeners import Listener, bound
+from inkling_serving.runtime.metrics import Metrics
+from inkling_serving.runtime.thread_pool import Work
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
-from inkling_serving.work import Work
 from tests.client.test_remote import Killable, killable
 from tests.machine import memory_bytes, until, within
 from tests.serving.test_tensorflow_serving import (

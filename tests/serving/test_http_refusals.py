@@ -18,12 +18,12 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import pytest
 
-from inkling.decoding import DEFAULT_LIMITS
-from inkling.repository import Repository
-from inkling_serving.app import create_app
+from inkling.image.decoding import DEFAULT_LIMITS
+from inkling.model.repository import Repository
 from inkling_serving.engines.embedded import EmbeddedEngine
-from inkling_serving.http_gateway import Gateway
-from inkling_serving.metrics import Metrics
+from inkling_serving.http_api.flask_app import create_app
+from inkling_serving.http_api.handlers import Gateway
+from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.service import Service
 from tests.machine import within
 from tests.serving.wire import converse

@@ -21,7 +21,7 @@ _SERVER = """
 import socket, sys, time
 from inkling_serving.engines.embedded import LoadedVersion
 from inkling_serving.settings import Settings
-from inkling_serving.server import serve
+from inkling_serving.launch.gateway import serve
 
 predict = LoadedVersion.predict
 

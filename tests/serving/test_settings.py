@@ -12,7 +12,7 @@ import pytest
 
 from inkling.errors import InvalidRequest
 from inkling_serving import settings
-from inkling_serving.cores import usable_cores
+from inkling_serving.runtime.cores import usable_cores
 from inkling_serving.settings import Settings
 
 # A value for each setting that is not its default.

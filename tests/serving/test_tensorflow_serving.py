@@ -40,15 +40,20 @@ from inkling.errors import (
     NotReady,
     Overloaded,
 )
-from inkling.preprocess import to_input
-from inkling.repository import Repository
+from inkling.image.preprocess import to_input
+from inkling.model.repository import Repository
 from inkling_serving.engines.tensorflow_serving import (
     ENGINE_ERRORS,
     TensorFlowServingEngine,
 )
 from inkling_serving.settings import Settings
-from inkling_serving.tensors import array_of, strings_of, strings_tensor, tensor_of
-from inkling_serving.wire import tensorflow_serving_pb2 as wire
+from inkling_serving.tensorflow_serving_wire import tensorflow_serving_pb2 as wire
+from inkling_serving.tensorflow_serving_wire.tensors import (
+    array_of,
+    strings_of,
+    strings_tensor,
+    tensor_of,
+)
 from tests.client.test_remote import Killable, killable
 from tests.conftest import serving
 from tests.machine import TooSlow, free_port, listens, memory_bytes, until, within
@@ -299,8 +304,8 @@ def inputs(published: Path) -> np.ndarray:
     """64 model inputs, all different."""
     from sklearn.datasets import load_digits
 
-    from inkling.preprocess import pixels_to_input
-    from inkling_training.datasets import _enlarged
+    from inkling.image.preprocess import pixels_to_input
+    from inkling_training.data.datasets import _enlarged
 
     contract = Repository(published).newest("cnn").contract()
     pixels = [_enlarged(image) for image in load_digits().images[:64]]

@@ -7,7 +7,7 @@ import gc
 import threading
 import weakref
 
-from inkling_serving.work import Work
+from inkling_serving.runtime.thread_pool import Work
 
 
 class _Pictures:

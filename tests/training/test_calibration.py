@@ -4,14 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inkling.ondevice import OnDeviceClassifier
-from inkling.repository import FORMATS, Repository
-from inkling_training import datasets
-from inkling_training.calibration import calibrated, tempered
-from inkling_training.datasets import Dataset
-from inkling_training.recipes import recipe_for
-from inkling_training.reliability import expected_calibration_error
-from inkling_training.train import Run, Trained, identity, train
+from inkling.model.ondevice import OnDeviceClassifier
+from inkling.model.repository import FORMATS, Repository
+from inkling_training.data import datasets
+from inkling_training.data.datasets import Dataset
+from inkling_training.figures.reliability import expected_calibration_error
+from inkling_training.fit.calibration import calibrated, tempered
+from inkling_training.fit.recipes import recipe_for
+from inkling_training.fit.train import Run, Trained, identity, train
 
 _RECIPE = recipe_for("default", "mlp", "digits", 6)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inkling.cli import main
+from inkling.cli.main import main
 from inkling.contract import Contract
-from inkling_training import datasets
-from inkling_training.datasets import DATASETS, Split
+from inkling_training.data import datasets
+from inkling_training.data.datasets import DATASETS, Split
 from inkling_training.errors import DatasetUnavailable
 
 Arrays = dict[str, np.ndarray]
@@ -76,8 +76,8 @@ def _python(code: str, home: Path, *arguments: str) -> subprocess.CompletedProce
 _LOAD = """
 import sys
 from pathlib import Path
-from inkling.cli import main
-from inkling_training import datasets
+from inkling.cli.main import main
+from inkling_training.data import datasets
 from inkling_training.errors import DatasetUnavailable
 *asked, models, runs, empty = sys.argv[1:]
 where = ["--models-dir", models, "--runs-dir", runs, "--data-dir", empty]

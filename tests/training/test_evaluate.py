@@ -15,11 +15,11 @@ from PIL import Image
 
 import inkling
 from inkling.errors import InklingError, InvalidRequest, NotReady
-from inkling.repository import Repository
+from inkling.model.repository import Repository
 from inkling.types import Origin, Prediction, Score
-from inkling_training.evaluation import Share, Tally
-from inkling_training.labelled import Labelled, find
-from inkling_training.reliability import expected_calibration_error, reliability
+from inkling_training.evaluation.labelled_folder import Labelled, find
+from inkling_training.evaluation.tally import Share, Tally
+from inkling_training.figures.reliability import expected_calibration_error, reliability
 
 _DIGITS = tuple("0123456789")
 
@@ -27,7 +27,7 @@ _DIGITS = tuple("0123456789")
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 digits of two writers, as names say: anna/7_003.png; some are hard to read."""
-    from inkling_training.datasets import load
+    from inkling_training.data.datasets import load
 
     split, folder = load("digits").test, tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
@@ -189,7 +189,7 @@ def test_gateways_are_asked_about_unknown_models(gateway: Any, pictures: Path) -
 def test_no_framework_is_loaded(published: Path, pictures: Path) -> None:
     """An evaluation needs neither TensorFlow nor Keras."""
     code = (
-        "import sys; from inkling.cli import main; main(sys.argv[1:]);"
+        "import sys; from inkling.cli.main import main; main(sys.argv[1:]);"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )
     words = ["evaluate", "--pictures", pictures, "--models-dir", published]

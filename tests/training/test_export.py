@@ -12,14 +12,14 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
 from inkling.contract import Contract, TrainingData
-from inkling.preprocess import to_input
-from inkling.repository import FORMATS, Repository, VersionFiles
-from inkling.runner import TFLiteRunner
-from inkling_training import datasets
-from inkling_training.datasets import Dataset, Split
-from inkling_training.publish import publish
-from inkling_training.recipes import recipe_for
-from inkling_training.train import Run, Trained, identity, train
+from inkling.image.preprocess import to_input
+from inkling.model.repository import FORMATS, Repository, VersionFiles
+from inkling.model.runner import TFLiteRunner
+from inkling_training.data import datasets
+from inkling_training.data.datasets import Dataset, Split
+from inkling_training.fit.recipes import recipe_for
+from inkling_training.fit.train import Run, Trained, identity, train
+from inkling_training.release.publish import publish
 
 Load = Callable[[VersionFiles], tf.Module]
 

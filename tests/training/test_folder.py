@@ -7,12 +7,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 import inkling
-from inkling.cli import main
-from inkling.preprocess import to_input
-from inkling.repository import Repository
-from inkling_training.datasets import Dataset
+from inkling.cli.main import main
+from inkling.image.preprocess import to_input
+from inkling.model.repository import Repository
+from inkling_training.data.datasets import Dataset
+from inkling_training.data.folder import load_folder
 from inkling_training.errors import DatasetUnavailable
-from inkling_training.folder import load_folder
 
 Make = Callable[..., Path]
 

@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inkling.cli import main
+from inkling.cli.main import main
 from inkling.contract import TOLERANCES
 from inkling.errors import InklingError
-from inkling.loading import load_version
-from inkling.repository import FORMATS, Repository, VersionFiles
-from inkling.runner import TFLiteRunner
-from inkling_training import card, datasets, export
-from inkling_training.datasets import Dataset, Split
+from inkling.model.loading import load_version
+from inkling.model.repository import FORMATS, Repository, VersionFiles
+from inkling.model.runner import TFLiteRunner
+from inkling_training.data import datasets
+from inkling_training.data.datasets import Dataset, Split
 from inkling_training.errors import GateFailed
-from inkling_training.parity import ParityRow, compare
-from inkling_training.publish import publish
-from inkling_training.recipes import recipe_for
-from inkling_training.train import Run, Trained, identity, train
+from inkling_training.fit.recipes import recipe_for
+from inkling_training.fit.train import Run, Trained, identity, train
+from inkling_training.release import card, export
+from inkling_training.release.parity import ParityRow, compare
+from inkling_training.release.publish import publish
 
 Publish = Callable[..., VersionFiles]
 
@@ -296,7 +297,7 @@ def test_a_publish_that_dies_midway_leaves_nothing(
 
 _KILLED = """
 import os, pathlib, sys
-from inkling.repository import Repository
+from inkling.model.repository import Repository
 with Repository(sys.argv[1]).publishing("mlp") as publication:
     (publication.path / "saved_model.pb").write_bytes(b"half")
     os.kill(os.getpid(), 9)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from inkling.cli import main
-from inkling.loading import load_version
-from inkling.repository import FORMATS, Repository, VersionFiles
+from inkling.cli.main import main
+from inkling.model.loading import load_version
+from inkling.model.repository import FORMATS, Repository, VersionFiles
 
 
 def _published(folder: Path, *flags: str) -> VersionFiles:

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from inkling.repository import Repository
-from inkling_training import batches, datasets, doodles, outliers
-from inkling_training.datasets import Dataset
-from inkling_training.recipes import recipe_for
-from inkling_training.train import _Accuracy
+from inkling.model.repository import Repository
+from inkling_training.data import datasets, doodles, outliers
+from inkling_training.data.datasets import Dataset
+from inkling_training.fit import batches
+from inkling_training.fit.recipes import recipe_for
+from inkling_training.fit.train import _Accuracy
 
 _RECIPE = replace(recipe_for("default", "mlp", "digits", 1), outlier_share=0.5)
 

@@ -20,15 +20,15 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 
-from inkling.cli import main
+from inkling.cli.main import main
 from inkling.contract import TrainingData
-from inkling_training import datasets
-from inkling_training.augment import augmented
-from inkling_training.datasets import Dataset
+from inkling_training.data import datasets
+from inkling_training.data.datasets import Dataset
 from inkling_training.errors import TrainingDiverged
-from inkling_training.models import MODELS
-from inkling_training.recipes import RECIPES, Augmentation, Recipe, recipe_for
-from inkling_training.train import Run, Trained, identity, train
+from inkling_training.fit.augment import augmented
+from inkling_training.fit.models import MODELS
+from inkling_training.fit.recipes import RECIPES, Augmentation, Recipe, recipe_for
+from inkling_training.fit.train import Run, Trained, identity, train
 
 Fit = Callable[..., Trained]
 

@@ -7,8 +7,8 @@ import math
 import os
 from pathlib import Path
 
-from inkling.cli import Command
-from inkling.commands import add_models_dir
+from inkling.cli.commands import add_models_dir
+from inkling.cli.main import Command
 from inkling_training.quiet import quiet_stderr
 
 __all__ = ["TRAIN"]

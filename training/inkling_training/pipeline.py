@@ -9,15 +9,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from inkling.errors import InvalidRequest
-from inkling.repository import Repository, check_model_name
-from inkling_training import batches, datasets, drawings
-from inkling_training.calibration import calibrated
-from inkling_training.datasets import Dataset
+from inkling.model.repository import Repository, check_model_name
+from inkling_training.data import datasets
+from inkling_training.data.datasets import Dataset
+from inkling_training.data.folder import load_folder
 from inkling_training.errors import DatasetNotFound
-from inkling_training.folder import load_folder
-from inkling_training.publish import publish
-from inkling_training.recipes import Recipe, recipe_for
-from inkling_training.train import Run, identity, train
+from inkling_training.figures import curves as drawings
+from inkling_training.fit import batches
+from inkling_training.fit.calibration import calibrated
+from inkling_training.fit.recipes import Recipe, recipe_for
+from inkling_training.fit.train import Run, identity, train
+from inkling_training.release.publish import publish
 
 __all__ = ["train_and_publish"]
 

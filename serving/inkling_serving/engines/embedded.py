@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inkling.errors import BrokenVersion, InklingError, ModelNotFound, NotReady
-from inkling.loading import load_version
-from inkling.runner import TFLiteRunner
+from inkling.model.loading import load_version
+from inkling.model.runner import TFLiteRunner
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
     ModelStatus,
     State,
     VersionStatus,
 )
-from inkling_serving.repeating import Repeating
+from inkling_serving.runtime.poller import Repeating
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
-    from inkling.repository import Repository, VersionFiles
+    from inkling.model.repository import Repository, VersionFiles
 
 __all__ = ["EmbeddedEngine", "LoadedVersion"]
 

@@ -28,7 +28,6 @@ from inkling.errors import (
     Overloaded,
 )
 from inkling.types import are_scores
-from inkling_serving.coalescer import Coalescer
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
     ModelStatus,
@@ -36,9 +35,14 @@ from inkling_serving.engines.base import (
     VersionStatus,
 )
 from inkling_serving.engines.channels import Channels
-from inkling_serving.repeating import Repeating
-from inkling_serving.tensors import array_of, strings_of, tensor_of
-from inkling_serving.wire import tensorflow_serving_pb2 as wire
+from inkling_serving.engines.coalescer import Coalescer
+from inkling_serving.runtime.poller import Repeating
+from inkling_serving.tensorflow_serving_wire import tensorflow_serving_pb2 as wire
+from inkling_serving.tensorflow_serving_wire.tensors import (
+    array_of,
+    strings_of,
+    tensor_of,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -1,0 +1,261 @@
+"""The subcommands that need nothing but this distribution."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inkling.cli.main import Command
+from inkling.errors import InklingError, InvalidRequest
+from inkling.model.repository import Repository, VersionFiles
+
+if TYPE_CHECKING:
+    from inkling.contract import Contract
+    from inkling.image.preprocess import Stage
+    from inkling.types import Prediction
+
+__all__ = ["CLASSIFY", "DOCTOR", "MODELS", "add_abstain", "add_models_dir"]
+
+
+def add_models_dir(parser: argparse.ArgumentParser) -> None:
+    """Add `--models-dir`, the same for every command."""
+    parser.add_argument(
+        "--models-dir",
+        type=Path,
+        default=Path(os.environ.get("INKLING_MODELS_DIR", "models")),
+        help="the model repository (INKLING_MODELS_DIR)",
+    )
+
+
+def add_abstain(parser: argparse.ArgumentParser) -> None:
+    """Add `--abstain`, the same for every command."""
+    parser.add_argument(
+        "--abstain",
+        action="store_true",
+        help="give no label where the model is not sure, but why there is none",
+    )
+
+
+def _list_models(options: argparse.Namespace) -> int:
+    repository = Repository(options.models_dir)
+    print(f"{'MODEL':16} {'VERSION':>7}  {'DATASET':14} {'ACCURACY':>8}  STATE")
+    for model in repository.models():
+        for version in repository.versions(model):
+            print(_row(repository.files(model, version)))
+    return 0
+
+
+def _row(files: VersionFiles) -> str:
+    try:
+        files.verify()
+        dataset, state = files.contract().training_data.name, "ok"
+        accuracy = files.accuracy("float32")
+    except InklingError as error:
+        dataset, state, accuracy = "", error.message, None
+    shown = " " * 8 if accuracy is None else f"{accuracy:8.2%}"
+    return f"{files.model:16} {files.version:7}  {dataset:14} {shown}  {state}"
+
+
+def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pictures", nargs="+", type=Path, help="PNG or JPEG files")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--server", default="127.0.0.1:8081", help="a gateway's gRPC address"
+    )
+    where.add_argument(
+        "--on-device",
+        type=Path,
+        help="a .tflite file that Inkling published, or a version's directory",
+    )
+    parser.add_argument(
+        "--model", default="cnn", help="which model the gateway is asked"
+    )
+    parser.add_argument(
+        "--tls",
+        action="store_true",
+        help="encrypt, as a gateway with a certificate asks",
+    )
+    parser.add_argument(
+        "--root-certificates",
+        type=Path,
+        help="PEM file of the authorities to believe, instead of the usual ones",
+    )
+    parser.add_argument(
+        "--api-key-file",
+        type=Path,
+        help="file whose first line is the API key; an argument would be seen by all",
+    )
+    parser.add_argument("--top-k", type=int, default=1, help="labels to show of each")
+    parser.add_argument(
+        "--json", action="store_true", help="a line of JSON per picture"
+    )
+    add_abstain(parser)
+
+
+def _classify(options: argparse.Namespace) -> int:
+    from inkling.gateway.connect import connect  # noqa: PLC0415 - Pillow and gRPC take time
+
+    failed = 0
+    target = options.on_device or options.server
+    with connect(target, **_connection(options)) as classifier:
+        outcomes = classifier.outcomes(
+            options.pictures, options.top_k, abstain=options.abstain
+        )
+        answers = zip(options.pictures, outcomes, strict=True)
+        for number, (path, answer) in enumerate(answers, start=1):
+            _show_progress(number, len(options.pictures))
+            if isinstance(answer, InklingError):
+                failed += 1
+                print(f"inkling: {path}: {answer.message}", file=sys.stderr)
+            else:
+                print(_as_json(path, answer) if options.json else _as_row(path, answer))
+    return 1 if failed else 0
+
+
+def _connection(options: argparse.Namespace) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "model": options.model,
+        "tls": options.tls,
+        "root_certificates": options.root_certificates,
+    }
+    if options.api_key_file is not None:
+        given["api_key"] = _first_line(options.api_key_file)
+    return {name: value for name, value in given.items() if value}
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip().split("\n")[0].strip()
+    except (OSError, ValueError):
+        raise InvalidRequest(f"{path} cannot be read; it should hold a key.") from None
+
+
+def _show_progress(number: int, count: int) -> None:
+    """Draw a bar on the standard error, if only that is a terminal."""
+    if count > 1 and sys.stderr.isatty() and not sys.stdout.isatty():
+        filled = 40 * number // count
+        end = "\n" if number == count else ""
+        print(
+            f"\r[{'#' * filled:40}] {number}/{count}",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _as_row(path: Path, prediction: Prediction) -> str:
+    top = "  ".join(
+        f"{score.label} {score.probability:7.2%}" for score in prediction.top
+    )
+    if prediction.abstained is None:
+        return f"{path}  {top}"
+    shown = f"{path}  -  {prediction.abstained} {prediction.probability:.0%}"
+    return f"{shown}  ({top})" if len(prediction.top) > 1 else shown
+
+
+def _as_json(path: Path, prediction: Prediction) -> str:
+    origin, reason = prediction.origin, prediction.abstained
+    return json.dumps(
+        {
+            "picture": str(path),
+            "label": prediction.label,
+            "probability": prediction.probability,
+            **({"abstained": reason} if reason else {}),
+            "top": [
+                {"label": s.label, "index": s.index, "probability": s.probability}
+                for s in prediction.top
+            ],
+            "model": origin.model,
+            "version": origin.version,
+            "contract": origin.contract,
+            "answered_by": origin.answered_by,
+        }
+    )
+
+
+def _add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    add_models_dir(parser)
+    parser.add_argument("picture", type=Path, help="a PNG or JPEG file")
+    parser.add_argument("--model", default="cnn", help="whose contract to follow")
+    parser.add_argument(
+        "--contract",
+        type=Path,
+        help="a contract.json or a .tflite file to follow instead",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="a PNG to draw all stages in, side by side"
+    )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    # Pillow and NumPy are not needed to print the help of other commands.
+    from inkling.cli.doctor import in_terminal, warnings  # noqa: PLC0415
+    from inkling.image.pictures import encoded  # noqa: PLC0415
+    from inkling.image.preprocess import explain  # noqa: PLC0415
+
+    contract = _contract(options)
+    started = time.process_time()
+    _, stages = explain(encoded(options.picture), contract)
+    spent_ms = 1000 * (time.process_time() - started)
+    if options.output:
+        _save_sheet(stages, options.output)
+    for number, stage in enumerate(stages, start=1):
+        size = f"{stage.picture.width} x {stage.picture.height}"
+        print(f"{number}. {stage.name:12} {size:12} {stage.decision}")
+        if sys.stdout.isatty():
+            print("\n".join(in_terminal(stage.picture)))
+    print(f"{spent_ms:.1f} ms of CPU, contract {contract.hash[:19]}...")
+    for warning in warnings(stages, contract):
+        print(f"Warning: {warning}")
+    if options.output:
+        print(f"Drawn in {options.output}")
+    return 0
+
+
+def _save_sheet(stages: Sequence[Stage], path: Path) -> None:
+    from inkling.cli.doctor import sheet  # noqa: PLC0415 - as above
+
+    try:
+        sheet(stages).save(path)
+    except (OSError, ValueError):
+        raise InvalidRequest(
+            f"{path} cannot be written; name a .png file in a folder that is there."
+        ) from None
+
+
+def _contract(options: argparse.Namespace) -> Contract:
+    from inkling.contract import Contract  # noqa: PLC0415
+    from inkling.model.bundle import read_bundle  # noqa: PLC0415 - as above
+
+    if options.contract is None:
+        return Repository(options.models_dir).newest(options.model).contract()
+    try:
+        content = options.contract.read_bytes()
+    except OSError:
+        raise InvalidRequest(f"{options.contract} cannot be read.") from None
+    if options.contract.suffix == ".tflite":
+        return read_bundle(content).contract
+    return Contract.from_json(content)
+
+
+CLASSIFY = Command(
+    help="classify pictures by a gateway, or on this device",
+    add_arguments=_add_classify_arguments,
+    run=_classify,
+)
+DOCTOR = Command(
+    help="show what a model would see of a picture, stage by stage",
+    add_arguments=_add_doctor_arguments,
+    run=_doctor,
+)
+MODELS = Command(
+    help="list the published models and check their files",
+    add_arguments=add_models_dir,
+    run=_list_models,
+)

@@ -1,0 +1,1 @@
+"""The client: a classifier behind a gateway, or on this device."""

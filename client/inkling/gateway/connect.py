@@ -1,0 +1,162 @@
+"""The one interface to a classifier, wherever it runs, and how to get one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from inkling.errors import DeadlineExceeded, InklingError, InvalidRequest, NotReady
+from inkling.image.pictures import encoded, raising
+
+if TYPE_CHECKING:
+    from inkling.contract import Contract
+    from inkling.image.pictures import Picture
+    from inkling.types import Prediction
+
+__all__ = ["Classifier", "Fallback", "connect"]
+
+
+class Classifier(Protocol):
+    """Classifies pictures; safe to use from several threads, closed once."""
+
+    def classify(
+        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+    ) -> Prediction:
+        """Return what the model says of one picture.
+
+        Args:
+            picture: As `inkling.image.pictures` lists them.
+            top_k: How many labels to give, likeliest first.
+            abstain: Whether a picture that the model is not sure of gets no label;
+                the rule is that of `inkling.abstention`.
+
+        Raises:
+            InklingError: The same class, whether a gateway or this device refused it.
+        """
+
+    def classify_many(
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+    ) -> Iterator[Prediction]:
+        """Yield a prediction per picture, in order, while later ones are under way.
+
+        Raises:
+            InklingError: As `classify`; what came before has been yielded.
+        """
+
+    def outcomes(
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+    ) -> Iterator[Prediction | InklingError]:
+        """Yield for each picture, in order, its prediction or why there is none."""
+
+    def contract(self) -> Contract:
+        """Return what the version that answers now expects, with its labels.
+
+        Raises:
+            InklingError: No version can answer, or the gateway cannot be reached.
+        """
+
+    def close(self) -> None:
+        """Let go of connections and models."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+def connect(
+    target: str | PathLike[str],
+    *,
+    model: str = "cnn",
+    fallback: str | PathLike[str] | None = None,
+    **options: Any,
+) -> Classifier:
+    """Return a classifier.
+
+    Args:
+        target: `host:port` of a gateway's gRPC port; or, on the device, a TFLite file
+            that Inkling published, or a version's directory.
+        model: Which model the gateway is asked; a file or directory is its own.
+        fallback: A file or directory that answers while the gateway cannot be reached;
+            `Prediction.origin` says who answered.
+        options: For a gateway, as `inkling.gateway.remote.GrpcClassifier` takes them;
+            on the device, as `inkling.model.ondevice.OnDeviceClassifier` does.
+
+    Raises:
+        InklingError: There is nothing at a path, or it cannot be loaded.
+    """
+    if _is_on_device(target):
+        from inkling.model.ondevice import OnDeviceClassifier  # noqa: PLC0415 - an extra
+
+        if fallback is not None:
+            raise InvalidRequest("A classifier on the device needs no fallback.")
+        unknown = set(options) - {"tflite_format", "num_threads"}
+        if unknown:
+            raise InvalidRequest(
+                f"Unknown options on the device: {', '.join(sorted(unknown))[:200]}; "
+                "known are: num_threads, tflite_format."
+            )
+        return OnDeviceClassifier(Path(target), **options)
+    from inkling.gateway.remote import GrpcClassifier  # noqa: PLC0415 - not on every device
+
+    remote = GrpcClassifier(str(target), model=model, **options)
+    return Fallback(remote, connect(fallback)) if fallback is not None else remote
+
+
+def _is_on_device(target: str | PathLike[str]) -> bool:
+    if not str(target):
+        return False  # its path would be the current folder
+    path = Path(target)
+    return path.suffix == ".tflite" or path.is_dir()
+
+
+class Fallback:
+    """Asks one classifier, and another one while the first cannot be reached."""
+
+    def __init__(self, first: Classifier, second: Classifier) -> None:
+        self._first, self._second = first, second
+
+    def classify(
+        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+    ) -> Prediction:
+        """Return what the first says, or the second where the first is not ready."""
+        image = encoded(picture)
+        try:
+            return self._first.classify(image, top_k, abstain=abstain)
+        except (NotReady, DeadlineExceeded):
+            return self._second.classify(image, top_k, abstain=abstain)
+
+    def outcomes(
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+    ) -> Iterator[Prediction | InklingError]:
+        """Yield a prediction or an error per picture; each asks the first anew."""
+        for picture in pictures:
+            try:
+                yield self.classify(picture, top_k, abstain=abstain)
+            except InklingError as error:
+                yield error
+
+    def classify_many(
+        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+    ) -> Iterator[Prediction]:
+        """Yield a prediction per picture, in order; each asks the first anew."""
+        return raising(self.outcomes(pictures, top_k, abstain=abstain))
+
+    def contract(self) -> Contract:
+        """Return the first's contract, or the second's where the first is not ready."""
+        try:
+            return self._first.contract()
+        except (NotReady, DeadlineExceeded):
+            return self._second.contract()
+
+    def close(self) -> None:
+        """Close both."""
+        self._first.close()
+        self._second.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

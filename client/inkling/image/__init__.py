@@ -1,0 +1,1 @@
+"""From an encoded picture to what a model is given."""

@@ -1,0 +1,1 @@
+"""Published models: where they lie, how they are loaded, and what runs them."""

@@ -1,0 +1,319 @@
+"""TensorFlow Serving's gRPC protocol over our service: Predict, metadata and status.
+
+So a client of TensorFlow Serving works unchanged, and a gateway can stand in for it
+where it has no build. Codes and messages are TensorFlow Serving's, from its sources
+(predict_impl.cc, predict_util.cc, server_core.cc, get_model_status_impl.cc); inputs are
+checked more strictly than there: shape, range and that all are numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import grpc
+import numpy as np
+
+from inkling.errors import InvalidRequest, ModelNotFound
+from inkling.model.repository import check_model_name
+from inkling_serving.engines.base import State
+from inkling_serving.grpc_api.classifier import (
+    Handler,
+    StatusError,
+    countdown,
+    parsed,
+    unary,
+)
+from inkling_serving.runtime.timings import Trace
+from inkling_serving.service import Target
+from inkling_serving.tensorflow_serving_wire import tensorflow_serving_pb2 as wire
+from inkling_serving.tensorflow_serving_wire.tensors import (
+    array_of,
+    int_tensor,
+    strings_tensor,
+    tensor_of,
+)
+
+if TYPE_CHECKING:
+    from inkling.contract import Contract
+    from inkling_serving.engines.base import VersionStatus
+    from inkling_serving.http2.calls import Method, Unary
+    from inkling_serving.runtime.metrics import Metrics
+    from inkling_serving.runtime.thread_pool import Work
+    from inkling_serving.service import Service
+
+__all__ = ["TensorFlowServingDialect"]
+
+_INVALID = grpc.StatusCode.INVALID_ARGUMENT
+_PREDICTION = "/tensorflow.serving.PredictionService/"
+_MODEL = "/tensorflow.serving.ModelService/"
+_DEFAULT_SIGNATURE = "serving_default"
+# Signature -> input, its type, output, its type.
+_SIGNATURES = {
+    _DEFAULT_SIGNATURE: ("inputs", wire.DT_FLOAT, "scores", wire.DT_FLOAT),
+    "contract": ("asked", wire.DT_INT32, "contract", wire.DT_STRING),
+    "device": ("asked", wire.DT_INT32, "device", wire.DT_INT32),
+}
+_TYPE_NAMES = {
+    wire.DT_FLOAT: "float",
+    wire.DT_DOUBLE: "double",
+    wire.DT_INT32: "int32",
+    wire.DT_UINT8: "uint8",
+    wire.DT_STRING: "string",
+    wire.DT_INT64: "int64",
+    10: "bool",
+    19: "half",
+}
+_SIGNATURE_DEF = "signature_def"
+# The one place where a message's name travels.
+_SIGNATURE_DEF_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+_ERROR_UNKNOWN = 2
+# What a model's `device` signature answers where it runs on one; LiteRT always does.
+_CPU = 0
+# The contract is some kilobytes; a batch of questions needs no more answers than this.
+_MAX_COPIES = 1024
+
+
+class TensorFlowServingDialect:
+    """Answers PredictionService and ModelService with a service."""
+
+    def __init__(self, service: Service, work: Work, metrics: Metrics) -> None:
+        self._service = service
+        self._work = work
+        self._metrics = metrics
+
+    def methods(self) -> dict[str, Method]:
+        """Return the methods, by path."""
+        return {
+            f"{_PREDICTION}Predict": self._unary(self._predict),
+            f"{_PREDICTION}GetModelMetadata": self._unary(self._metadata),
+            f"{_MODEL}GetModelStatus": self._unary(self._status),
+        }
+
+    def _unary(self, answer: Handler) -> Unary:
+        return unary(answer, self._metrics, "tensorflow_serving")
+
+    async def _predict(
+        self, body: bytes, timeout_s: float | None, trace: Trace
+    ) -> wire.PredictResponse:
+        request = parsed(wire.PredictRequest, body)
+        left_s, submitted = countdown(timeout_s), perf_counter()
+
+        def begin() -> wire.PredictResponse:
+            trace.queue = perf_counter() - submitted
+            return self._answer(request, left_s(), trace)
+
+        return await self._work.run(begin, timeout_s)
+
+    def _answer(
+        self, request: wire.PredictRequest, timeout_s: float | None, trace: Trace
+    ) -> wire.PredictResponse:
+        target = _target(request)
+        signature = request.model_spec.signature_name or _DEFAULT_SIGNATURE
+        self._contract(target)
+        _check_signature(signature)
+        name, dtype, output, _ = _SIGNATURES[signature]
+        _check_names(request, name, output)
+        tensor = request.inputs[name]
+        if tensor.dtype != dtype:
+            raise StatusError(
+                _INVALID,
+                f"Expects arg[0] to be {_TYPE_NAMES[dtype]} but "
+                f"{_TYPE_NAMES.get(tensor.dtype, 'another type')} is provided",
+            )
+        try:
+            values = array_of(tensor)
+        except InvalidRequest:
+            raise StatusError(_INVALID, f"tensor parsing error: {name}") from None
+        if signature == _DEFAULT_SIGNATURE:
+            origin, scores = self._service.predict(
+                target, values.astype(np.float32, copy=False), timeout_s, trace
+            )
+            answer, version = tensor_of(scores), origin.version
+        else:
+            version, contract = self._contract(target)
+            if values.size > _MAX_COPIES:
+                raise StatusError(_INVALID, f"at most {_MAX_COPIES} copies are given")
+            answer = (
+                strings_tensor(contract.json, values.size)
+                if signature == "contract"
+                else int_tensor(_CPU, values.size)
+            )
+        response = wire.PredictResponse()
+        response.outputs[output].CopyFrom(answer)
+        _name(response.model_spec, target.model, signature, version)
+        return response
+
+    def _metadata(
+        self, body: bytes, _: float | None, __: Trace
+    ) -> wire.GetModelMetadataResponse:
+        request = parsed(wire.GetModelMetadataRequest, body)
+        target = _target(request)
+        if not request.metadata_field:
+            raise StatusError(
+                _INVALID,
+                "GetModelMetadataRequest must specify at least one metadata_field",
+            )
+        for field in request.metadata_field:
+            if field != _SIGNATURE_DEF:
+                raise StatusError(_INVALID, f"Metadata field {field} is not supported")
+        version, contract = self._contract(target)
+        response = wire.GetModelMetadataResponse()
+        _name(response.model_spec, target.model, "", version)
+        packed = response.metadata[_SIGNATURE_DEF]
+        packed.type_url = _SIGNATURE_DEF_URL
+        packed.value = _signatures(contract).SerializeToString()
+        return response
+
+    def _status(
+        self, body: bytes, _: float | None, __: Trace
+    ) -> wire.GetModelStatusResponse:
+        request = parsed(wire.GetModelStatusRequest, body)
+        target = _target(request, named=False)
+        try:
+            versions: Collection[VersionStatus] = self._service.model(
+                target.model
+            ).versions
+        except (ModelNotFound, InvalidRequest):
+            versions = ()
+        if not versions and target.version is None:
+            raise StatusError(
+                grpc.StatusCode.NOT_FOUND,
+                f"Could not find any versions of model {target.model}",
+            )
+        if target.version is not None:
+            versions = [v for v in versions if v.version == target.version]
+            if not versions:
+                raise StatusError(
+                    grpc.StatusCode.NOT_FOUND,
+                    f"Could not find version {target.version} of model {target.model}",
+                )
+        response = wire.GetModelStatusResponse()
+        for version in versions:
+            response.model_version_status.append(_version_status(version))
+        return response
+
+    def _contract(self, target: Target) -> tuple[int, Contract]:
+        """Return which version would answer, and its contract."""
+        try:
+            check_model_name(target.model)
+            return self._service.contract(target)
+        except (ModelNotFound, InvalidRequest):
+            raise self._not_found(target) from None
+
+    def _not_found(self, target: Target) -> StatusError:
+        """Return the error for what is not served, in TensorFlow Serving's words."""
+        if target.version_label is not None:
+            return StatusError(
+                _INVALID,
+                f"Unrecognized servable version label: {target.version_label}",
+            )
+        asked = f"Latest({target.model})"
+        if target.version is not None:
+            asked = f"Specific({target.model}, {target.version})"
+        return StatusError(
+            grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {asked}"
+        )
+
+
+def _target(
+    request: (
+        wire.PredictRequest | wire.GetModelMetadataRequest | wire.GetModelStatusRequest
+    ),
+    named: bool = True,
+) -> Target:
+    if not request.HasField("model_spec"):
+        raise StatusError(_INVALID, "Missing ModelSpec")
+    spec = request.model_spec
+    if named and not spec.name:
+        raise StatusError(_INVALID, "ModelSpec has no name specified.")
+    choice = spec.WhichOneof("version_choice")
+    return Target(
+        spec.name,
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
+    )
+
+
+def _check_signature(signature: str) -> None:
+    if signature not in _SIGNATURES:
+        raise StatusError(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f'Serving signature key "{signature}" not found.',
+        )
+
+
+def _check_names(request: wire.PredictRequest, name: str, output: str) -> None:
+    sent = sorted(request.inputs)
+    if len(sent) != 1:
+        extra = ",".join(s for s in sent if s != name)
+        missing = "" if name in sent else name
+        raise StatusError(
+            _INVALID,
+            f"input size does not match signature: {len(sent)}!=1 "
+            f"len({{{','.join(sent)}}}) != len({{{name}}}). Sent extra: {{{extra}}}. "
+            f"Missing but required: {{{missing}}}.",
+        )
+    if name not in sent:
+        raise StatusError(
+            _INVALID,
+            f"Signature input alias: {name}(feed name: {name}:0) not found in request "
+            "and no default value provided. "
+            f"Inputs expected to be in the set {{{name}}}.",
+        )
+    for place, wanted in enumerate(request.output_filter):
+        if wanted != output:
+            raise StatusError(
+                _INVALID,
+                f"output tensor alias not found in signature: {wanted} Outputs "
+                f"expected to be in the set {{{output}}}.",
+            )
+        if place:
+            raise StatusError(_INVALID, f"duplicate output tensor alias: {wanted}")
+
+
+def _name(
+    spec: wire.ModelSpec, model: str, signature: str, version: int | None
+) -> None:
+    spec.name = model
+    spec.signature_name = signature
+    if version is not None:
+        spec.version.value = version
+
+
+def _signatures(contract: Contract) -> wire.SignatureDefMap:
+    """Return the signatures as the SavedModel has them; -1 is any size."""
+    shapes = {
+        "inputs": (-1, *contract.input_shape),
+        "scores": (-1, len(contract.labels)),
+        "asked": (-1,),
+        "contract": (-1,),
+        "device": (-1,),
+    }
+    answer = wire.SignatureDefMap()
+    for key, (name, dtype, output, output_dtype) in _SIGNATURES.items():
+        signature = answer.signature_def[key]
+        signature.method_name = "tensorflow/serving/predict"
+        infos = (
+            (signature.inputs, name, dtype),
+            (signature.outputs, output, output_dtype),
+        )
+        for infos_of, alias, kind in infos:
+            info = infos_of[alias]
+            info.name, info.dtype = f"{alias}:0", kind
+            for size in shapes[alias]:
+                info.tensor_shape.dim.add(size=size)
+    return answer
+
+
+def _version_status(version: VersionStatus) -> wire.ModelVersionStatus:
+    status = wire.ModelVersionStatus(version=version.version)
+    if version.state == State.AVAILABLE:
+        status.state = wire.ModelVersionStatus.AVAILABLE
+        status.status.error_code = 0
+    else:
+        status.state = wire.ModelVersionStatus.END
+        status.status.error_code = _ERROR_UNKNOWN
+        status.status.error_message = version.reason or ""
+    return status

@@ -1,0 +1,1 @@
+"""The gRPC port: the classifier, its stream, health, and the server."""

@@ -1,0 +1,1 @@
+"""The HTTP port: handlers, the Flask application and the ASGI application."""

@@ -1,0 +1,95 @@
+"""What the service says -> the JSON of HTTP's answers."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from inkling.image.preprocess import Stage
+    from inkling.types import Prediction
+    from inkling_serving.engines.base import ModelStatus, VersionStatus
+    from inkling_serving.service import Answer
+
+__all__ = ["answer_json", "model_json", "stage_json"]
+
+# Long side of a stage's picture in an explanation; the model input is never larger.
+_STAGE_SIDE = 320
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """Return the predictions with which version gave them."""
+    return {
+        "model": answer.origin.model,
+        "version": answer.origin.version,
+        "contract": answer.origin.contract,
+        "results": [_prediction_json(result) for result in answer.results],
+    }
+
+
+def _prediction_json(result: Prediction) -> dict[str, Any]:
+    # Only who asked for it is answered by it.
+    abstained = {"abstained": result.abstained} if result.abstained else {}
+    return {
+        "label": result.label,
+        "index": result.index,
+        "probability": result.probability,
+        **abstained,
+        "top": [
+            {"label": s.label, "index": s.index, "probability": s.probability}
+            for s in result.top
+        ],
+    }
+
+
+def stage_json(stage: Stage) -> dict[str, Any]:
+    """Return a stage with its picture as a PNG in base64."""
+    picture, file = stage.picture, io.BytesIO()
+    size = {"width": picture.width, "height": picture.height}
+    if picture.mode not in ("1", "L", "RGB", "RGBA"):
+        picture = picture.convert("RGB")
+    picture.thumbnail((_STAGE_SIDE, _STAGE_SIDE), Image.Resampling.BILINEAR)
+    picture.save(file, "PNG")
+    encoded = base64.b64encode(file.getvalue()).decode()
+    return {
+        "name": stage.name,
+        "decision": stage.decision,
+        **size,
+        "image": {"b64": encoded},
+    }
+
+
+def model_json(status: ModelStatus) -> dict[str, Any]:
+    """Return what is known of a model, newest version first."""
+    return {
+        "name": status.name,
+        "ready": status.ready,
+        "versions": [_version_json(status, version) for version in status.versions],
+    }
+
+
+def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "version": status.version,
+        "state": status.state,
+        "version_labels": model.labels_of(status.version),
+        "reason": status.reason,
+    }
+    contract = status.contract
+    if contract is not None:
+        shown |= {
+            "contract": contract.hash,
+            "labels": list(contract.labels),
+            "kind": contract.kind,
+            "input": {
+                "height": contract.height,
+                "width": contract.width,
+                "channels": contract.channels,
+            },
+            "dataset": contract.training_data.name,
+            "accuracy": status.accuracy,
+        }
+    return shown

@@ -1,0 +1,48 @@
+"""The subcommands `inkling serve` and `inkling up`."""
+
+from __future__ import annotations
+
+import argparse
+
+from inkling.cli.main import Command
+from inkling_serving import settings
+
+__all__ = ["SERVE", "UP"]
+
+
+def _serve(options: argparse.Namespace) -> int:
+    # Flask and uvicorn are not needed to print the help of other commands.
+    from inkling_serving.launch.gateway import serve  # noqa: PLC0415
+
+    return serve(settings.from_flags(options))
+
+
+def _add_up_arguments(parser: argparse.ArgumentParser) -> None:
+    settings.add_flags(parser)
+    parser.add_argument(
+        "--data-dir",
+        default=argparse.SUPPRESS,
+        help="where the pictures to train on are, such as mnist.npz (INKLING_DATA_DIR)",
+    )
+    parser.add_argument(
+        "models", nargs="*", default=["mlp", "cnn"], help="what to train and serve"
+    )
+
+
+def _up(options: argparse.Namespace) -> int:
+    from inkling_serving.launch.up import up  # noqa: PLC0415 - as above
+
+    data_dir = getattr(options, "data_dir", None)
+    return up(settings.from_flags(options), options.models, data_dir)
+
+
+SERVE = Command(
+    help="serve the published models over HTTP",
+    add_arguments=settings.add_flags,
+    run=_serve,
+)
+UP = Command(
+    help="train what is not yet published, and serve it as it becomes ready",
+    add_arguments=_add_up_arguments,
+    run=_up,
+)

@@ -1,0 +1,217 @@
+"""What the gateway measures of itself: every request by its phases, for Prometheus.
+
+Counting is a handful of additions in plain Python, because it happens in each request;
+prometheus_client is there for the format. With several workers each leaves a snapshot
+once a second in a folder that they share, and whichever is asked adds them up. The
+snapshots of workers that died stay, so that no counter ever goes down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from inkling_serving.runtime.timings import PHASES, Trace
+
+__all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
+
+# Upper bounds in seconds; from a small model's forward pass to a full time-out.
+_BUCKETS = (
+    *(5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# A snapshot that is older is of a worker that is gone; its memory is free.
+_GONE_AFTER_S = 5.0
+
+
+class _Histogram:
+    """Counts of seconds by bucket."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_BUCKETS) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(_BUCKETS, seconds)] += 1
+        self.total += seconds
+
+    def merge(self, counts: Iterable[int], total: float) -> None:
+        self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
+        self.total += total
+
+
+class Metrics:
+    """Counts the requests of a process; safe to use from several threads."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Start at zero; `folder` is where the workers of one gateway meet."""
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._requests: Counter[tuple[str, str, str]] = Counter()
+        self._seconds: dict[tuple[str, ...], _Histogram] = {}
+        self._phases: dict[tuple[str, ...], list[_Histogram]] = {}
+
+    def observe(self, protocol: str, code: str, trace: Trace) -> None:
+        """Count a request that was answered, with `ok` or an error's code word."""
+        with self._lock:
+            self._requests[protocol, trace.model, code] += 1
+            if trace.version:
+                self._time(protocol, trace)
+
+    def _time(self, protocol: str, trace: Trace) -> None:
+        version = str(trace.version)
+        whole = (protocol, trace.model, version)
+        seconds = self._seconds.get(whole)
+        if seconds is None:
+            seconds = self._seconds[whole] = _Histogram()
+        seconds.add(time.perf_counter() - trace.started)
+        phases = self._phases.get((trace.model, version))
+        if phases is None:
+            phases = [_Histogram() for _ in PHASES]
+            self._phases[trace.model, version] = phases
+        phases[0].add(trace.receive)
+        phases[1].add(trace.queue)
+        phases[2].add(trace.decode)
+        phases[3].add(trace.preprocess)
+        phases[4].add(trace.engine)
+        phases[5].add(trace.encode)
+
+    def save(self) -> None:
+        """Leave a snapshot for the other workers, if there are any."""
+        if self._folder is None:
+            return
+        path = self._folder / f"{os.getpid()}.json"
+        written = path.with_suffix(".new")
+        written.write_text(json.dumps(self._snapshot()), encoding="utf-8")
+        written.replace(path)
+
+    def exposition(self) -> bytes:
+        """Return the figures of all workers in Prometheus's text format."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Sum([self._snapshot(), *self._others()]))
+        return generate_latest(registry)
+
+    def _others(self) -> Iterator[dict[str, Any]]:
+        if self._folder is None:
+            return
+        own = f"{os.getpid()}.json"
+        for path in self._folder.glob("*.json"):
+            if path.name != own:
+                snapshot = json.loads(path.read_text(encoding="utf-8"))
+                if time.time() - snapshot["at"] > _GONE_AFTER_S:
+                    snapshot["memory"] = snapshot["workers"] = 0
+                yield snapshot
+
+    def _snapshot(self) -> dict[str, Any]:
+        with self._lock:
+            return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        return {
+            "at": time.time(),
+            "workers": 1,
+            "cpu": time.process_time(),
+            "memory": _resident_bytes(),
+            "requests": [[*key, n] for key, n in self._requests.items()],
+            "seconds": [
+                [key, one.counts, one.total] for key, one in self._seconds.items()
+            ],
+            "phases": [
+                [(name, *key), one.counts, one.total]
+                for key, phases in self._phases.items()
+                for name, one in zip(PHASES, phases, strict=True)
+            ],
+        }
+
+
+class _Sum:
+    """Adds snapshots up, as a collector of prometheus_client."""
+
+    def __init__(self, snapshots: list[dict[str, Any]]) -> None:
+        self._snapshots = snapshots
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        requests = CounterMetricFamily(
+            "inkling_requests",
+            "Requests answered; code is ok or the word of the error.",
+            labels=("protocol", "model", "code"),
+        )
+        counted: Counter[tuple[str, ...]] = Counter()
+        for snapshot in self._snapshots:
+            for *labels, count in snapshot["requests"]:
+                counted[tuple(labels)] += count
+        for labels, count in sorted(counted.items()):
+            requests.add_metric(labels, count)
+        yield requests
+        yield self._histograms(
+            "seconds",
+            "inkling_request_seconds",
+            "From the head of a request to its answer, where a model was found.",
+            ("protocol", "model", "version"),
+        )
+        yield self._histograms(
+            "phases",
+            "inkling_phase_seconds",
+            "The parts of that: " + ", ".join(PHASES) + ".",
+            ("phase", "model", "version"),
+        )
+        yield from self._process()
+
+    def _histograms(
+        self, part: str, name: str, text: str, labels: tuple[str, ...]
+    ) -> Metric:
+        family = HistogramMetricFamily(name, text, labels=labels)
+        merged: dict[tuple[str, ...], _Histogram] = {}
+        for snapshot in self._snapshots:
+            for key, counts, total in snapshot[part]:
+                merged.setdefault(tuple(key), _Histogram()).merge(counts, total)
+        bounds = [str(bound) for bound in _BUCKETS] + ["+Inf"]
+        for key, one in sorted(merged.items()):
+            below, buckets = 0, []
+            for bound, count in zip(bounds, one.counts, strict=True):
+                below += count
+                buckets.append((bound, below))
+            family.add_metric(key, buckets, one.total)
+        return family
+
+    def _process(self) -> Iterator[Metric]:
+        def sum_of(name: str) -> float:
+            return float(sum(snapshot[name] for snapshot in self._snapshots))
+
+        yield CounterMetricFamily(
+            "process_cpu_seconds", "CPU time of all workers.", sum_of("cpu")
+        )
+        yield GaugeMetricFamily(
+            "process_resident_memory_bytes", "Memory of all workers.", sum_of("memory")
+        )
+        yield GaugeMetricFamily(
+            "inkling_workers", "Workers that are there.", sum_of("workers")
+        )
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:  # only Linux has it
+        return 0
+    return int(pages) * _PAGE_BYTES

@@ -1,0 +1,1 @@
+"""TensorFlow Serving's messages, and arrays from and to its tensors."""

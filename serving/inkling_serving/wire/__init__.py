@@ -1,1 +1,0 @@
-"""Other people's messages, under names of our own."""

@@ -1,0 +1,306 @@
+"""Pictures that are no digit, for a model to learn to doubt (outlier exposure).
+
+After Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier Exposure",
+ICLR 2019: beside its digits a model sees other things, with every label equally right.
+All of them are made here, from a seed, fonts, and the training digits themselves; no
+other dataset is looked at, so that others can be held against it.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from inkling_training.data import doodles
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from inkling.contract import Contract
+    from inkling_training.data.datasets import Split
+
+    Pixels = npt.NDArray[np.uint8]
+    Values = npt.NDArray[np.float32]
+    Random = np.random.Generator
+
+__all__ = ["KINDS", "are_digits", "held_out", "outliers"]
+
+# How many of each kind a run sees: those that are hardest to tell from digits most.
+_COUNTS = {
+    "letters": 16_000,
+    "scribbles": 3_000,
+    "shapes": 3_000,
+    "blobs": 2_000,
+    "noise": 2_000,
+    "textures": 2_000,
+    "blank": 500,
+    "pairs": 2_000,
+    "cut": 2_000,
+}
+KINDS = tuple(_COUNTS)
+_MOST_PER_DIGIT = 2
+_HELD_OUT_COUNT = 500
+_DIGITS = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What outliers are made from.
+
+    Attributes:
+        digits: Pictures of digits, shape (n, side, side), light on dark.
+        fonts: Which of matplotlib's fonts write the letters.
+    """
+
+    digits: Pixels
+    fonts: tuple[str, ...]
+
+    @property
+    def side(self) -> int:
+        return int(self.digits.shape[1])
+
+
+def are_digits(contract: Contract) -> bool:
+    """Tell whether the labels are the ten digits, written by hand.
+
+    Of other things nobody can say what is none of them: a letter is no digit, but
+    it may well be one of the labels.
+    """
+    return contract.labels == _DIGITS and contract.kind == "photo_of_one_object"
+
+
+def outliers(digits: Split, seed: int) -> Pixels:
+    """Return what a run sees beside digits, shape (n, side, side), uint8.
+
+    Args:
+        digits: Of the training split; parts of them are put together anew.
+        seed: The same seed gives the same pictures.
+    """
+    source = _Source(digits.pixels, doodles.FONTS)
+    # A short run sees a few of them only.
+    share = min(1.0, _MOST_PER_DIGIT * len(digits) / sum(_COUNTS.values()))
+    made = [
+        _made(kind, math.ceil(share * count), source, seed)
+        for kind, count in _COUNTS.items()
+    ]
+    return np.concatenate(made)
+
+
+def held_out(digits: Split, seed: int) -> dict[str, Pixels]:
+    """Return pictures of each kind that no run saw; letters are in other fonts.
+
+    Args:
+        digits: Of a split that no weight was fitted to.
+        seed: Any; it is another here than the same number is for a run.
+    """
+    source = _Source(digits.pixels, doodles.HELD_OUT_FONTS)
+    return {kind: _made(kind, _HELD_OUT_COUNT, source, ~seed) for kind in _COUNTS}
+
+
+def _made(kind: str, count: int, source: _Source, seed: int) -> Pixels:
+    if kind in _DRAWN:
+        return _drawn(kind, count, source.fonts, source.side, seed)
+    return _MIXED[kind](_random(kind, seed), count, source)
+
+
+def _random(kind: str, seed: int) -> Random:
+    return np.random.default_rng([seed % 2**32, zlib.crc32(kind.encode())])
+
+
+# Drawing takes most of the time, and the next model of a command wants the very same.
+@lru_cache(maxsize=16)
+def _drawn(
+    kind: str, count: int, fonts: tuple[str, ...], side: int, seed: int
+) -> Pixels:
+    """Return pictures of a kind that is drawn, one by one; not to be written to."""
+    random = _random(kind, seed)
+    drawn = (_DRAWN[kind](random, fonts) for _ in range(count))
+    pictures = np.stack([_placed(ink, random, side) for ink in drawn])
+    pictures.flags.writeable = False
+    return pictures
+
+
+def _placed(ink: Image.Image, random: Random, side: int) -> Pixels:
+    """Return a drawing as a picture of `side` pixels.
+
+    Most are framed as the finder frames what it finds, in a box of 20 in 28 about the
+    centre of mass; the others are of any size, anywhere.
+    """
+    ink = ink.crop(ink.getbbox())
+    framed = random.random() < 0.7
+    box = side * (20 / 28 if framed else random.uniform(0.4, 1.0))
+    scale = box / max(ink.size)
+    size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))
+    small = ink.resize(size, Image.Resampling.BOX)
+    room = np.subtract(side, size)
+    corner = side / 2 - _middle(small) if framed else random.integers(0, room + 1)
+    canvas = Image.new("L", (side, side))
+    canvas.paste(small, (round(corner[0]), round(corner[1])))
+    return np.asarray(canvas)
+
+
+def _middle(picture: Image.Image) -> npt.NDArray[np.float64]:
+    """Return the centre of mass: across, down."""
+    values = np.asarray(picture, np.float64)
+    across = values.sum(axis=0) @ np.arange(picture.width)
+    down = values.sum(axis=1) @ np.arange(picture.height)
+    return np.asarray(np.array([across, down]) / values.sum())
+
+
+def _blobs(random: Random, count: int, source: _Source) -> Pixels:
+    """Return spots of any outline: smooth noise, cut off at some height."""
+    field = random.random((count, source.side, source.side), np.float32)
+    field[::2] = _smooth(field[::2], 3)
+    field[1::2] = _smooth(field[1::2], 20)
+    spread = field.std(axis=(1, 2), keepdims=True)
+    height = random.uniform(0, 1.6, (count, 1, 1))
+    steepness = random.uniform(0.5, 6, (count, 1, 1))
+    inside = 0.5 + steepness * ((field - 0.5) / spread - height)
+    return _pixels(inside * _windows(random, count, source.side))
+
+
+def _noise(random: Random, count: int, source: _Source) -> Pixels:
+    """Return noise: even, normal or rare; fine, coarse or smooth; all over or not."""
+    shape = (count, source.side, source.side)
+    kind = random.integers(0, 3, (count, 1, 1))
+    rare = random.random(shape) < random.uniform(0.02, 0.6, (count, 1, 1))
+    normal = random.normal(0.5, 0.25, shape)
+    noise = np.choose(kind, [random.random(shape), normal, rare]).astype(np.float32)
+    grain = random.integers(0, 5, count)
+    for block in (2, 4, 7):  # grains 1, 2 and 3; 0 is as fine as pixels
+        chosen = grain == (2, 4, 7).index(block) + 1
+        coarse = noise[chosen, ::block, ::block].repeat(block, axis=1)
+        noise[chosen] = coarse.repeat(block, axis=2)[:, : shape[1], : shape[2]]
+    noise[grain == 4] = _smooth(noise[grain == 4], 1)
+    strength = random.uniform(0.3, 1.5, (count, 1, 1))
+    return _pixels(noise * strength * _windows(random, count, source.side))
+
+
+def _textures(random: Random, count: int, source: _Source) -> Pixels:
+    """Return stripes, checks and rings, and ramps of light, within some outline."""
+    side = source.side
+    rows, columns = np.mgrid[0:side, 0:side] / side - 0.5
+
+    def waves() -> npt.NDArray[np.float64]:
+        angle, phase = random.uniform(0, 2 * np.pi, (2, count, 1, 1))
+        along = np.cos(angle) * rows + np.sin(angle) * columns
+        centre = random.uniform(-0.4, 0.4, (2, count, 1, 1))
+        rings = np.hypot(rows - centre[0], columns - centre[1])
+        ringed = random.random((count, 1, 1)) < 0.2
+        pitch = random.uniform(0.3, 10, (count, 1, 1))
+        wave = np.sin(2 * np.pi * pitch * np.where(ringed, rings, along) + phase)
+        return np.asarray(wave)
+
+    twice = random.random((count, 1, 1)) < 0.4
+    wave = np.where(twice, waves() * waves(), waves())
+    sharp = np.tanh(wave * random.uniform(0.5, 6, (count, 1, 1)))
+    bright = random.uniform(0.3, 1.0, (count, 1, 1))
+    return _pixels((0.5 + sharp / 2) * bright * _windows(random, count, side))
+
+
+def _blank(random: Random, count: int, source: _Source) -> Pixels:
+    """Return paper without ink: even or shaded, with faint noise and a few specks."""
+    shape = (count, source.side, source.side)
+    light = random.uniform(0, 0.5, (count, 1, 1))
+    light *= random.random((count, 1, 1)) < 0.5
+    ramp = np.linspace(-1, 1, source.side) * random.uniform(-0.1, 0.1, (count, 1, 1))
+    grain = random.normal(0, 1, shape) * random.uniform(0, 0.06, (count, 1, 1))
+    specks = random.random(shape) < random.choice([0, 0, 0.003], (count, 1, 1))
+    plain = random.random((count, 1, 1)) < 0.3
+    return _pixels(light + np.where(plain, 0, ramp + grain + specks))
+
+
+def _pairs(random: Random, count: int, source: _Source) -> Pixels:
+    """Return two digits each: small ones, or large ones one over another."""
+    side, half = source.side, source.side // 2
+    places = random.integers(0, len(source.digits), (2, count))
+    first, second = source.digits[places[0]], source.digits[places[1]]
+    beside, above = np.zeros_like(first), np.zeros_like(first)
+    middle = slice((side - half) // 2, (side - half) // 2 + half)
+    for at, digit in ((0, first), (side - half, second)):
+        blocks = digit[:, : 2 * half, : 2 * half].reshape(-1, half, 2, half, 2)
+        small = np.minimum(1.6 * blocks.mean(axis=(2, 4)), 255).astype(np.uint8)
+        beside[:, middle, at : at + half] = small
+        above[:, at : at + half, middle] = small
+    apart = round(side / 7)
+    over = np.maximum(np.roll(first, -apart, axis=2), np.roll(second, apart, axis=2))
+    kind = random.choice(3, (count, 1, 1), p=(0.35, 0.15, 0.5))
+    return np.choose(kind, [beside, above, over])
+
+
+def _cut(random: Random, count: int, source: _Source) -> Pixels:
+    """Return digits cut into four or sixteen, the parts put together otherwise.
+
+    Each part changes the side, so that no upright stroke stays whole.
+    """
+    digits = source.digits[random.integers(0, len(source.digits), count)]
+    made = np.empty_like(digits)
+    for tiles, chosen in ((2, slice(0, None, 2)), (4, slice(1, None, 2))):
+        part = source.side // tiles
+        rows = np.argsort(random.random((len(made[chosen]), tiles)), axis=1)
+        columns = np.argsort(random.random((len(made[chosen]), tiles // 2)), axis=1)
+        columns = np.hstack([columns + tiles // 2, columns])
+        whole = digits[chosen, : part * tiles, : part * tiles]
+        split = whole.reshape(-1, tiles, part, tiles, part)
+        of = np.arange(len(split))[:, None, None]
+        mixed = split[of, rows[:, :, None], :, columns[:, None, :]]
+        mixed = mixed.transpose(0, 1, 3, 2, 4).reshape(whole.shape)
+        made[chosen] = 0
+        made[chosen, : whole.shape[1], : whole.shape[2]] = mixed
+    return made
+
+
+_DRAWN: Mapping[str, Callable[[Random, Sequence[str]], Image.Image]] = MappingProxyType(
+    {
+        "letters": doodles.letter,
+        "scribbles": doodles.scribble,
+        "shapes": doodles.shape,
+    }
+)
+_MIXED: Mapping[str, Callable[[Random, int, _Source], Pixels]] = MappingProxyType(
+    {
+        "blobs": _blobs,
+        "noise": _noise,
+        "textures": _textures,
+        "blank": _blank,
+        "pairs": _pairs,
+        "cut": _cut,
+    }
+)
+
+
+def _windows(random: Random, count: int, side: int) -> Values:
+    """Return outlines to see something through, shape (n, side, side), 0 or 1.
+
+    A third are the whole picture, a third boxes, a third ellipses; none is so narrow
+    that it might be a one.
+    """
+    rows, columns = np.mgrid[0:side, 0:side] / side - 0.5
+    kind = random.integers(0, 3, (count, 1, 1))
+    half_height, half_width = random.uniform(0.2, 0.5, (2, count, 1, 1))
+    down, across = np.abs(rows) / half_height, np.abs(columns) / half_width
+    inside = np.choose(
+        kind, [0 * down, np.maximum(down, across), np.hypot(down, across)]
+    )
+    return np.asarray(inside <= 1, np.float32)
+
+
+def _smooth(values: Values, times: int) -> Values:
+    for _ in range(times):
+        for axis in (1, 2):
+            values = (
+                np.roll(values, 1, axis) + values + np.roll(values, -1, axis)
+            ) / np.float32(3)
+    return values
+
+
+def _pixels(values: npt.NDArray[np.floating]) -> Pixels:
+    return np.asarray(np.clip(values, 0, 1) * 255, np.uint8)

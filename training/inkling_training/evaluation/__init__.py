@@ -1,0 +1,1 @@
+"""How often a model is right about pictures; needs no TensorFlow."""

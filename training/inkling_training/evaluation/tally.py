@@ -1,0 +1,219 @@
+"""What came of asking a model about labelled pictures: counted as it goes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from inkling.errors import (
+    InklingError,
+    InvalidRequest,
+    TooLarge,
+    UnsupportedMediaType,
+)
+from inkling_training.figures.reliability import expected_calibration_error
+from inkling_training.release.card import confusion
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from inkling.types import Prediction
+    from inkling_training.evaluation.labelled_folder import Labelled
+
+__all__ = ["Mistake", "Share", "Tally"]
+
+# Two-sided 95 % of a normal distribution.
+_Z = 1.959963984540054
+# What a picture can be refused for; any other error says nothing about the picture.
+_OF_THE_PICTURE = (InvalidRequest, TooLarge, UnsupportedMediaType)
+
+
+class Share(NamedTuple):
+    """How many of how many, with an interval.
+
+    Attributes:
+        right: How many.
+        of: Of how many.
+    """
+
+    right: int
+    of: int
+
+    @property
+    def value(self) -> float | None:
+        """The share itself; None of nothing."""
+        return self.right / self.of if self.of else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the share in all such pictures.
+
+        Wilson's score interval (Probable Inference, the Law of Succession, and
+        Statistical Inference, 1927), which holds for few pictures and near 100 %, too.
+        """
+        if not self.of:
+            return 0.0, 1.0
+        share, spread = self.right / self.of, _Z**2 / self.of
+        centre = share + spread / 2
+        reach = _Z * math.sqrt(share * (1 - share) / self.of + spread / self.of / 4)
+        low, high = (centre - reach) / (1 + spread), (centre + reach) / (1 + spread)
+        return max(0.0, low), min(1.0, high)
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "-"
+        low, high = self.interval
+        return f"{self.value:.2%} ({low:.2%} to {high:.2%})"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return {"right": self.right, "of": self.of, "share": self.value} | (
+            {"interval_95": list(self.interval)} if self.of else {}
+        )
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A picture with a label that is not its own."""
+
+    picture: Labelled
+    answer: str
+    score: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return {
+            "picture": str(self.picture.path),
+            "truth": self.picture.label,
+            "answer": self.answer,
+            "probability": self.score,
+        }
+
+
+class Tally:
+    """Counts outcomes, a few numbers for each picture and none of its pixels.
+
+    Attributes:
+        labels: Those of the model.
+        mistakes: In the order of the pictures.
+        failures: Pictures that were refused, with the reason.
+        reasons: How often the model abstained, by reason.
+        versions: Which versions answered, as `model version` and contract.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = tuple(labels)
+        self.mistakes: list[Mistake] = []
+        self.failures: list[tuple[Labelled, str]] = []
+        self.reasons: Counter[str] = Counter()
+        self.versions: dict[str, str] = {}
+        self._places = {label: place for place, label in enumerate(labels)}
+        # Truth, likeliest label, whether it was given as the answer, and source.
+        self._rows: list[tuple[int, int, bool, int]] = []
+        self._scores: list[float] = []
+        self._sources: dict[str, int] = {}
+
+    def add(self, picture: Labelled, outcome: Prediction | InklingError) -> None:
+        """Count one picture.
+
+        Raises:
+            InklingError: The outcome, where it says nothing about this picture: the
+                figures of the pictures before it would not be those of all.
+        """
+        if isinstance(outcome, _OF_THE_PICTURE):
+            self.failures.append((picture, outcome.message))
+            return
+        if isinstance(outcome, InklingError):
+            raise outcome
+        best = outcome.top[0]
+        if best.label not in self._places:
+            raise InvalidRequest(
+                "A version with other labels was published meanwhile; evaluate again."
+            )
+        answered = outcome.abstained is None
+        if outcome.abstained is not None:
+            self.reasons[outcome.abstained] += 1
+        elif best.label != picture.label:
+            self.mistakes.append(Mistake(picture, best.label, best.probability))
+        source = self._sources.setdefault(picture.source, len(self._sources))
+        truth, found = self._places[picture.label], self._places[best.label]
+        self._rows.append((truth, found, answered, source))
+        self._scores.append(best.probability)
+        self._note(outcome)
+
+    @property
+    def accuracy(self) -> Share:
+        """Right answers of all answers."""
+        table = self._table
+        return _share(table[table[:, 2] > 0])
+
+    @property
+    def coverage(self) -> Share:
+        """Answers of all pictures that could be read."""
+        answered = self._table[:, 2]
+        return Share(int(answered.sum()), len(answered))
+
+    @property
+    def without_abstaining(self) -> Share:
+        """Right likeliest labels of all pictures that could be read."""
+        return _share(self._table)
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error over all pictures that could be read."""
+        return expected_calibration_error(*self.scored)
+
+    @property
+    def scored(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Highest score of each picture and whether its label is right, each (n,)."""
+        table = self._table
+        return np.array(self._scores), table[:, 0] == table[:, 1]
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Answers, shape (classes, classes): rows are the truth, columns the answer."""
+        answers = self._table[self._table[:, 2] > 0]
+        return confusion(answers[:, 0], answers[:, 1], len(self.labels))
+
+    def by_label(self) -> dict[str, dict[str, Share]]:
+        """Return for each label how much of it was found, and is rightly so called."""
+        counts = self.confusion
+        return {
+            label: {
+                "found": Share(int(counts[place, place]), int(counts[place].sum())),
+                "called": Share(int(counts[place, place]), int(counts[:, place].sum())),
+            }
+            for label, place in self._places.items()
+            if counts[place].any() or counts[:, place].any()
+        }
+
+    def by_source(self) -> dict[str, dict[str, Share]]:
+        """Return the accuracy on each source, and on all others; none where one is."""
+        if len(self._sources) < 2:
+            return {}
+        answers = self._table[self._table[:, 2] > 0]
+        return {
+            name: {
+                "alone": _share(answers[answers[:, 3] == place]),
+                "without": _share(answers[answers[:, 3] != place]),
+            }
+            for name, place in sorted(self._sources.items())
+        }
+
+    @property
+    def _table(self) -> npt.NDArray[np.int64]:
+        return np.array(self._rows, np.int64).reshape(-1, 4)
+
+    def _note(self, outcome: Prediction) -> None:
+        origin = outcome.origin
+        name = f"{origin.model} {origin.version}" if origin.version else origin.model
+        self.versions[name] = origin.contract
+
+
+def _share(rows: npt.NDArray[np.int64]) -> Share:
+    return Share(int((rows[:, 0] == rows[:, 1]).sum()), len(rows))

@@ -1,0 +1,1 @@
+"""Figures of a model card and an evaluation, drawn."""
