@@ -112,7 +112,7 @@ def test_other_bytes_into_a_model(
     """Only prepared float32 inputs go into a model; an int8 model quantises them."""
     runner = load_version(Repository(published).newest("cnn"), tflite_format)
 
-    with pytest.raises(InvalidRequest, match=r"inkling\.preprocess"):
+    with pytest.raises(InvalidRequest, match=r"inkling\.image\.preprocess"):
         runner.run(inputs)
 
 
