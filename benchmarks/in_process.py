@@ -11,7 +11,7 @@ from inkling.model.repository import Repository
 from inkling_serving.engines.embedded import EmbeddedEngine
 from inkling_serving.http_api.handlers import Gateway, Request
 from inkling_serving.runtime.metrics import Metrics
-from inkling_serving.runtime.timings import Trace
+from inkling_serving.runtime.timings import Timings
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 
@@ -23,8 +23,8 @@ def parts(
 ) -> Mapping[str, Callable[[], object]]:
     """Return calls by what they measure."""
     model = model_at(Repository(models_dir).newest("mlp").tflite("float32"))
-    metrics, trace = Metrics(), Trace()
-    trace.model, trace.version = "mlp", 1
+    metrics, timings = Metrics(), Timings()
+    timings.model, timings.version = "mlp", 1
     digits, samples = _handler(models_dir), _handler(sample_dir)
     return {
         "28 px: Pillow + LiteRT by hand": lambda: prediction(model, small),
@@ -32,7 +32,7 @@ def parts(
         "280 px: Pillow + LiteRT by hand": lambda: prediction(model, large),
         "280 px: our handler, sample contract": lambda: samples(large),
         "280 px: our handler, digit contract": lambda: digits(large),
-        "counting a request": lambda: metrics.observe("http", "ok", trace),
+        "counting a request": lambda: metrics.observe("http", "ok", timings),
     }
 
 

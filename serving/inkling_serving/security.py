@@ -1,8 +1,10 @@
-"""Who may ask, and what encrypts the asking: API keys and TLS, both from files."""
+"""API keys and TLS, both read from files."""
 
 from __future__ import annotations
 
 import hmac
+import logging
+import os
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,45 +12,125 @@ from typing import TYPE_CHECKING
 from inkling.errors import InvalidRequest, Unauthenticated
 
 if TYPE_CHECKING:
+    import grpc
+
     from inkling_serving.settings import Settings
 
-__all__ = ["ApiKeys", "check_security", "grpc_context"]
+__all__ = [
+    "ApiKeys",
+    "CertificateFiles",
+    "check_security",
+    "grpc_credentials",
+    "needs_key",
+]
+
+_log = logging.getLogger(__name__)
 
 _MIN_KEY = 16
+_SCHEME = "bearer"
+# The probes and the files of the page tell nothing of the models.
+_OPEN_PATHS = frozenset({"/livez", "/readyz", "/"})
+_OPEN_PREFIX = "/page/"
 
 
 class ApiKeys:
-    """The keys of a file, one a line; with two, old and new both work for a while."""
+    """The keys of a file, one on each line; with two, the old and the new one work."""
 
     def __init__(self, path: str) -> None:
-        """Read the keys; an empty `path` asks nobody for one.
+        """Read the keys; with an empty `path`, no key is asked for.
 
         Raises:
-            InvalidRequest: The file cannot be read, has no key, or one that is too
-                short or could not be sent in a header.
+            InvalidRequest: The file cannot be read, has no key, or has a key that is
+                too short or cannot be sent in a header.
         """
-        self._wanted = [f"Bearer {key}".encode() for key in _keys(path)]
+        self._wanted = [key.encode() for key in _keys(path)]
 
     def check(self, authorization: str | bytes | None) -> None:
-        """Return if the header holds one of the keys, or if none is needed.
+        """Return if the header `Authorization` holds one of the keys, or none is needed.
 
-        It takes as long for a key that is nearly right as for one that is not.
+        The comparison takes as long for a key that is nearly right as for any other.
 
         Raises:
-            Unauthenticated: It holds none.
+            Unauthenticated: The header holds none of the keys.
         """
         if not self._wanted:
             return
         given = authorization or b""
         if isinstance(given, str):
             given = given.encode()
-        right = [hmac.compare_digest(given, wanted) for wanted in self._wanted]
-        if True not in right:
+        # The scheme is case-insensitive (RFC 9110, section 11.1), the key is not.
+        scheme, _, key = given.partition(b" ")
+        known = scheme.lower() == _SCHEME.encode()
+        right = [hmac.compare_digest(key.strip(), wanted) for wanted in self._wanted]
+        if not known or True not in right:
             came = "a wrong one" if given else "none"
             raise Unauthenticated(
                 f"This server asks for an API key, and {came} came. Send the header "
                 "Authorization: Bearer KEY."
             )
+
+
+def needs_key(path: str) -> bool:
+    """Whether a request for this path of the HTTP port needs a key, where keys are."""
+    return path not in _OPEN_PATHS and not path.startswith(_OPEN_PREFIX)
+
+
+class CertificateFiles:
+    """The files of the gateway's certificate, which may be replaced while it serves."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the paths; the files are read with `load_into` and `read`."""
+        self._certificate = settings.tls_certificate
+        self._key = settings.tls_key
+        self._client_ca = settings.tls_client_ca
+        self._state = self._looked_at()
+
+    def changed(self) -> bool:
+        """Whether the files were replaced since the last `True`, and can be used.
+
+        While a certificate and a key do not belong together, as between two writes,
+        the ones that were read before stay in use.
+        """
+        state = self._looked_at()
+        if state == self._state:
+            return False
+        try:
+            self.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        except OSError as error:  # ssl.SSLError is one
+            _log.warning("the new certificate cannot be used yet: %s", error)
+            return False
+        self._state = state
+        _log.info("the certificate was replaced; new connections get the new one")
+        return True
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Give a context the certificate, its key and the authorities of clients.
+
+        Raises:
+            OSError: A file cannot be read or used, or certificate and key do not belong
+                together.
+        """
+        context.load_cert_chain(self._certificate, self._key)
+        if self._client_ca:
+            context.load_verify_locations(self._client_ca)
+
+    def read(self) -> tuple[bytes, bytes, bytes | None]:
+        """Return the key, the certificate, and the authorities of clients, as PEM."""
+        authorities = Path(self._client_ca).read_bytes() if self._client_ca else None
+        key, certificate = Path(self._key), Path(self._certificate)
+        return key.read_bytes(), certificate.read_bytes(), authorities
+
+    def _looked_at(self) -> tuple[tuple[int, ...], ...]:
+        paths = (self._certificate, self._key, self._client_ca)
+        return tuple(_state_of(path) for path in paths if path)
+
+
+def _state_of(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - follows the links that Kubernetes makes
+    except OSError:
+        return ()
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 def _keys(path: str) -> list[str]:
@@ -68,32 +150,53 @@ def check_security(settings: Settings) -> None:
     """Find out before anything starts whether the files can be used.
 
     Raises:
-        InvalidRequest: A file is missing, unreadable, or not what it should be.
+        InvalidRequest: A file is missing, cannot be read, or has the wrong content.
     """
     ApiKeys(settings.api_key_file)
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise InvalidRequest(
             "INKLING_TLS_CERTIFICATE and INKLING_TLS_KEY go together; one is missing."
         )
+    if settings.tls_client_ca and not settings.tls_certificate:
+        raise InvalidRequest(
+            "INKLING_TLS_CLIENT_CA needs INKLING_TLS_CERTIFICATE and INKLING_TLS_KEY: "
+            "clients show their certificates over TLS only."
+        )
     if settings.tls_certificate:
         try:
-            grpc_context(settings)
+            CertificateFiles(settings).load_into(
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            )
         except OSError:  # ssl.SSLError is one
             raise InvalidRequest(
-                "The files of INKLING_TLS_CERTIFICATE and INKLING_TLS_KEY must be "
-                "readable, in PEM form, without a password, and belong together."
+                "The files of INKLING_TLS_CERTIFICATE, INKLING_TLS_KEY and, where it "
+                "is set, INKLING_TLS_CLIENT_CA must be readable, in PEM form, without "
+                "a password, and certificate and key must belong together."
             ) from None
 
 
-def grpc_context(settings: Settings) -> ssl.SSLContext | None:
-    """Return what encrypts the gRPC port; None for a port in the clear."""
+def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """Return the credentials of the gRPC port; None for a port without TLS.
+
+    grpcio asks at each handshake whether the certificate has changed.
+    """
+    import grpc  # noqa: PLC0415 - a WSGI server needs the keys alone
+
     if not settings.tls_certificate:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    # gRPC's clients speak with nobody who has not agreed on HTTP/2.
-    context.set_alpn_protocols(["h2"])
-    return context
+    files = CertificateFiles(settings)
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        key, certificate, authorities = files.read()
+        return grpc.ssl_server_certificate_configuration(
+            [(key, certificate)], authorities
+        )
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(),
+        lambda: configuration() if files.changed() else None,
+        require_client_authentication=bool(settings.tls_client_ca),
+    )
 
 
 def _text(path: str, variable: str) -> str:

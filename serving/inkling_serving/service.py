@@ -32,7 +32,7 @@ from inkling.image.preprocess import (
 from inkling.model.repository import check_model_name
 from inkling.types import Origin, Prediction, check_top_k, predictions
 from inkling_serving.engines.base import NO_SUCH_MODEL
-from inkling_serving.runtime.timings import Trace
+from inkling_serving.runtime.timings import Timings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -76,30 +76,30 @@ class Service:
         timeout_s: float | None = None,
         *,
         abstain: bool = False,
-        trace: Trace | None = None,
+        timings: Timings | None = None,
     ) -> Answer:
         """Return one prediction per encoded image, in order, all by one version.
 
         `timeout_s` is what the caller allows; what is left of it goes to the engine.
         With `abstain`, a picture that the model is not sure of gets no label.
-        `trace` takes note of who answers and how long each part takes.
+        `timings` takes note of who answers and how long each part takes.
 
         Raises:
             InvalidRequest: There is no image, or top_k is below 1.
             TooLarge: There are more images than a request may have.
             InklingError: As `Engine.select` and `preprocess.to_input` say.
         """
-        trace, started = trace or Trace(), perf_counter()
+        timings, started = timings or Timings(), perf_counter()
         self._check_count(len(images))
-        servable = self._select(target, trace)
-        inputs = self._prepared(images, servable.contract, trace)
+        servable = self._select(target, timings)
+        inputs = self._prepared(images, servable.contract, timings)
         if timeout_s is not None:
             timeout_s -= perf_counter() - started
             if timeout_s <= 0:
                 raise DeadlineExceeded(
                     "The time ran out while the images were prepared. Allow more."
                 )
-        answer = _answer(servable, inputs, top_k, trace, timeout_s)
+        answer = _answer(servable, inputs, top_k, timings, timeout_s)
         return _abstaining(answer, servable, inputs) if abstain else answer
 
     def is_quick(self, target: Target, image: bytes) -> bool:
@@ -125,20 +125,20 @@ class Service:
         top_k: int = 1,
         *,
         abstain: bool = False,
-        trace: Trace | None = None,
+        timings: Timings | None = None,
     ) -> tuple[Answer, list[Stage]]:
         """Return the prediction for an image, and every stage on its way to the model.
 
         Raises:
             InklingError: As `classify`.
         """
-        trace = trace or Trace()
-        servable = self._select(target, trace)
+        timings = timings or Timings()
+        servable = self._select(target, timings)
         started = perf_counter()
         inputs, stages = explain(image, servable.contract, Budget(self._limits))
-        trace.preprocess = perf_counter() - started
+        timings.preprocess = perf_counter() - started
         batch = inputs[np.newaxis]
-        answer = _answer(servable, batch, top_k, trace)
+        answer = _answer(servable, batch, top_k, timings)
         return (_abstaining(answer, servable, batch) if abstain else answer), stages
 
     def predict(
@@ -146,7 +146,7 @@ class Service:
         target: Target,
         inputs: npt.NDArray[np.float32],
         timeout_s: float | None = None,
-        trace: Trace | None = None,
+        timings: Timings | None = None,
     ) -> tuple[Origin, npt.NDArray[np.float32]]:
         """Return the scores (n, classes) for inputs that the caller prepared.
 
@@ -155,17 +155,17 @@ class Service:
             inputs: Shape (n, height, width, channels), float32, as
                 `inkling.image.preprocess` makes them.
             timeout_s: What the caller allows.
-            trace: As in `classify`.
+            timings: As in `classify`.
 
         Raises:
             InvalidRequest: The inputs are no such array.
             TooLarge: There are more than a request may have.
         """
-        trace = trace or Trace()
-        servable = self._select(target, trace)
+        timings = timings or Timings()
+        servable = self._select(target, timings)
         check_inputs(inputs, servable.contract)
         self._check_count(len(inputs))
-        return _origin(servable), _scores(servable, inputs, trace, timeout_s)
+        return _origin(servable), _scores(servable, inputs, timings, timeout_s)
 
     def contract(self, target: Target) -> tuple[int, Contract]:
         """Return which version would answer, and its contract."""
@@ -200,15 +200,15 @@ class Service:
                 "/v1/models says why a published one is not served."
             )
 
-    def _select(self, target: Target, trace: Trace | None = None) -> Servable:
+    def _select(self, target: Target, timings: Timings | None = None) -> Servable:
         model = check_model_name(target.model)
         found = self._engine.select(model, target.version, target.version_label)
-        if trace is not None:
-            trace.model, trace.version = found.model, found.version
+        if timings is not None:
+            timings.model, timings.version = found.model, found.version
         return found
 
     def _prepared(
-        self, images: Sequence[bytes], contract: Contract, trace: Trace
+        self, images: Sequence[bytes], contract: Contract, timings: Timings
     ) -> npt.NDArray[np.float32]:
         """Return the model inputs, shape (n, height, width, channels)."""
         budget = Budget(self._limits)
@@ -218,11 +218,11 @@ class Service:
             decoded = decode(image, contract.min_side, budget)
             between = perf_counter()
             pixels[place] = decoded_to_pixels(decoded, contract)
-            trace.decode += between - began
+            timings.decode += between - began
             began = perf_counter()
-            trace.preprocess += began - between
+            timings.preprocess += began - between
         inputs = scaled(pixels, contract)
-        trace.preprocess += perf_counter() - began
+        timings.preprocess += perf_counter() - began
         return inputs
 
     def _check_count(self, count: int) -> None:
@@ -239,12 +239,12 @@ def _answer(
     servable: Servable,
     inputs: npt.NDArray[np.float32],
     top_k: int,
-    trace: Trace,
+    timings: Timings,
     timeout_s: float | None = None,
 ) -> Answer:
     check_top_k(top_k)
     origin, labels = _origin(servable), servable.contract.labels
-    scores = _scores(servable, inputs, trace, timeout_s)
+    scores = _scores(servable, inputs, timings, timeout_s)
     return Answer(origin, predictions(scores, labels, top_k, origin))
 
 
@@ -258,14 +258,14 @@ def _abstaining(
 def _scores(
     servable: Servable,
     inputs: npt.NDArray[np.float32],
-    trace: Trace,
+    timings: Timings,
     timeout_s: float | None,
 ) -> npt.NDArray[np.float32]:
     started = perf_counter()
     try:
         return servable.predict(inputs, timeout_s)
     finally:
-        trace.engine = perf_counter() - started
+        timings.engine = perf_counter() - started
 
 
 def _origin(servable: Servable) -> Origin:

@@ -50,8 +50,37 @@ class Settings:
         "", "PEM file with the certificate chain for both ports"
     )
     tls_key: str = _setting("", "PEM file with the certificate's key")
+    tls_client_ca: str = _setting(
+        "",
+        "PEM file with the authorities whose certificates clients must show on both "
+        "ports; without it no client certificate is asked for",
+    )
     grpc_reflection: bool = _setting(
         False, "true lets tools such as grpcurl ask for the methods"
+    )
+    grpc_channelz: bool = _setting(
+        False, "true adds gRPC's channelz service, which describes the connections"
+    )
+    grpc_compression: str = _setting(
+        "none", "how gRPC responses are compressed: none, deflate or gzip"
+    )
+    grpc_max_streams: int = _setting(
+        64, "ClassifyStream calls that may be open at once, per process", 1, 128
+    )
+    grpc_keepalive_s: float = _setting(
+        60.0, "seconds between pings on an idle gRPC connection; 0 sends none", 0, _DAY_S
+    )
+    grpc_max_connection_idle_s: float = _setting(
+        0.0, "seconds without a call after which a gRPC connection ends; 0 is never", 0
+    )
+    grpc_max_connection_age_s: float = _setting(
+        0.0,
+        "seconds after which a gRPC connection ends, so that clients spread over new "
+        "replicas; 0 is never",
+        0,
+    )
+    grpc_max_connection_age_grace_s: float = _setting(
+        30.0, "seconds that calls may take after their connection's age ended it", 0
     )
     engine: str = _setting(
         "embedded", "what runs the models: embedded or tensorflow_serving"
@@ -121,6 +150,7 @@ class Settings:
                 )
         _check_choice(self, "engine", ("embedded", "tensorflow_serving"))
         _check_choice(self, "tflite_format", FORMATS)
+        _check_choice(self, "grpc_compression", ("none", "deflate", "gzip"))
         _check_choice(self, "log_level", ("debug", "info", "warning", "error"))
 
     @property

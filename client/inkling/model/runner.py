@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,9 @@ __all__ = ["TFLiteRunner"]
 
 # The scores of an int8 model are multiples of 1/256, each rounded by itself.
 _SCORE_STEP = 1 / 256
+# Idle interpreters that a runner keeps of each kind. Each holds a copy of the weights, so
+# a burst of threads must not leave one behind for every thread.
+_MAX_IDLE = 4
 
 
 class _Interpreter:
@@ -60,8 +64,9 @@ class _Interpreter:
 class TFLiteRunner:
     """Runs a TFLite file; safe to call from any number of threads.
 
-    An interpreter is not thread-safe, so every thread that calls gets its own, and
-    one more for batches: changing the batch size costs more than a small model.
+    An interpreter is not thread-safe, so a call borrows one that is idle, or makes one.
+    Single inputs and batches have interpreters of their own, because changing the batch
+    size of an interpreter costs more than a call of a small model.
 
     Attributes:
         contract: What the model expects; inputs are checked against it.
@@ -71,8 +76,11 @@ class TFLiteRunner:
         self.contract = contract
         self._model = model
         self._num_threads = num_threads
-        self._local = threading.local()
-        self._check_signature(self._interpreter("single"))
+        # The interpreter that was returned last is borrowed first: its weights are in
+        # the caches. `list.append` and `list.pop` are atomic.
+        self._idle: dict[str, list[_Interpreter]] = {"single": [], "batch": []}
+        with self._borrowed("single") as interpreter:
+            self._check_signature(interpreter)
 
     def run(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the scores, shape (n, classes), float32, in [0, 1].
@@ -92,7 +100,8 @@ class TFLiteRunner:
     def run_prepared(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Do as `run`, for inputs that this Inkling has prepared or checked itself."""
         kind = "single" if len(inputs) == 1 else "batch"
-        scores = self._interpreter(kind).run(inputs)
+        with self._borrowed(kind) as interpreter:
+            scores = interpreter.run(inputs)
         shape = (len(inputs), len(self.contract.labels))
         if not are_scores(scores, shape, _SCORE_STEP * shape[1]):
             raise BrokenVersion(
@@ -101,12 +110,17 @@ class TFLiteRunner:
             )
         return scores
 
-    def _interpreter(self, kind: str) -> _Interpreter:
-        interpreter: _Interpreter | None = getattr(self._local, kind, None)
-        if interpreter is None:
+    @contextmanager
+    def _borrowed(self, kind: str) -> Iterator[_Interpreter]:
+        idle = self._idle[kind]
+        try:
+            interpreter = idle.pop()
+        except IndexError:
             interpreter = _Interpreter(self._model, self._num_threads)
-            setattr(self._local, kind, interpreter)
-        return interpreter
+        yield interpreter
+        # After an error the interpreter is dropped: its tensors may be in any state.
+        if len(idle) < _MAX_IDLE:
+            idle.append(interpreter)
 
     def _check_signature(self, interpreter: _Interpreter) -> None:
         found = tuple(interpreter.input["shape"][1:].tolist())

@@ -1,308 +1,192 @@
-"""The gRPC surface: messages to and from the service, and nothing else.
-
-Requests arrive as bytes and are parsed here, so that a malformed one is the caller's
-mistake, as it is over HTTP; gRPC itself would call it ours.
-"""
+"""The service `inkling.v1.Classifier`: from messages to the service and back."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from time import perf_counter
+from typing import TYPE_CHECKING
 
-import grpc
-from google.protobuf.message import DecodeError, Message
-
-from inkling.errors import (
-    ErrorCode,
-    InklingError,
-    InternalError,
-    InvalidRequest,
-    NotReady,
-)
-from inkling.gateway.status import ERROR_CODE_KEY, GRPC_STATUS
+from inkling.errors import InklingError, NotReady
 from inkling.v1 import classifier_pb2 as pb
+from inkling.v1.classifier_pb2_grpc import ClassifierServicer
+from inkling_serving.grpc_api.calls import Calls, end_with, foreseen
 from inkling_serving.grpc_api.stream import Stream
-from inkling_serving.http2.calls import Call, Method, Streaming, Unary
-from inkling_serving.http2.messages import Status
-from inkling_serving.runtime.timings import Trace
+from inkling_serving.runtime.thread_pool import ThreadPool, too_many
+from inkling_serving.runtime.timings import Timings
 from inkling_serving.service import Target
 
 if TYPE_CHECKING:
+    import grpc
+
     from inkling_serving.engines.base import ModelStatus
     from inkling_serving.runtime.metrics import Metrics
-    from inkling_serving.runtime.thread_pool import Work
     from inkling_serving.service import Answer, Service
 
-__all__ = [
-    "ClassifierGateway",
-    "StatusError",
-    "countdown",
-    "parsed",
-    "status_of",
-    "unary",
-]
+__all__ = ["Classifier"]
 
-_log = logging.getLogger(__name__)
-_M = TypeVar("_M", bound=Message)
-
-# Answers a request's bytes, with the seconds that the caller allows and what takes note
-# of how it is done: at once, or by what is to be awaited.
-Handler: TypeAlias = Callable[
-    [bytes, float | None, Trace], Message | Coroutine[Any, Any, Message]
-]
-
-# A caller that sends this gets the phases of its request as trailing metadata.
-_TIMING = ("inkling-timing", "true")
-_SERVICE = "/inkling.v1.Classifier/"
-# How long a client that retries should wait, in milliseconds.
-_PUSHBACK_MS = "1000"
-# As TensorFlow Serving cuts its own (grpc_status_util.cc).
-_MAX_MESSAGE = 1024
+_Stream = Stream[pb.ClassifyStreamRequest, pb.ClassifyStreamResponse]
 
 
-class StatusError(InklingError):
-    """A refusal whose gRPC status another protocol decides."""
-
-    def __init__(self, status: grpc.StatusCode, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class ClassifierGateway:
+class Classifier(ClassifierServicer):
     """Answers `inkling.v1.Classifier` with a service."""
 
     def __init__(
-        self, service: Service, work: Work, metrics: Metrics, ending: asyncio.Event
+        self, service: Service, pool: ThreadPool, metrics: Metrics, max_streams: int
     ) -> None:
-        """Take what answers; once `ending` is set, streams are read no further."""
+        """Take the parts; `max_streams` streams may be open at once."""
         self._service = service
-        self._work = work
-        self._metrics = metrics
-        self._ending = ending
+        self._pool = pool
+        self._calls = Calls(pool, metrics, "grpc")
+        self._max_streams = max_streams
+        self._lock = threading.Lock()
+        self._streams: set[_Stream] = set()
+        self._ending = False
 
-    def methods(self) -> dict[str, Method]:
-        """Return the methods, by path."""
-        return {
-            f"{_SERVICE}Classify": unary(self._classify, self._metrics),
-            f"{_SERVICE}ClassifyStream": Streaming(self._classify_stream),
-            f"{_SERVICE}ListModels": unary(self._list_models, self._metrics),
-            f"{_SERVICE}GetModel": unary(self._get_model, self._metrics),
-        }
+    def Classify(
+        self, request: pb.ClassifyRequest, context: grpc.ServicerContext
+    ) -> pb.ClassifyResponse:
+        """Return one prediction per image."""
 
-    def _classify(
-        self, body: bytes, timeout_s: float | None, trace: Trace
-    ) -> Message | Coroutine[Any, Any, Message]:
-        return self._answer(parsed(pb.ClassifyRequest, body), timeout_s, trace)
+        def answer(timings: Timings) -> pb.ClassifyResponse:
+            classify, quick = self._classification(request, timings)
+            if quick:
+                return classify(context.time_remaining())
+            return self._calls.pooled(context, classify, timings)
 
-    def _answer(
-        self, request: pb.ClassifyRequest, timeout_s: float | None, trace: Trace
-    ) -> pb.ClassifyResponse | Coroutine[Any, Any, pb.ClassifyResponse]:
-        """Answer what is quick at once, and all else in the pool."""
+        return self._calls.answer(context, answer)
+
+    def ClassifyStream(
+        self,
+        requests: Iterator[pb.ClassifyStreamRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[pb.ClassifyStreamResponse]:
+        """Yield an answer for each request as soon as it is there."""
+        stream = _Stream(
+            lambda request: self._stream_answer(request, context), self._refused
+        )
+        try:
+            self._open(stream)
+        except InklingError as error:
+            end_with(context, error)
+        try:
+            yield from stream.answers(requests)
+        finally:
+            with self._lock:
+                self._streams.discard(stream)
+        if stream.error is not None:
+            end_with(context, stream.error)
+        if self._ending:
+            end_with(context, NotReady("This server ends; send the rest again."))
+
+    def ListModels(
+        self, request: pb.ListModelsRequest, context: grpc.ServicerContext
+    ) -> pb.ListModelsResponse:
+        """Return all models."""
+        del request
+        return self._calls.answer(
+            context,
+            lambda _: pb.ListModelsResponse(
+                models=[_model(status) for status in self._service.models()]
+            ),
+        )
+
+    def GetModel(
+        self, request: pb.GetModelRequest, context: grpc.ServicerContext
+    ) -> pb.Model:
+        """Return one model."""
+        return self._calls.answer(
+            context, lambda _: _model(self._service.model(request.model))
+        )
+
+    def end(self) -> None:
+        """Let the open streams end: what they have sent is answered, no more is read."""
+        with self._lock:
+            self._ending = True
+            streams = list(self._streams)
+        for stream in streams:
+            stream.end()
+
+    def _open(self, stream: _Stream) -> None:
+        with self._lock:
+            if self._ending:
+                raise NotReady("This server ends; ask again.")
+            if len(self._streams) >= self._max_streams:
+                raise too_many(len(self._streams))
+            self._streams.add(stream)
+
+    def _classification(
+        self, request: pb.ClassifyRequest, timings: Timings
+    ) -> tuple[Callable[[float | None], pb.ClassifyResponse], bool]:
+        """Return a function that classifies in the seconds given, and if it is quick."""
         choice = request.WhichOneof("choice")
         target = Target(
             request.model,
             request.version if choice == "version" else None,
             request.version_label if choice == "version_label" else None,
         )
-        images, top_k = list(request.images), request.top_k or 1
-        abstain = request.abstain
+        images = list(request.images)
 
-        def classify(left_s: float | None) -> Answer:
-            return self._service.classify(
-                target, images, top_k, left_s, abstain=abstain, trace=trace
+        def classify(left_s: float | None) -> pb.ClassifyResponse:
+            answer = self._service.classify(
+                target,
+                images,
+                request.top_k or 1,
+                left_s,
+                abstain=request.abstain,
+                timings=timings,
             )
+            return _response(answer, timings)
 
-        if len(images) == 1 and self._service.is_quick(target, images[0]):
-            return _response(classify(timeout_s))
-        return self._pooled(classify, timeout_s, trace)
-
-    async def _pooled(
-        self,
-        classify: Callable[[float | None], Answer],
-        timeout_s: float | None,
-        trace: Trace,
-    ) -> pb.ClassifyResponse:
-        left_s, submitted = countdown(timeout_s), perf_counter()
-
-        def begin() -> Answer:
-            trace.queue = perf_counter() - submitted
-            return classify(left_s())
-
-        return _response(await self._work.run(begin, timeout_s))
-
-    async def _classify_stream(
-        self, bodies: AsyncIterator[bytes], call: Call
-    ) -> AsyncGenerator[bytes, None]:
-        """Answer each request of a stream as it is done."""
-        stream = Stream(lambda body: self._stream_answer(body, call), self._ending)
-        async for response in stream.answers(bodies):
-            yield response.SerializeToString()
-        if self._ending.is_set():
-            raise status_of(NotReady("This server ends; send the rest again."))
+        quick = len(images) == 1 and self._service.is_quick(target, images[0])
+        return classify, quick
 
     def _stream_answer(
-        self, body: bytes, call: Call
-    ) -> pb.ClassifyStreamResponse | Coroutine[Any, Any, pb.ClassifyStreamResponse]:
-        request, trace = pb.ClassifyStreamRequest(), Trace()
-        try:
-            request.MergeFrom(parsed(pb.ClassifyStreamRequest, body))
-            outcome = self._answer(request.request, call.time_remaining(), trace)
-        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
-            return self._refusal(request.id, error, trace)
-        if isinstance(outcome, pb.ClassifyResponse):
-            return self._wrapped(request.id, outcome, trace)
-        return self._wrapped_later(request.id, outcome, trace)
+        self, request: pb.ClassifyStreamRequest, context: grpc.ServicerContext
+    ) -> pb.ClassifyStreamResponse | Future[pb.ClassifyStreamResponse]:
+        timings, left_s = Timings(), context.time_remaining()
+        submitted = perf_counter()
+        classify, quick = self._classification(request.request, timings)
 
-    async def _wrapped_later(
-        self, name: str, outcome: Coroutine[Any, Any, pb.ClassifyResponse], trace: Trace
-    ) -> pb.ClassifyStreamResponse:
-        try:
-            return self._wrapped(name, await outcome, trace)
-        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
-            return self._refusal(name, error, trace)
+        def answer() -> pb.ClassifyStreamResponse:
+            timings.queue = 0.0 if quick else perf_counter() - submitted
+            try:
+                response = classify(context.time_remaining())
+            except Exception as error:  # noqa: BLE001 - the edge of the gRPC door
+                return self._refusal(request.id, error, timings)
+            self._calls.count("ok", timings)
+            return pb.ClassifyStreamResponse(id=request.id, response=response)
 
-    def _wrapped(
-        self, name: str, response: pb.ClassifyResponse, trace: Trace
+        return answer() if quick else self._pool.submit(answer, left_s)
+
+    def _refused(
+        self, request: pb.ClassifyStreamRequest, error: InklingError
     ) -> pb.ClassifyStreamResponse:
-        self._metrics.observe("grpc", "ok", trace)
-        return pb.ClassifyStreamResponse(id=name, response=response)
+        return self._refusal(request.id, error, Timings())
 
     def _refusal(
-        self, name: str, error: Exception, trace: Trace
+        self, name: str, error: Exception, timings: Timings
     ) -> pb.ClassifyStreamResponse:
-        refusal = _foreseen(error)
-        self._metrics.observe("grpc", refusal.code, trace)
+        refusal = foreseen(error)
+        self._calls.count(refusal.code, timings)
         told = pb.Error(code=refusal.code, message=refusal.message)
         return pb.ClassifyStreamResponse(id=name, error=told)
 
-    def _list_models(
-        self, body: bytes, _: float | None, __: Trace
-    ) -> pb.ListModelsResponse:
-        parsed(pb.ListModelsRequest, body)
-        return pb.ListModelsResponse(
-            models=[_model(status) for status in self._service.models()]
-        )
 
-    def _get_model(self, body: bytes, _: float | None, __: Trace) -> pb.Model:
-        request = parsed(pb.GetModelRequest, body)
-        return _model(self._service.model(request.model))
-
-
-def unary(answer: Handler, metrics: Metrics, protocol: str = "grpc") -> Unary:
-    """Return a method that answers one request, with every error as its status.
-
-    Args:
-        answer: Answers it.
-        metrics: Counts the answers.
-        protocol: Under this name.
-    """
-    return Unary(_Method(answer, metrics, protocol).answer)
-
-
-class _Method:
-    """A method with one request and one answer, as a server calls it."""
-
-    def __init__(self, answer: Handler, metrics: Metrics, protocol: str) -> None:
-        self._answer = answer
-        self._metrics = metrics
-        self._protocol = protocol
-
-    def answer(self, body: bytes, call: Call) -> bytes | Coroutine[Any, Any, bytes]:
-        trace = Trace()
-        try:
-            outcome = self._answer(body, call.time_remaining(), trace)
-            if isinstance(outcome, Message):
-                return self._encoded(outcome, call, trace)
-            return self._later(outcome, call, trace)
-        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
-            raise self._refusal(error, trace) from None
-
-    async def _later(
-        self, outcome: Coroutine[Any, Any, Message], call: Call, trace: Trace
-    ) -> bytes:
-        try:
-            return self._encoded(await outcome, call, trace)
-        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
-            raise self._refusal(error, trace) from None
-
-    def _encoded(self, outcome: Message, call: Call, trace: Trace) -> bytes:
-        started = perf_counter()
-        answered: bytes = outcome.SerializeToString()
-        trace.encode = perf_counter() - started
-        self._metrics.observe(self._protocol, "ok", trace)
-        if call.metadata.get(_TIMING[0]) == _TIMING[1]:
-            call.trailing.append(("server-timing", trace.server_timing()))
-        return answered
-
-    def _refusal(self, error: Exception, trace: Trace) -> Status:
-        foreseen = _foreseen(error)
-        self._metrics.observe(self._protocol, foreseen.code, trace)
-        return status_of(foreseen)
-
-
-def _foreseen(error: Exception) -> InklingError:
-    """Return an error that may leave; the unforeseen goes to the log."""
-    if isinstance(error, InklingError):
-        return error
-    _log.error("a call failed", exc_info=error)
-    return InternalError("Something went wrong here, not with your request.")
-
-
-def countdown(timeout_s: float | None) -> Callable[[], float | None]:
-    """Return a function that says what is left of the time; None is without end."""
-    if timeout_s is None:
-        return lambda: None
-    deadline = monotonic() + timeout_s
-    return lambda: max(0.0, deadline - monotonic())
-
-
-def parsed(kind: type[_M], body: bytes) -> _M:
-    """Return the message in these bytes.
-
-    Raises:
-        InvalidRequest: They are no such message.
-    """
-    try:
-        return kind.FromString(body)
-    except DecodeError:
-        raise InvalidRequest(
-            f"The request is no {kind.DESCRIPTOR.full_name}; generate the client from "
-            "the same .proto file."
-        ) from None
-
-
-def status_of(error: InklingError) -> Status:
-    """Return the end of a call with an error: its status, code word and message."""
-    if isinstance(error, StatusError):
-        return Status(error.status, _cut(error.message))
-    trailing = [(ERROR_CODE_KEY, str(error.code))]
-    if error.code == ErrorCode.OVERLOADED:
-        trailing.append(("grpc-retry-pushback-ms", _PUSHBACK_MS))
-    return Status(GRPC_STATUS[error.code], _cut(error.message), trailing)
-
-
-def _cut(message: str) -> str:
-    """Return a message of a length that fits into gRPC's metadata."""
-    # Whatever is not ASCII takes up to twelve letters on the wire.
-    limit = _MAX_MESSAGE if message.isascii() else _MAX_MESSAGE // 12
-    return message if len(message) <= limit else message[:limit] + "...TRUNCATED"
-
-
-def _response(answer: Answer) -> pb.ClassifyResponse:
-    origin = answer.origin
+def _response(answer: Answer, timings: Timings) -> pb.ClassifyResponse:
+    started, origin = perf_counter(), answer.origin
     response = pb.ClassifyResponse(
         model=origin.model, version=origin.version, contract=origin.contract
     )
     for result in answer.results:
-        # Added in place: each message that is made apart is copied.
+        # Added in place: a message that is made apart is copied.
         prediction = response.results.add(abstained=result.abstained)
         for score in result.top:
             prediction.top.add(
                 label=score.label, index=score.index, probability=score.probability
             )
+    timings.encode = perf_counter() - started
     return response
 
 

@@ -1,74 +1,122 @@
-"""Answers the messages of one stream, several at once, each as it is done."""
+"""One ClassifyStream call: several of its requests are answered at once."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, Generic, TypeVar
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+import grpc
+
+from inkling.errors import InklingError
 
 __all__ = ["Stream"]
 
-_T = TypeVar("_T")
-# Messages of one stream that are worked on or whose answers wait to be sent; more wait
-# to be read.
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+# Requests of one stream that are being answered or whose answers wait to be sent. The
+# next request is read once there is room, and the rest waits in the client.
 _WINDOW = 16
 
 
-class Stream(Generic[_T]):
-    """One stream, for as long as it lasts."""
+class Stream(Generic[_Request, _Response]):
+    """A stream of requests and answers, for as long as it lasts.
+
+    gRPC's thread yields the answers. A second thread reads the requests, because an
+    answer must not wait for the next request.
+
+    Attributes:
+        error: Why the rest of the requests cannot be read; None where it can.
+    """
 
     def __init__(
         self,
-        answer: Callable[[bytes], _T | Coroutine[Any, Any, _T]],
-        ending: asyncio.Event,
+        answer: Callable[[_Request], _Response | Future[_Response]],
+        refuse: Callable[[_Request, InklingError], _Response],
     ) -> None:
-        """Take what answers.
+        """Take the functions that answer one request.
 
         Args:
-            answer: Answers one message, at once or later, and never raises.
-            ending: Once it is set, what was read is answered and no more is read.
+            answer: Returns the answer, or the future of one; both may raise an
+                InklingError.
+            refuse: Returns the answer that tells such an error.
         """
+        self.error: InklingError | None = None
         self._answer = answer
-        self._ending = ending
-        self._answers: asyncio.Queue[_T | None] = asyncio.Queue()
-        self._places = asyncio.Semaphore(_WINDOW)
-        self._tasks: set[asyncio.Task[_T]] = set()
+        self._refuse = refuse
+        # None stands for the end of the requests.
+        self._answers: queue.SimpleQueue[_Response | None] = queue.SimpleQueue()
+        self._places = threading.Semaphore(_WINDOW)
+        self._lock = threading.Lock()
+        self._under_way: set[Future[_Response]] = set()
+        self._read_all = False
+        self._ended = False
 
-    async def answers(self, bodies: AsyncIterator[bytes]) -> AsyncIterator[_T]:
-        """Yield an answer for each message, as soon as it is there."""
-        reading = asyncio.create_task(self._read(bodies))
-        ending = asyncio.create_task(self._ending.wait())
-        finishing = asyncio.create_task(self._finish(reading, ending))
+    def answers(self, requests: Iterator[_Request]) -> Iterator[_Response]:
+        """Yield an answer for each request, as soon as it is there."""
+        reader = threading.Thread(
+            target=self._read, args=(requests,), name="inkling-stream", daemon=True
+        )
+        reader.start()
         try:
-            while (answer := await self._answers.get()) is not None:
+            while (answer := self._answers.get()) is not None:
                 yield answer
                 self._places.release()
         finally:
-            for task in (reading, ending, finishing, *self._tasks):
-                task.cancel()
+            self._ended = True
+            self._places.release()
+            for future in list(self._under_way):
+                future.cancel()
 
-    async def _read(self, bodies: AsyncIterator[bytes]) -> None:
-        async for body in bodies:
-            await self._places.acquire()
-            answer = self._answer(body)
-            if asyncio.iscoroutine(answer):
-                task = asyncio.create_task(answer)
-                self._tasks.add(task)
-                task.add_done_callback(self._done)
-            else:
-                self._answers.put_nowait(answer)
+    def end(self) -> None:
+        """Read no more requests; those that were read are answered."""
+        self._finish_reading()
 
-    def _done(self, task: asyncio.Task[_T]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            self._answers.put_nowait(task.result())
+    def _read(self, requests: Iterator[_Request]) -> None:
+        try:
+            for request in requests:
+                self._places.acquire()
+                if self._ended or self._read_all:
+                    return
+                self._begin(request)
+        except InklingError as error:
+            self.error = error
+        except grpc.RpcError:
+            return  # the client has left; gRPC's thread is told the same
+        finally:
+            self._finish_reading()
 
-    async def _finish(
-        self, reading: asyncio.Task[None], ending: asyncio.Task[bool]
-    ) -> None:
-        """Wait for the end of the stream or the server, and what is under way."""
-        await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
-        reading.cancel()
-        await asyncio.wait({reading})
-        await asyncio.gather(*self._tasks)
-        await self._answers.put(None)
+    def _begin(self, request: _Request) -> None:
+        try:
+            outcome = self._answer(request)
+        except InklingError as error:
+            outcome = self._refuse(request, error)
+        if not isinstance(outcome, Future):
+            self._answers.put(outcome)
+            return
+        with self._lock:
+            self._under_way.add(outcome)
+        outcome.add_done_callback(lambda future: self._done(request, future))
+
+    def _done(self, request: _Request, future: Future[_Response]) -> None:
+        if not future.cancelled():
+            try:
+                self._answers.put(future.result())
+            except InklingError as error:
+                self._answers.put(self._refuse(request, error))
+        with self._lock:
+            self._under_way.discard(future)
+            last = self._read_all and not self._under_way
+        if last:
+            self._answers.put(None)
+
+    def _finish_reading(self) -> None:
+        with self._lock:
+            if self._read_all:
+                return
+            self._read_all = True
+            last = not self._under_way
+        if last:
+            self._answers.put(None)

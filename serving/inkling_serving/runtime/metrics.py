@@ -27,7 +27,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from inkling_serving.runtime.timings import PHASES, Trace
+from inkling_serving.runtime.timings import PHASES, Timings
 
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 
@@ -70,30 +70,30 @@ class Metrics:
         self._seconds: dict[tuple[str, ...], _Histogram] = {}
         self._phases: dict[tuple[str, ...], list[_Histogram]] = {}
 
-    def observe(self, protocol: str, code: str, trace: Trace) -> None:
+    def observe(self, protocol: str, code: str, timings: Timings) -> None:
         """Count a request that was answered, with `ok` or an error's code word."""
         with self._lock:
-            self._requests[protocol, trace.model, code] += 1
-            if trace.version:
-                self._time(protocol, trace)
+            self._requests[protocol, timings.model, code] += 1
+            if timings.version:
+                self._time(protocol, timings)
 
-    def _time(self, protocol: str, trace: Trace) -> None:
-        version = str(trace.version)
-        whole = (protocol, trace.model, version)
+    def _time(self, protocol: str, timings: Timings) -> None:
+        version = str(timings.version)
+        whole = (protocol, timings.model, version)
         seconds = self._seconds.get(whole)
         if seconds is None:
             seconds = self._seconds[whole] = _Histogram()
-        seconds.add(time.perf_counter() - trace.started)
-        phases = self._phases.get((trace.model, version))
+        seconds.add(time.perf_counter() - timings.started)
+        phases = self._phases.get((timings.model, version))
         if phases is None:
             phases = [_Histogram() for _ in PHASES]
-            self._phases[trace.model, version] = phases
-        phases[0].add(trace.receive)
-        phases[1].add(trace.queue)
-        phases[2].add(trace.decode)
-        phases[3].add(trace.preprocess)
-        phases[4].add(trace.engine)
-        phases[5].add(trace.encode)
+            self._phases[timings.model, version] = phases
+        phases[0].add(timings.receive)
+        phases[1].add(timings.queue)
+        phases[2].add(timings.decode)
+        phases[3].add(timings.preprocess)
+        phases[4].add(timings.engine)
+        phases[5].add(timings.encode)
 
     def save(self) -> None:
         """Leave a snapshot for the other workers, if there are any."""

@@ -1,21 +1,22 @@
-"""What is known of one request while it is answered, and how long its parts took."""
+"""How long each phase of one request took, and which version answered it."""
 
 from __future__ import annotations
 
 import time
 
-__all__ = ["PHASES", "Trace"]
+__all__ = ["PHASES", "Timings"]
 
 PHASES = ("receive", "queue", "decode", "preprocess", "engine", "encode")
 
 
-class Trace:
-    """What is known of one request while it is answered; times are in seconds.
+class Timings:
+    """The phases of one request, in seconds, filled in while it is answered.
 
     Attributes:
-        model: Its name, once it is known to be one; so callers make up no label.
-        version: Which version answers; 0 before that is known.
-        started: When its head had arrived, as `time.perf_counter` says.
+        model: The model's name, once a model of that name was found, so that callers
+            cannot make up label values for the metrics.
+        version: The version that answers; 0 before that is known.
+        started: When the head of the request had arrived, as `time.perf_counter` says.
     """
 
     __slots__ = ("model", "started", "version", *PHASES)

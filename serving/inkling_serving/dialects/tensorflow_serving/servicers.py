@@ -9,8 +9,7 @@ checked more strictly than there: shape, range and that all are numbers.
 from __future__ import annotations
 
 from collections.abc import Collection
-from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -18,14 +17,8 @@ import numpy as np
 from inkling.errors import InvalidRequest, ModelNotFound
 from inkling.model.repository import check_model_name
 from inkling_serving.engines.base import State
-from inkling_serving.grpc_api.classifier import (
-    Handler,
-    StatusError,
-    countdown,
-    parsed,
-    unary,
-)
-from inkling_serving.runtime.timings import Trace
+from inkling_serving.grpc_api.calls import Calls, StatusError
+from inkling_serving.runtime.timings import Timings
 from inkling_serving.service import Target
 from inkling_serving.tensorflow_serving_wire import tensorflow_serving_pb2 as wire
 from inkling_serving.tensorflow_serving_wire.tensors import (
@@ -38,16 +31,15 @@ from inkling_serving.tensorflow_serving_wire.tensors import (
 if TYPE_CHECKING:
     from inkling.contract import Contract
     from inkling_serving.engines.base import VersionStatus
-    from inkling_serving.http2.calls import Method, Unary
     from inkling_serving.runtime.metrics import Metrics
-    from inkling_serving.runtime.thread_pool import Work
+    from inkling_serving.runtime.thread_pool import ThreadPool
     from inkling_serving.service import Service
 
 __all__ = ["TensorFlowServingDialect"]
 
 _INVALID = grpc.StatusCode.INVALID_ARGUMENT
-_PREDICTION = "/tensorflow.serving.PredictionService/"
-_MODEL = "/tensorflow.serving.ModelService/"
+_PREDICTION = "tensorflow.serving.PredictionService"
+_MODEL = "tensorflow.serving.ModelService"
 _DEFAULT_SIGNATURE = "serving_default"
 # Signature -> input, its type, output, its type.
 _SIGNATURES = {
@@ -78,36 +70,49 @@ _MAX_COPIES = 1024
 class TensorFlowServingDialect:
     """Answers PredictionService and ModelService with a service."""
 
-    def __init__(self, service: Service, work: Work, metrics: Metrics) -> None:
+    def __init__(self, service: Service, pool: ThreadPool, metrics: Metrics) -> None:
         self._service = service
-        self._work = work
-        self._metrics = metrics
+        self._calls = Calls(pool, metrics, "tensorflow_serving")
 
-    def methods(self) -> dict[str, Method]:
-        """Return the methods, by path."""
-        return {
-            f"{_PREDICTION}Predict": self._unary(self._predict),
-            f"{_PREDICTION}GetModelMetadata": self._unary(self._metadata),
-            f"{_MODEL}GetModelStatus": self._unary(self._status),
+    def add_to(self, server: grpc.Server) -> None:
+        """Add the methods to a gRPC server, under TensorFlow Serving's names."""
+        predict = {
+            "Predict": _unary(self.predict, wire.PredictRequest),
+            "GetModelMetadata": _unary(self.metadata, wire.GetModelMetadataRequest),
         }
+        status = {"GetModelStatus": _unary(self.status, wire.GetModelStatusRequest)}
+        server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(_PREDICTION, predict),
+                grpc.method_handlers_generic_handler(_MODEL, status),
+            )
+        )
 
-    def _unary(self, answer: Handler) -> Unary:
-        return unary(answer, self._metrics, "tensorflow_serving")
-
-    async def _predict(
-        self, body: bytes, timeout_s: float | None, trace: Trace
+    def predict(
+        self, request: wire.PredictRequest, context: grpc.ServicerContext
     ) -> wire.PredictResponse:
-        request = parsed(wire.PredictRequest, body)
-        left_s, submitted = countdown(timeout_s), perf_counter()
+        """Return the scores for inputs that the caller prepared."""
+        return self._calls.answer(
+            context,
+            lambda timings: self._calls.pooled(
+                context, lambda left_s: self._answer(request, left_s, timings), timings
+            ),
+        )
 
-        def begin() -> wire.PredictResponse:
-            trace.queue = perf_counter() - submitted
-            return self._answer(request, left_s(), trace)
+    def metadata(
+        self, request: wire.GetModelMetadataRequest, context: grpc.ServicerContext
+    ) -> wire.GetModelMetadataResponse:
+        """Return the signatures of a version."""
+        return self._calls.answer(context, lambda _: self._metadata(request))
 
-        return await self._work.run(begin, timeout_s)
+    def status(
+        self, request: wire.GetModelStatusRequest, context: grpc.ServicerContext
+    ) -> wire.GetModelStatusResponse:
+        """Return the versions of a model and their states."""
+        return self._calls.answer(context, lambda _: self._status(request))
 
     def _answer(
-        self, request: wire.PredictRequest, timeout_s: float | None, trace: Trace
+        self, request: wire.PredictRequest, timeout_s: float | None, timings: Timings
     ) -> wire.PredictResponse:
         target = _target(request)
         signature = request.model_spec.signature_name or _DEFAULT_SIGNATURE
@@ -128,7 +133,7 @@ class TensorFlowServingDialect:
             raise StatusError(_INVALID, f"tensor parsing error: {name}") from None
         if signature == _DEFAULT_SIGNATURE:
             origin, scores = self._service.predict(
-                target, values.astype(np.float32, copy=False), timeout_s, trace
+                target, values.astype(np.float32, copy=False), timeout_s, timings
             )
             answer, version = tensor_of(scores), origin.version
         else:
@@ -146,9 +151,8 @@ class TensorFlowServingDialect:
         return response
 
     def _metadata(
-        self, body: bytes, _: float | None, __: Trace
+        self, request: wire.GetModelMetadataRequest
     ) -> wire.GetModelMetadataResponse:
-        request = parsed(wire.GetModelMetadataRequest, body)
         target = _target(request)
         if not request.metadata_field:
             raise StatusError(
@@ -167,9 +171,8 @@ class TensorFlowServingDialect:
         return response
 
     def _status(
-        self, body: bytes, _: float | None, __: Trace
+        self, request: wire.GetModelStatusRequest
     ) -> wire.GetModelStatusResponse:
-        request = parsed(wire.GetModelStatusRequest, body)
         target = _target(request, named=False)
         try:
             versions: Collection[VersionStatus] = self._service.model(
@@ -215,6 +218,12 @@ class TensorFlowServingDialect:
         return StatusError(
             grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {asked}"
         )
+
+
+def _unary(behaviour: Any, request: Any) -> grpc.RpcMethodHandler:
+    return grpc.unary_unary_rpc_method_handler(
+        behaviour, request.FromString, lambda response: response.SerializeToString()
+    )
 
 
 def _target(

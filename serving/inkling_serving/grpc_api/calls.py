@@ -1,0 +1,128 @@
+"""Around one unary call: its errors become statuses, and its phases are counted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import grpc
+
+from inkling.errors import ErrorCode, InklingError, InternalError
+from inkling.gateway.status import ERROR_CODE_KEY, GRPC_STATUS
+from inkling_serving.runtime.timings import Timings
+
+if TYPE_CHECKING:
+    from inkling_serving.runtime.metrics import Metrics
+    from inkling_serving.runtime.thread_pool import ThreadPool
+
+__all__ = ["Calls", "StatusError", "end_with", "foreseen"]
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+# A caller that sends this metadata gets the phases of its request as trailing metadata.
+_TIMING = ("inkling-timing", "true")
+# How long a client that retries should wait, in milliseconds.
+_PUSHBACK_MS = "1000"
+# TensorFlow Serving cuts its messages at the same length (grpc_status_util.cc).
+_MAX_MESSAGE = 1024
+
+
+class StatusError(InklingError):
+    """A refusal whose gRPC status is decided by another protocol than ours."""
+
+    def __init__(self, status: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Calls:
+    """Answers the unary calls of one servicer."""
+
+    def __init__(self, pool: ThreadPool, metrics: Metrics, protocol: str) -> None:
+        """Take the parts.
+
+        Args:
+            pool: Runs what takes long.
+            metrics: Counts the answers.
+            protocol: The name of the servicer's protocol in the metrics.
+        """
+        self._pool = pool
+        self._metrics = metrics
+        self._protocol = protocol
+
+    def answer(
+        self, context: grpc.ServicerContext, answer: Callable[[Timings], _T]
+    ) -> _T:
+        """Return the response, or end the call with the status of the error.
+
+        Args:
+            context: The call.
+            answer: Makes the response, and fills in the phases.
+        """
+        timings = Timings()
+        try:
+            response = answer(timings)
+        except Exception as error:  # noqa: BLE001 - the edge of the gRPC door
+            refusal = foreseen(error)
+            self.count(refusal.code, timings)
+        else:
+            self.count("ok", timings)
+            if _TIMING in context.invocation_metadata():
+                timing = timings.server_timing()
+                context.set_trailing_metadata((("server-timing", timing),))
+            return response
+        end_with(context, refusal)
+
+    def pooled(
+        self,
+        context: grpc.ServicerContext,
+        answer: Callable[[float | None], _T],
+        timings: Timings,
+    ) -> _T:
+        """Return the response of a call that takes long: the pool runs it.
+
+        Args:
+            context: The call.
+            answer: Makes the response within the seconds that are left for it.
+            timings: Gets the seconds that the call waited for a thread.
+        """
+        submitted = perf_counter()
+
+        def begin() -> _T:
+            timings.queue = perf_counter() - submitted
+            return answer(context.time_remaining())
+
+        return self._pool.call(begin, context.time_remaining(), context.add_callback)
+
+    def count(self, code: str, timings: Timings) -> None:
+        """Count an answer by its error code, or by `ok`."""
+        self._metrics.observe(self._protocol, code, timings)
+
+
+def foreseen(error: Exception) -> InklingError:
+    """Return the error that the caller is told; an unforeseen one goes to the log."""
+    if isinstance(error, InklingError):
+        return error
+    _log.error("a call failed", exc_info=error)
+    return InternalError("Something went wrong here, not with your request.")
+
+
+def end_with(context: grpc.ServicerContext, error: InklingError) -> NoReturn:
+    """End a call with the status, the code word and the message of an error."""
+    if isinstance(error, StatusError):
+        context.abort(error.status, _cut(error.message))
+    trailing = [(ERROR_CODE_KEY, str(error.code))]
+    if error.code == ErrorCode.OVERLOADED:
+        trailing.append(("grpc-retry-pushback-ms", _PUSHBACK_MS))
+    context.set_trailing_metadata(tuple(trailing))
+    context.abort(GRPC_STATUS[error.code], _cut(error.message))
+
+
+def _cut(message: str) -> str:
+    """Return a message of a length that fits into gRPC's metadata."""
+    # A character outside ASCII takes up to twelve letters on the wire.
+    limit = _MAX_MESSAGE if message.isascii() else _MAX_MESSAGE // 12
+    return message if len(message) <= limit else message[:limit] + "...TRUNCATED"

@@ -1,0 +1,160 @@
+"""What happens to a call before its servicer sees it: its key and its message are checked.
+
+grpcio gives each call a thread before the call's message has arrived, waits for the
+message without a limit in time, and reports a malformed message as the server's fault.
+The second interceptor bounds the time and reports the fault as the caller's. To do so,
+it serves a method with one request as a method with a stream of requests: on the wire
+both are the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from inkling.errors import InvalidRequest, Unauthenticated
+from inkling_serving.grpc_api.calls import end_with
+from inkling_serving.runtime.poller import Repeating
+
+if TYPE_CHECKING:
+    from inkling_serving.security import ApiKeys
+
+__all__ = ["KeyInterceptor", "MessageInterceptor"]
+
+_HEALTH = "/grpc.health.v1.Health/"
+_LOOK_S = 0.5
+
+_Continuation = Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None]
+
+
+class KeyInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Refuses a call without an API key; questions about the health need no key."""
+
+    def __init__(self, keys: ApiKeys) -> None:
+        self._keys = keys
+
+    def intercept_service(
+        self, continuation: _Continuation, details: Any
+    ) -> grpc.RpcMethodHandler | None:
+        """Return the handler of a call, or one that refuses the call."""
+        if details.method.startswith(_HEALTH):
+            return continuation(details)
+        metadata = dict(details.invocation_metadata)
+        try:
+            self._keys.check(metadata.get("authorization"))
+        except Unauthenticated as error:
+            return _refusing(error)
+        return continuation(details)
+
+
+def _refusing(error: Unauthenticated) -> grpc.RpcMethodHandler:
+    def refuse(_: object, context: grpc.ServicerContext) -> None:
+        end_with(context, error)
+
+    # A handler of a stream is called at once: no message of the caller is waited for.
+    return grpc.stream_unary_rpc_method_handler(refuse)
+
+
+class MessageInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Reads the one message of a call, within a limit in time, as the caller's words."""
+
+    def __init__(self, timeout_s: float) -> None:
+        """Start the thread that ends calls whose message is late.
+
+        Args:
+            timeout_s: The seconds in which a message must arrive.
+        """
+        self._timeout_s = timeout_s
+        # The calls that wait for their message, and when each is given up.
+        self._waiting: dict[grpc.ServicerContext, float] = {}
+        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
+        self._reaper = Repeating(
+            "ending calls whose message is late", self._end_late, lambda: _LOOK_S
+        )
+
+    def intercept_service(
+        self, continuation: _Continuation, details: Any
+    ) -> grpc.RpcMethodHandler | None:
+        """Return a handler that reads the message itself."""
+        method = details.method
+        known = self._handlers.get(method)
+        if known is not None:
+            return known
+        handler = continuation(details)
+        if handler is None:
+            return None
+        # Only methods that exist come here, so the dictionary is bounded.
+        made = self._handlers[method] = self._reading(handler, method)
+        return made
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._reaper.stop()
+
+    def _reading(self, handler: Any, method: str) -> grpc.RpcMethodHandler:
+        parse = _parser(handler.request_deserializer, method)
+        if handler.request_streaming:
+            behaviour = handler.stream_stream
+
+            def answer(bodies: Iterator[bytes], *rest: Any) -> Any:
+                return behaviour(map(parse, bodies), *rest)
+
+        else:
+            behaviour = handler.unary_unary or handler.unary_stream
+
+            def answer(bodies: Iterator[bytes], context: Any, *rest: Any) -> Any:
+                return behaviour(self._read(bodies, context, parse), context, *rest)
+
+        # grpcio looks for these on the function: with the first a health watch holds no
+        # thread, with the second a method runs in threads of its own.
+        for name in ("experimental_non_blocking", "experimental_thread_pool"):
+            if hasattr(behaviour, name):
+                setattr(answer, name, getattr(behaviour, name))
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        return make(answer, None, handler.response_serializer)
+
+    def _read(
+        self,
+        bodies: Iterator[bytes],
+        context: grpc.ServicerContext,
+        parse: Callable[[bytes], Any],
+    ) -> Any:
+        self._waiting[context] = time.monotonic() + self._timeout_s
+        try:
+            body = next(bodies, None)
+        finally:
+            self._waiting.pop(context, None)
+        try:
+            if body is None:
+                raise InvalidRequest("The call takes one message; none came.")
+            return parse(body)
+        except InvalidRequest as error:
+            refusal = error
+        return end_with(context, refusal)
+
+    def _end_late(self) -> None:
+        now = time.monotonic()
+        for context, give_up in list(self._waiting.items()):
+            if now > give_up:
+                context.cancel()
+
+
+def _parser(parse: Callable[[bytes], Any], method: str) -> Callable[[bytes], Any]:
+    def parsed(body: bytes) -> Any:
+        try:
+            return parse(body)
+        except DecodeError:
+            raise InvalidRequest(
+                f"The message is not one of {method}; generate the client from the "
+                "same .proto file."
+            ) from None
+
+    return parsed
