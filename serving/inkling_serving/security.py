@@ -46,7 +46,7 @@ class ApiKeys:
         self._wanted = [key.encode() for key in _keys(path)]
 
     def check(self, authorization: str | bytes | None) -> None:
-        """Return if the header `Authorization` holds one of the keys, or none is needed.
+        """Return if the header `Authorization` holds a key, or none is needed.
 
         The comparison takes as long for a key that is nearly right as for any other.
 
@@ -127,7 +127,7 @@ class CertificateFiles:
 
 def _state_of(path: str) -> tuple[int, ...]:
     try:
-        found = os.stat(path)  # noqa: PTH116 - follows the links that Kubernetes makes
+        found = os.stat(path)
     except OSError:
         return ()
     return (found.st_mtime_ns, found.st_size, found.st_ino)
@@ -192,9 +192,12 @@ def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
             [(key, certificate)], authorities
         )
 
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        return configuration() if files.changed() else None
+
     return grpc.dynamic_ssl_server_credentials(
         configuration(),
-        lambda: configuration() if files.changed() else None,
+        renewed,  # type: ignore[arg-type] # None: the stubs forget that it is allowed
         require_client_authentication=bool(settings.tls_client_ca),
     )
 

@@ -68,7 +68,10 @@ class Settings:
         64, "ClassifyStream calls that may be open at once, per process", 1, 128
     )
     grpc_keepalive_s: float = _setting(
-        60.0, "seconds between pings on an idle gRPC connection; 0 sends none", 0, _DAY_S
+        60.0,
+        "seconds between pings on an idle gRPC connection; 0 sends none",
+        0,
+        _DAY_S,
     )
     grpc_max_connection_idle_s: float = _setting(
         0.0, "seconds without a call after which a gRPC connection ends; 0 is never", 0

@@ -67,14 +67,14 @@ class Calls:
             response = answer(timings)
         except Exception as error:  # noqa: BLE001 - the edge of the gRPC door
             refusal = foreseen(error)
-            self.count(refusal.code, timings)
         else:
             self.count("ok", timings)
             if _TIMING in context.invocation_metadata():
                 timing = timings.server_timing()
                 context.set_trailing_metadata((("server-timing", timing),))
             return response
-        end_with(context, refusal)
+        self.count(refusal.code, timings)
+        return end_with(context, refusal)
 
     def pooled(
         self,
@@ -95,7 +95,8 @@ class Calls:
             timings.queue = perf_counter() - submitted
             return answer(context.time_remaining())
 
-        return self._pool.call(begin, context.time_remaining(), context.add_callback)
+        left_s = context.time_remaining()
+        return self._pool.call(begin, left_s, context.add_callback)
 
     def count(self, code: str, timings: Timings) -> None:
         """Count an answer by its error code, or by `ok`."""

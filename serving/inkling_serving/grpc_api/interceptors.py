@@ -1,4 +1,4 @@
-"""What happens to a call before its servicer sees it: its key and its message are checked.
+"""Checks the key and the message of a call before its servicer sees the call.
 
 grpcio gives each call a thread before the call's message has arrived, waits for the
 message without a limit in time, and reports a malformed message as the server's fault.
@@ -23,15 +23,16 @@ from inkling_serving.runtime.poller import Repeating
 if TYPE_CHECKING:
     from inkling_serving.security import ApiKeys
 
+    _Handler = grpc.RpcMethodHandler[Any, Any]
+    _Continuation = Callable[[grpc.HandlerCallDetails], _Handler | None]
+
 __all__ = ["KeyInterceptor", "MessageInterceptor"]
 
 _HEALTH = "/grpc.health.v1.Health/"
 _LOOK_S = 0.5
 
-_Continuation = Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None]
 
-
-class KeyInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+class KeyInterceptor(grpc.ServerInterceptor):
     """Refuses a call without an API key; questions about the health need no key."""
 
     def __init__(self, keys: ApiKeys) -> None:
@@ -39,7 +40,7 @@ class KeyInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 
     def intercept_service(
         self, continuation: _Continuation, details: Any
-    ) -> grpc.RpcMethodHandler | None:
+    ) -> _Handler | None:
         """Return the handler of a call, or one that refuses the call."""
         if details.method.startswith(_HEALTH):
             return continuation(details)
@@ -51,7 +52,7 @@ class KeyInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         return continuation(details)
 
 
-def _refusing(error: Unauthenticated) -> grpc.RpcMethodHandler:
+def _refusing(error: Unauthenticated) -> _Handler:
     def refuse(_: object, context: grpc.ServicerContext) -> None:
         end_with(context, error)
 
@@ -59,7 +60,7 @@ def _refusing(error: Unauthenticated) -> grpc.RpcMethodHandler:
     return grpc.stream_unary_rpc_method_handler(refuse)
 
 
-class MessageInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+class MessageInterceptor(grpc.ServerInterceptor):
     """Reads the one message of a call, within a limit in time, as the caller's words."""
 
     def __init__(self, timeout_s: float) -> None:
@@ -71,14 +72,14 @@ class MessageInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         self._timeout_s = timeout_s
         # The calls that wait for their message, and when each is given up.
         self._waiting: dict[grpc.ServicerContext, float] = {}
-        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
+        self._handlers: dict[str, _Handler] = {}
         self._reaper = Repeating(
             "ending calls whose message is late", self._end_late, lambda: _LOOK_S
         )
 
     def intercept_service(
         self, continuation: _Continuation, details: Any
-    ) -> grpc.RpcMethodHandler | None:
+    ) -> _Handler | None:
         """Return a handler that reads the message itself."""
         method = details.method
         known = self._handlers.get(method)
@@ -95,19 +96,16 @@ class MessageInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         """End the thread."""
         self._reaper.stop()
 
-    def _reading(self, handler: Any, method: str) -> grpc.RpcMethodHandler:
+    def _reading(self, handler: Any, method: str) -> _Handler:
         parse = _parser(handler.request_deserializer, method)
-        if handler.request_streaming:
-            behaviour = handler.stream_stream
+        streaming = handler.request_streaming
+        behaviour = handler.stream_stream or handler.unary_unary or handler.unary_stream
 
-            def answer(bodies: Iterator[bytes], *rest: Any) -> Any:
-                return behaviour(map(parse, bodies), *rest)
-
-        else:
-            behaviour = handler.unary_unary or handler.unary_stream
-
-            def answer(bodies: Iterator[bytes], context: Any, *rest: Any) -> Any:
-                return behaviour(self._read(bodies, context, parse), context, *rest)
+        def answer(bodies: Iterator[bytes], context: Any, *send: Any) -> Any:
+            request: Any = map(parse, bodies)
+            if not streaming:
+                request = self._only(request, context)
+            return behaviour(request, context, *send)
 
         # grpcio looks for these on the function: with the first a health watch holds no
         # thread, with the second a method runs in threads of its own.
@@ -121,23 +119,17 @@ class MessageInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         )
         return make(answer, None, handler.response_serializer)
 
-    def _read(
-        self,
-        bodies: Iterator[bytes],
-        context: grpc.ServicerContext,
-        parse: Callable[[bytes], Any],
-    ) -> Any:
+    def _only(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        """Return the one request of a call, or end the call."""
         self._waiting[context] = time.monotonic() + self._timeout_s
         try:
-            body = next(bodies, None)
-        finally:
-            self._waiting.pop(context, None)
-        try:
-            if body is None:
-                raise InvalidRequest("The call takes one message; none came.")
-            return parse(body)
+            return next(requests)
+        except StopIteration:
+            refusal = InvalidRequest("The call takes one message; none came.")
         except InvalidRequest as error:
             refusal = error
+        finally:
+            self._waiting.pop(context, None)
         return end_with(context, refusal)
 
     def _end_late(self) -> None:

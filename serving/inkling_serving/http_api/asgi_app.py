@@ -1,93 +1,75 @@
-"""The server front: reads bodies, bounded and timed, and hands requests to a door.
+"""The ASGI application: reads bodies within limits, and hands the requests on.
 
-An ASGI application under uvicorn. Classifications go straight to their handler, all
-else through Flask; both run in a small pool of threads with a bounded queue, so that
-what cannot be answered in time is refused at once. Probes never wait for the pool.
+A request goes one of two ways. A classification goes to its handler: on the event loop
+where it takes less time than finding a thread for it, else in the pool of threads. Any
+other request goes through Flask, in threads: `:explain` in the pool, and requests that
+only read something in a few threads of their own, so that probes never wait for pictures.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from werkzeug.test import run_wsgi_app
+
 from inkling.errors import InklingError, InvalidRequest
-from inkling_serving.http_api.flask_app import create_app
+from inkling_serving.http_api.flask_app import REQUEST_KEY, create_app
 from inkling_serving.http_api.handlers import (
-    CLASSIFY_PATH,
-    OPEN_PATHS,
+    Handlers,
     Request,
     Response,
+    classification_names,
 )
-from inkling_serving.http_api.protocol import UNDER_WAY
+from inkling_serving.http_api.protocol import IS_HERE, UNDER_WAY
 from inkling_serving.http_api.read_body import ClientGone, read_body
-from inkling_serving.runtime.thread_pool import Work, too_many
-from inkling_serving.security import ApiKeys
+from inkling_serving.runtime.thread_pool import ThreadPool, too_many
 
 if TYPE_CHECKING:
-    from inkling_serving.http_api.handlers import Gateway
     from inkling_serving.settings import Settings
 
-__all__ = ["Front", "Head"]
+__all__ = ["AsgiApp"]
 
 _Message = MutableMapping[str, Any]
-_PROBES = ("/livez", "/readyz")
-# The page's own files say nothing of the models; what it asks for with them does.
-_PAGE = ("/", "/page/")
 # Requests of a process, of all kinds, beside which a quick one is still answered: at a
 # third of a millisecond each, the last of so many waits for about 150 ms.
 _MAX_UNDER_WAY = 512
+# Threads for requests that only read the state of the gateway, and how many may wait.
+_STATUS_THREADS, _STATUS_QUEUE = 2, 128
+# RFC 3986's host and RFC 9110's port; an empty host is allowed.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What the head of a classification says.
-
-    Attributes:
-        path: As in `Request`, like `query` and `headers`.
-        query: As above.
-        headers: As above.
-        names: What the path names.
-        refusal: Why it is refused, whatever its body is.
-    """
-
-    path: str
-    query: str
-    headers: Mapping[str, str]
-    names: Mapping[str, str | None]
-    refusal: InklingError | None = None
-
-
-class Front:
+class AsgiApp:
     """The ASGI application of one gateway process."""
 
     def __init__(
         self,
-        gateway: Gateway,
-        work: Work,
+        handlers: Handlers,
+        pool: ThreadPool,
         settings: Settings,
         lifespan: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        """Take what answers.
+        """Take the parts.
 
         Args:
-            gateway: The handlers.
-            work: Where they run.
+            handlers: Answer the requests.
+            pool: Runs what takes long.
             settings: The limits on bodies.
-            lifespan: What is there from before the first request to after the last.
+            lifespan: Is entered before the first request and left after the last.
         """
-        self._gateway = gateway
-        self._work = work
-        self._settings = settings
-        self._keys = ApiKeys(settings.api_key_file)
+        self._handlers = handlers
+        self._pool = pool
+        self._status_pool = ThreadPool(_STATUS_THREADS, _STATUS_QUEUE)
+        self._max_body_bytes = settings.max_body_bytes
+        self._body_timeout_s = settings.body_timeout_s
         self._running = lifespan
-        self._app = create_app(gateway, settings.max_body_bytes)
-        # By their bytes, the heads that were answered at once; for the protocol.
-        self.known_heads: dict[bytes, Head] = {}
+        self._flask = create_app(settings, handlers)
 
     async def __call__(
         self, scope: _Message, receive: Callable[[], Any], send: Callable[..., Any]
@@ -96,106 +78,50 @@ class Front:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        request = _request(scope)
-        unread = True
+        request, unread = _request(scope), True
+        state = scope.get("state", {})
         try:
             _check_host(scope["headers"], scope["http_version"])
-            self._check_key(request)
+            self._handlers.check_key(request)
             request.body = await read_body(
                 receive,
                 request.headers,
-                self._settings.max_body_bytes,
-                self._settings.body_timeout_s,
+                self._max_body_bytes,
+                self._body_timeout_s,
+                state.get(IS_HERE, False),
             )
             unread = False
-            request.trace.receive = perf_counter() - request.trace.started
-            response = await self._answer(request, scope.get(UNDER_WAY, 0))
+            request.timings.receive = perf_counter() - request.timings.started
+            response = await self._answer(request, state.get(UNDER_WAY, 0))
         except ClientGone:
             return
         except InklingError as error:
-            response = self._gateway.refuse(error, request)
-        # What is left of an unread body must not be taken for the next request.
+            response = self._handlers.refuse(error, request)
+        # The rest of an unread body must not be taken for the next request.
         extra = {"connection": "close"} if unread else {}
         await _send(response, request.method, send, extra)
 
-    def head_of(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> Head | None:
-        """Return what the head of a POST asks for, if that is a classification.
-
-        Args:
-            url: As it came.
-            headers: Names in lower case, and values.
-        """
-        path, _, query = url.decode("latin-1").partition("?")
-        match = CLASSIFY_PATH.fullmatch(path)
-        if match is None or "%" in path:
-            return None
-        head = Head(path, query, _decoded(headers), match.groupdict())
-        try:
-            _check_host(headers, "1.1")
-            self._check_key(Request("POST", path, headers=head.headers))
-        except InklingError as error:
-            return replace(head, refusal=error)
-        return head
-
-    def answer_at_once(self, head: Head, body: bytes) -> Response | None:
-        """Return the answer to a POST, if it takes no longer than asking for it would.
-
-        Returns:
-            The same as by the way of all requests; None where it has to go that way.
-        """
-        if len(body) > self._settings.max_body_bytes:
-            return None
-        request = Request("POST", head.path, head.query, head.headers, body)
-        if not self._gateway.is_quick(request, head.names):
-            return None
-        if head.refusal is not None:
-            return self._gateway.refuse(head.refusal, request)
-        return self._gateway.handle(request, head.names)
-
-    def _check_key(self, request: Request) -> None:
-        path = request.path
-        if path not in _PROBES and path != _PAGE[0] and not path.startswith(_PAGE[1]):
-            self._keys.check(request.headers.get("authorization"))
-
     async def _answer(self, request: Request, under_way: int) -> Response:
-        if request.path in OPEN_PATHS:
-            return self._gateway.handle(request)
-        match = CLASSIFY_PATH.fullmatch(request.path)
-        if match is None:
-            return await self._pooled(self._through_flask, request)
-        if self._gateway.is_quick(request, match.groupdict()):
+        names = classification_names(request)
+        if names is None:
+            pool = self._pool if request.method == "POST" else self._status_pool
+            return await _pooled(pool, request, lambda: self._through_flask(request))
+        classify = self._handlers.answer
+        if self._handlers.is_quick(request, names):
             if under_way > _MAX_UNDER_WAY:
                 raise too_many(under_way)
-            return self._gateway.handle(request)
-        return await self._pooled(self._gateway.handle, request)
-
-    async def _pooled(
-        self, answer: Callable[[Request], Response], request: Request
-    ) -> Response:
-        submitted = perf_counter()
-
-        def begin() -> Response:
-            request.trace.queue = perf_counter() - submitted
-            return answer(request)
-
-        return await self._work.run(begin)
+            return classify(Handlers.classify, request, names)
+        return await _pooled(
+            self._pool, request, lambda: classify(Handlers.classify, request, names)
+        )
 
     def _through_flask(self, request: Request) -> Response:
-        """Answer a request by calling the Flask application as a WSGI server does."""
-        started: dict[str, Any] = {}
-
-        def start_response(
-            status: str, headers: list[tuple[str, str]], *_: object
-        ) -> Callable[[bytes], object]:
-            started.update(status=int(status.split(" ", 1)[0]), headers=dict(headers))
-            return lambda _: None
-
-        chunks: Iterable[bytes] = self._app(_environ(request), start_response)
-        try:
-            body = b"".join(chunks)
-        finally:
-            getattr(chunks, "close", lambda: None)()
-        return Response(started["status"], body, started["headers"])
+        chunks, status, headers = run_wsgi_app(
+            self._flask, _environ(request), buffered=True
+        )
+        found = {name.lower(): value for name, value in headers.items()}
+        found.pop("date", None)  # uvicorn writes it
+        return Response(int(status.split(" ", 1)[0]), b"".join(chunks), found)
 
     async def _lifespan(
         self, receive: Callable[[], Any], send: Callable[..., Any]
@@ -204,72 +130,83 @@ class Front:
         async with self._running():
             await send({"type": "lifespan.startup.complete"})
             await receive()
+        self._status_pool.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 
+async def _pooled(
+    pool: ThreadPool, request: Request, answer: Callable[[], Response]
+) -> Response:
+    submitted = perf_counter()
+
+    def begin() -> Response:
+        request.timings.queue = perf_counter() - submitted
+        return answer()
+
+    return await pool.run(begin)
+
+
 def _check_host(headers: list[tuple[bytes, bytes]], http_version: str) -> None:
-    hosts = sum(name == b"host" for name, _ in headers)
-    if hosts > 1 or (hosts == 0 and http_version != "1.0"):
-        raise InvalidRequest(f"The request has {hosts} Host headers; expected one.")
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) == 1 and _HOST.fullmatch(hosts[0]):
+        return
+    if len(hosts) == 1:
+        raise InvalidRequest("The Host header is malformed; expected a host and port.")
+    if hosts or http_version != "1.0":
+        raise InvalidRequest(
+            f"The request has {len(hosts)} Host headers; expected one."
+        )
 
 
 def _request(scope: _Message) -> Request:
-    return Request(
-        method=scope["method"].upper(),
-        path=scope["path"],
-        query=scope["query_string"].decode("latin-1"),
-        headers=_decoded(scope["headers"]),
-    )
-
-
-def _decoded(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+    headers = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in scope["headers"]
+    }
+    query = scope["query_string"].decode("latin-1")
+    return Request(scope["method"].upper(), scope["path"], query, headers)
 
 
 def _environ(request: Request) -> dict[str, Any]:
-    """Return what PEP 3333 wants of a request; the body has been read already."""
+    """Return the WSGI environment (PEP 3333) in which Flask answers a request."""
     environ: dict[str, Any] = {
+        REQUEST_KEY: request,
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
         "PATH_INFO": request.path.encode().decode("latin-1"),
         "QUERY_STRING": request.query,
+        # Flask builds no addresses, so the caller's name for this host is not used.
         "SERVER_NAME": "inkling",
         "SERVER_PORT": "80",
         "SERVER_PROTOCOL": "HTTP/1.1",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(request.body),
+        "wsgi.input": io.BytesIO(),
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
     }
-    for name, value in request.headers.items():
-        environ["HTTP_" + name.upper().replace("-", "_")] = value
-    # The body is here, whole: how it was framed on the wire is over.
-    environ.pop("HTTP_TRANSFER_ENCODING", None)
-    environ.pop("HTTP_CONTENT_LENGTH", None)
-    # Names of ours are not looked up by the caller's idea of our address, and the page
-    # is small enough to be sent whole.
-    environ.pop("HTTP_HOST", None)
-    environ.pop("HTTP_RANGE", None)
-    environ["CONTENT_TYPE"] = environ.pop("HTTP_CONTENT_TYPE", "")
-    environ["CONTENT_LENGTH"] = str(len(request.body))
+    # Only the page looks at headers: whether the browser's copy of a file is fresh.
+    for name in ("if-none-match", "if-modified-since"):
+        if name in request.headers:
+            key = "HTTP_" + name.upper().replace("-", "_")
+            environ[key] = request.headers[name]
     return environ
 
 
 async def _send(
     response: Response, method: str, send: Callable[..., Any], extra: Mapping[str, str]
 ) -> None:
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    headers.update(extra)
+    headers = {**response.headers, **extra}
     if method != "HEAD" or "content-length" not in headers:
         headers["content-length"] = str(len(response.body))
+    encoded = [(n.encode(), value.encode("latin-1")) for n, value in headers.items()]
     await send(
         {
             "type": "http.response.start",
             "status": response.status,
-            "headers": [(n.encode(), v.encode("latin-1")) for n, v in headers.items()],
+            "headers": encoded,
         }
     )
     body = b"" if method == "HEAD" else response.body

@@ -1,23 +1,42 @@
-"""The Flask application: every address of the gateway, and the page to draw on."""
+"""The Flask application: every address of the HTTP port, and the page to draw on.
+
+`create_app()` without arguments makes the application from the environment, for a WSGI
+server or for `flask --app inkling_serving.http_api.flask_app routes`. `inkling serve`
+runs the same application behind its ASGI application, which hands over the request that
+it has read.
+"""
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from http import HTTPStatus
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import Any
 
 import flask
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter
 
-from inkling.errors import MethodNotAllowed, NotFound
-from inkling_serving.http_api.handlers import Request, Response, error_response
+from inkling.errors import InklingError, MethodNotAllowed, NotFound
+from inkling_serving.engines.choice import create_engine
+from inkling_serving.http_api.handlers import (
+    ROUTES,
+    Handler,
+    Handlers,
+    Request,
+    Response,
+)
 from inkling_serving.http_api.read_body import too_long
+from inkling_serving.runtime.metrics import Metrics
+from inkling_serving.security import ApiKeys
+from inkling_serving.service import Service
+from inkling_serving.settings import Settings
 
-if TYPE_CHECKING:
-    from inkling_serving.http_api.handlers import Gateway
+__all__ = ["REQUEST_KEY", "create_app"]
 
-__all__ = ["create_app"]
-
+# The key of the WSGI environment under which the ASGI application leaves the request.
+REQUEST_KEY = "inkling.request"
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'"
@@ -25,67 +44,97 @@ _PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
+_NOTHING_HERE = (
+    "There is nothing at this address. GET /v1/models lists the models; POST a picture "
+    "to /v1/models/NAME:classify."
+)
 
 
-def create_app(gateway: Gateway, max_body_bytes: int) -> flask.Flask:
-    """Return the application; it answers as `gateway` does, and adds the page."""
+class _Name(BaseConverter):
+    """A name in a path, as `Route.rule` has it; the handlers say which are valid."""
+
+    regex = "[^/:]*"
+
+
+def create_app(
+    settings: Settings | None = None, handlers: Handlers | None = None
+) -> flask.Flask:
+    """Return the application.
+
+    Args:
+        settings: The gateway's settings; by default those of the environment.
+        handlers: The handlers; by default new ones, with an engine of their own.
+    """
+    settings = settings or Settings.from_env(os.environ)
+    handlers = handlers or _handlers(settings)
     app = flask.Flask("inkling_serving", static_folder=None)
-    page = str(files("inkling_serving") / "page")
-
-    @app.get("/")
-    @app.get("/page/<path:name>")
-    def show_page(name: str = "index.html") -> flask.Response:
-        response = flask.send_from_directory(page, name)
-        response.headers.update(_PAGE_HEADERS)
-        return response
-
-    @app.before_request
-    def answer() -> flask.Response | None:
-        # Before routing has its say: every address but the page's, and every method,
-        # is the gateway's to answer.
-        path = flask.request.path
-        if path == "/" or path.startswith("/page/"):
-            return None
-        request = _request(max_body_bytes)
-        if isinstance(request, Response):
-            return _flask_response(request)
-        return _flask_response(gateway.handle(request))
-
-    @app.errorhandler(HTTPException)
-    def refuse(error: HTTPException) -> flask.Response:
-        return _flask_response(_refusal(error))
-
+    app.url_map.converters["name"] = _Name
+    # An address with a slash too many is another address, not a redirection.
+    app.url_map.merge_slashes = False
+    app.before_request(partial(_begin, handlers, settings.max_body_bytes))
+    views = {r.handler: partial(_view, handlers, r.handler) for r in ROUTES}
+    for route in ROUTES:
+        name, view = route.handler.__name__, views[route.handler]
+        app.add_url_rule(route.rule, name, view, methods=[route.method])
+    app.add_url_rule("/", "page", _page)
+    app.add_url_rule("/page/<path:name>", "page files", _page)
+    app.register_error_handler(HTTPException, partial(_refused, handlers))
     return app
 
 
-def _request(max_body_bytes: int) -> Request | Response:
-    came = flask.request
-    # One byte over the limit is read: Werkzeug's own limit cuts a chunked body off
-    # at the limit and says nothing.
-    body = came.stream.read(max_body_bytes + 1)
-    request = Request(
-        method=came.method,
-        path=came.path,
-        query=came.query_string.decode("latin-1"),
-        headers={name.lower(): value for name, value in came.headers.items()},
-        body=body,
-    )
-    if len(body) > max_body_bytes:
-        return error_response(too_long(max_body_bytes), request.id)
-    return request
+def _handlers(settings: Settings) -> Handlers:
+    service = Service(create_engine(settings), settings.limits, settings.max_batch)
+    keys = ApiKeys(settings.api_key_file)
+    return Handlers(service, Metrics(), keys, settings.max_batch)
 
 
-def _refusal(error: HTTPException) -> Response:
+def _begin(handlers: Handlers, max_body_bytes: int) -> flask.Response | None:
+    """Read the request of a WSGI server; one that was handed over is complete."""
     came = flask.request
-    given = came.headers.get("X-Request-Id", "")
-    request_id = Request(came.method, came.path, headers={"x-request-id": given}).id
+    request = came.environ.get(REQUEST_KEY)
+    if request is None:
+        headers = {name.lower(): value for name, value in came.headers.items()}
+        query = came.query_string.decode("latin-1")
+        request = Request(came.method, came.path, query, headers)
+        try:
+            handlers.check_key(request)
+            # Werkzeug's own limit cuts a chunked body off at the limit without a word,
+            # so one byte more is read.
+            request.body = came.stream.read(max_body_bytes + 1)
+            if len(request.body) > max_body_bytes:
+                raise too_long(max_body_bytes)
+        except InklingError as error:
+            return _flask_response(handlers.refuse(error, request))
+    flask.g.request = request
+    return None
+
+
+def _view(handlers: Handlers, handler: Handler, **names: str) -> flask.Response:
+    return _flask_response(handlers.answer(handler, flask.g.request, names))
+
+
+def _page(name: str = "index.html") -> flask.Response:
+    response = flask.send_from_directory(str(files("inkling_serving") / "page"), name)
+    response.headers.update(_PAGE_HEADERS)
+    return response
+
+
+def _refused(handlers: Handlers, error: HTTPException) -> flask.Response:
+    """Tell an error of Flask's in the form of all errors."""
+    return _flask_response(handlers.refuse(_told(error), flask.g.request))
+
+
+def _told(error: HTTPException) -> Exception:
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = tuple(sorted(getattr(error, "valid_methods", None) or ("GET",)))
-        return error_response(MethodNotAllowed(came.method, allowed), request_id)
+        allowed = getattr(error, "valid_methods", None) or ("GET",)
+        method = flask.request.method
+        shown = method if method.isascii() and method.isalpha() else "This method"
+        return MethodNotAllowed(shown, tuple(sorted(allowed)))
     if error.code == HTTPStatus.NOT_FOUND:
-        return error_response(NotFound("There is nothing at this address."), request_id)
+        return NotFound(_NOTHING_HERE)
     # Flask wraps what was not foreseen; the original goes to the log.
-    return error_response(getattr(error, "original_exception", error), request_id)
+    original: Any = getattr(error, "original_exception", None)
+    return original or error
 
 
 def _flask_response(response: Response) -> flask.Response:

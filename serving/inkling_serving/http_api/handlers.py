@@ -1,8 +1,9 @@
-"""The HTTP surface: handlers from a request value to a response value.
+"""What each HTTP address answers: functions from a request value to a response value.
 
-A handler reads the envelope, calls the service and writes the answer; it has no other
-logic. Two doors lead here: Flask (`inkling_serving.http_api.flask_app`), which knows every address,
-and the server front (`inkling_serving.http_api.asgi_app`), which hands over classifications.
+A handler reads the request, calls the service and writes the response; it has no other
+logic. `ROUTES` is the one table of addresses. Flask serves all of them
+(`inkling_serving.http_api.flask_app`), and the ASGI application
+(`inkling_serving.http_api.asgi_app`) calls the handler of a classification directly.
 """
 
 from __future__ import annotations
@@ -26,26 +27,28 @@ from inkling.errors import (
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
-    NotFound,
 )
 from inkling_serving.http_api.request_body import envelope_of
 from inkling_serving.http_api.response_json import answer_json, model_json, stage_json
 from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
-from inkling_serving.runtime.timings import Trace
+from inkling_serving.runtime.timings import Timings
+from inkling_serving.security import needs_key
 from inkling_serving.service import Target
 
 if TYPE_CHECKING:
     from inkling_serving.runtime.metrics import Metrics
+    from inkling_serving.security import ApiKeys
     from inkling_serving.service import Service
 
 __all__ = [
-    "CLASSIFY_PATH",
     "HTTP_STATUS",
-    "OPEN_PATHS",
-    "Gateway",
+    "ROUTES",
+    "Handler",
+    "Handlers",
     "Request",
     "Response",
-    "error_response",
+    "Route",
+    "classification_names",
 ]
 
 _log = logging.getLogger(__name__)
@@ -67,33 +70,30 @@ HTTP_STATUS: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
     }
 )
 
-# What is asked again and again by machines; neither counted nor ever in a queue.
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
-# Nothing hangs on an id but to be another one; asking the system takes four times as
-# long as all else about it.
+# Machines ask these again and again; they are not counted.
+_UNCOUNTED = frozenset({"/livez", "/readyz", "/metrics"})
+# An id must differ from other ids, and nothing more; asking the system for random bytes
+# takes four times as long.
 _ids = random.Random()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_TARGET = (
-    r"/v1/models/(?P<model>[^/:]*)"
-    r"(?:/versions/(?P<version>[^/:]*)|/labels/(?P<version_label>[^/:]*))?"
-)
-CLASSIFY_PATH = re.compile(_TARGET + ":classify")
-_EXPLAIN_PATH = re.compile(_TARGET + ":explain")
 _TOP_K = re.compile(r"[1-9][0-9]{0,5}")
 _VERSION = re.compile(r"-?[0-9]{1,19}")
+_PLACE = re.compile(r"<name:(\w+)>")
 
 
 @dataclass(slots=True)
 class Request:
-    """What a door hands over: everything of an HTTP request that matters here.
+    """An HTTP request with its whole body.
 
     Attributes:
         method: In capitals.
         path: Percent-decoded, without the query.
         query: What follows the `?`, still encoded.
         headers: By lower-case name.
-        body: The whole body; a door has refused one that was too long.
-        trace: Takes note of how it is answered.
+        body: The body; the door that read it has refused one that was too long.
+        timings: The phases of the answer, filled in on the way.
+        id: The caller's `X-Request-Id`, or a new id where the caller's is missing or
+            holds characters that do not belong into a log.
     """
 
     method: str
@@ -101,86 +101,99 @@ class Request:
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    trace: Trace = field(default_factory=Trace)
+    timings: Timings = field(default_factory=Timings)
+    id: str = ""
 
-    @property
-    def id(self) -> str:
-        """The caller's `X-Request-Id`, or a new one where that is no plain word."""
+    def __post_init__(self) -> None:
         given = self.headers.get("x-request-id", "")
-        if _REQUEST_ID.fullmatch(given):
-            return given
-        return f"{_ids.getrandbits(128):032x}"
+        if given and _REQUEST_ID.fullmatch(given):
+            self.id = given
+        else:
+            self.id = f"{_ids.getrandbits(128):032x}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Response:
-    """What a door sends back."""
+    """A response with its whole body."""
 
     status: int
     body: bytes
     headers: Mapping[str, str]
 
 
-_Names = Mapping[str, str | None]
-_Handler = Callable[["Gateway", Request, _Names], Response]
+Names = Mapping[str, str | None]
+Handler = Callable[["Handlers", Request, Names], Response]
 
 
-class Gateway:
-    """Answers requests with a service."""
+@dataclass(frozen=True)
+class Route:
+    """An address, its method, and its handler.
 
-    def __init__(self, service: Service, metrics: Metrics, max_batch: int) -> None:
+    Attributes:
+        method: GET or POST.
+        rule: The path as Flask's rules are written; `name` matches any characters but
+            `/` and `:`.
+        handler: A method of `Handlers`.
+    """
+
+    method: str
+    rule: str
+    handler: Handler
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """The rule as a regular expression for a whole path."""
+        return re.compile(_PLACE.sub(r"(?P<\1>[^/:]*)", self.rule))
+
+
+class Handlers:
+    """The handlers, over one service."""
+
+    def __init__(
+        self, service: Service, metrics: Metrics, keys: ApiKeys, max_batch: int
+    ) -> None:
+        """Take the parts; a request may have up to `max_batch` images."""
         self._service = service
         self._metrics = metrics
+        self._keys = keys
         self._max_batch = max_batch
 
-    def handle(self, request: Request, names: _Names | None = None) -> Response:
-        """Return the answer to a request; never raises.
+    def check_key(self, request: Request) -> None:
+        """Return if a request may be answered.
 
-        With `names`, which its path names, it is known to be a classification.
+        Raises:
+            Unauthenticated: It needs a key, and has none that is known.
         """
+        if needs_key(request.path):
+            self._keys.check(request.headers.get("authorization"))
+
+    def answer(self, handler: Handler, request: Request, names: Names) -> Response:
+        """Return the response of a handler, or the one that tells its error."""
         try:
-            if names is None:
-                response = self._answer(request)
-            else:
-                response = self._classify(request, names)
-        except Exception as error:  # noqa: BLE001 - the edge: nothing passes it
+            response = handler(self, request, names)
+        except Exception as error:  # noqa: BLE001 - the edge of the HTTP door
             return self.refuse(error, request)
-        if request.path not in OPEN_PATHS:
-            self._metrics.observe("http", "ok", request.trace)
+        if request.path not in _UNCOUNTED:
+            self._metrics.observe("http", "ok", request.timings)
         return response
 
     def refuse(self, error: Exception, request: Request) -> Response:
-        """Return the answer to a request that failed, and count it."""
-        response = error_response(error, request.id)
-        if request.path not in OPEN_PATHS:
+        """Return the response that tells an error, and count it."""
+        response = _error_response(error, request.id)
+        if request.path not in _UNCOUNTED:
             code = error.code if isinstance(error, InklingError) else ErrorCode.INTERNAL
-            self._metrics.observe("http", code, request.trace)
+            self._metrics.observe("http", code, request.timings)
         return response
 
-    def is_quick(self, request: Request, names: _Names) -> bool:
-        """Whether a classification is answered sooner than a thread is found for it."""
+    def is_quick(self, request: Request, names: Names) -> bool:
+        """Whether a classification takes less time than handing it to a thread."""
         try:
             return self._service.is_quick(_target(names), request.body)
         except InvalidRequest:
             return True
 
-    def _answer(self, request: Request) -> Response:
-        method = "GET" if request.method == "HEAD" else request.method
-        allowed = []
-        for route_method, pattern, handler in _ROUTES:
-            match = pattern.fullmatch(request.path)
-            if match and route_method == method:
-                return handler(self, request, match.groupdict())
-            if match:
-                allowed.append(route_method)
-        if allowed:
-            raise MethodNotAllowed(_printable(request.method), tuple(sorted(allowed)))
-        raise NotFound(
-            "There is nothing at this address. GET /v1/models lists the models; POST a "
-            "picture to /v1/models/NAME:classify."
-        )
-
-    def _classify(self, request: Request, names: _Names) -> Response:
+    def classify(self, request: Request, names: Names) -> Response:
+        """Answer `:classify`: a prediction for each image of the body."""
         query = _Query.of(request)
         asked = envelope_of(request.headers, request.body, self._max_batch)
         answer = self._service.classify(
@@ -188,11 +201,12 @@ class Gateway:
             asked.images,
             query.top_k,
             abstain=query.abstain or asked.abstain,
-            trace=request.trace,
+            timings=request.timings,
         )
         return _answer_response(answer_json(answer), request, query)
 
-    def _explain(self, request: Request, names: _Names) -> Response:
+    def explain(self, request: Request, names: Names) -> Response:
+        """Answer `:explain`: a prediction, and each stage of the preprocessing."""
         query = _Query.of(request)
         asked = envelope_of(request.headers, request.body, 1)
         if len(asked.images) != 1:
@@ -202,44 +216,63 @@ class Gateway:
             asked.images[0],
             query.top_k,
             abstain=query.abstain or asked.abstain,
-            trace=request.trace,
+            timings=request.timings,
         )
         shown = {**answer_json(answer), "stages": [stage_json(s) for s in stages]}
         return _answer_response(shown, request, query)
 
-    def _models(self, request: Request, _: _Names) -> Response:
+    def models(self, request: Request, _: Names) -> Response:
+        """Answer `GET /v1/models`."""
         models = [model_json(status) for status in self._service.models()]
         return _json_response(HTTPStatus.OK, {"models": models}, request.id)
 
-    def _model(self, request: Request, names: _Names) -> Response:
+    def model(self, request: Request, names: Names) -> Response:
+        """Answer `GET /v1/models/NAME`."""
         shown = model_json(self._service.model(names["model"] or ""))
         return _json_response(HTTPStatus.OK, shown, request.id)
 
-    def _live(self, request: Request, _: _Names) -> Response:
+    def live(self, request: Request, _: Names) -> Response:
+        """Answer `/livez`: the process answers requests."""
         return _json_response(HTTPStatus.OK, {"live": True}, request.id)
 
-    def _ready(self, request: Request, _: _Names) -> Response:
+    def ready(self, request: Request, _: Names) -> Response:
+        """Answer `/readyz`: a model can classify."""
         self._service.check_ready()
         return _json_response(HTTPStatus.OK, {"ready": True}, request.id)
 
-    def _measured(self, _: Request, __: _Names) -> Response:
+    def metrics(self, _: Request, __: Names) -> Response:
+        """Answer `/metrics` in Prometheus's format, for all processes."""
         headers = {"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"}
         return Response(HTTPStatus.OK.value, self._metrics.exposition(), headers)
 
 
-# The order of the attempts: what is asked most comes first.
-_ROUTES: tuple[tuple[str, re.Pattern[str], _Handler], ...] = (
-    ("POST", CLASSIFY_PATH, Gateway._classify),
-    ("GET", re.compile("/livez"), Gateway._live),
-    ("GET", re.compile("/readyz"), Gateway._ready),
-    ("GET", re.compile("/metrics"), Gateway._measured),
-    ("GET", re.compile("/v1/models"), Gateway._models),
-    ("GET", re.compile(r"/v1/models/(?P<model>[^/:]+)"), Gateway._model),
-    ("POST", _EXPLAIN_PATH, Gateway._explain),
+_TARGETS = (
+    "/v1/models/<name:model>",
+    "/v1/models/<name:model>/versions/<name:version>",
+    "/v1/models/<name:model>/labels/<name:version_label>",
 )
+ROUTES: tuple[Route, ...] = (
+    *(Route("POST", target + ":classify", Handlers.classify) for target in _TARGETS),
+    *(Route("POST", target + ":explain", Handlers.explain) for target in _TARGETS),
+    Route("GET", "/v1/models", Handlers.models),
+    Route("GET", "/v1/models/<name:model>", Handlers.model),
+    Route("GET", "/livez", Handlers.live),
+    Route("GET", "/readyz", Handlers.ready),
+    Route("GET", "/metrics", Handlers.metrics),
+)
+_CLASSIFICATIONS = [r.pattern for r in ROUTES if r.handler is Handlers.classify]
 
 
-def error_response(error: Exception, request_id: str) -> Response:
+def classification_names(request: Request) -> Names | None:
+    """Return the names in the path of a classification; None for another request."""
+    if request.method == "POST":
+        for pattern in _CLASSIFICATIONS:
+            if match := pattern.fullmatch(request.path):
+                return match.groupdict()
+    return None
+
+
+def _error_response(error: Exception, request_id: str) -> Response:
     """Return the answer to a failed request; what was not foreseen goes to the log."""
     if not isinstance(error, InklingError):
         _log.error("request %s failed", request_id, exc_info=error)
@@ -282,19 +315,19 @@ def _answer_response(
 ) -> Response:
     started = perf_counter()
     response = _json_response(HTTPStatus.OK, shown, request.id)
-    request.trace.encode = perf_counter() - started
+    request.timings.encode = perf_counter() - started
     if query.timing:
-        timing = {"server-timing": request.trace.server_timing()}
+        timing = {"server-timing": request.timings.server_timing()}
         return replace(response, headers={**response.headers, **timing})
     return response
 
 
 def _target(names: Mapping[str, str | None]) -> Target:
-    version = names["version"]
+    version = names.get("version")
     if version is not None and not _VERSION.fullmatch(version):
         raise InvalidRequest("A version is a whole number, such as /versions/3.")
     number = int(version) if version is not None else None
-    return Target(names["model"] or "", number, names["version_label"])
+    return Target(names["model"] or "", number, names.get("version_label"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +345,10 @@ class _Query:
         try:
             values = parse_qs(request.query, keep_blank_values=True, max_num_fields=16)
         except ValueError:
-            raise InvalidRequest("The query has more fields than there are.") from None
+            raise InvalidRequest(
+                "The query has more than 16 fields; a classification takes top_k, "
+                "abstain and timing."
+            ) from None
         top_k = values.get("top_k", ["1"])[-1]
         if not _TOP_K.fullmatch(top_k):
             raise InvalidRequest("top_k must be a whole number, 1 or more: ?top_k=3")
@@ -327,7 +363,3 @@ def _switch(name: str, values: Mapping[str, list[str]]) -> bool:
     if text not in ("true", "false"):
         raise InvalidRequest(f"{name} must be true or false: ?{name}=true")
     return text == "true"
-
-
-def _printable(text: str) -> str:
-    return text if text.isascii() and text.isalpha() else "This method"

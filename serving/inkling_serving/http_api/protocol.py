@@ -1,7 +1,8 @@
-"""uvicorn's HTTP protocol with bounds on what comes before the body.
+"""uvicorn's HTTP protocol with limits on the head of a request.
 
-uvicorn bounds neither the size nor the number of headers nor the time that they take,
-and takes a request to upgrade the protocol for one without a body.
+uvicorn limits neither the size nor the number of headers nor the time that they take,
+and reads a request to upgrade the protocol as one without a body. A test fails where the
+methods of uvicorn change that are overridden here.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["UNDER_WAY", "GuardedProtocol"]
+__all__ = ["IS_HERE", "UNDER_WAY", "BoundedProtocol"]
 
-# The key in the scope for the number of requests that this process has not answered.
+# Keys in the state of a request's scope: the number of requests that this process has
+# not answered, and whether the whole body of this one has arrived.
 UNDER_WAY = "inkling.under_way"
+IS_HERE = "inkling.is_here"
 
 _MAX_HEAD_BYTES = 32 * 1024
 _MAX_URL_BYTES = 16 * 1024
@@ -33,7 +36,7 @@ _END = b"\r\n\r\n"
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
 
-class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
+class BoundedProtocol(HttpToolsProtocol):
     """Collects the head of a request, within bounds, before it is parsed.
 
     Attributes:
@@ -43,7 +46,7 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
     # Why what follows is refused, where the parser is told to stop.
     _why = HTTPStatus.BAD_REQUEST
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for the first request."""
         super().connection_made(transport)
         self._head = bytearray()
@@ -105,11 +108,12 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         """The body follows, if there is one."""
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             raise ValueError("another version of HTTP")
-        self._head_is_there()
+        self._in_head = False
+        self._stop_waiting()
         # A list of its own: trailers, which come after the body, are no headers.
         self.scope["headers"] = list(self.headers)
         super().on_headers_complete()
-        self.scope[UNDER_WAY] = len(self.tasks)
+        self.scope["state"][UNDER_WAY] = len(self.tasks)
         if self.ending:
             self.cycle.keep_alive = False
 
@@ -135,21 +139,15 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         super().on_message_begin()
 
     def on_message_complete(self) -> None:
-        """The next thing to come is a head."""
+        """Wait for the next head; the application need not wait for this body."""
         super().on_message_complete()
-        self._message_is_there()
+        self.scope["state"][IS_HERE] = True
+        self._in_head = True
 
     def _count_piece(self) -> None:
         self._pieces += 1
         if self._pieces > _MAX_PIECES:
             raise ValueError("too many pieces")
-
-    def _head_is_there(self) -> None:
-        self._in_head = False
-        self._stop_waiting()
-
-    def _message_is_there(self) -> None:
-        self._in_head = True
 
     def _await_head(self) -> None:
         self._deadline = self.loop.call_later(_HEAD_TIMEOUT_S, self._head_is_late)

@@ -1,4 +1,4 @@
-"""Reads the body of a request, bounded in size and time."""
+"""Reads the body of a request, within limits in size and time."""
 
 from __future__ import annotations
 
@@ -33,28 +33,40 @@ async def read_body(
     headers: Mapping[str, str],
     max_bytes: int,
     timeout_s: float,
+    is_here: bool = False,
 ) -> bytes:
     """Return the whole body.
 
     Args:
         receive: ASGI's.
         headers: By lower-case name.
-        max_bytes: What a body may have, whatever it announces.
-        timeout_s: What it may take.
+        max_bytes: The most bytes that a body may have, whatever it announces.
+        timeout_s: The seconds in which it must arrive.
+        is_here: Whether the whole body has arrived, so that no timer is needed.
 
     Raises:
         TooLarge: It has more.
         DeadlineExceeded: It took longer.
         ClientGone: It ended in the middle.
     """
+    if is_here:
+        body = (await _message(receive)).get("body", b"")
+        if len(body) > max_bytes:
+            raise too_long(max_bytes)
+        return bytes(body)
     announced = headers.get("content-length", "0")
     if announced.isdecimal() and int(announced[:20]) > max_bytes:
-        if (
-            "expect" not in headers
-        ):  # else the client waits to be told, and sends nothing
+        # A client that sent `Expect` waits to be told, and sends nothing.
+        if "expect" not in headers:
             await _discard(_pieces(receive), max_bytes)
         raise too_long(max_bytes)
-    body, pieces = bytearray(), _pieces(receive)
+    return await _read(_pieces(receive), max_bytes, timeout_s)
+
+
+async def _read(
+    pieces: AsyncIterator[bytes], max_bytes: int, timeout_s: float
+) -> bytes:
+    body = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
             async for piece in pieces:
@@ -87,8 +99,13 @@ async def _discard(pieces: AsyncIterator[bytes], max_bytes: int) -> None:
 async def _pieces(receive: Callable[[], Any]) -> AsyncIterator[bytes]:
     more = True
     while more:
-        message: MutableMapping[str, Any] = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
+        message = await _message(receive)
         more = message.get("more_body", False)
         yield message.get("body", b"")
+
+
+async def _message(receive: Callable[[], Any]) -> MutableMapping[str, Any]:
+    message: MutableMapping[str, Any] = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    return message

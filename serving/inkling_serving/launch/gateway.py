@@ -1,4 +1,4 @@
-"""Puts a gateway together: engine, service, and the doors to it."""
+"""Puts a gateway together: engine, service, both servers, and their processes."""
 
 from __future__ import annotations
 
@@ -7,35 +7,34 @@ import ctypes
 import gc
 import logging
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from inkling.model.repository import Repository
+from uvicorn.config import STARTUP_FAILURE
+
 from inkling_serving.dialects.tensorflow_serving.servicers import (
     TensorFlowServingDialect,
 )
-from inkling_serving.engines.embedded import EmbeddedEngine
-from inkling_serving.engines.tensorflow_serving import TensorFlowServingEngine
-from inkling_serving.grpc_api.classifier import ClassifierGateway
+from inkling_serving.engines.choice import create_engine
 from inkling_serving.grpc_api.server import GrpcServer
-from inkling_serving.http_api.asgi_app import Front
-from inkling_serving.http_api.handlers import Gateway
-from inkling_serving.runtime.listeners import Listener, Listeners, bound
+from inkling_serving.http_api.asgi_app import AsgiApp
+from inkling_serving.http_api.handlers import Handlers
+from inkling_serving.http_api.server import HttpServer
+from inkling_serving.runtime.listeners import Listener, Ports, bound, reserved
 from inkling_serving.runtime.metrics import Metrics
-from inkling_serving.runtime.supervisor import run
-from inkling_serving.runtime.thread_pool import Work
-from inkling_serving.security import check_security
+from inkling_serving.runtime.poller import Repeating
+from inkling_serving.runtime.supervisor import Worker, run
+from inkling_serving.runtime.thread_pool import ThreadPool
+from inkling_serving.security import ApiKeys, check_security
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 
-if TYPE_CHECKING:
-    from inkling_serving.engines.base import Engine
-
-__all__ = ["application", "create_engine", "serve"]
+__all__ = ["application", "serve"]
 
 _log = logging.getLogger(__name__)
 # malloc.h
@@ -47,21 +46,42 @@ _SAVE_PAUSE_S = 1.0
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def create_engine(settings: Settings) -> Engine:
-    """Return the engine that the settings ask for, with what is published loaded."""
-    if settings.engine == "tensorflow_serving":
-        return TensorFlowServingEngine(settings)
-    repository = Repository(settings.models_dir)
-    return EmbeddedEngine(repository, settings.tflite_format, settings.poll_s)
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        InvalidRequest: A port is taken, or a file of keys or certificates cannot be
+            used.
+    """
+    check_security(settings)
+    logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
+    ports = Ports(
+        bound(settings.host, settings.http_port, "--http-port"),
+        reserved(settings.host, settings.grpc_port, "--grpc-port"),
+    )
+    _say_addresses(settings, ports)
+    _warn_of_openness(settings)
+    if settings.workers_wanted == 1:
+        return _serve(settings, ports, None)
+    return run(
+        _serve,
+        settings,
+        ports,
+        workers=settings.workers_wanted,
+        drain_timeout_s=settings.drain_timeout_s,
+        not_started=STARTUP_FAILURE,
+    )
 
 
-def application(settings: Settings, folder: Path | None, listener: Listener) -> Front:
-    """Return the application of one gateway process.
+def application(
+    settings: Settings, grpc_address: tuple[str, int], folder: Path | None
+) -> AsgiApp:
+    """Return the ASGI application of one process, which starts and ends gRPC with it.
 
     Args:
-        settings: What it is told.
-        folder: Where it meets the other workers; None where it is alone.
-        listener: What it listens on for gRPC.
+        settings: The gateway's settings.
+        grpc_address: The host and the port for gRPC.
+        folder: Where the workers leave their metrics; None where this process is alone.
     """
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
     _give_memory_back()
@@ -70,58 +90,85 @@ def application(settings: Settings, folder: Path | None, listener: Listener) -> 
     engine = create_engine(settings)
     service = Service(engine, settings.limits, settings.max_batch)
     metrics = Metrics(folder)
-    work = Work(settings.work_threads, settings.queue, settings.queue_timeout_s)
+    pool = ThreadPool(settings.work_threads, settings.queue, settings.queue_timeout_s)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        ending = _set_by_signals()
-        methods = {
-            **ClassifierGateway(service, work, metrics, ending).methods(),
-            **TensorFlowServingDialect(service, work, metrics).methods(),
-        }
-        grpc_server = GrpcServer(service, methods, settings, ending)
-        await grpc_server.start(listener)
-        saving = asyncio.create_task(_saved(metrics))
+        grpc_server = GrpcServer(service, pool, metrics, settings)
+        dialect = TensorFlowServingDialect(service, pool, metrics)
+        dialect.add_to(grpc_server.server)
+        grpc_server.start(*grpc_address)
+        # uvicorn tells its application of the end only once HTTP has drained. gRPC says
+        # at the same moment as HTTP that it is leaving.
+        ended = _ended_by_signals(grpc_server.end)
+        saver = Repeating("saving the metrics", metrics.save, lambda: _SAVE_PAUSE_S)
         # What is there now stays; looking through it again and again frees nothing.
         gc.collect()
         gc.freeze()
         try:
             yield
         finally:
-            ending.set()
-            await grpc_server.stopped()
-            saving.cancel()
-            work.close()
+            await asyncio.to_thread((await ended()).wait)
+            grpc_server.close()
+            saver.stop()
+            pool.close()
             engine.close()
 
-    gateway = Gateway(service, metrics, settings.max_batch)
-    return Front(gateway, work, settings, running)
+    keys = ApiKeys(settings.api_key_file)
+    handlers = Handlers(service, metrics, keys, settings.max_batch)
+    return AsgiApp(handlers, pool, settings, running)
 
 
-async def _saved(metrics: Metrics) -> None:
-    while True:
-        metrics.save()
-        await asyncio.sleep(_SAVE_PAUSE_S)
+def _serve(settings: Settings, ports: Ports, worker: Worker | None) -> int:
+    """Serve in this process until a signal comes; return the exit code."""
+    listener = Listener(fileno=ports.http.detach())
+    listener.ending = worker.ending if worker else None
+    grpc_address, folder = ports.grpc_address, worker.folder if worker else None
+    server = HttpServer(
+        settings,
+        lambda: application(settings, grpc_address, folder),
+        when_started=worker.serving.set if worker else lambda: None,
+        supervised=worker is not None,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # From now on, and not only from when uvicorn sets its own. It raises the signal
+        # again that stopped it once all is answered; this handler then does no harm.
+        signal.signal(number, server.handle_exit)
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    server.run(sockets=[listener])
+    return 0
 
 
-def _set_by_signals() -> asyncio.Event:
-    """Return an event that the signals which end uvicorn set, too.
+def _ended_by_signals(end: Callable[[], Any]) -> Callable[[], Any]:
+    """Call `end` on the event loop at the first signal that ends uvicorn.
 
-    uvicorn tells its application of the end only once HTTP has drained; gRPC is to say
-    at the same moment that it is leaving.
+    Returns:
+        A function that awaits the result of `end`, which it calls where no signal came.
     """
-    ending, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+
+    def begin() -> None:
+        if not result.done():
+            result.set_result(end())
+
     for number in (signal.SIGTERM, signal.SIGINT):
         uvicorns = signal.getsignal(number)
 
         def handle(
             number: int, frame: FrameType | None, uvicorns: Any = uvicorns
         ) -> None:
-            loop.call_soon_threadsafe(ending.set)
+            loop.call_soon_threadsafe(begin)
             uvicorns(number, frame)
 
         signal.signal(number, handle)
-    return ending
+
+    async def ended() -> Any:
+        begin()
+        return await result
+
+    return ended
 
 
 def _give_memory_back() -> None:
@@ -136,29 +183,18 @@ def _give_memory_back() -> None:
         mallopt(_M_TRIM_THRESHOLD, _BIG_BUFFER_BYTES)
 
 
-def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code.
-
-    Raises:
-        InvalidRequest: The port is taken, or a file of keys cannot be used.
-    """
-    check_security(settings)
-    logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
-    http = bound(settings.host, settings.http_port, "--http-port")
-    grpc = bound(settings.host, settings.grpc_port, "--grpc-port")
+def _say_addresses(settings: Settings, ports: Ports) -> None:
     secure = "s" if settings.tls_certificate else ""
-    for protocol, listener in (("http", http), ("grpc", grpc)):
-        host, port = listener.getsockname()[:2]
-        end = "/" if protocol == "http" else ""
-        _log.info("listening on %s%s://%s:%d%s", protocol, secure, host, port, end)
-    _warn_of_openness(settings)
-    return run(settings, Listeners(http, grpc), application)
+    for protocol, taken, end in (("http", ports.http, "/"), ("grpc", ports.grpc, "")):
+        host, port = taken.getsockname()[:2]
+        shown = f"[{host}]" if taken.family == socket.AF_INET6 else host
+        _log.info("listening on %s%s://%s:%d%s", protocol, secure, shown, port, end)
 
 
 def _warn_of_openness(settings: Settings) -> None:
     if settings.host in ("127.0.0.1", "::1"):
         return
-    if not settings.api_key_file:
+    if not settings.api_key_file and not settings.tls_client_ca:
         _log.warning(
             "everyone who reaches %s can use this; --api-key-file asks for a key",
             settings.host,

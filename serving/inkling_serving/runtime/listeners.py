@@ -1,12 +1,9 @@
-"""The sockets that a gateway listens on, shared by its processes."""
+"""The ports of a gateway: a shared socket for HTTP, and a reserved port for gRPC."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import socket
-import struct
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,36 +12,38 @@ from inkling.errors import InvalidRequest
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
-__all__ = ["Listener", "Listeners", "bound"]
+__all__ = ["Listener", "Ports", "bound", "reserved"]
 
 _BACKLOG = 2048
 # A signal to all processes may reach a worker before the supervisor has said so.
 _TOLD_S = 0.2
-# Linux's <asm/socket.h>, and a filter in the form of <linux/filter.h>: of what asks for
-# a connection (SYN without ACK among the flags in the 14th byte of TCP's header) take 0
-# bytes, of all else all.
-_SO_ATTACH_FILTER = 26
-_DROP_SYN = (
-    (0x30, 0, 0, 13),
-    (0x54, 0, 0, 0x12),
-    (0x15, 0, 1, 0x02),
-    (0x06, 0, 0, 0),
-    (0x06, 0, 0, 0xFFFF_FFFF),
-)
-# For the rest of a handshake to arrive from far away.
+_LOOK_S = 0.01
+# The rest of a TCP handshake may take this long to arrive.
 _HANDSHAKE_S = 0.1
 # After a minute of silence the system asks three times whether the other side is there.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 
 
-class Listeners(NamedTuple):
-    """One for each port."""
+class Ports(NamedTuple):
+    """What the processes of a gateway listen on.
+
+    Attributes:
+        http: A listening socket that all processes share.
+        grpc: A bound socket that does not listen. Each process listens on its port by
+            itself, because grpcio takes no sockets.
+    """
 
     http: socket.socket
     grpc: socket.socket
 
+    @property
+    def grpc_address(self) -> tuple[str, int]:
+        """The host and the port for gRPC."""
+        host, port = self.grpc.getsockname()[:2]
+        return host, port
+
     def close(self) -> None:
-        """Close both."""
+        """Close both in this process."""
         self.http.close()
         self.grpc.close()
 
@@ -53,7 +52,8 @@ class Listener(socket.socket):
     """A listening socket that loses no connection on the way in or at the end.
 
     Attributes:
-        ending: Is set when all processes that share it end; None where none does.
+        ending: Is set when all processes that share the socket end; None where no other
+            process shares it.
     """
 
     ending: Event | None = None
@@ -63,15 +63,20 @@ class Listener(socket.socket):
         super().listen(max(backlog, _BACKLOG))
 
     async def last(self) -> list[socket.socket]:
-        """Let no more connections come, and accept those that wait.
+        """Accept the connections that wait, before the socket is closed.
 
-        Where only this process ends, the others go on to accept them.
+        Where only this process ends, the others go on to accept them. A connection that
+        arrives between the last look at the queue and the close is reset by the system,
+        and its client must try again.
         """
-        if self.ending is not None and not self.ending.wait(_TOLD_S):
+        if self.ending is not None and not await _is_set(self.ending):
             return []
-        self._fall_silent()
-        # Whoever has been greeted believes that it is connected.
+        found = self._accepted()
+        # A client whose handshake is under way believes that it is connected.
         await asyncio.sleep(_HANDSHAKE_S)
+        return found + self._accepted()
+
+    def _accepted(self) -> list[socket.socket]:
         found: list[socket.socket] = []
         with suppress(OSError):  # none is left
             while True:
@@ -80,19 +85,13 @@ class Listener(socket.socket):
                 found.append(connection)
         return found
 
-    def _fall_silent(self) -> None:
-        """Have the system pass over who asks for a connection.
 
-        One that came between the last look at the queue and the end of the listener
-        would be reset, perhaps with a request in it. So its client tries again, as when
-        a packet is lost, and is then refused.
-        """
-        if sys.platform != "linux":
-            return
-        steps = b"".join(struct.pack("HBBI", *step) for step in _DROP_SYN)
-        program = ctypes.create_string_buffer(steps)
-        pointer = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
-        self.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
+async def _is_set(event: Event) -> bool:
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + _TOLD_S
+    while not event.is_set() and loop.time() < give_up:
+        await asyncio.sleep(_LOOK_S)
+    return event.is_set()
 
 
 def bound(host: str, port: int, flag: str) -> socket.socket:
@@ -102,12 +101,8 @@ def bound(host: str, port: int, flag: str) -> socket.socket:
         InvalidRequest: The port is taken, or the address is not this machine's; `flag`
             is how to choose another port.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off only where it is told that this is TCP; with
-    # it, every answer on a kept connection waits 40 ms for the client's delayed ACK.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # What is accepted inherits it: a client whose machine is gone never says goodbye.
+    listener = _socket(host)
+    # A connection inherits it: a client whose machine is gone never says goodbye.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE.items():
         if hasattr(socket, name):
@@ -118,9 +113,42 @@ def bound(host: str, port: int, flag: str) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError:
         listener.close()
-        raise InvalidRequest(
-            f"Cannot listen on {host} port {port}: the port is taken, or the address "
-            f"is not this machine's. Choose another with {flag} or --host."
-        ) from None
+        raise _taken(host, port, flag) from None
     listener.set_inheritable(True)
     return listener
+
+
+def reserved(host: str, port: int, flag: str) -> socket.socket:
+    """Return a socket that keeps the address for the listeners of this gateway's own.
+
+    Raises:
+        InvalidRequest: As for `bound`.
+    """
+    holder = _socket(host)
+    try:
+        # SO_REUSEADDR lets the bind pass over connections of the past (TIME_WAIT). Then
+        # the options change: another gateway can no longer bind the address, and the
+        # processes of this one, which set SO_REUSEPORT, can.
+        holder.bind((host, port))
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError:
+        holder.close()
+        raise _taken(host, port, flag) from None
+    return holder
+
+
+def _socket(host: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns Nagle's algorithm off only where it is told that this is TCP; with
+    # it, every answer on a kept connection waits 40 ms for the client's delayed ACK.
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return made
+
+
+def _taken(host: str, port: int, flag: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Cannot listen on {host} port {port}: the port is taken, or the address is not "
+        f"this machine's. Choose another with {flag} or --host."
+    )

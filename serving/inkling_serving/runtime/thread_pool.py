@@ -28,7 +28,7 @@ def too_many(count: int) -> Overloaded:
 class ThreadPool:
     """Runs calls in a few threads, and refuses at once a call that would wait too long.
 
-    All protocols of a process share one pool. Its methods may be called from any thread.
+    All protocols of a process share one pool. Any thread may call its methods.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ThreadPool:
         self,
         call: Callable[[], _T],
         timeout_s: float | None,
-        when_caller_leaves: Callable[[Callable[[], object]], bool],
+        when_caller_leaves: Callable[[Callable[[], None]], bool],
     ) -> _T:
         """Return the result of `call`, for a caller in a thread of its own.
 
@@ -83,8 +83,12 @@ class ThreadPool:
             DeadlineExceeded: As for `run`, or the caller left before the call began.
         """
         future = self.submit(call, timeout_s)
-        if not when_caller_leaves(future.cancel):
+
+        def cancel() -> None:
             future.cancel()
+
+        if not when_caller_leaves(cancel):
+            cancel()
         try:
             return future.result()
         except CancelledError:

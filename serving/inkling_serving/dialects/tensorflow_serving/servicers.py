@@ -220,7 +220,7 @@ class TensorFlowServingDialect:
         )
 
 
-def _unary(behaviour: Any, request: Any) -> grpc.RpcMethodHandler:
+def _unary(behaviour: Any, request: Any) -> grpc.RpcMethodHandler[Any, Any]:
     return grpc.unary_unary_rpc_method_handler(
         behaviour, request.FromString, lambda response: response.SerializeToString()
     )

@@ -1,0 +1,23 @@
+"""Which engine runs the models: the settings decide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from inkling.model.repository import Repository
+from inkling_serving.engines.embedded import EmbeddedEngine
+from inkling_serving.engines.tensorflow_serving import TensorFlowServingEngine
+
+if TYPE_CHECKING:
+    from inkling_serving.engines.base import Engine
+    from inkling_serving.settings import Settings
+
+__all__ = ["create_engine"]
+
+
+def create_engine(settings: Settings) -> Engine:
+    """Return the engine that the settings name, with the published models loaded."""
+    if settings.engine == "tensorflow_serving":
+        return TensorFlowServingEngine(settings)
+    repository = Repository(settings.models_dir)
+    return EmbeddedEngine(repository, settings.tflite_format, settings.poll_s)
