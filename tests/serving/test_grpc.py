@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import queue
@@ -29,11 +28,10 @@ from inkling.model.repository import Repository
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.engines.base import ModelStatus, State, VersionStatus
-from inkling_serving.grpc_api.classifier import ClassifierGateway
 from inkling_serving.grpc_api.server import GrpcServer
-from inkling_serving.runtime.listeners import Listener, bound
+from inkling_serving.runtime.listeners import reserved
 from inkling_serving.runtime.metrics import Metrics
-from inkling_serving.runtime.thread_pool import Work
+from inkling_serving.runtime.thread_pool import ThreadPool
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from tests.support.gateway_process import Killable
@@ -313,20 +311,17 @@ def test_malformed_messages(method: str, body: bytes, channel: grpc.Channel) -> 
 def test_malformed_messages_inside_a_stream(
     channel: grpc.Channel, picture: bytes
 ) -> None:
-    """G1: a malformed message is one answer with an error, and the stream goes on."""
+    """A malformed message ends its stream as the caller's mistake, after the answers."""
     good = pb.ClassifyStreamRequest(id="good", request=_request(picture))
-    bodies = [b"\xff\xff", good.SerializeToString(), b"\x0a\x02\xff\xfe"]
+    bodies = [good.SerializeToString(), b"\x0a\x02\xff\xfe", good.SerializeToString()]
     call = channel.stream_stream("/inkling.v1.Classifier/ClassifyStream")
 
-    answers = [
-        pb.ClassifyStreamResponse.FromString(body)
-        for body in call(iter(bodies), timeout=9)
-    ]
+    answers = call(iter(bodies), timeout=9)
+    first = pb.ClassifyStreamResponse.FromString(next(answers))
+    error = _refused(lambda: next(answers))
 
-    assert ["", "", "good"] == sorted(answer.id for answer in answers)
-    assert ["", "invalid_request", "invalid_request"] == sorted(
-        answer.error.code for answer in answers
-    )
+    assert "good" == first.id
+    assert (_INVALID, "invalid_request") == (error.code(), _code(error))
 
 
 def test_unknown_fields_and_wrong_types(channel: grpc.Channel, picture: bytes) -> None:
@@ -364,31 +359,18 @@ class _Faulty:
 @pytest.fixture
 def faulty(digit_contract: Contract) -> Iterator[Stub]:
     """A gRPC server in this process with that engine."""
-    listener = bound("127.0.0.1", 0, "--grpc-port")
-    port = listener.getsockname()[1]
+    holder = reserved("127.0.0.1", 0, "--grpc-port")
+    port = holder.getsockname()[1]
     service = Service(_Faulty(digit_contract), DEFAULT_LIMITS, 32)  # type: ignore[arg-type]
-    loop, ready, end = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-
-    async def run() -> None:
-        work = Work(2, 10)
-        ending = asyncio.Event()
-        methods = ClassifierGateway(service, work, Metrics(), ending).methods()
-        server = GrpcServer(service, methods, Settings(), ending)
-        await server.start(Listener(fileno=listener.detach()))
-        ready.set()
-        await end.wait()
-        ending.set()
-        await server.stopped()
-        work.close()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=[run()])
-    thread.start()
-    assert ready.wait(10)
+    pool = ThreadPool(2, 10)
+    server = GrpcServer(service, pool, Metrics(), Settings())
+    server.start("127.0.0.1", port)
     with _channel(f"127.0.0.1:{port}") as channel:
         yield ClassifierStub(channel)  # type: ignore[no-untyped-call]
-    loop.call_soon_threadsafe(end.set)
-    thread.join(20)
-    loop.close()
+    assert server.end().wait(20)
+    server.close()
+    pool.close()
+    holder.close()
 
 
 def test_what_was_not_foreseen_does_not_leave(faulty: Stub, picture: bytes) -> None:

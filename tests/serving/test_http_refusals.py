@@ -22,9 +22,11 @@ from inkling.image.decoding import DEFAULT_LIMITS
 from inkling.model.repository import Repository
 from inkling_serving.engines.embedded import EmbeddedEngine
 from inkling_serving.http_api.flask_app import create_app
-from inkling_serving.http_api.handlers import Gateway
+from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.runtime.metrics import Metrics
+from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
+from inkling_serving.settings import Settings
 from tests.support.http_bytes import converse
 from tests.support.machine import within
 
@@ -374,7 +376,6 @@ _ADDRESSES = [
             ("HEAD", _CLASSIFY),
             ("PATCH", _CLASSIFY),
             ("DELETE", _CLASSIFY),
-            ("OPTIONS", _CLASSIFY),
             ("GET", _EXPLAIN),
             ("PROPFIND", _EXPLAIN),
             ("POST", "/v1/models"),
@@ -462,8 +463,9 @@ def app(published: Path) -> Iterator[Any]:
     """A test client of Flask's application over the real engine."""
     engine = EmbeddedEngine(Repository(published), "float32", poll_s=60)
     service = Service(engine, DEFAULT_LIMITS, _MAX_BATCH)
-    gateway = Gateway(service, Metrics(), _MAX_BATCH)
-    yield create_app(gateway, _MAX_BODY).test_client()
+    handlers = Handlers(service, Metrics(), ApiKeys(""), _MAX_BATCH)
+    settings = Settings(max_body_bytes=_MAX_BODY)
+    yield create_app(settings, handlers).test_client()
     engine.close()
 
 
@@ -603,15 +605,41 @@ def test_overload(
 
 
 @pytest.mark.parametrize(
-    ("host", "status"), [(b"Host: x", 200), (b"Host: ..", 200), (b"Host: a b", 200)]
+    ("host", "status"),
+    [
+        (b"Host: x", 200),
+        (b"Host: ..", 200),
+        (b"Host: example.org:8080", 200),
+        (b"Host: [::1]:8080", 200),
+        (b"Host:", 200),
+        (b"Host: a b", 400),
+        (b"Host: a/b", 400),
+        (b"Host: user@a", 400),
+        (b"Host: a:b", 400),
+    ],
 )
-def test_host_is_not_looked_at(gateway: Any, host: bytes, status: int) -> None:
-    """Whatever the client calls this host, an address means the same."""
+def test_host_must_be_one(gateway: Any, host: bytes, status: int) -> None:
+    """Any well-formed host means the same; a malformed one is refused (RFC 9112, 3.2)."""
     head = b"GET /v1/models HTTP/1.1\r\nConnection: close\r\n" + host + b"\r\n\r\n"
 
     heard = converse(gateway.port, head)
 
     assert heard.statuses == (status,)
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/models/mlp:classify", {"POST", "OPTIONS"}),
+        ("/v1/models", {"GET", "HEAD", "OPTIONS"}),
+    ],
+)
+def test_options_name_the_methods(gateway: Any, path: str, methods: set[str]) -> None:
+    """OPTIONS is answered with the methods of an address."""
+    answer = gateway.request("OPTIONS", path)
+
+    assert 200 == answer.status
+    assert methods == set(answer.headers["allow"].split(", "))
 
 
 def test_range_that_cannot_be_had(gateway: Any) -> None:

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from inkling.v1 import classifier_pb2 as pb
 from inkling_serving.runtime.metrics import Metrics
-from inkling_serving.runtime.timings import PHASES, Trace
+from inkling_serving.runtime.timings import PHASES, Timings
 from tests.support.machine import until
 
 _CLASSIFY = "/v1/models/mlp:classify"
@@ -129,10 +129,10 @@ def test_phases_are_told_where_they_are_asked_for(gateway: Any, picture: bytes) 
 def test_histograms_add_up(tmp_path: Path, seconds: float) -> None:
     """Each observation is in one bucket; buckets count upwards to the sum of all."""
     own, other = Metrics(tmp_path), Metrics(tmp_path)
-    trace = Trace()
-    trace.model, trace.version, trace.engine = "mlp", 3, seconds
+    timings = Timings()
+    timings.model, timings.version, timings.engine = "mlp", 3, seconds
     for metrics in (own, other):
-        metrics.observe("http", "ok", trace)
+        metrics.observe("http", "ok", timings)
     other.save()
     saved = next(tmp_path.glob("*.json"))
     assert json.loads(saved.read_text())["requests"] == [["http", "mlp", "ok", 1]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import HealthServicer
@@ -21,16 +22,36 @@ _NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
 _WHOLE_SERVER = ("", "inkling.v1.Classifier", "PredictionService")
 
 
+class _Servicer(HealthServicer):
+    """grpcio's servicer, which can also end the watches; a watch holds no thread."""
+
+    def __init__(self) -> None:
+        super().__init__(experimental_non_blocking=True)
+        self._watches: set[Callable[[Any], None]] = set()
+
+    def Watch(self, request: Any, context: Any, send_response_callback: Any) -> None:
+        """Tell a caller each change of a status until it leaves, or until the end."""
+        self._watches.add(send_response_callback)
+        context.add_callback(lambda: self._watches.discard(send_response_callback))
+        super().Watch(request, context, send_response_callback)
+
+    def end(self) -> None:
+        """Say NOT_SERVING from now on, and end the watches, which would delay the end."""
+        self.enter_graceful_shutdown()
+        for send in list(self._watches):
+            send(None)
+
+
 class Health:
     """Tells grpcio's health servicer which models can answer.
 
     Attributes:
-        servicer: Answers Check and Watch; a watch holds no thread.
+        servicer: Answers Check and Watch.
     """
 
     def __init__(self, service: Service) -> None:
         """Look at the models now, and twice a second from now on."""
-        self.servicer = HealthServicer(experimental_non_blocking=True)
+        self.servicer = _Servicer()
         self._service = service
         self._told: dict[str, int] = {}
         self._tell()
@@ -40,7 +61,7 @@ class Health:
 
     def end(self) -> None:
         """Say NOT_SERVING of everything from now on."""
-        self.servicer.enter_graceful_shutdown()
+        self.servicer.end()
 
     def stop(self) -> None:
         """End the thread."""

@@ -78,8 +78,7 @@ class AsgiApp:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        request, unread = _request(scope), True
-        state = scope.get("state", {})
+        request, state = _request(scope), scope.get("state", {})
         try:
             _check_host(scope["headers"], scope["http_version"])
             self._handlers.check_key(request)
@@ -90,7 +89,7 @@ class AsgiApp:
                 self._body_timeout_s,
                 state.get(IS_HERE, False),
             )
-            unread = False
+            state[IS_HERE] = True
             request.timings.receive = perf_counter() - request.timings.started
             response = await self._answer(request, state.get(UNDER_WAY, 0))
         except ClientGone:
@@ -98,7 +97,7 @@ class AsgiApp:
         except InklingError as error:
             response = self._handlers.refuse(error, request)
         # The rest of an unread body must not be taken for the next request.
-        extra = {"connection": "close"} if unread else {}
+        extra = {} if state.get(IS_HERE) else {"connection": "close"}
         await _send(response, request.method, send, extra)
 
     async def _answer(self, request: Request, under_way: int) -> Response:

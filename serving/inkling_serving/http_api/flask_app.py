@@ -21,6 +21,7 @@ from werkzeug.routing import BaseConverter
 from inkling.errors import InklingError, MethodNotAllowed, NotFound
 from inkling_serving.engines.choice import create_engine
 from inkling_serving.http_api.handlers import (
+    NOTHING_HERE,
     ROUTES,
     Handler,
     Handlers,
@@ -44,10 +45,6 @@ _PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-_NOTHING_HERE = (
-    "There is nothing at this address. GET /v1/models lists the models; POST a picture "
-    "to /v1/models/NAME:classify."
-)
 
 
 class _Name(BaseConverter):
@@ -131,7 +128,7 @@ def _told(error: HTTPException) -> Exception:
         shown = method if method.isascii() and method.isalpha() else "This method"
         return MethodNotAllowed(shown, tuple(sorted(allowed)))
     if error.code == HTTPStatus.NOT_FOUND:
-        return NotFound(_NOTHING_HERE)
+        return NotFound(NOTHING_HERE)
     # Flask wraps what was not foreseen; the original goes to the log.
     original: Any = getattr(error, "original_exception", None)
     return original or error

@@ -27,6 +27,7 @@ from inkling.errors import (
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
+    NotFound,
 )
 from inkling_serving.http_api.request_body import envelope_of
 from inkling_serving.http_api.response_json import answer_json, model_json, stage_json
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HTTP_STATUS",
+    "NOTHING_HERE",
     "ROUTES",
     "Handler",
     "Handlers",
@@ -70,6 +72,10 @@ HTTP_STATUS: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
     }
 )
 
+NOTHING_HERE = (
+    "There is nothing at this address. GET /v1/models lists the models; POST a picture "
+    "to /v1/models/NAME:classify."
+)
 # Machines ask these again and again; they are not counted.
 _UNCOUNTED = frozenset({"/livez", "/readyz", "/metrics"})
 # An id must differ from other ids, and nothing more; asking the system for random bytes
@@ -228,7 +234,9 @@ class Handlers:
 
     def model(self, request: Request, names: Names) -> Response:
         """Answer `GET /v1/models/NAME`."""
-        shown = model_json(self._service.model(names["model"] or ""))
+        if not names["model"]:
+            raise NotFound(NOTHING_HERE)
+        shown = model_json(self._service.model(names["model"]))
         return _json_response(HTTPStatus.OK, shown, request.id)
 
     def live(self, request: Request, _: Names) -> Response:

@@ -7,7 +7,7 @@ import gc
 import threading
 import weakref
 
-from inkling_serving.runtime.thread_pool import Work
+from inkling_serving.runtime.thread_pool import ThreadPool
 
 
 class _Pictures:
@@ -16,16 +16,16 @@ class _Pictures:
 
 def test_what_was_cancelled_holds_no_pictures() -> None:
     """While all threads are busy, calls that nobody waits for keep nothing alive."""
-    work, free = Work(1, 10_000), threading.Event()
+    pool, free = ThreadPool(1, 10_000), threading.Event()
     held: list[weakref.ref[_Pictures]] = []
 
     async def ask() -> None:
         pictures = _Pictures()
         held.append(weakref.ref(pictures))
-        await work.run(lambda: id(pictures))
+        await pool.run(lambda: id(pictures))
 
     async def run() -> None:
-        busy = asyncio.create_task(work.run(lambda: free.wait(10)))
+        busy = asyncio.create_task(pool.run(lambda: free.wait(10)))
         await asyncio.sleep(0.05)
         calls = [asyncio.create_task(ask()) for _ in range(100)]
         await asyncio.sleep(0.05)
@@ -39,4 +39,4 @@ def test_what_was_cancelled_holds_no_pictures() -> None:
         assert await busy
 
     asyncio.run(run())
-    work.close()
+    pool.close()
