@@ -24,7 +24,6 @@ from pathlib import Path
 
 from benchmarks import plan
 from benchmarks.closed_loop import Result, run
-from benchmarks.grpc_client import GrpcClient
 from benchmarks.in_process import cpu_us, parts
 from benchmarks.models import find_or_train, pictures, publish_as_sample
 from benchmarks.plan import Cell
@@ -46,9 +45,9 @@ class Benchmark:
         self._folder, self._stack = folder, stack
         sample_dir = folder / "sample"
         publish_as_sample(models_dir, sample_dir)
-        small, large = pictures(models_dir, sample_dir)
-        self._cells = plan.cells(small, large)
-        self._parts = parts(models_dir, sample_dir, small.image, large.image)
+        found = pictures(models_dir, sample_dir)
+        self._cells = plan.cells(found)
+        self._parts = parts(models_dir, sample_dir, found)
         stand_in = self._server(plan.stand_in(models_dir), stack)
         stand_in.wait()
         self._plans = plan.servers(models_dir, sample_dir, stand_in.grpc_port)
@@ -101,8 +100,6 @@ class Benchmark:
         what = (cell.request, cell.expected, cell.connections, seconds)
         if cell.client == "http":
             return run(server.http_port, *what)
-        if cell.client == "grpc":
-            return run(server.grpc_port, *what, GrpcClient)
         message = self._folder / "message"
         message.write_bytes(cell.request)
         loop = [sys.executable, "-m", "benchmarks.grpc_loop", str(server.grpc_port)]

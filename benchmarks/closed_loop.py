@@ -11,7 +11,7 @@ import socket
 import time
 from dataclasses import dataclass, field
 
-__all__ = ["Client", "Result", "http_request", "run"]
+__all__ = ["Result", "http_request", "run"]
 
 _TIMEOUT_S = 30.0
 
@@ -56,19 +56,17 @@ def run(
     expected: bytes,
     connections: int,
     seconds: float,
-    kind: type[Client] | None = None,
 ) -> Result:
     """Keep `connections` busy with one request for some seconds, and end them all.
 
     An answer must say that all went well, and have the bytes `expected` in its body.
-    With `kind`, another protocol is spoken than HTTP.
     """
-    kind = kind or Client
     result, started = Result(), time.perf_counter()
     end = started + seconds
     with selectors.DefaultSelector() as selector:
         clients = [
-            kind(port, request, expected, result, selector) for _ in range(connections)
+            _Client(port, request, expected, result, selector)
+            for _ in range(connections)
         ]
         for client in clients:
             client.send()
@@ -87,8 +85,8 @@ def run(
     return result
 
 
-class Client:
-    """One connection, over HTTP."""
+class _Client:
+    """One connection."""
 
     def __init__(
         self,

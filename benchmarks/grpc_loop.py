@@ -18,8 +18,8 @@ from typing import Any
 import grpc
 
 from benchmarks.closed_loop import Result
-from benchmarks.grpc_client import METHOD
 
+METHOD = "/inkling.v1.Classifier/Classify"
 # Channels of one process share a connection otherwise.
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 

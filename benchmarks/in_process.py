@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
+from benchmarks.models import Picture
 from benchmarks.peers.work import model_at, prediction
 from inkling.model.repository import Repository
 from inkling_serving.engines.embedded import EmbeddedEngine
-from inkling_serving.http_api.handlers import Gateway, Request
+from inkling_serving.http_api.handlers import Handlers, Request
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.timings import Timings
+from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 
@@ -19,21 +22,22 @@ __all__ = ["cpu_us", "parts"]
 
 
 def parts(
-    models_dir: Path, sample_dir: Path, small: bytes, large: bytes
+    models_dir: Path, sample_dir: Path, found: Mapping[str, Picture]
 ) -> Mapping[str, Callable[[], object]]:
     """Return calls by what they measure."""
     model = model_at(Repository(models_dir).newest("mlp").tflite("float32"))
     metrics, timings = Metrics(), Timings()
     timings.model, timings.version = "mlp", 1
     digits, samples = _handler(models_dir), _handler(sample_dir)
-    return {
-        "28 px: Pillow + LiteRT by hand": lambda: prediction(model, small),
-        "28 px: our handler": lambda: digits(small),
-        "280 px: Pillow + LiteRT by hand": lambda: prediction(model, large),
-        "280 px: our handler, sample contract": lambda: samples(large),
-        "280 px: our handler, digit contract": lambda: digits(large),
-        "counting a request": lambda: metrics.observe("http", "ok", timings),
+    calls: dict[str, Callable[[], object]] = {
+        "counting a request": lambda: metrics.observe("http", "ok", timings)
     }
+    for name, picture in found.items():
+        image = picture.image
+        calls[f"{name}: Pillow + LiteRT by hand"] = partial(prediction, model, image)
+        calls[f"{name}: our handler, sample contract"] = partial(samples, image)
+        calls[f"{name}: our handler, digit contract"] = partial(digits, image)
+    return calls
 
 
 def cpu_us(call: Callable[[], object], seconds: float) -> float:
@@ -53,6 +57,11 @@ def _handler(models_dir: Path) -> Callable[[bytes], object]:
     settings = Settings()
     engine = EmbeddedEngine(Repository(models_dir), "float32", poll_s=3600)
     service = Service(engine, settings.limits, settings.max_batch)
-    gateway = Gateway(service, Metrics(), settings.max_batch)
+    handlers = Handlers(service, Metrics(), ApiKeys(""), settings.max_batch)
     path = "/v1/models/mlp:classify"
-    return lambda image: gateway.handle(Request("POST", path, "", {}, image))
+
+    def answer(image: bytes) -> object:
+        request = Request("POST", path, "", {}, image)
+        return handlers.answer(Handlers.classify, request, {"model": "mlp"})
+
+    return answer

@@ -15,10 +15,20 @@ import inkling
 from inkling.errors import InklingError
 from inkling.image.preprocess import to_input
 from inkling.model.bundle import Bundle, read_bundle
-from inkling.model.repository import CONTRACT_FILE, FORMATS, GOLDEN_FILE, Repository
+from inkling.model.repository import (
+    CONTRACT_FILE,
+    FORMATS,
+    GOLDEN_FILE,
+    Repository,
+    VersionFiles,
+)
 from inkling.model.runner import TFLiteRunner
 
-__all__ = ["Picture", "find_or_train", "pictures", "publish_as_sample"]
+__all__ = ["SMALL", "Picture", "find_or_train", "pictures", "publish_as_sample"]
+
+
+# The name of the sample among the pictures.
+SMALL = "28 px"
 
 
 @dataclass(frozen=True)
@@ -93,22 +103,37 @@ def publish_as_sample(models_dir: Path, target: Path) -> None:
         publication.commit()
 
 
-def pictures(models_dir: Path, sample_dir: Path) -> tuple[Picture, Picture]:
-    """Return a digit of 28x28 grey pixels, and the same of 280x280 in noisy colour."""
+def pictures(models_dir: Path, sample_dir: Path) -> dict[str, Picture]:
+    """Return one digit in the forms that people send, by names.
+
+    A sample of 28x28 grey pixels; in noisy colour a PNG of 280x280, a JPEG of 640x640
+    and a JPEG of 12 megapixels, as phones write them.
+    """
     files = Repository(models_dir).newest("mlp")
     with np.load(files.path / GOLDEN_FILE) as golden:
         small = golden["images"][: golden["image_ends"][0]].tobytes()
-    picture = Image.open(io.BytesIO(small)).resize((280, 280), Image.Resampling.BICUBIC)
-    noise = np.random.default_rng(0).normal(0, 8, (280, 280, 3))
-    colours = np.asarray(picture.convert("RGB"), np.float64) + noise
+    images = {
+        SMALL: small,
+        "280 px PNG": _enlarged(small, (280, 280), "PNG"),
+        "640 px JPEG": _enlarged(small, (640, 640), "JPEG"),
+        "12 MP JPEG": _enlarged(small, (4000, 3000), "JPEG"),
+    }
+    versions = (files, Repository(sample_dir).newest("mlp"))
+    return {
+        name: Picture(image, *(_label(version, image) for version in versions))
+        for name, image in images.items()
+    }
+
+
+def _enlarged(sample: bytes, size: tuple[int, int], kind: str) -> bytes:
+    picture = Image.open(io.BytesIO(sample)).resize(size, Image.Resampling.BICUBIC)
+    noise = np.random.default_rng(0).normal(0, 8, (*size[::-1], 3))
+    colours = np.asarray(picture.convert("RGB"), np.float32) + noise
     file = io.BytesIO()
-    Image.fromarray(colours.clip(0, 255).astype(np.uint8)).save(file, "PNG")
-    as_sample = Repository(sample_dir).newest("mlp")
-    found = []
-    for image in (small, file.getvalue()):
-        labels = []
-        for version in (files, as_sample):
-            with inkling.connect(str(version.path)) as classifier:
-                labels.append(str(classifier.classify(image).label))
-        found.append(Picture(image, *labels))
-    return found[0], found[1]
+    Image.fromarray(colours.clip(0, 255).astype(np.uint8)).save(file, kind, quality=90)
+    return file.getvalue()
+
+
+def _label(version: VersionFiles, image: bytes) -> str:
+    with inkling.connect(str(version.path)) as classifier:
+        return str(classifier.classify(image).label)

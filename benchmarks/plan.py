@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.closed_loop import http_request
-from benchmarks.models import Picture
+from benchmarks.models import SMALL, Picture
 from inkling.model.repository import Repository
 from inkling.v1.classifier_pb2 import ClassifyRequest
 
 __all__ = [
     "CNN_32",
     "GRPC_32",
-    "LARGE_32",
     "MLP_1",
     "MLP_32",
     "MLP_64",
+    "PICTURES",
+    "PICTURE_GROUPS",
     "REMOTE_32",
     "Cell",
     "ServerPlan",
@@ -32,8 +33,10 @@ MLP_32, MLP_1, MLP_64 = (
     f"MLP, 28 px, {n} connection{'s' * (n > 1)}" for n in (32, 1, 64)
 )
 CNN_32 = "CNN, 28 px, 32 connections"
-LARGE_32 = "MLP, 280 px in colour, 32 connections"
 GRPC_32 = "MLP, 28 px, gRPC, 32 connections"
+# The pictures that people have, by the names that `benchmarks.models.pictures` gives.
+PICTURES = ("280 px PNG", "640 px JPEG", "12 MP JPEG")
+PICTURE_GROUPS = {name: f"MLP, {name}, 8 connections" for name in PICTURES}
 REMOTE_32 = "MLP, 28 px, by TensorFlow Serving's protocol, 32 connections"
 
 # Group, name, server, load, connections. What is divided by another stands near it.
@@ -44,8 +47,6 @@ _ROWS: tuple[tuple[str, str, str, str, int], ...] = (
     (MLP_32, "FastAPI + LiteRT, async def", "fastapi_lite", "async", 32),
     (MLP_32, "FastAPI + LiteRT, def", "fastapi_lite", "def", 32),
     (MLP_32, "Inkling int8", "int8", "mlp", 32),
-    (MLP_32, "Inkling by ASGI", "asgi", "mlp", 32),
-    (MLP_32, "Inkling by ASGI, a thread and Flask", "flask", "mlp", 32),
     (MLP_32, "Inkling without the classification", "idle", "mlp", 32),
     (MLP_32, "bare uvicorn", "echo", "nothing", 32),
     (MLP_32, "Inkling, a worker a core", "cores", "mlp", 32),
@@ -61,14 +62,19 @@ _ROWS: tuple[tuple[str, str, str, str, int], ...] = (
     (CNN_32, "Inkling", "ours", "cnn", 32),
     (CNN_32, "FastAPI + SavedModel", "fastapi_cnn", "def", 32),
     (CNN_32, "Inkling int8", "int8", "cnn", 32),
-    (LARGE_32, "Inkling, sample contract", "sample", "large sample", 32),
-    (LARGE_32, "Inkling, digit contract", "ours", "large mlp", 32),
-    (LARGE_32, "FastAPI + LiteRT, async def", "fastapi_lite", "large async", 32),
-    (LARGE_32, "FastAPI + SavedModel", "fastapi_tf", "large def", 32),
     (GRPC_32, "Inkling", "ours", "grpc", 32),
-    (GRPC_32, "Inkling, asked by grpc.aio's client", "ours", "grpc.aio", 32),
     (GRPC_32, "Inkling without the classification", "idle", "grpc", 32),
-    (GRPC_32, "bare grpc.aio", "grpc_echo", "grpc", 32),
+    (GRPC_32, "bare grpc.server", "grpc_echo", "grpc", 32),
+    *(
+        row
+        for name, group in PICTURE_GROUPS.items()
+        for row in (
+            (group, "Inkling, HTTP", "sample", f"{name} sample", 8),
+            (group, "FastAPI + LiteRT, async def", "fastapi_lite", f"{name} async", 8),
+            (group, "Inkling, gRPC", "sample", f"{name} grpc", 8),
+            (group, "Inkling, HTTP, digit contract", "ours", f"{name} mlp", 8),
+        )
+    ),
     (REMOTE_32, "one each, 1 at a time", "remote_single", "mlp", 32),
     (REMOTE_32, "coalesced", "remote", "mlp", 32),
     (REMOTE_32, "one each, 16 at a time", "remote_each", "mlp", 32),
@@ -101,7 +107,7 @@ class Cell:
         request: The whole HTTP request, or the message.
         expected: What must stand in the answer.
         connections: How many requests are under way.
-        client: What sends it: `http`, `grpc`, or `grpc.aio`.
+        client: What sends it: `http` or `grpc`.
     """
 
     group: str
@@ -139,8 +145,6 @@ def servers(
         "int8": ServerPlan(("inkling", *one, "--tflite-format", "int8")),
         "cores": ServerPlan(("inkling", *serve), cores="all"),
         "sample": ServerPlan(("inkling", *sample)),
-        "asgi": ServerPlan(("benchmarks.variants", "direct", *one)),
-        "flask": ServerPlan(("benchmarks.variants", "flask", *one)),
         "uncounted": ServerPlan(("benchmarks.variants", "metrics", *one)),
         "idle": ServerPlan(("benchmarks.variants", "work", *one)),
         "fastapi_tf": ServerPlan(fastapi, mlp.path),
@@ -157,38 +161,40 @@ def servers(
     }
 
 
-def cells(small: Picture, large: Picture) -> list[Cell]:
+def cells(found: Mapping[str, Picture]) -> list[Cell]:
     """Return all measurements, in the order in which each round makes them."""
-    loads = _loads(small, large)
+    loads = _loads(found)
     return [
         Cell(group, name, server, *loads[load], connections, _client(load))
         for group, name, server, load, connections in _ROWS
     ]
 
 
-def _loads(small: Picture, large: Picture) -> Mapping[str, tuple[bytes, bytes]]:
+def _loads(found: Mapping[str, Picture]) -> Mapping[str, tuple[bytes, bytes]]:
     """Return the requests by name, each with what its answer must hold."""
+    small = found[SMALL]
     loads = {"nothing": (http_request("/", small.image), b"")}
-    for prefix, picture in (("", small), ("large ", large)):
+    for size, picture in found.items():
+        prefix = "" if size == SMALL else f"{size} "
         ours, by_hand = _answer(picture.label), _answer(picture.label_as_sample)
         for name, model, expected in (
             ("mlp", "mlp", ours),
-            ("cnn", "cnn", ours),
+            ("cnn", "cnn", b'"label":'),
             ("sample", "mlp", by_hand),
         ):
             path = f"/v1/models/{model}:classify"
             loads[prefix + name] = http_request(path, picture.image), expected
         for path in ("def", "async", "predict"):
-            loads[prefix + path] = http_request(f"/{path}", picture.image), by_hand
+            loads[prefix + path] = http_request(f"/{path}", picture.image), b'"label"'
+        message = ClassifyRequest(model="mlp", images=[picture.image])
+        loads[prefix + "grpc"] = message.SerializeToString(), b""
     many = _form("/v1/models/mlp:classify", [small.image] * 32)
     loads["many"] = many, _answer(small.label)
-    message = ClassifyRequest(model="mlp", images=[small.image]).SerializeToString()
-    loads["grpc"] = loads["grpc.aio"] = message, b""
     return loads
 
 
 def _client(load: str) -> str:
-    return load if load.startswith("grpc") else "http"
+    return "grpc" if load.endswith("grpc") else "http"
 
 
 def _answer(label: str) -> bytes:

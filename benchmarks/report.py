@@ -6,13 +6,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
-from benchmarks.plan import CNN_32, GRPC_32, LARGE_32, MLP_1, MLP_32, MLP_64, REMOTE_32
+from benchmarks.models import SMALL
+from benchmarks.plan import (
+    CNN_32,
+    GRPC_32,
+    MLP_1,
+    MLP_32,
+    MLP_64,
+    PICTURE_GROUPS,
+    REMOTE_32,
+)
 
 __all__ = ["Line", "Results", "Sample", "lines", "markdown"]
 
 _Key = tuple[str, str]
-_BY_HAND = "280 px: Pillow + LiteRT by hand"
-_HANDLER = "280 px: our handler, sample contract"
+_BY_HAND = "{}: Pillow + LiteRT by hand"
+_HANDLER = "{}: our handler, digit contract"
+_FASTAPI = "FastAPI + LiteRT, async def"
 
 
 @dataclass(frozen=True)
@@ -56,15 +66,21 @@ class Results:
         """Return how many times as much is answered, by the clock and by CPU time."""
         return self.ratio(ours, peer, "rate"), self.ratio(peer, ours, "cpu_us")
 
-    def by_hand(self, key: _Key) -> float:
-        """Return a cell's CPU time per answer by that of the same work by hand."""
-        pairs = zip(self.cells[key], self.parts[_BY_HAND], strict=True)
-        return median(sample.cpu_us / spent for sample, spent in pairs)
+    def by_parts(self, key: _Key, part: str, floor: _Key | None = None) -> float:
+        """Return a cell's CPU time per answer by that of its parts, added up.
 
-    def handled(self) -> float:
-        """Return the handler's CPU time by that of the same work by hand."""
-        pairs = zip(self.parts[_HANDLER], self.parts[_BY_HAND], strict=True)
-        return median(ours / by_hand for ours, by_hand in pairs)
+        Args:
+            key: The cell.
+            part: The work without a server, by its name in `parts`.
+            floor: The cell of a server that does nothing, which is added to the work.
+        """
+        floors = self.cells[floor] if floor else [None] * len(self.cells[key])
+        return median(
+            sample.cpu_us / (spent + (bare.cpu_us if bare else 0))
+            for sample, spent, bare in zip(
+                self.cells[key], self.parts[part], floors, strict=True
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -104,7 +120,6 @@ def lines(found: Results) -> list[Line]:
     """Return every line with what was measured."""
     ours, tf, lite = (MLP_32, "Inkling"), "FastAPI + SavedModel", "FastAPI + LiteRT"
     grpc, coalesced = (GRPC_32, "Inkling"), (REMOTE_32, "coalesced")
-    by_grpc_aio = (GRPC_32, "Inkling, asked by grpc.aio's client")
     alone, many = (MLP_1, "Inkling"), (MLP_1, "Inkling, 32 pictures in one")
 
     def times(text: str, bound: float, a: _Key, b: _Key) -> Line:
@@ -113,41 +128,59 @@ def lines(found: Results) -> list[Line]:
     def cpu(text: str, bound: float, a: _Key, b: _Key) -> Line:
         return Line(text, "<=", bound, None, found.ratio(a, b, "cpu_us"))
 
+    def parts(text: str, bound: float, key: _Key, part: str, floor: _Key) -> Line:
+        return Line(text, "<=", bound, None, found.by_parts(key, part, floor))
+
     def coalescing(count: int) -> Line:
         text = f"coalesced / one Predict per request, {count} at a time"
         apart = (REMOTE_32, f"one each, {count} at a time")
         return Line(text, ">=", 1.8, found.ratio(coalesced, apart, "rate"))
 
+    hand = _BY_HAND.format(SMALL)
+    picture_lines = []
+    for name, group in PICTURE_GROUPS.items():
+        for door in ("HTTP", "gRPC"):
+            key = (group, f"Inkling, {door}")
+            picture_lines += [
+                cpu(f"{name}, {door} / {_FASTAPI}", 1.0, key, (group, _FASTAPI)),
+                Line(
+                    f"{name}, {door} / Pillow + LiteRT by hand",
+                    "<=",
+                    1.15,
+                    None,
+                    found.by_parts(key, _BY_HAND.format(name)),
+                ),
+            ]
     request_us = found.of(ours, "cpu_us")
     counting = median(found.parts["counting a request"]) / request_us
     spread = median(s.p99_ms / s.p50_ms for s in found.cells[MLP_64, "Inkling"])
     p50 = found.ratio(alone, (MLP_1, tf), "p50_ms")
-    sample = (LARGE_32, "Inkling, sample contract")
     batch = (found.ratio(many, alone, figure) for figure in ("p50_ms", "cpu_us"))
     starts = (median(figures) for figures in zip(*found.starts, strict=True))
     return [
-        times(f"MLP / {tf}", 3.5, ours, (MLP_32, tf)),
+        times(f"MLP / {tf}", 4.0, ours, (MLP_32, tf)),
+        times(f"MLP / {lite}, `async def`", 1.6, ours, (MLP_32, _FASTAPI)),
         times(f"MLP / {lite}, `def`", 1.8, ours, (MLP_32, f"{lite}, def")),
-        times(f"MLP / {lite}, `async def`", 1.8, ours, (MLP_32, f"{lite}, async def")),
+        parts(
+            "MLP / (by hand + bare uvicorn)", 2.2, ours, hand, (MLP_32, "bare uvicorn")
+        ),
+        parts(
+            "gRPC / (our handler + bare grpc.server)",
+            1.15,
+            grpc,
+            _HANDLER.format(SMALL),
+            (GRPC_32, "bare grpc.server"),
+        ),
         Line("MLP, CPU us per request", "<=", 340, None, request_us),
         Line(f"MLP, p50 at 1 connection / {tf}", "<=", 0.35, p50),
         Line("MLP, p99 / p50 at 64 connections", "<=", 2.5, spread),
         times(f"CNN / {tf}", 2.3, (CNN_32, "Inkling"), (CNN_32, tf)),
         times(f"CNN int8 / {tf}", 3.5, (CNN_32, "Inkling int8"), (CNN_32, tf)),
-        Line(
-            "280 px over HTTP / Pillow + LiteRT",
-            "<=",
-            1.15,
-            None,
-            found.by_hand(sample),
-        ),
-        Line("280 px in process / Pillow + LiteRT", "<=", 1.15, None, found.handled()),
+        *picture_lines,
         Line("32 pictures in a request / one", "<=", 8, *batch),
         Line("memory of a worker, MB", "<=", 110, found.memory_mb["ours"]),
         Line("start to first good answer, s", "<=", 0.8, *starts),
-        times("gRPC / HTTP, req/s", 0.9, grpc, ours),
-        cpu("gRPC / HTTP, CPU", 1.3, grpc, ours),
-        cpu("gRPC / HTTP, CPU, grpc.aio's client", 1.3, by_grpc_aio, ours),
+        cpu("gRPC / HTTP, CPU", 2.0, grpc, ours),
         coalescing(1),
         coalescing(16),
         Line("counting in process / request", "<=", 0.03, None, counting),

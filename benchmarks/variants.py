@@ -1,6 +1,6 @@
 """`inkling serve` less one of its layers, to see what that layer costs.
 
-    python -m benchmarks.variants direct serve --models-dir models --workers 1
+    python -m benchmarks.variants metrics serve --models-dir models --workers 1
 
 It replaces parts of the running program, in this process alone: hence one worker.
 """
@@ -13,27 +13,10 @@ from typing import Any
 
 from inkling.cli.main import main
 from inkling_serving.engines.tensorflow_serving import RemoteVersion
-from inkling_serving.http_api.asgi_app import Front
-from inkling_serving.http_api.direct import DirectProtocol
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.service import Service
 
 __all__ = ["VARIANTS"]
-
-
-def _without_direct() -> None:
-    """Send every request through ASGI."""
-    _put(DirectProtocol, "_may_be_direct", lambda self: False)
-
-
-def _through_flask() -> None:
-    """Send classifications through ASGI, the pool and Flask, as all else goes."""
-    _without_direct()
-
-    async def answer(self: Any, request: Any, _: int) -> Any:
-        return await self._pooled(self._through_flask, request)
-
-    _put(Front, "_answer", answer)
 
 
 def _without_metrics() -> None:
@@ -65,8 +48,6 @@ def _put(owner: type, name: str, value: Callable[..., Any]) -> None:
 
 
 VARIANTS: Mapping[str, Callable[[], None]] = {
-    "direct": _without_direct,
-    "flask": _through_flask,
     "metrics": _without_metrics,
     "coalescing": _without_coalescing,
     "work": _without_work,

@@ -4,9 +4,9 @@ uvicorn benchmarks.peers.echo:app
 python -m benchmarks.peers.echo PORT        # the same over gRPC
 """
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -29,21 +29,20 @@ async def app(
     await send({"type": "http.response.body", "body": _ANSWER})
 
 
-async def _serve_grpc(port: int) -> None:
-    async def answer(body: bytes, _: object) -> bytes:
+def _serve_grpc(port: int) -> None:
+    def answer(body: bytes, _: object) -> bytes:
         return body[:120]
 
     method: Any = grpc.unary_unary_rpc_method_handler(answer)
     handler = grpc.method_handlers_generic_handler(
         "inkling.v1.Classifier", {"Classify": method}
     )
-    # With the options of our own server.
-    server = grpc.aio.server(options=[("grpc.http2.bdp_probe", 0)])
+    server = grpc.server(ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers((handler,))
     server.add_insecure_port(f"127.0.0.1:{port}")
-    await server.start()
-    await server.wait_for_termination()
+    server.start()
+    server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve_grpc(int(sys.argv[1])))
+    _serve_grpc(int(sys.argv[1]))

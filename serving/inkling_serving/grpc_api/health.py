@@ -22,7 +22,7 @@ _NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
 _WHOLE_SERVER = ("", "inkling.v1.Classifier", "PredictionService")
 
 
-class _Servicer(HealthServicer):
+class _Servicer(HealthServicer):  # type: ignore[misc]
     """grpcio's servicer, which can also end the watches; a watch holds no thread."""
 
     def __init__(self) -> None:

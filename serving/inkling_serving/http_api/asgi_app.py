@@ -79,6 +79,7 @@ class AsgiApp:
             await self._lifespan(receive, send)
             return
         request, state = _request(scope), scope.get("state", {})
+        is_here = state.get(IS_HERE, False)
         try:
             _check_host(scope["headers"], scope["http_version"])
             self._handlers.check_key(request)
@@ -87,9 +88,9 @@ class AsgiApp:
                 request.headers,
                 self._max_body_bytes,
                 self._body_timeout_s,
-                state.get(IS_HERE, False),
+                is_here,
             )
-            state[IS_HERE] = True
+            is_here = True
             request.timings.receive = perf_counter() - request.timings.started
             response = await self._answer(request, state.get(UNDER_WAY, 0))
         except ClientGone:
@@ -97,7 +98,7 @@ class AsgiApp:
         except InklingError as error:
             response = self._handlers.refuse(error, request)
         # The rest of an unread body must not be taken for the next request.
-        extra = {} if state.get(IS_HERE) else {"connection": "close"}
+        extra = {} if is_here else {"connection": "close"}
         await _send(response, request.method, send, extra)
 
     async def _answer(self, request: Request, under_way: int) -> Response:
