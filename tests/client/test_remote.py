@@ -1243,7 +1243,7 @@ def _paper(path: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("blank", "No ink"),
+        ("blank", "no ink"),
         ("tiny", "fewer than"),
         ("full", "is ink"),
         ("two", "not connected"),
