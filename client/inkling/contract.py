@@ -40,10 +40,10 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data set that trained the model.
+    """The dataset that trained the model.
 
     Attributes:
-        name: The name of the data set.
+        name: The name of the dataset.
         digest: The SHA-256 of all its pictures and labels.
     """
 
@@ -92,7 +92,7 @@ class Contract:
             model contains the division; the contract only states the value. Above 0.
         abstain_below: If the caller allows abstention, a picture whose highest score
             is below this value has no label. From 0 (never) to below 1.
-        training_data: The data set that trained the model.
+        training_data: The dataset that trained the model.
         tolerances: The largest difference of a score from Keras's, by exported format.
 
     Raises:

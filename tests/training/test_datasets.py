@@ -462,8 +462,8 @@ def test_auto_takes_mnist_where_it_is(
 @pytest.mark.parametrize(
     "words",
     [
-        "no mnist.npz in ",
-        "Going on with the 1,797 digits",
+        "does not hold mnist.npz",
+        "uses the 1,797 digits",
         "Training mlp on digits",
         "Published mlp version 1",
     ],

@@ -144,8 +144,8 @@ class VersionFiles:
         odd = sorted(found.symmetric_difference(listed))
         if odd:
             raise BrokenVersion(
-                f"{MANIFEST_FILE} and the directory do not list the same files; they "
-                f"differ by {', '.join(odd)[:200]}. Publish the version again."
+                f"The directory and {MANIFEST_FILE} disagree about "
+                f"{', '.join(odd)[:200]}. Publish the version again."
             )
         for name, digest in listed.items():
             if _sha256(self.path / name) != digest:

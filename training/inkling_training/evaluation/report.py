@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from inkling.errors import InklingError, InvalidRequest
-from inkling_training.figures import curves as drawings
+from inkling_training.figures import plots as drawings
 from inkling_training.figures.reliability import reliability
 
 if TYPE_CHECKING:
