@@ -1,8 +1,8 @@
-"""The same generator over gRPC: frames made beforehand, and answers that are counted.
+"""The closed-loop generator over gRPC, with frames that are made in advance.
 
-It says what grpc's clients say: a head in full once, then by its place in the table. It
-probes no bandwidth. Those clients themselves (`grpc_loop`) take longer for a call than
-the server does, so a rate that one of them sees is its own.
+It sends the same frames as grpc's clients, except their bandwidth probes: the first
+call has a full head, and the next calls refer to the header table. grpc's own client
+(`grpc_loop`) takes longer for a call than the server, so it limits the rate.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _GRANT = 32_768
 
 
 class GrpcClient(Client):
-    """One connection; its request is a message."""
+    """One gRPC connection; its request is an encoded message."""
 
     def send(self) -> None:
         """Send the request as the next call."""
@@ -66,11 +66,11 @@ class GrpcClient(Client):
         if not ended:
             return None
         answer, self._data = self._data[PREFIX_BYTES:], b""
-        # An error has no message.
+        # An error comes without a message.
         return bool(answer) and self._expected in answer
 
     def _take(self, kind: int, flags: int, payload: bytes) -> bool:
-        """Take a frame; return whether it is a call's last."""
+        """Process a frame; return whether it ends the call."""
         if kind == Kind.DATA:
             self._data += payload
             self._taken += len(payload)

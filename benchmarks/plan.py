@@ -1,4 +1,4 @@
-"""What is compared: the servers, and which of them answers what."""
+"""The plan of the benchmark: the servers, and the load that each of them gets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ LARGE_32 = "MLP, 280 px in colour, 32 connections"
 GRPC_32 = "MLP, 28 px, gRPC, 32 connections"
 REMOTE_32 = "MLP, 28 px, by TensorFlow Serving's protocol, 32 connections"
 
-# Group, name, server, load, connections. What is divided by another stands near it.
+# The columns are group, name, server, load and connections. Rows whose ratio is
+# reported are near each other.
 _ROWS: tuple[tuple[str, str, str, str, int], ...] = (
     (MLP_32, "FastAPI + SavedModel", "fastapi_tf", "def", 32),
     (MLP_32, "Inkling", "ours", "mlp", 32),
@@ -77,12 +78,13 @@ _ROWS: tuple[tuple[str, str, str, str, int], ...] = (
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """How a server is started.
+    """The start of a server.
 
     Attributes:
-        command: What follows `python -m`.
-        model: The SavedModel or TFLite file that a peer serves.
-        cores: `server` is one core, `generator` is another, `all` are all.
+        command: The arguments after `python -m`.
+        model: The SavedModel or TFLite file that a peer serves, or None.
+        cores: `server` for the servers' core, `generator` for the generators' core, or
+            `all`.
     """
 
     command: tuple[str, ...]
@@ -95,13 +97,13 @@ class Cell:
     """One measurement: a server under one kind of load.
 
     Attributes:
-        group: What is sent: cells of a group answer the same.
-        name: Who answers, as the report says it.
-        server: Its key.
-        request: The whole HTTP request, or the message.
-        expected: What must stand in the answer.
-        connections: How many requests are under way.
-        client: What sends it: `http`, `grpc`, or `grpc.aio`.
+        group: The name of the load, which the cells of a group share.
+        name: The name of the server in the report.
+        server: The key of the server.
+        request: The complete HTTP request, or the gRPC message.
+        expected: Bytes that the answer must contain.
+        connections: The number of connections, with one open request each.
+        client: The generator: `http`, `grpc` or `grpc.aio`.
     """
 
     group: str
@@ -114,7 +116,7 @@ class Cell:
 
 
 def stand_in(models_dir: Path) -> ServerPlan:
-    """Return what stands in for TensorFlow Serving; it shares the generator's core."""
+    """Return the stand-in for TensorFlow Serving, which uses the generators' core."""
     command = ("benchmarks.peers.tensorflow_serving", str(models_dir), "mlp", "{grpc}")
     return ServerPlan(command, cores="generator")
 
@@ -158,7 +160,7 @@ def servers(
 
 
 def cells(small: Picture, large: Picture) -> list[Cell]:
-    """Return all measurements, in the order in which each round makes them."""
+    """Return all measurements, in the order of a round."""
     loads = _loads(small, large)
     return [
         Cell(group, name, server, *loads[load], connections, _client(load))
@@ -167,7 +169,7 @@ def cells(small: Picture, large: Picture) -> list[Cell]:
 
 
 def _loads(small: Picture, large: Picture) -> Mapping[str, tuple[bytes, bytes]]:
-    """Return the requests by name, each with what its answer must hold."""
+    """Return the requests by name, each with bytes that its answer must contain."""
     loads = {"nothing": (http_request("/", small.image), b"")}
     for prefix, picture in (("", small), ("large ", large)):
         ours, by_hand = _answer(picture.label), _answer(picture.label_as_sample)

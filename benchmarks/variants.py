@@ -1,8 +1,8 @@
-"""`inkling serve` less one of its layers, to see what that layer costs.
+"""Runs `inkling serve` without one of its layers, to measure the layer's cost.
 
     python -m benchmarks.variants direct serve --models-dir models --workers 1
 
-It replaces parts of the running program, in this process alone: hence one worker.
+The module replaces functions in this process only, so the gateway must have one worker.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _without_direct() -> None:
 
 
 def _through_flask() -> None:
-    """Send classifications through ASGI, the pool and Flask, as all else goes."""
+    """Send classifications through ASGI, the pool and Flask, as other requests go."""
     _without_direct()
 
     async def answer(self: Any, request: Any, _: int) -> Any:
@@ -42,12 +42,12 @@ def _without_metrics() -> None:
 
 
 def _without_coalescing() -> None:
-    """Send each request to TensorFlow Serving as it comes, 16 at a time."""
+    """Send each request to TensorFlow Serving at once, with up to 16 open calls."""
     _put(RemoteVersion, "predict", lambda self, inputs, _=None: self._call(inputs, 10))
 
 
 def _without_work() -> None:
-    """Classify the first picture, and answer the same from then on."""
+    """Classify the first picture, and repeat its answer for all others."""
     classify = Service.classify
     known: list[Any] = []
 

@@ -1,1 +1,1 @@
-"""The same model served as one would without Inkling, and servers that do nothing."""
+"""Servers for comparison: the same model without Inkling, and servers without a model."""

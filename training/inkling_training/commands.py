@@ -35,6 +35,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the folder with mnist.npz or another dataset (INKLING_DATA_DIR); with "
         "--dataset folder, a folder with one subfolder of pictures for each label",
     )
+    _add_folder_arguments(parser)
+    parser.add_argument(
+        "--name", help="publish the model under this name; needs a single model"
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=("quick", "default", "best"),
+        default="default",
+        help="quick trains fewer epochs, for a first try; best trains wider models "
+        "for half an hour",
+    )
+    _add_run_arguments(parser)
+
+
+def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         type=_side,
@@ -49,17 +64,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "which the preprocessing finds and frames; without --ink, it uses the whole "
         "picture",
     )
-    parser.add_argument(
-        "--name", help="publish the model under this name; needs a single model"
-    )
-    parser.add_argument(
-        "--recipe",
-        choices=("quick", "default", "best"),
-        default="default",
-        help="quick trains fewer epochs, for a first try; best trains wider models "
-        "for half an hour",
-    )
-    _add_run_arguments(parser)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:

@@ -66,13 +66,7 @@ def check_model_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class VersionFiles:
-    """The files of one version of a model.
-
-    Attributes:
-        model: The model's name.
-        version: The version's number; 0 before the version is published.
-        path: The version's directory.
-    """
+    """The files of one version; its number is 0 before it is published."""
 
     model: str
     version: int
@@ -164,13 +158,7 @@ class VersionFiles:
 
 
 class Repository:
-    """A directory of models.
-
-    Every method reads the directory again, so it sees versions as they appear.
-
-    Attributes:
-        root: The directory.
-    """
+    """A directory of models; every method reads the directory again."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -270,13 +258,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class Publication:
-    """A version before it appears in the repository.
-
-    Attributes:
-        repository: The repository in which the version will appear.
-        model: The model's name.
-        path: The staging directory, which the publisher fills.
-    """
+    """A version before it appears; `path` is its staging directory."""
 
     repository: Repository
     model: str

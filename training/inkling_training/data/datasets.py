@@ -246,9 +246,10 @@ def _from_keras(name: str, description: _Description, data_dir: Path | None) -> 
         raise DatasetNotFound(
             f"The dataset {name} was not found: "
             f"{looked if data_dir else 'no --data-dir was given'}; Keras's cache "
-            "(~/.keras/datasets) does not hold the file that Keras expects; and the "
-            f"download failed. Put {description.files[0]} into a folder and give the "
-            "folder with --data-dir, or train on the bundled dataset: --dataset digits"
+            "(~/.keras/datasets) does not hold the file that Keras expects; and it "
+            f"could not be downloaded. Put {description.files[0]} into a folder and "
+            "give the folder with --data-dir, or train on the bundled dataset: "
+            "--dataset digits"
         ) from None
     arrays = dict(zip(_KEYS, (x_train, y_train, x_test, y_test), strict=True))
     return _tidy(arrays)
