@@ -1,1 +1,1 @@
-"""Servers for comparison: the same model without Inkling, and servers without a model."""
+"""Peers: servers with the same model but without Inkling, and servers that only echo."""
