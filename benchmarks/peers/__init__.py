@@ -1,1 +1,1 @@
-"""Peers: servers with the same model but without Inkling, and servers that only echo."""
+"""Peers: servers with the same model, and servers that only echo, without Inkling."""

@@ -1,4 +1,4 @@
-"""The contract of a model: how an image becomes its input, and what its scores mean.
+"""The contract of a model: defines its input and the meaning of its scores.
 
 A contract is published with the model. Training, gateway, client and device all follow
 it, so they prepare a picture in the same way. The contract's canonical JSON is hashed
@@ -53,7 +53,7 @@ class TrainingData:
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """How an image becomes the input of a model, and what the model's scores mean.
+    """The definition of a model's input and of the meaning of its scores.
 
     Attributes:
         height: Rows of the model input, in pixels, 1 to 4096.

@@ -104,7 +104,7 @@ class Service:
             images: The bytes of PNG or JPEG files, one or more.
             top_k: How many of the most probable labels to return, 1 or more.
             timeout_s: The caller's deadline in seconds from now; the engine gets the
-                time that the preparation leaves. None means that there is no deadline.
+                time that the preparation leaves. None sets no deadline.
             abstain: True if the model may abstain.
             trace: An object that collects the version and the durations.
 
