@@ -1,1 +1,1 @@
-"""What Inkling costs beside other ways to serve the same model: `make bench`."""
+"""The benchmark of `make bench`: Inkling and other servers with the same model."""

@@ -2,8 +2,9 @@
 
     python -m benchmarks [--models-dir models] [--rounds 5] [--seconds 1.5]
 
-All servers are up at once, and each round asks each of them in turn; a ratio is the
-median of the rounds' ratios. Servers share one core, generators have another.
+All servers run at the same time, and each round loads each of them in turn. A ratio is
+the median of the rounds' ratios. The servers share one core; the generators share
+another.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ _CORES = {"server": {min(_ALL)}, "generator": {max(_ALL)}, "all": _ALL}
 
 
 class Benchmark:
-    """All servers, and what was seen of them."""
+    """All servers and their results."""
 
     def __init__(self, models_dir: Path, folder: Path, stack: ExitStack) -> None:
-        """Start everything; the stack ends it."""
+        """Start all servers; closing `stack` stops them."""
         self.results = Results()
         self._folder, self._stack = folder, stack
         sample_dir = folder / "sample"
@@ -60,13 +61,14 @@ class Benchmark:
             print(f"  {key} answers", flush=True)
 
     def measure(self, rounds: int, seconds: float) -> None:
-        """Ask every server in turn, some rounds."""
+        """Load every server in turn, for `rounds` rounds of `seconds` each."""
         os.sched_setaffinity(0, _CORES["generator"])
         started = time.monotonic()
         for cell in self._cells:
             self.results.cells[cell.group, cell.name] = []
         for number in range(1, rounds + 1):
-            # There and back, so that nobody always follows the same neighbour.
+            # Every other round runs in reverse, so that a server does not always follow
+            # the same one.
             for cell in self._cells[:: 1 if number % 2 else -1]:
                 samples = self.results.cells[cell.group, cell.name]
                 samples.append(self._sample(cell, seconds))
@@ -108,7 +110,7 @@ class Benchmark:
         return Result(**json.loads(done.stdout))
 
     def _start(self) -> tuple[float, float]:
-        """Start a gateway; return its seconds to a good answer, and of CPU time."""
+        """Start a gateway; return the seconds and CPU seconds to its first answer."""
         cell = next(cell for cell in self._cells if cell.server == "ours")
         with ExitStack() as stack:
             server = self._server(self._plans["ours"], stack, cores="all")
@@ -156,7 +158,7 @@ def _write(results: Results, about: Mapping[str, str], folder: Path) -> Path:
 
 
 def main() -> int:
-    """Measure everything; return 1 if an answer was wrong."""
+    """Run the benchmark; return 1 if an answer was wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models-dir", type=Path, default=Path("models"))
     parser.add_argument("--results-dir", type=Path, default=Path("runs/benchmarks"))
@@ -176,7 +178,7 @@ def main() -> int:
     path = _write(results, about, options.results_dir)
     failures = sum(s.failures for samples in results.cells.values() for s in samples)
     print(path.read_text())
-    print(f"Written to {path}, and every sample beside it; {failures} wrong answers.")
+    print(f"{failures} answers were wrong. The results are in {path}.")
     return 1 if failures else 0
 
 

@@ -1,7 +1,7 @@
-"""A small closed-loop generator: N kept connections, one request each at a time.
+"""A closed-loop generator over persistent connections with one open request each.
 
-Plain sockets and a selector, because what shares the machine with the server must cost
-little: about 20 us a request, a tenth of what a server needs for it.
+It uses plain sockets and a selector, because it shares the machine with the server and
+must cost little: about 20 us per request, a tenth of the server's cost.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _TIMEOUT_S = 30.0
 
 @dataclass
 class Result:
-    """What one run saw.
+    """The result of one run.
 
     Attributes:
-        seconds: From the first request to the last answer.
-        latencies_s: One per answer.
-        failures: Answers that were not as expected.
+        seconds: Time from the first request to the last answer.
+        latencies_s: The latency of each answer, in seconds.
+        failures: The number of wrong or missing answers.
     """
 
     seconds: float = 0.0
@@ -36,7 +36,7 @@ class Result:
         return len(self.latencies_s) / self.seconds
 
     def percentile_ms(self, share: float) -> float:
-        """Return the latency in milliseconds that `share` of the answers kept under."""
+        """Return the percentile of the latencies in milliseconds; `share` is 0 to 1."""
         ordered = sorted(self.latencies_s)
         return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
@@ -57,7 +57,7 @@ def run(
     connections: int,
     seconds: float,
 ) -> Result:
-    """Keep `connections` busy with one request for some seconds, and end them all.
+    """Keep connections busy with one request, and close them at the end.
 
     An answer must say that all went well, and have the bytes `expected` in its body.
     """
@@ -107,10 +107,10 @@ class _Client:
         self.socket.sendall(self._request)
 
     def take(self) -> bool:
-        """Take what came; note it and return True once it is a whole answer."""
+        """Receive bytes; return True and store the result of a complete answer."""
         piece = self.socket.recv(65536)
         if not piece:
-            raise ConnectionError("The server hung up in the middle of an answer.")
+            raise ConnectionError("The server closed the connection inside an answer.")
         self._received += piece
         good = self._whole()
         if good is None:
@@ -120,7 +120,7 @@ class _Client:
         return True
 
     def _whole(self) -> bool | None:
-        """Return whether the answer is right; None while it is not whole."""
+        """Return whether the answer is right; None if it is incomplete."""
         end = self._received.find(b"\r\n\r\n")
         if end < 0:
             return None

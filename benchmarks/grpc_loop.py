@@ -1,8 +1,8 @@
-"""grpc.aio's client as a generator: prints what it saw as JSON.
+"""A closed-loop generator with grpc.aio's client; it prints its result as JSON.
 
     python -m benchmarks.grpc_loop PORT MESSAGE_FILE CONNECTIONS SECONDS
 
-A process of its own, for it has an event loop and threads.
+It runs in its own process, because it needs an event loop and threads.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 
 
 async def _run(port: int, message: bytes, connections: int, seconds: float) -> Result:
-    """Keep `connections` busy with one request for some seconds.
+    """Keep `connections` connections busy with one request for `seconds` seconds.
 
-    A call that is refused raises.
+    Raises:
+        grpc.RpcError: The server refused a call.
     """
     result, started = Result(), time.perf_counter()
 

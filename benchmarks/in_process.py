@@ -1,4 +1,4 @@
-"""What the parts of an answer cost without a server, in CPU time per call."""
+"""Measures the parts of an answer without a server, in CPU time per call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["cpu_us", "parts"]
 def parts(
     models_dir: Path, sample_dir: Path, found: Mapping[str, Picture]
 ) -> Mapping[str, Callable[[], object]]:
-    """Return calls by what they measure."""
+    """Return the measured calls by their names; the pictures are encoded images."""
     model = model_at(Repository(models_dir).newest("mlp").tflite("float32"))
     metrics, timings = Metrics(), Timings()
     timings.model, timings.version = "mlp", 1
@@ -41,11 +41,11 @@ def parts(
 
 
 def cpu_us(call: Callable[[], object], seconds: float) -> float:
-    """Repeat a call for some seconds; return the microseconds that each took."""
+    """Repeat a call for `seconds`; return the CPU microseconds of one call."""
     count, end = 0, time.perf_counter() + seconds
     started = time.thread_time()
     while time.perf_counter() < end:
-        # The clock is not looked at after each call: the shortest takes 2 us.
+        # The loop reads the clock after ten calls, because the shortest takes 2 us.
         for _ in range(10):
             call()
         count += 10
@@ -53,7 +53,7 @@ def cpu_us(call: Callable[[], object], seconds: float) -> float:
 
 
 def _handler(models_dir: Path) -> Callable[[bytes], object]:
-    """Return what the server does with a picture that has arrived."""
+    """Return a call that does the server's work for a received picture."""
     settings = Settings()
     engine = EmbeddedEngine(Repository(models_dir), "float32", poll_s=3600)
     service = Service(engine, settings.limits, settings.max_batch)

@@ -1,4 +1,4 @@
-"""The models and the pictures to measure with."""
+"""The models and the pictures of the benchmark."""
 
 from __future__ import annotations
 
@@ -33,7 +33,13 @@ SMALL = "28 px"
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded picture, and what the models make of it under each contract."""
+    """An encoded picture, and its label under each contract.
+
+    Attributes:
+        image: The bytes of a PNG.
+        label: The label under the digit contract.
+        label_as_sample: The label under the sample contract.
+    """
 
     image: bytes
     label: str
@@ -41,16 +47,17 @@ class Picture:
 
 
 def find_or_train(given: Path, work: Path) -> Path:
-    """Return a repository with digit models: the given one if it has them, or our own.
+    """Return a repository with digit models: `given` if it has them, or a new one.
 
-    Ours are trained on the digits that scikit-learn bundles; what a picture costs does
-    not depend on what a model has learned.
+    The new models are trained on scikit-learn's digits. The cost of a picture does not
+    depend on a model's training data.
     """
     for folder in (given, work / "models"):
         if all(_is_digit_model(folder, name) for name in ("mlp", "cnn")):
             return folder
     print(
-        f"{given} has no digit models; training small ones (a minute) ...", flush=True
+        f"{given} has no digit models; training small models takes a minute ...",
+        flush=True,
     )
     command = [sys.executable, "-m", "inkling", "train", "mlp", "cnn"]
     command += ["--recipe", "quick", "--dataset", "digits", "--allow-regression"]
@@ -68,7 +75,7 @@ def _is_digit_model(folder: Path, name: str) -> bool:
 
 
 def publish_as_sample(models_dir: Path, target: Path) -> None:
-    """Publish the MLP once more, under a contract that takes pictures as they are."""
+    """Publish the MLP again, with a contract that uses the whole picture (a sample)."""
     files = Repository(models_dir).newest("mlp")
     contract = replace(
         files.contract(),

@@ -1,4 +1,4 @@
-"""What is compared: the servers, and which of them answers what."""
+"""The plan of the benchmark: the servers, and the load that each of them gets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ PICTURES = ("280 px PNG", "640 px JPEG", "12 MP JPEG")
 PICTURE_GROUPS = {name: f"MLP, {name}, 8 connections" for name in PICTURES}
 REMOTE_32 = "MLP, 28 px, by TensorFlow Serving's protocol, 32 connections"
 
-# Group, name, server, load, connections. What is divided by another stands near it.
+# The columns are group, name, server, load and connections. Rows whose ratio is
+# reported are near each other.
 _ROWS: tuple[tuple[str, str, str, str, int], ...] = (
     (MLP_32, "FastAPI + SavedModel", "fastapi_tf", "def", 32),
     (MLP_32, "Inkling", "ours", "mlp", 32),
@@ -83,12 +84,13 @@ _ROWS: tuple[tuple[str, str, str, str, int], ...] = (
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """How a server is started.
+    """The start of a server.
 
     Attributes:
-        command: What follows `python -m`.
-        model: The SavedModel or TFLite file that a peer serves.
-        cores: `server` is one core, `generator` is another, `all` are all.
+        command: The arguments after `python -m`.
+        model: The SavedModel or TFLite file that a peer serves, or None.
+        cores: `server` for the servers' core, `generator` for the generators' core, or
+            `all`.
     """
 
     command: tuple[str, ...]
@@ -120,7 +122,7 @@ class Cell:
 
 
 def stand_in(models_dir: Path) -> ServerPlan:
-    """Return what stands in for TensorFlow Serving; it shares the generator's core."""
+    """Return the stand-in for TensorFlow Serving, which uses the generators' core."""
     command = ("benchmarks.peers.tensorflow_serving", str(models_dir), "mlp", "{grpc}")
     return ServerPlan(command, cores="generator")
 

@@ -1,4 +1,4 @@
-"""Processes that are measured: started on their cores, looked at, ended."""
+"""Starts, measures and stops the processes of the servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _START_TIMEOUT_S = 120.0
 
 
 class Server:
-    """A server on free ports of loopback, with the processes below it."""
+    """A server on free ports of 127.0.0.1, with its child processes."""
 
     def __init__(
         self,
@@ -30,18 +30,19 @@ class Server:
         log: Path,
         environ: Mapping[str, str],
     ) -> None:
-        """Start it.
+        """Start the server.
 
         Args:
-            command: What follows `python -m`; `{http}` and `{grpc}` are free ports.
-            cores: Where it may run.
-            log: Where its output goes.
-            environ: Variables besides ours.
+            command: The arguments after `python -m`; `{http}` and `{grpc}` become free
+                ports.
+            cores: The CPU cores that the server may use.
+            log: The file for its output.
+            environ: Further environment variables.
         """
         self.http_port, self.grpc_port = _free_port(), _free_port()
         ports = {"http": self.http_port, "grpc": self.grpc_port}
         variables = {k: v for k, v in os.environ.items() if not k.startswith("INKLING")}
-        # Whoever sets it would measure the compiler at each start.
+        # With this variable set, each start would include the time of the compiler.
         variables.pop("PYTHONDONTWRITEBYTECODE", None)
         self._log = log
         self._started = time.perf_counter()
@@ -53,13 +54,16 @@ class Server:
                 stdout=output,
                 stderr=output,
             )
-        # What it starts inherits this; it has started nothing yet.
+        # The server's later child processes inherit the affinity.
         os.sched_setaffinity(self._process.pid, cores)
 
     def wait(self, request: bytes = b"", expected: bytes = b"") -> float:
-        """Return the seconds from the start to the first good answer.
+        """Return the seconds from the start to the first right answer.
 
-        Without a request, to when the gRPC port takes connections.
+        Without a request, the wait ends when the gRPC port accepts connections.
+
+        Raises:
+            RuntimeError: The server does not answer within 120 s, or has ended.
         """
         while time.perf_counter() < self._started + _START_TIMEOUT_S:
             if self._process.poll() is not None:
@@ -71,10 +75,11 @@ class Server:
                     continue
                 return time.perf_counter() - self._started
             time.sleep(0.01)
-        raise RuntimeError(f"A server does not start:\n{self._log.read_text()[-2000:]}")
+        log = self._log.read_text()[-2000:]
+        raise RuntimeError(f"The server did not start. Its log ends with:\n{log}")
 
     def cpu_s(self) -> float:
-        """CPU time so far of the process and of those below it."""
+        """Return the CPU seconds of the server's running processes."""
         ticks = 0
         for pid in self._pids():
             stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -82,11 +87,11 @@ class Server:
         return ticks * _TICK_S
 
     def memory_mb(self) -> float:
-        """Resident memory of the largest of its processes."""
+        """Return the resident memory of the server's largest process, in MB."""
         return max(map(_resident_mb, self._pids()))
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server; kill it after 10 s."""
         self._process.terminate()
         try:
             self._process.wait(10)

@@ -1,4 +1,4 @@
-"""What was measured, the lines it is held against, and both as Markdown."""
+"""The results, the lines that they are compared with, and the report in Markdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,16 @@ _FASTAPI = "FastAPI + LiteRT, async def"
 
 @dataclass(frozen=True)
 class Sample:
-    """One cell in one round; the server's CPU time is per answer."""
+    """The result of one cell in one round.
+
+    Attributes:
+        rate: Answers per second.
+        p50_ms: Median latency, in milliseconds.
+        p99_ms: 99th percentile of the latency, in milliseconds.
+        cpu_us: CPU time of the server per answer, in microseconds.
+        cores: CPU seconds of the server per second.
+        failures: The number of wrong or missing answers.
+    """
 
     rate: float
     p50_ms: float
@@ -39,13 +48,13 @@ class Sample:
 
 @dataclass
 class Results:
-    """All rounds.
+    """The results of all rounds.
 
     Attributes:
-        cells: By group and name, a sample per round.
-        parts: By name, CPU microseconds per call in process, one per round.
-        starts: Of a gateway to its first good answer: seconds, and of CPU time.
-        memory_mb: Resident memory by server at the end.
+        cells: One sample per round, by group and name.
+        parts: CPU microseconds per call in process, one value per round, by name.
+        starts: Seconds and CPU seconds of a gateway to its first right answer.
+        memory_mb: Resident memory at the end, in MB, by server.
     """
 
     cells: dict[_Key, list[Sample]] = field(default_factory=dict)
@@ -54,16 +63,16 @@ class Results:
     memory_mb: dict[str, float] = field(default_factory=dict)
 
     def of(self, key: _Key, figure: str) -> float:
-        """Return the median of a figure over the rounds."""
+        """Return the median over the rounds of one figure of a cell."""
         return float(median(getattr(sample, figure) for sample in self.cells[key]))
 
     def ratio(self, above: _Key, below: _Key, figure: str) -> float:
-        """Return the median over the rounds of one cell's figure by another's."""
+        """Return the median over the rounds of the ratio of two cells' figures."""
         pairs = zip(self.cells[above], self.cells[below], strict=True)
         return float(median(getattr(a, figure) / getattr(b, figure) for a, b in pairs))
 
     def faster(self, ours: _Key, peer: _Key) -> tuple[float, float]:
-        """Return how many times as much is answered, by the clock and by CPU time."""
+        """Return the ratio of the rates, and the inverse ratio of the CPU times."""
         return self.ratio(ours, peer, "rate"), self.ratio(peer, ours, "cpu_us")
 
     def by_parts(self, key: _Key, part: str, floor: _Key | None = None) -> float:
@@ -85,14 +94,15 @@ class Results:
 
 @dataclass(frozen=True)
 class Line:
-    """Something that is to hold.
+    """A target and its measured values.
 
     Attributes:
-        text: What is compared.
+        text: The name of the measured ratio or figure.
         sign: `>=` or `<=`.
-        bound: The figure to reach, or to stay under.
-        clock: What was measured by the clock; None where that is not asked.
-        cpu: The same by the server's CPU time, which other load disturbs less.
+        bound: The lower or upper bound.
+        clock: The value by the clock; None if the target does not concern it.
+        cpu: The value by the server's CPU time, which is less disturbed by
+            other load, or None.
     """
 
     text: str
@@ -103,7 +113,7 @@ class Line:
 
     @property
     def verdict(self) -> str:
-        """Whether it holds."""
+        """`yes`, `**no**`, or the one value that meets the bound."""
         found = {"by the clock": self.clock, "by CPU time": self.cpu}
         holds = {
             name: value >= self.bound if self.sign == ">=" else value <= self.bound
@@ -117,7 +127,7 @@ class Line:
 
 
 def lines(found: Results) -> list[Line]:
-    """Return every line with what was measured."""
+    """Return every target with its measured values."""
     ours, tf, lite = (MLP_32, "Inkling"), "FastAPI + SavedModel", "FastAPI + LiteRT"
     grpc, coalesced = (GRPC_32, "Inkling"), (REMOTE_32, "coalesced")
     alone, many = (MLP_1, "Inkling"), (MLP_1, "Inkling, 32 pictures in one")
@@ -189,7 +199,7 @@ def lines(found: Results) -> list[Line]:
 
 
 def markdown(found: Results, about: Mapping[str, str]) -> str:
-    """Return the report; `about` says where and how it was measured."""
+    """Return the report; `about` describes the machine and the run."""
     parts = ((name, f"{median(us):,.1f}") for name, us in found.parts.items())
     memory = ((key, f"{size:.0f}") for key, size in found.memory_mb.items())
     texts = [

@@ -1,8 +1,8 @@
-"""`inkling serve` less one of its layers, to see what that layer costs.
+"""Runs `inkling serve` without one of its layers, to measure the layer's cost.
 
     python -m benchmarks.variants metrics serve --models-dir models --workers 1
 
-It replaces parts of the running program, in this process alone: hence one worker.
+The module replaces functions in this process only, so the gateway must have one worker.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def _without_metrics() -> None:
 
 
 def _without_coalescing() -> None:
-    """Send each request to TensorFlow Serving as it comes, 16 at a time."""
+    """Send each request to TensorFlow Serving at once, with up to 16 open calls."""
     _put(RemoteVersion, "predict", lambda self, inputs, _=None: self._call(inputs, 10))
 
 
 def _without_work() -> None:
-    """Classify the first picture, and answer the same from then on."""
+    """Classify the first picture, and repeat its answer for all others."""
     classify = Service.classify
     known: list[Any] = []
 

@@ -1,7 +1,7 @@
-"""Prints the style budgets of the house beside what the code measures.
+"""Prints the style budgets and the measured values of the code.
 
-Exits with 1 where one is exceeded. Code lines are lines without docstrings, blanks and
-comments; generated code is left out.
+The exit code is 1 if a budget is exceeded. Code lines are the lines without docstrings,
+blank lines and comments. Generated code is left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Source:
-    """A Python file: its text, its tree, and which of its lines hold code."""
+    """A Python file, with its text, its tree and the numbers of its code lines."""
 
     path: Path
     tree: ast.Module
@@ -57,7 +57,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Row:
-    """One budget with what was measured."""
+    """One budget and the measured value."""
 
     measure: str
     found: float
@@ -67,7 +67,7 @@ class Row:
 
 
 def main() -> int:
-    """Print the table; return 1 where a budget is exceeded."""
+    """Print the table; return 1 if a budget is exceeded."""
     sources = [Source.read(path) for path in _python_files()]
     tests = [Source.read(path) for path in sorted((ROOT / "tests").rglob("*.py"))]
     rows = [
@@ -207,7 +207,7 @@ def _mocks(tests: list[Source]) -> Row:
 
 
 def _tests_to_source(sources: list[Source], tests: list[Source]) -> Row:
-    """Compare all lines, as the figures were taken that the budget comes from."""
+    """Compare all lines, because the budget comes from counts of all lines."""
     share = _lines(tests) / _lines(sources)
     holds = 1.0 <= share <= 1.6
     return Row("test lines per source line", round(share, 2), "1 to 1.6", holds)

@@ -1,1 +1,1 @@
-"""The same model served as one would without Inkling, and servers that do nothing."""
+"""Peers: servers with the same model, and servers that only echo, without Inkling."""

@@ -1,4 +1,4 @@
-"""Servers that read a request and answer it with nothing in between: the floor.
+"""Servers that read a request and send a constant answer: the lower bound of the cost.
 
 uvicorn benchmarks.peers.echo:app
 python -m benchmarks.peers.echo PORT        # the same over gRPC
@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 _Message = MutableMapping[str, Any]
-# As long as a real answer.
+# The constant answer is as long as a real one.
 _ANSWER = b'{"label": "7"}'.ljust(260)
 
 

@@ -1,10 +1,10 @@
-"""FastAPI around a model, in both forms that one meets.
+"""A FastAPI application with a model, in the two usual forms.
 
     MODEL=model.tflite uvicorn benchmarks.peers.fastapi_app:app
 
-`/def` is what FastAPI's documentation advises for work that blocks: a plain function,
-run in a thread. `/async` blocks the event loop instead, and so saves the thread; it is
-as fast as FastAPI gets. Neither checks, limits or measures anything.
+FastAPI's documentation recommends the form of `/def` for blocking work: a plain
+function, which runs in a thread. `/async` blocks the event loop, which saves the thread
+and is FastAPI's fastest form. Neither has checks, limits or metrics.
 """
 
 import os
@@ -26,7 +26,7 @@ async def _body(request: Request) -> bytes:
 _Image = Annotated[bytes, Depends(_body)]
 
 
-# Without a response model, which would check the answer field by field.
+# A response model would check the answer field by field.
 @app.post("/def", response_model=None)
 def predict(image: _Image) -> dict[str, Any]:
     """Return the scores of one picture, from a thread."""
@@ -35,5 +35,5 @@ def predict(image: _Image) -> dict[str, Any]:
 
 @app.post("/async", response_model=None)
 async def predict_in_the_loop(image: _Image) -> dict[str, Any]:
-    """Return the scores of one picture, and nobody is served meanwhile."""
+    """Return the scores of one picture; the event loop is blocked meanwhile."""
     return prediction(_model, image)

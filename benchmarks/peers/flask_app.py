@@ -1,4 +1,4 @@
-"""Flask's own server around Keras's `predict`, as tutorials do it.
+"""Flask's development server with Keras's `predict`, as in tutorials.
 
 MODEL=saved_model_folder flask --app benchmarks.peers.flask_app run
 """

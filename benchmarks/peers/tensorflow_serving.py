@@ -1,9 +1,9 @@
-"""TensorFlow Serving's protocol around a published SavedModel, run by TensorFlow.
+"""A stand-in for TensorFlow Serving: its protocol, with a published SavedModel.
 
     python -m benchmarks.peers.tensorflow_serving MODELS_DIR MODEL PORT
 
-It stands in where there is no TensorFlow Serving: Python where that is C++, and without
-its batching. What it costs per call is therefore more than it would be.
+It is used on machines without TensorFlow Serving. It is Python instead of C++, and has
+no batching, so a call costs more than with TensorFlow Serving.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What every peer does with a picture, as one writes it by hand."""
+"""The work of every peer for a picture, as written by hand."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def inputs_of(image: bytes) -> npt.NDArray[np.float32]:
 
 
 def model_at(path: Path) -> Model:
-    """Load a `.tflite` file into LiteRT, or a folder with a SavedModel into TensorFlow.
+    """Return a function that runs a `.tflite` file or a folder with a SavedModel.
 
-    What is returned takes inputs (n, 28, 28, 1) and returns scores (n, classes).
+    The function takes inputs (n, 28, 28, 1) and returns scores (n, classes), float32.
     """
     return _lite_rt(path) if path.suffix == ".tflite" else _saved_model(path)
 
 
 def prediction(model: Model, image: bytes) -> dict[str, Any]:
-    """Return what is answered to a picture."""
+    """Return the answer for a picture."""
     scores = model(inputs_of(image))[0]
     return {"label": str(int(scores.argmax())), "scores": scores.tolist()}
 
 
 def _saved_model(path: Path) -> Model:
-    import tensorflow as tf  # noqa: PLC0415 - LiteRT is there to do without
+    import tensorflow as tf  # noqa: PLC0415 - the peers with LiteRT do not need it
 
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures["serving_default"]
@@ -51,14 +51,14 @@ def _saved_model(path: Path) -> Model:
         ].numpy()
         return scores
 
-    run.keep = loaded  # type: ignore[attr-defined] # its variables go with it
+    run.keep = loaded  # type: ignore[attr-defined] # keeps its variables alive
     return run
 
 
 def _lite_rt(path: Path) -> Model:
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - as above
 
-    # An interpreter is for one thread at a time.
+    # An interpreter is not thread-safe.
     local = threading.local()
 
     def run(inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,8 +1,9 @@
-"""Inkling: one picture, one answer, wherever the model runs.
+"""Inkling: one picture gets the same answer wherever the model runs.
 
-This distribution holds what all parts share: the contract, the preprocessing, the
-errors, the model repository, and the client: `inkling.connect` gives a classifier,
-behind a gateway or on this device.
+This distribution holds the code that training, gateway and load test share: the
+contract, the preprocessing, the errors and the model repository. It also holds the
+client: `inkling.connect` returns a classifier that asks a gateway or runs the model on
+this device.
 """
 
 from inkling.contract import Contract, TrainingData

@@ -1,4 +1,4 @@
-"""`python -m inkling` is the command `inkling`."""
+"""Runs the command `inkling` for `python -m inkling`."""
 
 import sys
 

@@ -1,12 +1,13 @@
-"""When a model had better say nothing: the one rule, for gateway and device alike.
+"""Abstention: decides when a prediction has no label, for gateway and device alike.
 
-Where it is asked for, a picture has no label
+If the caller allows abstention, a prediction has no label for one of three reasons:
 
-- `empty`: if its model input shows nothing written. Only a contract with a finder says
-  what that would be: light ink on dark ground.
-- `unsure`: if its highest score is below the contract's `abstain_below`.
-- `several`: if it is that, and the input shows two or more large parts besides; this
-  only says more of the reason, as many a five is written in two parts.
+- `empty`: the model input shows no ink. Only a contract with a finder defines ink,
+  which is light on a dark ground.
+- `unsure`: the highest score is below the contract's `abstain_below`.
+- `several`: the highest score is below `abstain_below`, and the input shows two or more
+  large parts. Two parts alone are not a reason, because many people write a five in two
+  parts.
 """
 
 from __future__ import annotations
@@ -30,25 +31,26 @@ __all__ = ["REASONS", "abstaining", "is_empty", "shows_several"]
 
 REASONS = ("empty", "several", "unsure")
 
-# Of the range of an input: the faintest of 11,143 digits has 0.59, and paper with a
-# camera's noise, as a sample, 0.16.
+# Share of the range of an input. The faintest of 11,143 digits has 0.59; paper with
+# camera noise, taken as a sample, has 0.16.
 _LEAST_CONTRAST = 0.25
-# Of the whole input; the thinnest digit there has 0.021, a speck of 2 x 2 pixels 0.005.
+# Mean of the input. The thinnest of those digits has 0.021; a speck of 2 x 2 pixels has
+# 0.005.
 _LEAST_INK = 0.01
-# Of all ink, that each of several things has.
+# Share of all ink that makes a part large.
 _LARGE_PART = 0.25
 
 
 def abstaining(
     found: Sequence[Prediction], inputs: npt.NDArray[np.float32], contract: Contract
 ) -> list[Prediction]:
-    """Return the predictions with the label taken from those that should have none.
+    """Return the predictions, without a label if a reason for abstention applies.
 
     Args:
-        found: One per row of `inputs`.
-        inputs: Shape (n, height, width, channels), as `inkling.image.preprocess`
-            makes them.
-        contract: The one that they were prepared under.
+        found: One prediction per row of `inputs`.
+        inputs: Model inputs of `inkling.image.preprocess`, float32, shape (n, height,
+            width, channels).
+        contract: The contract under which the inputs were prepared.
     """
     return [
         replace(prediction, abstained=_reason(prediction.probability, row, contract))
@@ -57,13 +59,21 @@ def abstaining(
 
 
 def is_empty(ink: Values) -> bool:
-    """Whether an input shows nothing; `ink` has shape (height, width), 0 to 1."""
+    """Return whether an input shows no ink.
+
+    Args:
+        ink: Strength of the ink, float32, shape (height, width), 0 to 1.
+    """
     above = _above_ground(ink)
     return bool(above.max() < _LEAST_CONTRAST or above.mean() < _LEAST_INK)
 
 
 def shows_several(ink: Values) -> bool:
-    """Whether two unconnected parts have a quarter of the ink each, or more."""
+    """Return whether two or more unconnected parts have a quarter of the ink each.
+
+    Args:
+        ink: Strength of the ink, float32, shape (height, width), 0 to 1.
+    """
     above = _above_ground(ink)
     found = parts(above > above.max() / 2, above)
     return int((found.weight >= _LARGE_PART * found.weight.sum()).sum()) > 1
@@ -72,8 +82,8 @@ def shows_several(ink: Values) -> bool:
 def _reason(
     score: float, row: npt.NDArray[np.float32], contract: Contract
 ) -> str | None:
-    """Return why there should be no label; None where there should be one."""
-    # The inverse of the contract's scaling; ink of every colour counts.
+    """Return the reason for abstention; None if the prediction keeps its label."""
+    # This inverts the contract's scaling. The maximum counts ink of every colour.
     ink = ((row - contract.offset) / (255 * contract.scale)).max(axis=2)
     if contract.finder != "none" and is_empty(ink):
         return "empty"
@@ -83,6 +93,6 @@ def _reason(
 
 
 def _above_ground(ink: Values) -> Values:
-    """Return how much lighter each pixel is than most of them, which are ground."""
+    """Return how much lighter each pixel is than the median, which is the ground."""
     above: Values = np.maximum(ink - np.median(ink), 0).astype(np.float32)
     return above

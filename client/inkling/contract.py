@@ -1,8 +1,8 @@
-"""The contract: what a model expects of an image, and what its scores mean.
+"""The contract of a model: defines its input and the meaning of its scores.
 
-A contract is published with the model and followed by training, gateway, client and
-device alike, so a picture cannot be prepared in two ways. Its canonical JSON is
-hashed, and the hash travels in every answer.
+A contract is published with the model. Training, gateway, client and device all follow
+it, so they prepare a picture in the same way. The contract's canonical JSON is hashed
+with SHA-256, and every answer carries the hash.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ __all__ = ["CONTRACT_FORMAT", "TOLERANCES", "Contract", "TrainingData"]
 
 CONTRACT_FORMAT = 1
 
-# Largest difference of any one score from Keras's that each exported format may show.
-# float32 differs by summation order only; float16 by the rounding of its weights;
-# int8 by its steps of 1/256 through every layer, judged by accuracy first and held
-# here against a gross fault (a wrong scale moves scores by 0.5 and more).
+# The largest difference that any one score of an exported format may have from Keras's
+# score. float32 differs only by the order of its sums, and float16 by the rounding of
+# its weights. int8 rounds to steps of 1/256 in every layer. Accuracy is the main check
+# of int8; this tolerance catches gross faults (a wrong scale moves scores by 0.5 and
+# more).
 TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "int8": 0.25}
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -39,7 +40,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Which pictures the model learned from: their name and the digest of them all."""
+    """The dataset that trained the model.
+
+    Attributes:
+        name: The name of the dataset.
+        digest: The SHA-256 of all its pictures and labels.
+    """
 
     name: str
     digest: str
@@ -47,45 +53,51 @@ class TrainingData:
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """What a model expects of an image and means by its scores.
+    """The definition of a model's input and of the meaning of its scores.
 
     Attributes:
-        height: Rows of the model input, in pixels.
-        width: Columns of the model input, in pixels.
-        channels: 1 for grey, 3 for red, green and blue.
-        labels: The name of each score, in order.
-        kind: `photo_of_one_object` finds the object in a picture and frames it as
-            the training pictures are framed; `sample` takes the whole picture as it
-            is. A picture that already has the size of the model input is a sample
-            under either kind.
-        finder: Which procedure finds the object: `ink-1` is `inkling.image.ink`, for
-            one thing written on paper. A procedure never changes under its name, so that
-            a model is always prepared for as it was when it was published.
-        filter: How a picture is resampled to another size: `bilinear` or `box`,
-            both with the support widened when reducing, as Pillow does.
-        keep_aspect: Whether resampling keeps the proportions and pads the rest.
+        height: Rows of the model input, in pixels, 1 to 4096.
+        width: Columns of the model input, in pixels, 1 to 4096.
+        channels: 1 for grey; 3 for red, green and blue.
+        labels: The name of each score, in the order of the scores; all differ.
+        kind: Under `photo_of_one_object`, the preprocessing finds the object in a
+            picture and frames it as the training pictures are framed. Under `sample`,
+            it uses the whole picture. Under either kind, a picture that already has
+            the size of the model input is a sample.
+        finder: The procedure that finds the object. `ink-1` is `inkling.image.ink`, for
+            one object written on paper; a sample has `none`. A procedure never
+            changes under its name, so the inputs of a published model stay the same.
+        filter: The resampling filter, `bilinear` or `box`. Both are antialiased: a
+            reduction widens their support, as in Pillow.
+        keep_aspect: True if resampling keeps the proportions and pads the rest.
         pad: Value of padded pixels before scaling, 0 to 255.
-        exif: Whether the orientation that the camera noted is applied.
-        alpha: What transparent parts are laid on: `white`, `black`, or `contrast`,
-            which takes black under light opaque parts and white under dark ones.
-        polarity: `light_on_dark` and `dark_on_light` say what pictures are like;
-            `auto` decides for each picture by its border (the rule is
-            `inkling.image.preprocess.is_dark_on_light`); `as_is` never inverts. A model
-            input always is light on dark unless the polarity is `as_is`.
-        centring: `mass` scales a found object into a box of `box` pixels and puts
-            its centre of mass at the centre of the input; `none` leaves it.
-        box: Side of that box in pixels.
-        min_side: A picture is reduced to 1/2, 1/4 or 1/8 scale where both sides keep
-            at least this many pixels; a JPEG while it is decoded, a PNG by averaging.
-        scale: Model input = pixel * scale + offset, in float32.
-        offset: See `scale`.
-        temperature: What the model divides its logits by before the softmax, so that
-            its scores are probabilities: of the pictures scored 0.9, nine in ten are
-            right. It is part of the model; stated here for those who ask.
-        abstain_below: Where abstaining is asked for, a picture whose highest score is
-            under this has no label; from 0, which is never, to below 1.
-        training_data: What the model learned from.
-        tolerances: Largest difference of a score from Keras's, by exported format.
+        exif: True if the EXIF orientation is applied.
+        alpha: The background under transparent parts: `white`, `black` or `contrast`.
+            `contrast` puts black under light opaque parts and white under dark ones.
+        polarity: `light_on_dark` and `dark_on_light` state the polarity of all
+            pictures. `auto` decides it for each picture: for a sample by the border
+            (`inkling.image.preprocess.is_dark_on_light`), for an object by its edges
+            (`inkling.image.ink.is_dark_ink`). `as_is` never inverts. Under the other
+            three, a model input is light on dark.
+        centring: `mass` scales a found object into a square box and puts its centre of
+            mass at the centre of the input; `none` does neither.
+        box: Side of that box, in pixels, 1 to 4096.
+        min_side: A picture is reduced to 1/2, 1/4 or 1/8 scale if both sides keep at
+            least this many pixels, 1 to 8192. A JPEG is decoded at that scale; a PNG
+            is averaged.
+        scale: Model input = pixel * scale + offset, in float32; finite and not 0.
+        offset: See `scale`; finite.
+        temperature: The softmax temperature: the model divides its logits by it, so
+            that of the predictions with probability 0.9, nine in ten are right. The
+            model contains the division; the contract only states the value. Above 0.
+        abstain_below: If the caller allows abstention, a picture whose highest score
+            is below this value has no label. From 0 (never) to below 1.
+        training_data: The dataset that trained the model.
+        tolerances: The largest difference of a score from Keras's, by exported format.
+
+    Raises:
+        InvalidContract: A field is outside its range, or two fields contradict each
+            other.
     """
 
     height: int
@@ -117,40 +129,41 @@ class Contract:
         _check_labels(self.labels)
         if (self.kind == "sample") != (self.finder == "none"):
             raise InvalidContract(
-                f"The contract's kind is {self.kind} and its finder {self.finder}; a "
-                "sample needs no finder, and a photo_of_one_object needs one."
+                f"The contract's kind is {self.kind} and its finder is {self.finder}; "
+                "use the finder none for a sample, and ink-1 for a photo_of_one_object."
             )
         _check_figures(self)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Shape of one model input: (height, width, channels)."""
+        """The shape of one model input: (height, width, channels)."""
         return self.height, self.width, self.channels
 
     @cached_property
     def json(self) -> str:
-        """The canonical form: sorted keys, no spaces, ASCII only."""
+        """The contract as canonical JSON: sorted keys, without spaces, ASCII only."""
         values = {"format": CONTRACT_FORMAT, **dataclasses.asdict(self)}
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @cached_property
     def hash(self) -> str:
-        """`sha256:` and the digest of the canonical form."""
+        """`sha256:` and the hexadecimal SHA-256 of the canonical JSON."""
         return "sha256:" + hashlib.sha256(self.json.encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Contract:
-        """Read a contract; the inverse of `json`.
+        """Return the contract in a JSON text; this is the inverse of `json`.
 
         Raises:
-            InvalidContract: The text is not a contract of this format.
+            InvalidContract: The text is not a contract of format 1, or a field is
+                unknown, missing or out of its range.
         """
         try:
             values: dict[str, Any] = json.loads(text)
             found = values.pop("format")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InvalidContract(
-                'A contract is a JSON object with a "format"; this is none.'
+                'The text is not a contract; expected a JSON object with a "format".'
             ) from None
         if found != CONTRACT_FORMAT:
             raise InvalidContract(
@@ -163,7 +176,10 @@ class Contract:
             values["labels"] = tuple(values["labels"])
             return cls(**values)
         except (TypeError, ValueError):
-            raise InvalidContract("A field of the contract has a wrong type.") from None
+            raise InvalidContract(
+                "A field of the contract has a wrong type; use the contract.json of a "
+                "published version as a pattern."
+            ) from None
 
 
 def _check_names(values: dict[str, Any]) -> None:
@@ -201,8 +217,8 @@ def _check_sizes(contract: Contract) -> None:
         value = getattr(contract, name)
         if type(value) is not int or not low <= value <= high:
             raise InvalidContract(
-                f"The contract's {name} is {value!r:.20}; expected a whole number "
-                f"from {low} to {high}."
+                f"The contract's {name} is {value!r:.20}; expected an integer from "
+                f"{low} to {high}."
             )
 
     longest = min(contract.height, contract.width)
@@ -215,9 +231,15 @@ def _check_sizes(contract: Contract) -> None:
 
 def _check_figures(contract: Contract) -> None:
     if not (math.isfinite(contract.scale) and math.isfinite(contract.offset)):
-        raise InvalidContract("The contract's scale and offset must be finite.")
+        raise InvalidContract(
+            f"The contract's scale is {contract.scale!r:.20} and its offset is "
+            f"{contract.offset!r:.20}; expected finite numbers."
+        )
     if contract.scale == 0:
-        raise InvalidContract("The contract's scale is 0: every input would be.")
+        raise InvalidContract(
+            "The contract's scale is 0, which makes every input the same; expected "
+            "another number."
+        )
     if not 0 < contract.temperature < math.inf:
         raise InvalidContract(
             f"The contract's temperature is {contract.temperature!r:.20}; expected a "
@@ -244,5 +266,6 @@ def _check_labels(labels: tuple[str, ...]) -> None:
     texts = all(isinstance(label, str) and label for label in labels)
     if not labels or not texts or len(set(labels)) != len(labels):
         raise InvalidContract(
-            "The contract's labels must be at least one text, none empty, none twice."
+            "The contract's labels are invalid; expected one or more texts that are "
+            "not empty and that all differ."
         )

@@ -1,25 +1,26 @@
 """The errors of Inkling, the same over every protocol.
 
 InklingError
-    Unauthenticated         no API key came, or a wrong one
-    InvalidRequest          the caller's request cannot be understood
-        InvalidImage        the bytes are not a picture that can be read
-        InvalidContract     a contract is malformed, or not the model's own
-    TooLarge                a limit on bytes, pixels or pictures is exceeded
-    UnsupportedMediaType    a picture, but in a format that is not accepted
-    ModelNotFound           no such model, version or version label
+    Unauthenticated         the API key is missing or wrong
+    InvalidRequest          the server does not understand the request
+        InvalidImage        the bytes are not a readable PNG or JPEG
+        InvalidContract     the contract is malformed, or differs from the model's
+    TooLarge                the request exceeds a limit on bytes, pixels or pictures
+    UnsupportedMediaType    the picture or body has a format that is not accepted
+    ModelNotFound           the model, version or version label does not exist
     NotReady                the model exists but cannot answer yet
         BrokenVersion       a published version fails its own checks
-    DeadlineExceeded        the caller's time ran out
-    Overloaded              too much is waiting; come back later
-    NotFound                no such address
-    MethodNotAllowed        the address exists, the method does not
-    InternalError           our mistake
+    DeadlineExceeded        the caller's deadline passed before the answer
+    Overloaded              the queue is full; the caller should retry later
+    NotFound                the address does not exist
+    MethodNotAllowed        the address exists, but does not accept the method
+    InternalError           Inkling has a bug, or its installation is incomplete
         MissingDependency   an optional distribution is not installed
 
-Codes are neutral of any transport. `HTTP_STATUS` in `inkling_serving` maps them to
-HTTP, `GRPC_STATUS` in `inkling.gateway.status` to gRPC. A message says what came,
-what was expected and what to do, and never quotes another library's exception text.
+Error codes do not depend on the transport. `HTTP_STATUS` in `inkling_serving` maps
+them to HTTP statuses, and `GRPC_STATUS` in `inkling.gateway.status` maps them to gRPC
+statuses. Each message states the value that came, the expected value and the remedy.
+A message never quotes the exception text of another library.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ __all__ = [
 
 
 class ErrorCode(StrEnum):
-    """What went wrong, as one word that every protocol carries."""
+    """The kind of an error, as one word that every protocol carries."""
 
     UNAUTHENTICATED = "unauthenticated"
     INVALID_IMAGE = "invalid_image"
@@ -66,7 +67,12 @@ class ErrorCode(StrEnum):
 
 
 class InklingError(Exception):
-    """Base of all errors that Inkling raises on purpose."""
+    """The base class of all errors that Inkling raises on purpose.
+
+    Attributes:
+        code: The kind of the error; each class sets it.
+        message: A text for the caller, in English.
+    """
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
 
@@ -76,47 +82,47 @@ class InklingError(Exception):
 
 
 class Unauthenticated(InklingError):
-    """The server asks for an API key; none came, or a wrong one."""
+    """The server requires an API key, and the request's key is missing or wrong."""
 
     code = ErrorCode.UNAUTHENTICATED
 
 
 class InvalidRequest(InklingError):
-    """The request cannot be understood; sending it again will not help."""
+    """The server does not understand the request; a retry fails in the same way."""
 
     code = ErrorCode.INVALID_REQUEST
 
 
 class InvalidImage(InvalidRequest):
-    """The bytes are not a picture that can be read."""
+    """The bytes are not a readable PNG or JPEG, or the pixels have a wrong form."""
 
     code = ErrorCode.INVALID_IMAGE
 
 
 class InvalidContract(InvalidRequest):
-    """A contract is malformed, or is not the one that the model was trained under."""
+    """The contract is malformed, or differs from the one in the model's training."""
 
 
 class TooLarge(InklingError):
-    """A limit on bytes, pixels or the number of pictures is exceeded."""
+    """The request exceeds a limit on bytes, pixels or the number of pictures."""
 
     code = ErrorCode.TOO_LARGE
 
 
 class UnsupportedMediaType(InklingError):
-    """A picture or body in a format that is not accepted."""
+    """The picture or the request body has a format that is not accepted."""
 
     code = ErrorCode.UNSUPPORTED_MEDIA_TYPE
 
 
 class ModelNotFound(InklingError):
-    """There is no such model, version or version label."""
+    """The named model, version or version label does not exist."""
 
     code = ErrorCode.MODEL_NOT_FOUND
 
 
 class NotReady(InklingError):
-    """The model exists but cannot answer yet; trying later may help."""
+    """The model exists but cannot answer yet; a later retry can succeed."""
 
     code = ErrorCode.NOT_READY
 
@@ -126,43 +132,50 @@ class BrokenVersion(NotReady):
 
 
 class DeadlineExceeded(InklingError):
-    """The caller's time ran out before there was an answer."""
+    """The caller's deadline passed before the answer was ready."""
 
     code = ErrorCode.DEADLINE_EXCEEDED
 
 
 class Overloaded(InklingError):
-    """More is waiting than can be answered in time; come back later."""
+    """More requests wait than can be answered in time; a later retry can succeed."""
 
     code = ErrorCode.OVERLOADED
 
 
 class NotFound(InklingError):
-    """There is nothing at this address."""
+    """The server has nothing at this address."""
 
     code = ErrorCode.NOT_FOUND
 
 
 class MethodNotAllowed(InklingError):
-    """The address exists, but not with this method."""
+    """The address exists, but does not accept this HTTP method.
+
+    Attributes:
+        allowed: The methods that the address accepts, for the header `Allow`.
+    """
 
     code = ErrorCode.METHOD_NOT_ALLOWED
 
     def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
         super().__init__(
-            f"{method} is not allowed here; this address answers {', '.join(allowed)}."
+            f"This address does not accept {method}; use {', '.join(allowed)}."
         )
         self.allowed = allowed
 
 
 class InternalError(InklingError):
-    """Our mistake; the details are in the log under the request id."""
+    """Inkling failed in an unexpected way; the log has details by request id."""
 
     code = ErrorCode.INTERNAL
 
 
 class MissingDependency(InternalError):
-    """An optional distribution is needed and is not installed."""
+    """An operation needs an optional distribution that is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} is needed here; install it with: pip install {extra}")
+        super().__init__(
+            f"This operation needs {what}, which is not installed; install it with: "
+            f"pip install {extra}"
+        )

@@ -1,4 +1,4 @@
-"""The values that cross every boundary: what a classification says."""
+"""The result of a classification, in the form that every protocol carries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ _MAX_TOP_K = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One label with its probability in [0, 1]; `index` is its place in the scores."""
+    """One label with its probability.
+
+    Attributes:
+        label: The label's name.
+        index: Position of the label in the scores, from 0.
+        probability: Softmax output, in [0, 1].
+    """
 
     label: str
     index: int
@@ -37,11 +43,11 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who answered.
+    """The model that answered, and the place where it ran.
 
     Attributes:
         model: The model's name.
-        version: Its version; None where a lone TFLite file answered.
+        version: The model's version; None if the model is a single TFLite file.
         contract: Hash of the contract under which the image was prepared.
         answered_by: `gateway` or `device`.
     """
@@ -54,13 +60,14 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of one image.
+    """The classification of one image.
 
     Attributes:
-        top: The likeliest labels, likeliest first; never empty.
-        origin: Who said it.
-        abstained: Why there is no label, one of `inkling.abstention.REASONS`; None
-            where there is one, as always where abstaining was not asked for.
+        top: The most probable labels, by falling probability; it has at least one.
+        origin: The model that answered.
+        abstained: The reason why the prediction has no label, one of
+            `inkling.abstention.REASONS`; None if the prediction has a label. It is
+            always None if the caller did not ask for abstention.
     """
 
     top: tuple[Score, ...]
@@ -69,38 +76,38 @@ class Prediction:
 
     @property
     def label(self) -> str | None:
-        """The likeliest label; None where the model abstained."""
+        """The most probable label; None if the model abstained."""
         return None if self.abstained else self.top[0].label
 
     @property
     def index(self) -> int | None:
-        """Its place in the scores; None where the model abstained."""
+        """The label's position in the scores, from 0; None if the model abstained."""
         return None if self.abstained else self.top[0].index
 
     @property
     def probability(self) -> float:
-        """The highest probability in [0, 1], with or without a label."""
+        """The highest probability, in [0, 1], even if the model abstained."""
         return self.top[0].probability
 
 
 def check_top_k(top_k: int) -> int:
-    """Return `top_k` if so many labels can be asked for.
+    """Return `top_k` if it is a valid number of labels.
 
     Raises:
-        InvalidRequest: It is no whole number from 1 to a million.
+        InvalidRequest: `top_k` is not an integer from 1 to 1,000,000.
     """
     if not isinstance(top_k, int) or not 1 <= top_k <= _MAX_TOP_K:
         raise InvalidRequest(
-            f"top_k is {top_k!r:.40}; expected a whole number, 1 or more."
+            f"top_k is {top_k!r:.40}; expected an integer from 1 to {_MAX_TOP_K:,}."
         )
     return top_k
 
 
 def check_abstain(abstain: bool) -> bool:
-    """Return `abstain` if it says whether the model may abstain.
+    """Return `abstain` if it is a truth value.
 
     Raises:
-        InvalidRequest: It is neither true nor false.
+        InvalidRequest: `abstain` is neither true nor false.
     """
     if not isinstance(abstain, bool):
         raise InvalidRequest(f"abstain is {abstain!r:.40}; expected true or false.")
@@ -110,13 +117,13 @@ def check_abstain(abstain: bool) -> bool:
 def are_scores(
     scores: npt.NDArray[Any], shape: tuple[int, int], tolerance: float
 ) -> bool:
-    """Whether these are probabilities, a row for each input.
+    """Return whether an array holds one probability distribution per input.
 
     Args:
-        scores: What a model answered.
-        shape: What it should have: inputs, and labels.
-        tolerance: By how much a row's sum may differ from 1, and a score be below 0 or
-            above 1.
+        scores: The output of a model.
+        shape: The expected shape: (inputs, labels).
+        tolerance: How far a row's sum may differ from 1, and how far a score may lie
+            outside [0, 1].
     """
     if scores.shape != shape:
         return False
@@ -124,7 +131,7 @@ def are_scores(
         np.minimum.reduce(scores, axis=None),
         np.maximum.reduce(scores, axis=None),
     )
-    # What is no number fails this comparison, and what is not finite is never added.
+    # NaN fails this comparison, and infinite scores never reach the sum.
     if not (low >= -tolerance and high <= 1 + tolerance):
         return False
     sums = np.add.reduce(scores, axis=1).tolist()
@@ -137,9 +144,16 @@ def predictions(
     top_k: int,
     origin: Origin,
 ) -> list[Prediction]:
-    """Return one prediction per row of `scores`, shape (n, classes), in [0, 1].
+    """Return one prediction per row of `scores`.
 
-    Equal scores keep the order of the labels, so that every path breaks ties alike.
+    Equal scores keep the order of the labels, so that gateway and device break ties
+    in the same way.
+
+    Args:
+        scores: Softmax outputs, shape (n, classes), in [0, 1].
+        labels: The name of each class, in the order of the scores.
+        top_k: How many labels each prediction has; at most the number of classes.
+        origin: The model that answered.
     """
     if top_k == 1:
         return [_likeliest(row, labels, origin) for row in scores.tolist()]

@@ -1,6 +1,7 @@
-"""What every protocol offers: classify, explain, and say what is served.
+"""The service behind all protocols: classifies, explains and lists the models.
 
-The only caller of the preprocessing; it knows neither HTTP nor gRPC nor TensorFlow.
+In the gateway, only this module calls the preprocessing. It does not depend on HTTP,
+gRPC or TensorFlow.
 """
 
 from __future__ import annotations
@@ -45,7 +46,14 @@ __all__ = ["Answer", "Service", "Target"]
 
 @dataclass(frozen=True)
 class Target:
-    """Which model is asked; without version and label it is the newest version."""
+    """The model that a request names.
+
+    Attributes:
+        model: The model's name.
+        version: The version's number, or None.
+        version_label: The version label, such as `stable`, or None. If both are None,
+            the newest available version answers.
+    """
 
     model: str
     version: int | None = None
@@ -54,14 +62,25 @@ class Target:
 
 @dataclass(frozen=True)
 class Answer:
-    """Predictions, and which version gave them under which contract."""
+    """The answer to a classification.
+
+    Attributes:
+        origin: The model, version and contract that answered.
+        results: One prediction for each image, in the order of the images.
+    """
 
     origin: Origin
     results: Sequence[Prediction]
 
 
 class Service:
-    """Classifies pictures with whatever engine runs the models."""
+    """Classifies pictures with an engine; it is thread-safe if the engine is.
+
+    Args:
+        engine: The engine that runs the models.
+        limits: The limits of one picture and of the pictures of a request.
+        max_batch: The largest number of pictures in a request.
+    """
 
     def __init__(self, engine: Engine, limits: Limits, max_batch: int) -> None:
         self._engine = engine
@@ -85,9 +104,10 @@ class Service:
         `timings` takes note of who answers and how long each part takes.
 
         Raises:
-            InvalidRequest: There is no image, or top_k is below 1.
-            TooLarge: There are more images than a request may have.
-            InklingError: As `Engine.select` and `preprocess.to_input` say.
+            InvalidRequest: The request has no image, or `top_k` is invalid.
+            TooLarge: The request has more than `max_batch` images.
+            DeadlineExceeded: The deadline passed.
+            InklingError: `Engine.select` or `preprocess.to_input` raised an error.
         """
         timings, started = timings or Timings(), perf_counter()
         self._check_count(len(images))
@@ -97,16 +117,17 @@ class Service:
             timeout_s -= perf_counter() - started
             if timeout_s <= 0:
                 raise DeadlineExceeded(
-                    "The time ran out while the images were prepared. Allow more."
+                    "The deadline passed while the images were prepared. Set a longer "
+                    "deadline."
                 )
         answer = _answer(servable, inputs, top_k, timings, timeout_s)
         return _abstaining(answer, servable, inputs) if abstain else answer
 
     def is_quick(self, target: Target, image: bytes) -> bool:
-        """Whether `classify` takes about as long as handing it to a thread would.
+        """Return whether `classify` takes about as long as a hand-over to a thread.
 
-        So it is for a sample of the model's own size and a small model; and for what is
-        refused anyhow.
+        This holds for a sample of the model's size with a small model, and for a
+        request that is refused because its model cannot answer.
         """
         size = png_size(image)
         if size is None:
@@ -127,10 +148,9 @@ class Service:
         abstain: bool = False,
         timings: Timings | None = None,
     ) -> tuple[Answer, list[Stage]]:
-        """Return the prediction for an image, and every stage on its way to the model.
+        """Return the prediction for an image, and the stages of its preparation.
 
-        Raises:
-            InklingError: As `classify`.
+        Arguments and errors are those of `classify`.
         """
         timings = timings or Timings()
         servable = self._select(target, timings)
@@ -148,7 +168,7 @@ class Service:
         timeout_s: float | None = None,
         timings: Timings | None = None,
     ) -> tuple[Origin, npt.NDArray[np.float32]]:
-        """Return the scores (n, classes) for inputs that the caller prepared.
+        """Return the scores for inputs that the caller has prepared.
 
         Args:
             target: Which model.
@@ -158,8 +178,9 @@ class Service:
             timings: As in `classify`.
 
         Raises:
-            InvalidRequest: The inputs are no such array.
-            TooLarge: There are more than a request may have.
+            InvalidRequest: The inputs have another dtype, shape or range.
+            TooLarge: The request has more than `max_batch` inputs.
+            InklingError: `Engine.select` raised an error.
         """
         timings = timings or Timings()
         servable = self._select(target, timings)
@@ -168,19 +189,24 @@ class Service:
         return _origin(servable), _scores(servable, inputs, timings, timeout_s)
 
     def contract(self, target: Target) -> tuple[int, Contract]:
-        """Return which version would answer, and its contract."""
+        """Return the number of the version that would answer, and its contract.
+
+        Raises:
+            InklingError: `Engine.select` raised an error.
+        """
         servable = self._select(target)
         return servable.version, servable.contract
 
     def models(self) -> list[ModelStatus]:
-        """Return what is known of every model, sorted by name."""
+        """Return the status of every model, sorted by name."""
         return self._engine.status()
 
     def model(self, name: str) -> ModelStatus:
-        """Return what is known of one model.
+        """Return the status of one model.
 
         Raises:
-            ModelNotFound: There is no such model.
+            InvalidRequest: The name is invalid.
+            ModelNotFound: The engine does not have the model.
         """
         check_model_name(name)
         for status in self.models():
@@ -189,15 +215,15 @@ class Service:
         raise ModelNotFound(NO_SUCH_MODEL)
 
     def check_ready(self) -> None:
-        """Return if any model can answer; one that cannot says why in `models`.
+        """Check that at least one model can answer.
 
         Raises:
-            NotReady: None can.
+            NotReady: All models are unavailable; `models` states the reasons.
         """
         if not any(model.ready for model in self.models()):
             raise NotReady(
-                "No model can answer yet. Publish one with: inkling train mlp; GET "
-                "/v1/models says why a published one is not served."
+                "No model can answer yet. Publish a model with: inkling train mlp. GET "
+                "/v1/models states why a published version is not served."
             )
 
     def _select(self, target: Target, timings: Timings | None = None) -> Servable:
@@ -227,7 +253,7 @@ class Service:
 
     def _check_count(self, count: int) -> None:
         if count == 0:
-            raise InvalidRequest("The request has no image; send at least one.")
+            raise InvalidRequest("The request has 0 images; send at least one.")
         if count > self._max_batch:
             raise TooLarge(
                 f"The request has {count} images; the limit is {self._max_batch}. "

@@ -1,4 +1,4 @@
-"""The gateway's settings: one frozen value, from INKLING_* variables and flags."""
+"""The settings of the gateway, from INKLING_* variables and command-line flags."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from inkling_serving.runtime.cores import usable_cores
 __all__ = ["FOREIGN_VARIABLES", "Settings", "add_flags", "from_flags"]
 
 _PREFIX = "INKLING_"
-# Variables of other parts of Inkling, which the gateway lets pass.
+# Variables of other parts of Inkling, which the gateway ignores.
 FOREIGN_VARIABLES = frozenset({"INKLING_DATA_DIR"})
 
 
@@ -37,14 +37,27 @@ def _setting(
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the gateway is told; each field is a flag and an INKLING_* variable."""
+    """The settings of the gateway; each field is a flag and an INKLING_* variable.
 
-    models_dir: Path = _setting(Path("models"), "the model repository")
-    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 is everyone's")
-    http_port: int = _setting(8080, "port for HTTP; 0 takes a free one", 0, _MAX_PORT)
-    grpc_port: int = _setting(8081, "port for gRPC; 0 takes a free one", 0, _MAX_PORT)
+    The help text in each field's metadata documents it. Sizes are in bytes, times in
+    seconds.
+
+    Raises:
+        InvalidRequest: A value is out of its range, or is not one of the choices.
+    """
+
+    models_dir: Path = _setting(Path("models"), "directory of the model repository")
+    host: str = _setting(
+        "127.0.0.1", "address to listen on; 0.0.0.0 means all network interfaces"
+    )
+    http_port: int = _setting(
+        8080, "port for HTTP; 0 means any free port", 0, _MAX_PORT
+    )
+    grpc_port: int = _setting(
+        8081, "port for gRPC; 0 means any free port", 0, _MAX_PORT
+    )
     api_key_file: str = _setting(
-        "", "file with the API keys that callers must send, one a line"
+        "", "file with the API keys that callers must send, one per line"
     )
     tls_certificate: str = _setting(
         "", "PEM file with the certificate chain for both ports"
@@ -56,7 +69,7 @@ class Settings:
         "ports; without it no client certificate is asked for",
     )
     grpc_reflection: bool = _setting(
-        False, "true lets tools such as grpcurl ask for the methods"
+        False, "true lets tools such as grpcurl list the gRPC methods"
     )
     grpc_channelz: bool = _setting(
         False, "true adds gRPC's channelz service, which describes the connections"
@@ -86,70 +99,80 @@ class Settings:
         30.0, "seconds that calls may take after their connection's age ended it", 0
     )
     engine: str = _setting(
-        "embedded", "what runs the models: embedded or tensorflow_serving"
+        "embedded", "engine that runs the models: embedded or tensorflow_serving"
     )
     tensorflow_serving: str = _setting(
-        "127.0.0.1:8500", "gRPC addresses of TensorFlow Serving, with commas between"
+        "127.0.0.1:8500", "gRPC addresses of TensorFlow Serving, separated by commas"
     )
     served_models: str = _setting(
-        "mlp,cnn", "the models to ask TensorFlow Serving for, with commas between"
+        "mlp,cnn", "models to request from TensorFlow Serving, separated by commas"
     )
     expect_gpu: bool = _setting(
-        False, "true warns where TensorFlow Serving runs a model on the CPU"
+        False, "true logs a warning if TensorFlow Serving runs a model on the CPU"
     )
     engine_batch: int = _setting(
-        32, "pictures in one call of TensorFlow Serving, at most", 1
+        32, "largest number of pictures in one call of TensorFlow Serving", 1
     )
     tflite_format: str = _setting(
-        "float32", "which TFLite file to run: float32, float16 or int8"
+        "float32", "TFLite file that the embedded engine runs: float32, float16 or int8"
     )
     poll_s: float = _setting(
-        1.0, "seconds between looks at the repository", 0.01, _DAY_S
+        1.0,
+        "seconds between two checks of the model repository or of TensorFlow Serving",
+        0.01,
+        _DAY_S,
     )
     workers: int = _setting(
         0,
-        "gateway processes that share the port; 0 is one for each core that may be "
-        "used",
+        "gateway processes that share the ports; 0 means one for each usable core",
         0,
     )
     threads: int = _setting(
         0,
-        "big pictures worked on at once, per process; 0 shares the cores out, or is "
-        "16 where TensorFlow Serving does the work",
+        "threads per process for large pictures; 0 means the usable cores divided by "
+        "the workers, or 16 with the engine tensorflow_serving",
         0,
     )
     queue: int = _setting(
-        64, "requests that may wait for a thread; more are refused as overloaded", 0
+        64,
+        "largest number of requests that wait for a thread; further requests are "
+        "refused as overloaded",
+        0,
     )
     queue_timeout_s: float = _setting(
-        2.0, "seconds that a request may wait for a thread", 0, _DAY_S
+        2.0,
+        "seconds that a request waits for a thread before it is refused as overloaded",
+        0,
+        _DAY_S,
     )
-    max_batch: int = _setting(32, "pictures in one request", 1)
+    max_batch: int = _setting(32, "largest number of pictures in one request", 1)
     max_body_bytes: int = _setting(
-        10 * 1024 * 1024, "size of a request's body in bytes", 1
+        10 * 1024 * 1024, "largest size of a request body, in bytes", 1
     )
     max_image_bytes: int = _setting(
-        DEFAULT_LIMITS.max_bytes, "size of one encoded picture in bytes", 1
+        DEFAULT_LIMITS.max_bytes, "largest size of one encoded picture, in bytes", 1
     )
     max_image_pixels: int = _setting(
-        DEFAULT_LIMITS.max_pixels, "pixels of one picture as decoded", 1
+        DEFAULT_LIMITS.max_pixels, "largest number of pixels of one decoded picture", 1
     )
     body_timeout_s: float = _setting(
-        10.0, "seconds that a body may take to arrive", 0, _DAY_S
+        10.0, "seconds in which a request body must arrive", 0, _DAY_S
     )
     drain_timeout_s: float = _setting(
-        30.0, "seconds that requests under way may take after SIGTERM", 0, _DAY_S
+        30.0, "seconds that open requests may take after SIGTERM", 0, _DAY_S
     )
-    log_level: str = _setting("info", "debug, info, warning or error")
+    log_level: str = _setting(
+        "info", "lowest level of log lines: debug, info, warning or error"
+    )
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             low, value = item.metadata["low"], getattr(self, item.name)
             high = item.metadata["high"]
             if low is not None and not low <= value <= high:
-                most = "more" if high == math.inf else f"up to {high:g}"
+                upper = "or more" if high == math.inf else f"to {high:g}"
                 raise InvalidRequest(
-                    f"{_variable(item.name)} is {value}; expected {low:g} or {most}."
+                    f"{_variable(item.name)} is {value}; expected {low:g} {upper}."
                 )
         _check_choice(self, "engine", ("embedded", "tensorflow_serving"))
         _check_choice(self, "tflite_format", FORMATS)
@@ -158,12 +181,12 @@ class Settings:
 
     @property
     def workers_wanted(self) -> int:
-        """Processes to serve in."""
+        """The number of gateway processes."""
         return self.workers or usable_cores()
 
     @property
     def work_threads(self) -> int:
-        """Threads to work on requests in."""
+        """The number of threads for large pictures in each process."""
         remote = self.engine == "tensorflow_serving"
         share = max(1, usable_cores() // self.workers_wanted)
         return self.threads or (16 if remote else share)
@@ -175,20 +198,28 @@ class Settings:
 
     @property
     def model_names(self) -> list[str]:
-        """The models to ask TensorFlow Serving for."""
+        """The models to request from TensorFlow Serving.
+
+        Raises:
+            InvalidRequest: A name is invalid.
+        """
         return [check_model_name(name) for name in _listed(self.served_models)]
 
     @property
     def limits(self) -> Limits:
-        """What one picture may cost."""
+        """The limits of one picture and of the pictures of a request."""
         return Limits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **flags: Any) -> Settings:
-        """Return the settings; a flag that is given outranks its variable.
+        """Return the settings from variables and flags; a flag overrides its variable.
+
+        Args:
+            environ: Environment variables.
+            flags: Values by the names of the fields; None means that a flag is absent.
 
         Raises:
-            InvalidRequest: A variable is unknown, or a value cannot be read.
+            InvalidRequest: A variable is unknown, or a value is invalid.
         """
         known = {_variable(item.name): item for item in dataclasses.fields(cls)}
         for name in environ:
@@ -203,7 +234,7 @@ class Settings:
         return cls(**{**values, **given})
 
     def to_env(self) -> dict[str, str]:
-        """Return the variables that `from_env` reads back; for child processes."""
+        """Return the variables from which `from_env` makes the same settings."""
         return {
             _variable(item.name): str(getattr(self, item.name))
             for item in dataclasses.fields(self)
@@ -211,7 +242,7 @@ class Settings:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add one flag per setting; none has a default, so that variables can count."""
+    """Add one flag for each setting; an absent flag leaves the variable in force."""
     for item in dataclasses.fields(Settings):
         shown = item.default
         parser.add_argument(
@@ -224,7 +255,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def from_flags(options: argparse.Namespace) -> Settings:
-    """Return the settings from the environment and the parsed flags."""
+    """Return the settings from the environment and the parsed flags.
+
+    Raises:
+        InvalidRequest: A variable is unknown, or a value is invalid.
+    """
     names = {item.name for item in dataclasses.fields(Settings)}
     flags = {name: value for name, value in vars(options).items() if name in names}
     return Settings.from_env(os.environ, **flags)
@@ -242,8 +277,12 @@ def _refuse_unknown(name: str, known: list[str]) -> None:
     if name in FOREIGN_VARIABLES or name.startswith("INKLING_TEST_"):
         return
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]}?" if near else "inkling serve --help lists all."
-    raise InvalidRequest(f"There is no setting {name}. {hint}")
+    hint = (
+        f"Did you mean {near[0]}?"
+        if near
+        else "inkling serve --help lists all settings."
+    )
+    raise InvalidRequest(f"The setting {name} does not exist. {hint}")
 
 
 def _kind(item: dataclasses.Field[Any]) -> Callable[[str], Any]:
@@ -275,5 +314,5 @@ def _check_choice(settings: Settings, name: str, choices: tuple[str, ...]) -> No
         near = difflib.get_close_matches(str(value), choices, n=1) or choices
         raise InvalidRequest(
             f"{_variable(name)} is {value!r:.60}; expected one of "
-            f"{', '.join(choices)}, perhaps {near[0]}."
+            f"{', '.join(choices)}. Did you mean {near[0]}?"
         )

@@ -282,7 +282,7 @@ def test_doctor_draws_every_stage(
     assert (done.returncode, done.stderr) == (0, "")
     stages = [line for line in done.stdout.splitlines() if line[:1].isdigit()]
     assert "1. decoded" in stages[0]
-    assert "what the model sees" in stages[-2]
+    assert "the model gets this picture" in stages[-2]
     with Image.open(sheet) as drawn:
         drawn.load()
         assert drawn.format == "PNG"
@@ -307,7 +307,7 @@ def test_doctor_without_output_writes_nothing(published: Path, tmp_path: Path) -
         (["."], "cannot be read"),
         (["text.png"], "PNG"),
         (["cut.png"], "damaged"),
-        (["picture.gif"], "only PNG and JPEG"),
+        (["picture.gif"], "expected PNG or JPEG"),
         (["picture.png", "--model", "nosuch"], "inkling train nosuch"),
         (["picture.png", "--model", "../../etc"], "1 to 64 characters"),
         (["picture.png", "--output", "text.png/below.png"], "below.png"),

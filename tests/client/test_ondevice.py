@@ -214,7 +214,7 @@ def test_truncated_models_are_refused(mlp: VersionFiles, eighth: int) -> None:
     """M3: a TFLite file that was cut short is a broken version, and no crash."""
     model = mlp.tflite("float32").read_bytes()
 
-    with pytest.raises(BrokenVersion, match="cannot be loaded"):
+    with pytest.raises(BrokenVersion, match="cannot load"):
         TFLiteRunner(model[: len(model) * eighth // 8], mlp.contract())
 
 
@@ -226,7 +226,7 @@ def test_truncated_models_are_refused(mlp: VersionFiles, eighth: int) -> None:
 )  # fmt: skip
 def test_garbage_is_refused(digit_contract: Contract, model: bytes) -> None:
     """M3: what is no TFLite file is a broken version."""
-    with pytest.raises(BrokenVersion, match="cannot be loaded"):
+    with pytest.raises(BrokenVersion, match="cannot load"):
         TFLiteRunner(model, digit_contract)
 
 
@@ -247,7 +247,7 @@ def test_models_that_are_not_as_their_contract(
     """M5: another input shape or class count than the contract's is refused."""
     contract = dataclasses.replace(mlp.contract(), **change)
 
-    with pytest.raises(BrokenVersion, match="its contract says"):
+    with pytest.raises(BrokenVersion, match="its contract states"):
         TFLiteRunner(mlp.tflite("float32").read_bytes(), contract)
 
 
@@ -411,7 +411,7 @@ def test_golden_scores_may_differ_by_the_tolerance(
         if passes:
             check_golden(runner, files, "float32")
         else:
-            with pytest.raises(BrokenVersion, match="tolerates"):
+            with pytest.raises(BrokenVersion, match="the contract allows"):
                 check_golden(runner, files, "float32")
 
 
@@ -461,7 +461,7 @@ def test_version_that_changed_after_publishing_is_refused(
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
-    with pytest.raises(BrokenVersion, match="sha256"):
+    with pytest.raises(BrokenVersion, match="SHA-256"):
         load_version(files, "float32")
 
 

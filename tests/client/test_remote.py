@@ -202,7 +202,7 @@ def test_a_path_gives_the_device(form: str, published: Path, picture: bytes) -> 
         ("localhost:http", {}, "host:port"),
         ("", {}, "host:port"),
         ("models/cnn/999", {}, "host:port"),
-        ("missing.tflite", {}, "nothing at"),
+        ("missing.tflite", {}, "does not exist"),
         ("localhost:1", {"timeout_s": 0}, "timeout_s"),
         ("localhost:1", {"timeout_s": -1}, "timeout_s"),
         ("localhost:1", {"timeout_s": float("nan")}, "timeout_s"),
@@ -210,7 +210,7 @@ def test_a_path_gives_the_device(form: str, published: Path, picture: bytes) -> 
         ("localhost:1", {"timeout_s": None}, "timeout_s is"),
         ("localhost:1", {"timeout": 3}, "timeout"),
         ("localhost:1", {"version": 1, "version_label": "stable"}, "version_label"),
-        ("localhost:1", {"fallback": "missing.tflite"}, "nothing at"),
+        ("localhost:1", {"fallback": "missing.tflite"}, "does not exist"),
     ],
 )
 @pytest.mark.parametrize("module", [inkling, aio], ids=["sync", "aio"])
@@ -1163,7 +1163,7 @@ def _paper(path: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("blank", "No ink"),
+        ("blank", "no ink"),
         ("tiny", "fewer than"),
         ("full", "is ink"),
         ("two", "not connected"),

@@ -179,7 +179,7 @@ def test_damaged_notes_are_no_damaged_picture(
 )
 def test_other_formats_are_named(kind: str, encode: Encode, sample: np.ndarray) -> None:
     """I7: a picture in another format is refused by name, without its decoder."""
-    with pytest.raises(UnsupportedMediaType, match="only PNG and JPEG"):
+    with pytest.raises(UnsupportedMediaType, match="expected PNG or JPEG"):
         _decode(encode(sample, kind))
 
 

@@ -295,13 +295,13 @@ _NINE = list("012345678")
 # How a version is broken before (or after) its manifest was written, and a word of why.
 _BROKEN: dict[str, tuple[str, Change, str]] = {
     "truncated tflite": ("before", _cut(_TFLITE), "damaged"),
-    "truncated tflite after": ("after", _cut(_TFLITE), "sha256"),
+    "truncated tflite after": ("after", _cut(_TFLITE), "SHA-256"),
     "missing tflite": ("before", _remove(_TFLITE), "read"),
     "missing tflite after": ("after", _remove(_TFLITE), "disagree"),
-    "changed contract": ("after", _contract(polarity="as_is"), "sha256"),
-    "contract not the file's": ("before", _contract(polarity="as_is"), "another"),
+    "changed contract": ("after", _contract(polarity="as_is"), "SHA-256"),
+    "contract not the file's": ("before", _contract(polarity="as_is"), "differs"),
     "contract of nine": ("before", _contract_everywhere(labels=_NINE), "labels"),
-    "contract of a skew": ("before", _contract_everywhere(polarity="as_is"), "prepar"),
+    "contract of a skew": ("before", _contract_everywhere(polarity="as_is"), "inputs"),
     "contract of another format": ("before", _contract(format=2), "format"),
     "contract is none": ("before", _put(CONTRACT_FILE, b"[]"), "contract"),
     "missing golden": ("before", _remove(GOLDEN_FILE), "golden"),

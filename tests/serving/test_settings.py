@@ -118,7 +118,7 @@ def test_nothing_given_is_the_default() -> None:
 )
 def test_unknown_variables_are_refused(variable: str, hint: str) -> None:
     """A variable that nobody knows is named, with the nearest that there is."""
-    with pytest.raises(InvalidRequest, match=f"no setting {variable}. {hint}"):
+    with pytest.raises(InvalidRequest, match=f"{variable} does not exist. {hint}"):
         Settings.from_env({variable: "1"})
 
 
@@ -178,7 +178,7 @@ def test_bad_values_are_named(name: str, value: str) -> None:
 )
 def test_near_choices_are_offered(name: str, value: str, choice: str) -> None:
     """A value near one of the choices is answered with that one."""
-    with pytest.raises(InvalidRequest, match=f"perhaps {choice}"):
+    with pytest.raises(InvalidRequest, match=f"Did you mean {choice}"):
         Settings.from_env({_variable(name): value})
 
 

@@ -141,7 +141,7 @@ def test_offline_names_every_source_and_the_ways_on(
     case: str, looked: dict[str, str]
 ) -> None:
     """Without any source the error says where was looked, and what to do."""
-    folder = f"no mnist.npz in {looked['empty']}"
+    folder = f"{looked['empty']} does not hold mnist.npz"
     words = folder if case == "nowhere" else "no --data-dir was given"
     words = [words, "~/.keras/datasets", "downloaded", "Put mnist.npz into a folder"]
 
@@ -200,9 +200,9 @@ _OBJECTS = np.array([{"a": 1}] * 48, dtype=object)
         ({"x_train": np.zeros((48, 784), np.uint8)}, r"expected uint8.*28, 28"),
         ({"x_test": np.zeros((12, 28, 28, 3), np.uint8)}, "test pictures"),
         ({"x_test": np.zeros(12, np.uint8)}, "test pictures"),
-        ({"y_train": np.full(48, 10)}, "train labels.*48 numbers from 0 to 9"),
+        ({"y_train": np.full(48, 10)}, "train labels.*48 integers from 0 to 9"),
         ({"y_train": np.full(48, -1)}, "train labels"),
-        ({"y_test": np.arange(11) % 10}, "test labels.*12 numbers"),
+        ({"y_test": np.arange(11) % 10}, "test labels.*12 integers"),
         ({"y_test": np.eye(10)[np.arange(12) % 10]}, "test labels"),
         ({"y_test": np.full(12, 0.5)}, "test labels"),
         ({"y_test": np.full(12, np.nan)}, "test labels"),
@@ -462,8 +462,8 @@ def test_auto_takes_mnist_where_it_is(
 @pytest.mark.parametrize(
     "words",
     [
-        "no mnist.npz in ",
-        "Going on with the 1,797 digits",
+        "does not hold mnist.npz",
+        "uses the 1,797 digits",
         "Training mlp on digits",
         "Published mlp version 1",
     ],

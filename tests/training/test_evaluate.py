@@ -144,7 +144,7 @@ def test_nothing_is_silently_left_out(
         (["--pictures", ".", "--server", "http://127.0.0.1:9"], 1, "cannot be reached"),
         (["--pictures", ".", "--server", "http://"], 1, "is no address"),
         (["--pictures", ".", "--server", "nonsense"], 1, "host:port"),
-        (["--pictures", ".", "--on-device", "no.tflite"], 1, "nothing at no.tflite"),
+        (["--pictures", ".", "--on-device", "no.tflite"], 1, "no.tflite does not"),
         (["--pictures", ".", "--output", "text"], 1, "text cannot be written"),
         ([], 2, "--pictures"),
         (["--pictures", ".", "--server", "a:1", "--on-device", "b"], 2, "not allowed"),

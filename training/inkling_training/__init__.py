@@ -1,4 +1,4 @@
-"""Trains image classifiers with Keras, checks their exports, and publishes them."""
+"""Trains, checks, publishes and evaluates image classifiers."""
 
 __all__ = ["__version__"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inkling.cli.commands import add_models_dir
 from inkling.cli.main import Command
-from inkling_training.quiet import quiet_stderr
+from inkling_training.stderr import quiet_stderr
 
 __all__ = ["TRAIN"]
 
@@ -19,66 +19,88 @@ _DATASETS = ("auto", "mnist", "fashion_mnist", "cifar10", "digits", "folder")
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_models_dir(parser)
     parser.add_argument(
-        "models", nargs="+", choices=("mlp", "cnn"), help="what to train"
+        "models", nargs="+", choices=("mlp", "cnn"), help="the models to train"
     )
     parser.add_argument(
         "--dataset",
         choices=_DATASETS,
         default="auto",
-        help="auto is mnist, or the bundled digits where MNIST cannot be had; folder "
-        "is your own pictures",
+        help="the dataset; auto is mnist, or the bundled digits if MNIST is not "
+        "available; folder is your own pictures",
     )
     parser.add_argument(
         "--data-dir",
         type=Path,
         default=os.environ.get("INKLING_DATA_DIR"),
-        help="where mnist.npz and the like are (INKLING_DATA_DIR); for folder, what "
-        "has a subfolder of pictures for each label",
+        help="the folder with mnist.npz or another dataset (INKLING_DATA_DIR); with "
+        "--dataset folder, a folder with one subfolder of pictures for each label",
     )
+    _add_folder_arguments(parser)
     parser.add_argument(
-        "--size",
-        type=_side,
-        default=32,
-        help="for folder: side of the model's input in pixels (default: %(default)s)",
+        "--name", help="publish the model under this name; needs a single model"
     )
-    parser.add_argument(
-        "--ink",
-        action="store_true",
-        help="for folder: each picture is one thing written on paper, which is found "
-        "and framed; without, pictures are taken as a whole",
-    )
-    parser.add_argument("--name", help="publish under this name instead of the model's")
     parser.add_argument(
         "--recipe",
         choices=("quick", "default", "best"),
         default="default",
-        help="quick is for trying things out; best takes half an hour",
+        help="quick trains fewer epochs, for a first try; best trains wider models "
+        "for half an hour",
     )
     _add_run_arguments(parser)
 
 
+def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size",
+        type=_side,
+        default=32,
+        help="with --dataset folder: side of the model input, in pixels, 12 to 256 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ink",
+        action="store_true",
+        help="with --dataset folder: each picture shows one object written on paper, "
+        "which the preprocessing finds and frames; without --ink, it uses the whole "
+        "picture",
+    )
+
+
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epochs", type=_count, help="instead of the recipe's")
-    parser.add_argument("--learning-rate", type=_rate, help="instead of the recipe's")
-    parser.add_argument("--seed", type=_seed, default=0, help="same seed, same model")
+    parser.add_argument(
+        "--epochs", type=_count, help="the number of epochs, in place of the recipe's"
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=_rate,
+        help="the highest learning rate, in place of the recipe's",
+    )
+    parser.add_argument(
+        "--seed",
+        type=_seed,
+        default=0,
+        help="the random seed; the same seed gives the same model",
+    )
     parser.add_argument(
         "--runs-dir",
         type=Path,
         default=Path("runs"),
-        help="checkpoints and TensorBoard logs",
+        help="the folder for checkpoints and TensorBoard logs",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on after the last whole epoch"
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run after its last complete epoch",
     )
     parser.add_argument(
         "--missing",
         action="store_true",
-        help="only what has no published version yet",
+        help="train only the models without a published version",
     )
     parser.add_argument(
         "--allow-regression",
         action="store_true",
-        help="publish even if the version before was better",
+        help="publish even if the previous version is more accurate",
     )
 
 
@@ -97,18 +119,21 @@ def _seed(text: str) -> int:
 def _rate(text: str) -> float:
     rate = float(text)
     if not 0 < rate < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return rate
 
 
 def _within(value: int, low: int, high: int) -> int:
     if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"{value} is not from {low} to {high}")
+        raise argparse.ArgumentTypeError(
+            f"{value} is out of range; expected {low} to {high}"
+        )
     return value
 
 
 def _train(options: argparse.Namespace) -> int:
-    # TensorFlow takes seconds to import and talks much; other commands need neither.
+    # TensorFlow takes seconds to import and logs many lines; other commands do not
+    # need it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet_stderr():
         from inkling_training.pipeline import train_and_publish  # noqa: PLC0415

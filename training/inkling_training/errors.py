@@ -1,4 +1,4 @@
-"""What can go wrong in training, in the words of the common error tree."""
+"""The errors of training, as part of the tree in `inkling.errors`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ __all__ = ["DatasetNotFound", "DatasetUnavailable", "GateFailed", "TrainingDiver
 
 
 class DatasetUnavailable(InvalidRequest):
-    """The pictures cannot be had, or cannot be used."""
+    """The pictures of a dataset are missing or unusable."""
 
 
 class DatasetNotFound(DatasetUnavailable):
-    """None of the sources has them."""
+    """No source has the dataset: no folder, cache or download."""
 
 
 class TrainingDiverged(InklingError):
-    """The loss is no number any more."""
+    """The loss became NaN or infinite."""
 
 
 class GateFailed(InklingError):

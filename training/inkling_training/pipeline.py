@@ -1,4 +1,4 @@
-"""From the pictures to published versions: what `inkling train` does."""
+"""Trains and publishes models: the work of the command `inkling train`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inkling_training.data import datasets
 from inkling_training.data.datasets import Dataset
 from inkling_training.data.folder import load_folder
 from inkling_training.errors import DatasetNotFound
-from inkling_training.figures import curves as drawings
+from inkling_training.figures import plots
 from inkling_training.fit import batches
 from inkling_training.fit.calibration import calibrated
 from inkling_training.fit.recipes import Recipe, recipe_for
@@ -28,13 +28,18 @@ def train_and_publish(options: argparse.Namespace) -> int:
     """Train and publish each model of the command line; return the exit code.
 
     Raises:
-        InklingError: The pictures cannot be had, a run diverged, or a gate failed.
+        InvalidRequest: An option is invalid, or a folder is not writable.
+        DatasetUnavailable: The pictures are missing or unusable.
+        TrainingDiverged: The loss became NaN or infinite.
+        GateFailed: A trained model failed its checks.
     """
     models = list(dict.fromkeys(options.models))
     if options.name is not None:
         check_model_name(options.name)
         if len(models) > 1:
-            raise InvalidRequest("--name goes with one model; name one.")
+            raise InvalidRequest(
+                f"--name came with {len(models)} models; give one model."
+            )
     for folder in (options.models_dir, options.runs_dir):
         _check_writable(folder)
     if options.missing:
@@ -47,27 +52,27 @@ def train_and_publish(options: argparse.Namespace) -> int:
 
 
 def _missing(models: list[str], options: argparse.Namespace) -> list[str]:
-    """Return the models of which no version is published, and say which have one."""
+    """Return the models without a published version, and print the others."""
     repository, missing = Repository(options.models_dir), []
     for model in models:
         name = options.name or model
         versions = repository.versions(name)
         if versions:
-            print(f"{name} is there, in version {versions[0]}.", flush=True)
+            print(f"{name} is already published: version {versions[0]}.", flush=True)
         else:
             missing.append(model)
     return missing
 
 
 def _check_writable(folder: Path) -> None:
-    """Find out before the training whether its results can be written."""
+    """Check, before the training, that its results can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError:
         raise InvalidRequest(
-            f"Nothing can be written into {folder}. Name another folder."
+            f"The folder {folder} is not writable. Choose another folder."
         ) from None
 
 
@@ -80,8 +85,8 @@ def _dataset(options: argparse.Namespace) -> Dataset:
         return datasets.load("mnist", options.data_dir)
     except DatasetNotFound as error:
         print(
-            f"{error.message}\nGoing on with the 1,797 digits that come with "
-            "scikit-learn; MNIST gives better models.",
+            f"{error.message}\nThe training uses the 1,797 digits of scikit-learn "
+            "instead; MNIST gives more accurate models.",
             flush=True,
         )
         return datasets.load("digits")
@@ -91,7 +96,7 @@ def _one(model: str, dataset: Dataset, options: argparse.Namespace) -> None:
     name, recipe = options.name or model, _recipe(model, dataset, options)
     print(
         f"Training {model} on {dataset.name}: {len(dataset.train):,} pictures, "
-        f"{len(dataset.validation):,} to choose the epoch, {len(dataset.test):,} to "
+        f"{len(dataset.validation):,} for validation, {len(dataset.test):,} for the "
         "test.",
         flush=True,
     )
@@ -104,10 +109,13 @@ def _one(model: str, dataset: Dataset, options: argparse.Namespace) -> None:
             model, dataset, recipe, run, seed=options.seed, resume=options.resume
         )
     except KeyboardInterrupt:
-        print("Stopped. The same command with --resume goes on.", flush=True)
+        print(
+            "The training was stopped. The same command with --resume continues it.",
+            flush=True,
+        )
         raise
     started = time.monotonic()
-    seen = drawings.rows_of_pictures(batches.shown(dataset, recipe, options.seed))
+    seen = plots.rows_of_pictures(batches.shown(dataset, recipe, options.seed))
     trained, dataset = calibrated(trained, dataset, recipe)
     files = publish(
         Repository(options.models_dir),

@@ -1,7 +1,7 @@
-"""The command `inkling`; installed distributions add their own subcommands.
+"""The command `inkling`, to which each installed distribution adds its subcommands.
 
-A distribution declares an entry point in the group `inkling.commands`: its name is the
-subcommand's, its value an `inkling.cli.main.Command`.
+A distribution declares entry points in the group `inkling.commands`. The name of an
+entry point is the subcommand's name, and its value is an `inkling.cli.main.Command`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from inkling.errors import InklingError
 
 __all__ = ["Command", "main", "parser"]
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_INTERRUPTED = 130  # 128 + SIGINT, the exit code that shells use
 
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: what it is for, its options, and what it does.
+    """A subcommand of `inkling`.
 
     Attributes:
-        help: One line for `inkling --help`.
-        add_arguments: Adds the options to the subcommand's parser.
-        run: Does the work and returns the exit code.
+        help: The line that `inkling --help` prints for it.
+        add_arguments: A function that adds the options to the subcommand's parser.
+        run: A function that does the work and returns the exit code.
     """
 
     help: str
@@ -37,7 +37,7 @@ class Command:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that say something."""
+    """Shows the default of each option, except None and False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False):
@@ -46,10 +46,11 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser with every installed subcommand."""
+    """Return the parser with the subcommands of every installed distribution."""
     root = argparse.ArgumentParser(
         prog="inkling",
-        description="One picture, one answer, wherever the model runs.",
+        description="Train, publish and serve image classifiers, and classify with "
+        "them.",
         allow_abbrev=False,
     )
     root.add_argument("--version", action="version", version=f"inkling {__version__}")
@@ -69,7 +70,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, 1 for an error, 2 for wrong arguments."""
+    """Run the command line and return the exit code.
+
+    The code is 0 for success, 1 for an error and 130 after Ctrl-C. argparse itself
+    exits with 2 for wrong arguments.
+    """
     options = parser().parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -80,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has had enough, as `head` does.
+        # The reader of the output has closed its end of the pipe, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code

@@ -1,1 +1,1 @@
-"""From an encoded picture to what a model is given."""
+"""Turns an encoded picture into a model input."""

@@ -1,8 +1,9 @@
-"""What is inside PNG and JPEG files: the parts that make the picture, and no others.
+"""Reduces PNG and JPEG files to the parts that make the picture.
 
-A decoder is handed only what it needs. Notes, colour profiles, thumbnails and further
-frames are where pictures of a few kilobytes hide a hundred megabytes, or loops that
-cost seconds; the one note that matters, the orientation, is read here.
+The decoder gets only these parts. In comments, colour profiles, thumbnails and further
+frames, a file of a few kilobytes can hide a hundred megabytes, or loops that cost
+seconds. The EXIF orientation is the only metadata that Inkling uses; this module reads
+it.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ _EXIF = b"Exif\x00\x00"
 _ORIENTATION = 0x0112
 _SHORT = 3
 _MAX_ENTRIES = 512
-# JPEG markers: start of a scan, notes, and those that stand alone, without a length.
+# JPEG markers: start of a scan, comment, and the markers that have no length.
 _SCAN, _COMMENT = 0xDA, 0xFE
 _ALONE = frozenset({0x01, *range(0xD0, 0xDA)})
-# JFIF's and Adobe's segments say how colours are meant; the other APPn are notes.
+# The segments of JFIF (APP0) and Adobe (APP14) define the colour space; the other APPn
+# segments are metadata.
 _APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
 _NO_FRAME = frozenset({0xC4, 0xC8, 0xCC})
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
@@ -34,13 +36,14 @@ _SEQUENTIAL = frozenset({0xC0, 0xC1})
 
 @dataclass(frozen=True)
 class Container:
-    """A picture file, reduced to its picture.
+    """A picture file, reduced to the parts that make the picture.
 
     Attributes:
-        content: The bytes of the file without what is not needed.
-        orientation: What the camera noted, 1 to 8; 1 where it noted nothing.
-        row_by_row: Whether a decoder needs only some rows in memory at a time.
-        scans: Passes over a JPEG, of which each costs time for all pixels; else 1.
+        content: The bytes of the file without metadata and further frames.
+        orientation: The EXIF orientation, 1 to 8; 1 if the file has none.
+        row_by_row: True if a decoder needs only some rows in memory at a time.
+        scans: Number of scans of a JPEG, each of which costs time for all pixels; 1
+            for a PNG.
     """
 
     content: bytes
@@ -50,11 +53,11 @@ class Container:
 
 
 def read_png(image: bytes, max_parts: int) -> Container:
-    """Return the picture in a PNG.
+    """Return the parts of a PNG that make the picture.
 
     Raises:
         InvalidImage: The file is damaged.
-        TooLarge: It has more than `max_parts` parts.
+        TooLarge: The file has more than `max_parts` chunks.
     """
     kept: list[tuple[int, int]] = [(0, len(PNG))]
     orientation, position, count, kind = 1, len(PNG), 0, b""
@@ -64,7 +67,7 @@ def read_png(image: bytes, max_parts: int) -> Container:
         count += 1
         if count > max_parts:
             raise _too_many("PNG", max_parts)
-        # One header, at the start; a second would turn the picture into another.
+        # A PNG has one header, at the start; a second would replace the size.
         if (kind == b"IHDR") != (count == 1):
             raise damaged("PNG")
         if kind == b"tRNS" and length > _MAX_TRANSPARENCY:
@@ -78,11 +81,11 @@ def read_png(image: bytes, max_parts: int) -> Container:
 
 
 def read_jpeg(image: bytes, max_parts: int) -> Container:
-    """Return the picture in a JPEG.
+    """Return the parts of a JPEG that make the picture.
 
     Raises:
         InvalidImage: The file is damaged.
-        TooLarge: It has more than `max_parts` parts before its first scan.
+        TooLarge: The file has more than `max_parts` segments before its first scan.
     """
     kept: list[tuple[int, int]] = [(0, 2)]
     orientation, position, count, colours, sequential = 1, 2, 0, 0, False
@@ -118,7 +121,7 @@ def _is_note(marker: int) -> bool:
 
 
 def _joined(image: bytes, kept: list[tuple[int, int]]) -> bytes:
-    """Return these stretches of the image, or the image where they are all of it."""
+    """Return the `kept` stretches of the image; the image itself if they cover it."""
     if sum(end - start for start, end in kept) == len(image):
         return image
     view = memoryview(image)
@@ -126,7 +129,7 @@ def _joined(image: bytes, kept: list[tuple[int, int]]) -> bytes:
 
 
 def _orientation(tiff: bytes) -> int:
-    """Return the orientation in a TIFF header's first directory; 1 if it has none."""
+    """Return the orientation in the first directory of EXIF data; 1 if it has none."""
     order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(tiff[:4])
     if order is None:
         return 1
@@ -140,14 +143,14 @@ def _orientation(tiff: bytes) -> int:
             if tag == _ORIENTATION and kind == _SHORT:
                 return value if 1 <= value <= 8 else 1
     except struct.error:
-        pass  # the notes are damaged, the picture is whole
+        pass  # damaged EXIF data does not damage the picture
     return 1
 
 
 def damaged(name: str) -> InvalidImage:
-    """Return the error for a file that is not whole."""
+    """Return the error for a damaged or truncated file; `name` is its format."""
     return InvalidImage(
-        f"The image starts like a {name} but is damaged or cut short. Send the whole "
+        f"The image starts like a {name} but is damaged or truncated. Send the whole "
         "file, unchanged."
     )
 

@@ -1,8 +1,8 @@
-"""Encoded image bytes -> a decoded picture, within limits that hold before decoding.
+"""Decodes an image within limits that are checked before decoding.
 
-Only PNG and JPEG are decoded, told apart by their first bytes; nearly all the known
-holes of image decoders are in other formats. Sizes are read from the header and
-checked before a single pixel is decoded.
+Inkling decodes only PNG and JPEG, which it recognises by their first bytes: nearly all
+known vulnerabilities of image decoders are in other formats. The size is read from the
+header and checked before the first pixel is decoded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from inkling.image.containers import JPEG, PNG, Container, damaged, read_jpeg, r
 
 __all__ = ["DEFAULT_LIMITS", "Budget", "Decoded", "Limits", "decode", "png_size"]
 
-# What people send besides PNG and JPEG, by its first bytes, to name it in the answer.
+# Other formats that people send, by offset and first bytes; the error message names
+# the format.
 _FOREIGN = (
     (0, b"GIF8", "GIF"),
     (0, b"BM", "BMP"),
@@ -38,10 +39,10 @@ _FOREIGN = (
     (0, b"<", "SVG or HTML"),
 )
 
-# Signature, length and name of the first part, then the size of the picture.
+# The signature, length and type of the first chunk take 16 bytes; the size follows.
 _PNG_HEADER = struct.Struct(">16xII")
-# A PNG of one header, one part with the pixels, and an end (PNG, section 11): where the
-# size stands with what follows it, which is eight bits of grey and nothing special.
+# The layout of a sample: a PNG of three chunks (IHDR, one IDAT, IEND; PNG, section 11),
+# 8-bit grey without interlacing.
 _SAMPLE_HEAD = struct.Struct(">8x8sII5s")
 _PLAIN_GREY = b"\x00\x00\x00\x0dIHDR" + bytes([8, 0, 0, 0, 0])
 _IDAT = struct.Struct(">I4s")
@@ -50,7 +51,8 @@ _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _SAMPLE_DATA = 41
 _SAMPLE_LEAST = _SAMPLE_DATA + 4 + len(_PNG_END)
 
-# What Pillow raises on a damaged file: its own fuzz tests expect most of these.
+# The exceptions that Pillow raises on a damaged file. Pillow's own fuzz tests expect
+# most of them.
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -72,21 +74,21 @@ _DECODER_ERRORS = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What one image, and those of one request together, may cost.
+    """The limits for one image and for all images of one request.
 
     Attributes:
-        max_bytes: Size of the encoded image.
-        max_pixels: Pixels of a picture that is decoded whole.
-        max_jpeg_pixels: Pixels of a JPEG as the camera wrote them, where it is decoded
-            row by row at a reduced scale.
-        max_side: Width or height as written.
-        max_parts: Parts of a file; tens of thousands cost CPU for nothing.
-        max_scan_pixels: Pixels of a JPEG times its scans, of which each passes over
-            all of them.
-        max_request_pixels: Pixels of all images of a request together; those that a
-            JPEG's reduced-scale decoding skips count a fifth, as they cost that, and a
-            picture of more than 64 x 64 counts as 655,360 at least, as finding
-            the ink in it costs that.
+        max_bytes: Size of the encoded image, in bytes.
+        max_pixels: Pixels of a picture that is decoded at full scale.
+        max_jpeg_pixels: Pixels of a baseline JPEG at full scale. It may be larger
+            because it is decoded row by row and at a reduced scale.
+        max_side: Width or height at full scale, in pixels.
+        max_parts: PNG chunks or JPEG segments of a file; tens of thousands cost CPU.
+        max_scan_pixels: Pixels of a JPEG times its scans, because each scan costs time
+            for all pixels.
+        max_request_pixels: Pixels of all images of a request. A pixel that decoding at
+            a reduced scale skips counts as 1/5, which is its cost. A picture of more
+            than 64 x 64 pixels counts as at least 655,360, which is the cost of the
+            search for ink.
     """
 
     max_bytes: int = 8 * 1024 * 1024
@@ -101,7 +103,8 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 _SKIPPED_PIXELS_COST = 5
 _LEAST_PIXELS = 1024 * 640
-# A sample of a model's size costs far less than a picture in which ink must be found.
+# Pictures of up to this many pixels have no least cost: a sample costs far less than a
+# picture in which Inkling searches for ink.
 _SAMPLE_PIXELS = 64 * 64
 
 
@@ -110,9 +113,9 @@ class Decoded:
     """A decoded picture.
 
     Attributes:
-        picture: Mode `L`, `RGB` or `RGBA`, in the orientation in which it was stored.
-        orientation: What the camera noted, 1 to 8.
-        came_as: Format, mode and size of the file, for people.
+        picture: Mode `L`, `RGB` or `RGBA`, in the stored orientation.
+        orientation: The EXIF orientation, 1 to 8.
+        came_as: Format, mode and size of the file, as a text for people.
     """
 
     picture: Image.Image
@@ -121,17 +124,17 @@ class Decoded:
 
 
 class Budget:
-    """What the images of one request may cost together; not for several threads."""
+    """The pixels that the images of one request may still use; not thread-safe."""
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self.limits = limits
         self._pixels_left = limits.max_request_pixels
 
     def spend(self, pixels: int) -> None:
-        """Take `pixels` off what is left.
+        """Subtract `pixels` from the rest.
 
         Raises:
-            TooLarge: Less was left.
+            TooLarge: The rest is smaller than `pixels`.
         """
         self._pixels_left -= pixels
         if self._pixels_left < 0:
@@ -144,13 +147,18 @@ class Budget:
 def decode(image: bytes, min_side: int, budget: Budget) -> Decoded:
     """Return the decoded picture.
 
-    A picture comes at 1/2, 1/4 or 1/8 scale where both sides keep at least `min_side`
-    pixels: a JPEG is decoded so, a PNG is averaged.
+    The picture is reduced to 1/2, 1/4 or 1/8 scale if both sides keep at least
+    `min_side` pixels. A JPEG is decoded at that scale; a PNG is averaged.
+
+    Args:
+        image: The bytes of a PNG or JPEG file.
+        min_side: The smallest side after the reduction, in pixels.
+        budget: The limits, and the pixels that the request may still use.
 
     Raises:
-        InvalidImage: The bytes are no PNG or JPEG, or a damaged one.
-        UnsupportedMediaType: They are a picture in another format.
-        TooLarge: A limit is exceeded; nothing was decoded.
+        InvalidImage: The bytes are damaged, or are neither PNG nor JPEG.
+        UnsupportedMediaType: The bytes are a picture in another format.
+        TooLarge: The image exceeds a limit; no pixel was decoded.
     """
     limits = budget.limits
     if len(image) > limits.max_bytes:
@@ -172,7 +180,7 @@ def decode(image: bytes, min_side: int, budget: Budget) -> Decoded:
 
 
 def png_size(image: bytes) -> tuple[int, int] | None:
-    """Return width and height of a PNG by its header alone; None for anything else."""
+    """Return width and height in pixels from a PNG's header; None for other bytes."""
     if not image.startswith(PNG) or len(image) < _PNG_HEADER.size:
         return None
     width, height = _PNG_HEADER.unpack_from(image)
@@ -183,7 +191,7 @@ def _not_a_picture(image: bytes) -> InvalidImage | UnsupportedMediaType:
     for offset, magic, name in _FOREIGN:
         if image.startswith(magic, offset):
             return UnsupportedMediaType(
-                f"The picture is {name}; only PNG and JPEG are read. Convert it first."
+                f"The picture is {name}; expected PNG or JPEG. Convert it first."
             )
     came = (
         f"is {len(image):,} bytes that are neither PNG nor JPEG"
@@ -203,11 +211,11 @@ def _decode_png(container: Container, min_side: int, budget: Budget) -> Decoded:
 
 
 def _sample(image: bytes) -> Image.Image | None:
-    """Return the picture in a small grey PNG of the plainest layout; None for others.
+    """Return the picture in a small grey PNG of three chunks; None for other bytes.
 
-    Such a sample is most of what a busy gateway decodes. The same decoder does it, but
-    reading the file around it in Python takes twice as long. What is damaged is None,
-    too, and refused by the way of all others.
+    Most images at a busy gateway are such samples. Pillow's PNG reader takes twice as
+    long, because it parses the file in Python; the decoder below it is the same. For a
+    damaged file the result is None, so that the general reader refuses it.
     """
     if len(image) < _SAMPLE_LEAST or not image.endswith(_PNG_END):
         return None
@@ -244,7 +252,7 @@ def _decode_jpeg(container: Container, min_side: int, budget: Budget) -> Decoded
     if written[0] * written[1] * container.scans > limits.max_scan_pixels:
         raise TooLarge(
             f"The JPEG has {container.scans} scans of {written[0]} x {written[1]} "
-            "pixels, which take too long. Save it again as a baseline JPEG."
+            "pixels, which take too long to decode. Save it again as a baseline JPEG."
         )
     came_as = _described(file)
     file.draft(None, (min_side, min_side))
@@ -266,7 +274,7 @@ def _cost(written: tuple[int, int], decoded: tuple[int, int]) -> int:
 
 
 def _factor(size: tuple[int, int], min_side: int) -> int:
-    """Return how much a picture is reduced: 8, 4, 2 or 1, as a JPEG decoder can."""
+    """Return the factor of the reduction: 8, 4, 2 or 1, as JPEG decoders support."""
     possible = min(size) // min_side
     return next((factor for factor in (8, 4, 2) if possible >= factor), 1)
 
@@ -281,17 +289,17 @@ def _open(
 
 
 def _plain(file: ImageFile.ImageFile, name: str) -> Image.Image:
-    """Decode the pixels, and bring every mode to `L`, `RGB` or `RGBA`."""
+    """Decode the pixels and convert the picture to mode `L`, `RGB` or `RGBA`."""
     try:
         file.load()
         if file.mode.startswith("I"):
-            # Sixteen bits: Pillow's own conversion would clip nearly all to white.
+            # Pillow's own conversion from 16 bits would clip nearly all to white.
             pixels = np.asarray(file)
             return Image.fromarray((pixels >> 8).astype(np.uint8))
         mode = "L" if file.mode in ("1", "L") else "RGB"
         if file.has_transparency_data:
             mode = "RGBA"
-        # A conversion to the mode that it has would be a copy.
+        # A conversion to the same mode would cost a copy.
         return file if file.mode == mode else file.convert(mode)
     except _DECODER_ERRORS:
         raise damaged(name) from None

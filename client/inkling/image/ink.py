@@ -1,8 +1,9 @@
-"""Finds one thing written on paper and frames it as MNIST frames its digits.
+"""Finds one object written on paper and frames it as MNIST frames its digits.
 
-The finder `ink-1` of the contract: a picture of any size, paper and light becomes a
-sample in which ink is 255 and paper 0, in a box of the contract's size, its centre of
-mass at the centre. MNIST was made so: a 20x20 box inside 28x28, centred by mass.
+This is the finder `ink-1` of the contract. It turns a picture of any size, paper and
+lighting into a sample: ink is 255 and paper is 0, the object fills a box of the
+contract's size, and its centre of mass is at the centre. MNIST's digits have a 20 x 20
+box inside 28 x 28 pixels and are centred by mass.
 """
 
 from __future__ import annotations
@@ -24,62 +25,69 @@ if TYPE_CHECKING:
 
 __all__ = ["Note", "framed", "is_dark_ink", "shown"]
 
-# What collects the stages for an explanation: name, decision, and the picture, or its
-# values from 0 to 1, light ink on 0.
-Note: TypeAlias = Callable[[str, str, "Image.Image | Values"], None]
+# A function that collects the stages for an explanation. Its arguments are a stage's
+# name, its decision and its picture: a Pillow image, float32 values from 0 (paper) to
+# 1 (ink), or uint8 pixels of shape (rows, columns, channels).
+Note: TypeAlias = Callable[
+    [str, str, "Image.Image | Values | npt.NDArray[np.uint8]"], None
+]
 
-# Long side while the writing is looked for: strokes stay visible, 27k pixels are quick.
+# Long side, in pixels, for the search. Strokes stay visible, and 27,000 pixels take
+# little time.
 _WORK_SIDE = 192
-# Long side while the brightness of the paper is estimated, which changes slowly, and a
-# window that is wider than a stroke and narrower than a desk.
+# Long side for the estimate of the paper's brightness, which changes slowly. The window
+# is wider than a stroke and narrower than a desk.
 _PAPER_SIDE = 48
 _PAPER_WINDOW = 13
 _DARKEST_PAPER = 16
-# The same for telling dark ink from light; the neighbourhood that stands for the paper
-# reaches over half of the picture, so that it is paper even around a thick stroke.
+# Side and window for the decision between dark and light ink. The blur that estimates
+# the paper reaches over half of the picture, so that paper dominates it even around a
+# thick stroke.
 _POLARITY_SIDE = 64
 _POLARITY_WINDOW = 17
 _POLARITY_REACH = 16
-# At this distance in pixels the texture of the paper shows, and its light does not.
+# Pixels at this distance differ by the paper's texture, but not by its lighting.
 _TEXTURE_STEP = 4
-# Standard deviation of normal noise / median of the distances between two samples.
+# The standard deviation of normal noise, divided by the median absolute difference of
+# two samples.
 _SIGMA_PER_MEDIAN = 1.4826 / 2**0.5
 _NOISE_SIGMAS = 5.0
 _LINE_SIGMAS = 3.0
-# Ink is at least this share as strong as the strongest steps; fainter marks than 4 % of
-# the paper's brightness are folds and texture.
+# Ink has at least this share of the strength of the strongest edges. Marks fainter than
+# 4 % of the paper's brightness are folds and texture.
 _PEAK_SHARE = 0.35
 _PEAK_PERCENTILE = 99.7
 _MIN_CONTRAST = 0.04
 _EDGE_WINDOW = 5
-# What lies along this share of the frame is a desk or a shadow.
+# A part that covers this share of the frame is a desk or a shadow.
 _FRAME_SHARE = 0.1
 _OFF_CENTRE_LOSS = 0.6
 _ON_FRAME_FACTOR = 0.4
 _LOOKS = 3
-# A part that is nearer than this share of the writing's size belongs to it, if it has
-# this share of the main part's weight.
+# A part belongs to the writing if its distance is below this share of the writing's
+# size and its weight is at least this share of the main part's weight.
 _GROUP_GAP = 0.2
 _GROUP_WEIGHT = 0.04
-# Long side while strokes are measured and grown. MNIST's strokes are 1.8, 2.4 and 3.3
-# pixels wide at the 10th, 50th and 90th percentile; thinning tears thick ones open.
+# Long side while strokes are measured and widened. MNIST's strokes are 1.8, 2.4 and 3.3
+# pixels wide at the 10th, 50th and 90th percentile. The upper limit is far above them,
+# because thinning leaves holes in thick strokes.
 _DETAIL_SIDE = 100
 _MIN_STROKE, _MAX_STROKE = 2.2, 6.0
-# Ink goes from nothing to full between these shares of its typical strength.
+# Ink rises from 0 to 1 between these shares of its typical strength.
 _SOFT_FROM, _SOFT_TO = 0.3, 0.7
 _FULL_PERCENTILE = 75
 _MARGIN = 3
 
 
 def framed(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
-    """Return the sample: mode `L`, of the contract's size, light ink on 0.
+    """Return the sample: mode `L`, of the contract's size, light ink on black (0).
 
-    A picture without any ink becomes an empty sample.
+    A picture without ink becomes a black sample.
 
     Args:
-        picture: Mode `L` or `RGB`, of any size.
-        contract: Says polarity, size and box.
-        note: Called with every stage.
+        picture: A picture of mode `L` or `RGB` and of any size.
+        contract: The contract with the polarity, the size and the box.
+        note: A function that is called with every stage.
     """
     work = _with_long_side(picture.convert("L"), _WORK_SIDE)
     note("grey", f"{picture.width} x {picture.height}, reduced", work)
@@ -87,27 +95,28 @@ def framed(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
         work = work.point(lambda value: 255 - value)
         note("inverted", "light ink on dark paper", work)
     ink, noise = _ink(work)
-    note("ink", f"light evened out; the paper's noise is {noise:.1%}", ink)
+    note("ink", f"lighting removed; the paper's noise is {noise:.1%}", ink)
     ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _MIN_CONTRAST))
     if lines:
-        note("unruled", f"ruling taken out of {lines} rows and columns", ink)
+        note("unruled", f"ruling removed from {lines} rows and columns", ink)
     mask = _writing(ink, noise)
     if not mask.any():
-        note("nothing", "no ink was found on this paper", ink)
+        note("nothing", "this paper shows no ink", ink)
         return Image.new("L", (contract.width, contract.height))
     strokes = _close_up(ink, mask)
     note("writing", f"{int(mask.sum())} pixels of {mask.size}", strokes)
     strokes, width = _even_strokes(strokes, contract.box)
-    note("strokes", f"{width:.1f} of {contract.box} pixels wide before", strokes)
+    note("strokes", f"they were {width:.1f} of {contract.box} pixels wide", strokes)
     return _centred(strokes, contract)
 
 
 def is_dark_ink(picture: Image.Image) -> bool:
-    """Decide whether the ink is darker than the paper.
+    """Return whether the ink is darker than the paper; `picture` has mode `L`.
 
-    At every edge of a narrow thing the neighbourhood, which is mostly paper, is
-    lighter or darker than the middle of the edge. Desks, sheets and shadows are wider
-    than the window: there closing and opening agree, and they have no vote.
+    Each edge of a narrow object votes. The surroundings of such an edge are mostly
+    paper, and the vote is their brightness minus that of the edge's middle. Desks,
+    sheets and shadows are wider than the window: closing and opening agree there, which
+    sets the weight of their edges to 0.
     """
     small = _with_long_side(picture, _POLARITY_SIDE)
     paper = np.asarray(small.filter(ImageFilter.BoxBlur(_POLARITY_REACH)), np.float32)
@@ -132,12 +141,17 @@ def _with_long_side(picture: Image.Image, side: int) -> Image.Image:
     )
     if scale >= 1:
         return picture.resize(size, Image.Resampling.BICUBIC)
-    # A whole factor first, which is quicker, where another two remain for the filter.
+    # Pillow first reduces by an integer factor, which takes less time, and leaves a
+    # factor of at least 2 to the filter.
     return picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
 
 def _ink(work: Image.Image) -> tuple[Values, float]:
-    """Return the strength of the ink as a share of the paper's light, and its noise."""
+    """Return the strength of the ink, and the noise of the paper.
+
+    The strength is a share of the paper's brightness; the noise is the standard
+    deviation of that share on blank paper.
+    """
     small = np.asarray(_with_long_side(work, _PAPER_SIDE), np.float32)
     paper = Image.fromarray(closed(small, _PAPER_WINDOW).astype(np.uint8))
     paper = paper.filter(ImageFilter.BoxBlur(2))
@@ -151,7 +165,7 @@ def _ink(work: Image.Image) -> tuple[Values, float]:
 
 
 def _writing(ink: Values, noise: float) -> Mask:
-    """Return where the writing is: the likeliest part and those that belong to it."""
+    """Return the mask of the writing: the likeliest part and the parts beside it."""
     edges = square(ink, _EDGE_WINDOW, np.maximum) - square(
         ink, _EDGE_WINDOW, np.minimum
     )
@@ -162,7 +176,7 @@ def _writing(ink: Values, noise: float) -> Mask:
         unlikely = likelihood == 0
         if not unlikely.any():
             break
-        # A desk or a shadow must not set the threshold for the ink.
+        # The edges of a desk or a shadow must not set the threshold for the ink.
         edges = np.where(found.mask(unlikely), np.float32(0), edges)
     if not len(found) or likelihood.max() == 0:
         return np.zeros(ink.shape, bool)
@@ -170,7 +184,10 @@ def _writing(ink: Values, noise: float) -> Mask:
 
 
 def _likelihood(found: Parts) -> npt.NDArray[np.float64]:
-    """Return how likely each part is the writing: sharp, central, not on the frame."""
+    """Return the likelihood that each part is the writing, without a unit.
+
+    Sharp parts near the centre and off the frame have the highest values.
+    """
     height, width = found.labels.shape
     across = np.abs((found.left + found.right) / width - 1)
     down = np.abs((found.top + found.bottom) / height - 1)
@@ -181,7 +198,7 @@ def _likelihood(found: Parts) -> npt.NDArray[np.float64]:
 
 
 def _belonging(found: Parts, main: int) -> Mask:
-    """Return which parts belong to the main one, such as the bar of a five."""
+    """Return which parts belong to part `main`, as the bar of a five does."""
     chosen: Mask = np.arange(len(found)) == main
     heavy = found.weight >= _GROUP_WEIGHT * found.weight[main]
     for _ in range(2):
@@ -196,7 +213,7 @@ def _belonging(found: Parts, main: int) -> Mask:
 
 
 def _close_up(ink: Values, mask: Mask) -> Values:
-    """Return the writing alone at detail size, its strength stretched to 0 to 1."""
+    """Return the writing without its surroundings, at detail size, from 0 to 1."""
     full = float(np.percentile(ink[mask], _FULL_PERCENTILE))
     around = square(np.pad(mask, _MARGIN), 5, np.maximum)
     stretched = (np.pad(ink, _MARGIN) / full - _SOFT_FROM) / (_SOFT_TO - _SOFT_FROM)
@@ -213,7 +230,7 @@ def _close_up(ink: Values, mask: Mask) -> Values:
 
 
 def _even_strokes(strokes: Values, box: int) -> tuple[Values, float]:
-    """Return strokes as wide as MNIST's, and how wide they were in the box's pixels."""
+    """Return strokes as wide as MNIST's, and the width before in pixels of the box."""
     unit = _DETAIL_SIDE / box
     width = _stroke_width(strokes) / unit
     target = min(max(width, _MIN_STROKE), _MAX_STROKE)
@@ -225,7 +242,7 @@ def _even_strokes(strokes: Values, box: int) -> tuple[Values, float]:
 
 
 def _stroke_width(strokes: Values) -> float:
-    """Return twice the area over the length of the outline: a long stroke's width."""
+    """Return the mean stroke width: twice the area, divided by the outline's length."""
     padded = np.pad(strokes, 1)
     across, down = np.diff(padded, axis=1)[:-1], np.diff(padded, axis=0)[:, :-1]
     outline = float(np.hypot(across, down).sum())
@@ -233,7 +250,7 @@ def _stroke_width(strokes: Values) -> float:
 
 
 def _centred(strokes: Values, contract: Contract) -> Image.Image:
-    """Return the strokes scaled into the box, their centre of mass at the centre."""
+    """Return the strokes, scaled into the box and centred by their centre of mass."""
     inked = strokes > 0.5
     rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
     size = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
@@ -244,7 +261,7 @@ def _centred(strokes: Values, contract: Contract) -> Image.Image:
     mass = strokes.sum()
     down = strokes.sum(axis=1) @ (np.arange(strokes.shape[0]) + 0.5) / mass
     across = strokes.sum(axis=0) @ (np.arange(strokes.shape[1]) + 0.5) / mass
-    # MNIST's centre of mass is half a pixel right of and below the middle.
+    # MNIST's centre of mass is half a pixel to the right of the middle, and below it.
     down, across = down - unit / 2, across - unit / 2
     return shown(strokes).resize(
         (contract.width, contract.height),
@@ -259,5 +276,5 @@ def _centred(strokes: Values, contract: Contract) -> Image.Image:
 
 
 def shown(values: Values) -> Image.Image:
-    """Return values from 0 to 1 as a grey picture, ink light."""
+    """Return values from 0 (paper) to 1 (ink) as a picture of mode `L`, 0 to 255."""
     return Image.fromarray((np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8))

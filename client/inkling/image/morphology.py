@@ -1,4 +1,8 @@
-"""Windows over pictures and the parts of a mask, in plain NumPy."""
+"""Grey-scale morphology and the connected parts of a mask, in plain NumPy.
+
+scipy.ndimage has the same operations, but it takes 83 MB, and the client has to stay
+small.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +31,17 @@ __all__ = [
 
 
 def along_rows(values: Values, length: int, pick: np.ufunc) -> Values:
-    """Return the maximum or minimum (`pick`) over `length` neighbours in each row.
+    """Return the maximum or minimum over a window of `length` pixels in each row.
 
-    By doubling: log2(length) passes over the picture, whatever the length.
+    The window doubles in each of about log2(length) passes over the picture.
+
+    Args:
+        values: Shape (rows, columns); the result has the same shape.
+        length: Pixels of the window, which is centred on each pixel.
+        pick: `np.maximum` or `np.minimum`.
     """
     before, width = (length - 1) // 2, values.shape[1]
-    # By hand: np.pad takes longer than the passes.
+    # np.pad would take longer than the passes.
     padded = np.empty((len(values), width + length - 1), values.dtype)
     padded[:, before : before + width] = values
     padded[:, :before] = values[:, :1]
@@ -46,22 +55,22 @@ def along_rows(values: Values, length: int, pick: np.ufunc) -> Values:
 
 
 def along_columns(values: Values, length: int, pick: np.ufunc) -> Values:
-    """Return the same as `along_rows`, down each column."""
+    """Return the maximum or minimum over a window of `length` pixels in each column."""
     return along_rows(values.T, length, pick).T
 
 
 def square(values: Values, length: int, pick: np.ufunc) -> Values:
-    """Return the maximum or minimum over a square window."""
+    """Return the maximum or minimum over a square window of `length` pixels a side."""
     return along_columns(along_rows(values, length, pick), length, pick)
 
 
 def closed(values: Values, length: int) -> Values:
-    """Return the picture without dark things narrower than `length`."""
+    """Return the closing: the picture without dark objects narrower than `length`."""
     return square(square(values, length, np.maximum), length, np.minimum)
 
 
 def opened(values: Values, length: int) -> Values:
-    """Return the picture without light things narrower than `length`."""
+    """Return the opening: the picture without light objects narrower than `length`."""
     return square(square(values, length, np.minimum), length, np.maximum)
 
 
@@ -70,13 +79,14 @@ class Parts:
     """The connected parts of a mask; each array has one entry per part.
 
     Attributes:
-        labels: Shape of the mask; 0 is the ground, 1 to n the parts.
-        left: First column.
-        top: First row.
-        right: Column after the last.
-        bottom: Row after the last.
-        weight: Sum of the weights of its pixels.
-        on_frame: Number of its pixels on the outermost rows and columns.
+        labels: An array with the shape of the mask: 0 for the ground, 1 to n for the
+            parts.
+        left: First column of the part.
+        top: First row of the part.
+        right: The column after its last.
+        bottom: The row after its last.
+        weight: The sum of the weights of its pixels.
+        on_frame: The number of its pixels in the outermost rows and columns.
     """
 
     labels: Labels
@@ -91,12 +101,17 @@ class Parts:
         return len(self.weight)
 
     def mask(self, chosen: Mask) -> Mask:
-        """Return where the chosen parts are; `chosen` has one entry per part."""
+        """Return the mask of the chosen parts; `chosen` has one entry per part."""
         return np.append(False, chosen)[self.labels]
 
 
 def parts(mask: Mask, weights: Values) -> Parts:
-    """Return the parts of a mask, where diagonal neighbours are connected too."""
+    """Return the 8-connected parts of a mask.
+
+    Args:
+        mask: Shape (rows, columns).
+        weights: The weight of each pixel, with the shape of the mask.
+    """
     labels, count = _labels(mask)
     rows, columns = np.nonzero(labels)
     name = labels[rows, columns] - 1
@@ -117,7 +132,8 @@ def _labels(mask: Mask) -> tuple[Labels, int]:
     """Label the parts by joining the horizontal runs of neighbouring rows."""
     row, start, end = _runs(mask)
     width = mask.shape[1]
-    # Places on one long line, with room between the rows for diagonal neighbours.
+    # Each run gets a place on one long line. The gap of two between rows allows for
+    # diagonal neighbours.
     row_start = row * (width + 2)
     above_start = row_start - (width + 2)
     first = np.searchsorted(row_start + end, above_start + start)
@@ -129,7 +145,8 @@ def _labels(mask: Mask) -> tuple[Labels, int]:
     )
     root = _roots(below, np.repeat(first, touching) + offset, len(row))
     names, number = np.unique(root, return_inverse=True)
-    # A run is written by a step up at its start and one down after its end.
+    # The cumulative sum fills each run: it steps up at the start, and down after the
+    # end.
     steps = np.zeros((mask.shape[0], width + 1), np.int64)
     np.add.at(steps, (row, start), number + 1)
     np.add.at(steps, (row, end), -(number + 1))
@@ -137,14 +154,14 @@ def _labels(mask: Mask) -> tuple[Labels, int]:
 
 
 def _runs(mask: Mask) -> tuple[Labels, Labels, Labels]:
-    """Return row, first column and column after the last of every horizontal run."""
+    """Return the row, the first column and the column after the last of every run."""
     edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
     row, start = np.nonzero(edges == 1)
     return row, start, np.nonzero(edges == -1)[1]
 
 
 def _roots(below: Labels, above: Labels, count: int) -> Labels:
-    """Return for each run the first run that it is connected to, by pointer jumping."""
+    """Return for each run the first run of its part, by pointer jumping."""
     root = np.arange(count)
     while (root[below] != root[above]).any():
         lower = np.minimum(root[below], root[above])

@@ -1,4 +1,4 @@
-"""The forms in which people have pictures, as the bytes of a file."""
+"""Turns every form of picture that the client accepts into the bytes of a file."""
 
 from __future__ import annotations
 
@@ -19,23 +19,30 @@ if TYPE_CHECKING:
 
     from inkling.types import Prediction
 
-    # A path, encoded bytes, a file that is open for reading bytes, a Pillow picture,
-    # or uint8 pixels of shape (rows, columns) or (rows, columns, 1, 3 or 4).
+    # A path, encoded bytes, a file opened in binary mode, a Pillow image, or uint8
+    # pixels of shape (rows, columns) or (rows, columns, 1, 3 or 4).
     Picture: TypeAlias = (
         str | PathLike[str] | bytes | IO[bytes] | Image.Image | npt.NDArray[np.uint8]
     )
 
-# What a PNG holds, and means what it meant.
+# The Pillow modes that a PNG stores without a change of meaning.
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 __all__ = ["encoded", "raising"]
 
 
 def encoded(picture: Picture) -> bytes:
-    """Return a picture as the bytes of a PNG or JPEG file; bytes are taken as they are.
+    """Return a picture as the bytes of a file.
+
+    Bytes and the content of a file are returned unchanged; a Pillow image and pixels
+    become a PNG.
+
+    Args:
+        picture: A path, bytes, a file opened in binary mode, a Pillow image, or uint8
+            pixels of shape (rows, columns) or (rows, columns, 1, 3 or 4).
 
     Raises:
-        InvalidImage: It cannot be read, or is no picture of a kind listed above.
+        InvalidImage: The picture cannot be read, or has another form.
     """
     if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
@@ -54,7 +61,7 @@ def encoded(picture: Picture) -> bytes:
 
 
 def raising(outcomes: Iterable[Prediction | InklingError]) -> Iterator[Prediction]:
-    """Yield the predictions up to the first error, and raise that."""
+    """Yield the predictions up to the first error, and raise that error."""
     for outcome in outcomes:
         if isinstance(outcome, InklingError):
             raise outcome
@@ -65,11 +72,13 @@ def _content(file: object) -> bytes:
     try:
         content = file.read() if hasattr(file, "read") else None
     except (OSError, ValueError):
-        raise InvalidImage("The file cannot be read; is it open?") from None
+        raise InvalidImage(
+            "The file cannot be read; give a file that is open for reading."
+        ) from None
     if not isinstance(content, bytes):
         raise InvalidImage(
-            f"A {type(file).__name__} is no picture; give a path, bytes, a file opened "
-            "in binary mode, a Pillow image or a uint8 array."
+            f"The picture came as {type(file).__name__}; give a path, bytes, a file "
+            "opened in binary mode, a Pillow image or a uint8 array."
         )
     return content
 
@@ -81,10 +90,10 @@ def _png(picture: Image.Image) -> bytes:
             f"A Pillow image of mode {picture.mode} cannot be sent; convert it to RGB."
         )
     try:
-        # The orientation that the camera noted goes along with the pixels.
+        # The EXIF data holds the orientation, which the pixels do not.
         picture.save(file, "PNG", compress_level=1, exif=picture.getexif())
     except (OSError, ValueError, SyntaxError, AttributeError):
         raise InvalidImage(
-            "The Pillow image cannot be read to its end, or has no pixels."
+            "The Pillow image is empty, or its file is truncated; give a whole image."
         ) from None
     return file.getvalue()

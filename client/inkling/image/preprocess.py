@@ -1,8 +1,8 @@
-"""An image -> the model input, under a contract. The only such code in Inkling.
+"""Turns an image into the model input, as the model's contract prescribes.
 
-Training, gateway, client and device all come through here, so a picture is prepared
-in one way wherever it is classified. Every decision is the contract's; `explain`
-shows each stage with the picture at that stage and what was decided.
+Training, gateway, client and device all call this module, so they prepare a picture in
+the same way. The contract holds every choice. `explain` also returns each stage of the
+preparation, with the picture at that stage and the decision.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ _UPRIGHT = {
 }
 _MIDDLE_GREY = 127
 _DARK = bytes(range(_MIDDLE_GREY + 1))
-# Of the range of inputs: what another order of rounding may add.
+# Share of the range of inputs that another order of rounding may add.
 _RANGE_SLACK = 1e-3
+_MODEL_INPUT = "the model gets this picture"
 _ADVICE = (
     "Prepare pictures with inkling.image.preprocess, or send the pictures themselves."
 )
@@ -62,7 +63,13 @@ _ADVICE = (
 
 @dataclass(frozen=True)
 class Stage:
-    """A picture on its way to the model, and what was decided there."""
+    """One stage of the preparation.
+
+    Attributes:
+        name: The name of the stage, such as `grey` or `model input`.
+        decision: The decision at this stage, as a text for people.
+        picture: The picture after this stage.
+    """
 
     name: str
     decision: str
@@ -72,56 +79,76 @@ class Stage:
 def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> Input:
     """Return the model input for one encoded image.
 
-    Shape (height, width, channels), float32, pixel * scale + offset. `budget` is what
-    the image may cost; the images of one request share one.
+    Args:
+        image: The bytes of a PNG or JPEG file.
+        contract: The contract of the model.
+        budget: The limits of the request; the images of one request share one budget.
+            None applies the default limits to this image.
+
+    Returns:
+        Shape (height, width, channels), float32, pixel * scale + offset.
 
     Raises:
-        InvalidImage: The bytes are no PNG or JPEG, or a damaged one.
-        UnsupportedMediaType: They are a picture in another format.
-        TooLarge: A limit is exceeded.
+        InvalidImage: The bytes are damaged, or are neither PNG nor JPEG.
+        UnsupportedMediaType: The bytes are a picture in another format.
+        TooLarge: The image exceeds a limit.
     """
     decoded = decode(image, contract.min_side, budget or Budget())
     return scaled(decoded_to_pixels(decoded, contract), contract)
 
 
 def decoded_to_pixels(decoded: Decoded, contract: Contract) -> Pixels:
-    """Return what `decode` returned as the model sees it, but for `scaled`.
+    """Return the pixels of the model input before scaling.
 
-    Shape (height, width, channels), uint8, 0 to 255.
+    Args:
+        decoded: The result of `inkling.image.decoding.decode`.
+        contract: The contract of the model.
+
+    Returns:
+        Shape (height, width, channels), uint8, 0 to 255; `scaled` makes the input.
     """
     return _prepared(decoded, contract, _unseen)
 
 
 def scaled(pixels: Pixels, contract: Contract) -> Input:
-    """Return pixel * scale + offset in float32, for one picture or many."""
-    # One multiplication and one addition in float32, everywhere.
+    """Return pixel * scale + offset in float32, in the shape of `pixels`.
+
+    Args:
+        pixels: uint8, 0 to 255, of any shape: one picture or a batch.
+        contract: The contract with `scale` and `offset`.
+    """
+    # Every caller computes one float32 multiplication and one float32 addition, so all
+    # round in the same way.
     product = np.multiply(pixels, np.float32(contract.scale), dtype=np.float32)
     return product + np.float32(contract.offset) if contract.offset else product
 
 
 def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
-    """Return the model input for a picture that is decoded already.
+    """Return the model input for a decoded picture.
 
     Args:
         pixels: Shape (rows, columns), or (rows, columns, 1 or 3 or 4), uint8, 0 to
-            255; one channel is grey, three are RGB, four are RGB and opacity.
-        contract: What the model expects.
+            255; one channel is grey, three are RGB, four are RGB and alpha.
+        contract: The contract of the model.
 
     Returns:
         Shape (height, width, channels), float32, pixel * scale + offset.
 
     Raises:
-        InvalidImage: `pixels` is no such array.
+        InvalidImage: `pixels` has another dtype or shape, or is empty.
     """
     decoded = Decoded(picture_of(pixels), 1, "")
     return scaled(decoded_to_pixels(decoded, contract), contract)
 
 
 def picture_of(pixels: Pixels) -> Image.Image:
-    """Return pixels as a picture; their shapes are those of `pixels_to_input`.
+    """Return pixels as a Pillow image.
+
+    Args:
+        pixels: An array of a shape that `pixels_to_input` accepts.
 
     Raises:
-        InvalidImage: `pixels` is no such array.
+        InvalidImage: `pixels` has another dtype or shape, or is empty.
     """
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
@@ -135,10 +162,15 @@ def picture_of(pixels: Pixels) -> Image.Image:
 
 
 def check_inputs(inputs: Input, contract: Contract) -> None:
-    """Check that inputs are such as this module prepares them under the contract.
+    """Check that inputs have the form that this module gives them.
+
+    Args:
+        inputs: float32, shape (n, height, width, channels), n >= 1, within
+            [offset, 255 * scale + offset].
+        contract: The contract of the model.
 
     Raises:
-        InvalidRequest: Type, shape or range are others, or there is none.
+        InvalidRequest: The dtype, the shape or the range differs, or n is 0.
     """
     shape = contract.input_shape
     if inputs.dtype != np.float32 or inputs.ndim != 4 or inputs.shape[1:] != shape:
@@ -147,32 +179,35 @@ def check_inputs(inputs: Input, contract: Contract) -> None:
             f"float32 of shape (n, {', '.join(map(str, shape))}). {_ADVICE}"
         )
     if not len(inputs):
-        raise InvalidRequest("The model input has no rows; send at least one.")
+        raise InvalidRequest("The model input came with 0 rows; send at least one.")
     bounds = (contract.offset, 255 * contract.scale + contract.offset)
     slack = _RANGE_SLACK * abs(bounds[1] - bounds[0])
-    # A value that is no number fails this comparison too.
+    # NaN fails this comparison too.
     if not (
         inputs.min() >= min(bounds) - slack and inputs.max() <= max(bounds) + slack
     ):
         raise InvalidRequest(
-            f"The model input has values outside [{min(bounds):g}, {max(bounds):g}], "
-            f"or that are no numbers. {_ADVICE}"
+            "The model input has values that are NaN or outside "
+            f"[{min(bounds):g}, {max(bounds):g}]. {_ADVICE}"
         )
 
 
 def explain(
     image: bytes, contract: Contract, budget: Budget | None = None
 ) -> tuple[Input, list[Stage]]:
-    """Return what `to_input` returns, and every stage from the decoded picture to it.
+    """Return the model input, and every stage from the decoded picture to the input.
+
+    Arguments, model input and errors are those of `to_input`.
 
     Raises:
-        InvalidImage, UnsupportedMediaType, TooLarge: As `to_input`.
+        InvalidImage: The bytes are damaged, or are neither PNG nor JPEG.
+        UnsupportedMediaType: The bytes are a picture in another format.
+        TooLarge: The image exceeds a limit.
     """
     stages: list[Stage] = []
 
-    def note(name: str, decision: str, picture: Image.Image | Values) -> None:
-        seen = picture.copy() if isinstance(picture, Image.Image) else shown(picture)
-        stages.append(Stage(name, decision, seen))
+    def note(name: str, decision: str, picture: Image.Image | Values | Pixels) -> None:
+        stages.append(Stage(name, decision, _as_image(picture)))
 
     decoded = decode(image, contract.min_side, budget or Budget())
     note("decoded", decoded.came_as, decoded.picture)
@@ -180,36 +215,37 @@ def explain(
 
 
 def is_dark_on_light(grey: Image.Image) -> bool:
-    """Decide the polarity of a picture by its border.
+    """Return whether a picture of mode `L` shows dark ink on light paper.
 
-    The outermost pixels are nearly always paper, whatever was drawn inside: where
-    their median is lighter than middle grey, the ink is the darker.
+    The outermost pixels nearly always show paper. If their median is above middle grey
+    (127), the paper is light and the ink is dark.
     """
     return _has_light_border(grey.tobytes(), grey.width)
 
 
 def _has_light_border(pixels: bytes, width: int) -> bool:
-    # Bytes, for NumPy's median takes as long as the model does.
+    # Counting bytes is fast; NumPy's median takes as long as the model.
     rows, columns = pixels[:width] + pixels[-width:], pixels[::width]
     border = rows + columns + pixels[width - 1 :: width]
     light, half = len(border.translate(None, _DARK)), len(border) // 2
     if light != half:
         return light > half
-    # The length is even, and the median between the two in the middle.
+    # The length is even: the median is the mean of the two values in the middle.
     values = sorted(border)
     return values[half - 1] + values[half] > 2 * _MIDDLE_GREY
 
 
-def _unseen(name: str, decision: str, picture: Image.Image | Values) -> None:
-    """Take note of a stage where nobody looks."""
+def _unseen(name: str, decision: str, picture: Image.Image | Values | Pixels) -> None:
+    """Ignore a stage, because the caller asked for no explanation."""
 
 
 def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels:
-    """Return the picture as the model sees it, before scaling: uint8, (h, w, c)."""
+    """Return the pixels of the model input, uint8, (height, width, channels)."""
     picture = decoded.picture
     if contract.exif and decoded.orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[decoded.orientation])
-        note("upright", f"the camera noted orientation {decoded.orientation}", picture)
+        decision = f"the file states EXIF orientation {decoded.orientation}"
+        note("upright", decision, picture)
     picture = _opaque(picture, contract, note)
     fits = picture.size == (contract.width, contract.height)
     if contract.kind == "photo_of_one_object" and not fits:
@@ -218,16 +254,15 @@ def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels:
         picture = _coloured(picture, contract, note)
         pixels = _light_on_dark(picture, contract, note)
         if fits:
-            picture = _shown(pixels) if note is not _unseen else picture
-            note("model input", "what the model sees", picture)
+            note("model input", _MODEL_INPUT, pixels)
             return pixels.reshape(contract.input_shape)
         picture = _resized(_shown(pixels), contract)
-    note("model input", "what the model sees", picture)
+    note("model input", _MODEL_INPUT, picture)
     return np.asarray(picture).reshape(contract.input_shape)
 
 
 def _opaque(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
-    """Lay transparent parts on a ground."""
+    """Return the picture without transparency, composed over a background."""
     if picture.mode != "RGBA":
         return picture
     ground = _ground(picture, contract.alpha)
@@ -235,12 +270,12 @@ def _opaque(picture: Image.Image, contract: Contract, note: Note) -> Image.Image
     flat.alpha_composite(picture)
     picture = flat.convert("RGB")
     name = "black" if ground[0] == 0 else "white"
-    note("opaque", f"transparent parts laid on {name}", picture)
+    note("opaque", f"transparent parts became {name}", picture)
     return picture
 
 
 def _ground(picture: Image.Image, alpha: str) -> tuple[int, int, int, int]:
-    """Return the colour under transparent parts; `contrast` opposes the opaque ones."""
+    """Return the RGBA background; `contrast` takes black under light opaque parts."""
     if alpha == "contrast":
         pixels = np.asarray(picture.resize((64, 64), Image.Resampling.BOX))
         weights = pixels[:, :, 3].astype(np.float64)
@@ -260,7 +295,7 @@ def _coloured(picture: Image.Image, contract: Contract, note: Note) -> Image.Ima
 
 
 def _light_on_dark(picture: Image.Image, contract: Contract, note: Note) -> Pixels:
-    """Return the pixels, shape (rows, columns, channels), light ink on dark."""
+    """Return the pixels, shape (rows, columns, channels), with light ink on dark."""
     content = picture.tobytes()
     pixels = np.frombuffer(content, np.uint8)
     pixels = pixels.reshape(picture.height, picture.width, -1)
@@ -271,12 +306,17 @@ def _light_on_dark(picture: Image.Image, contract: Contract, note: Note) -> Pixe
     if not dark_ink:
         return pixels
     inverted = 255 - pixels
-    note(
-        "inverted",
-        "dark on light; the model expects light on dark",
-        _shown(inverted),
-    )
+    note("inverted", "dark on light; the model expects light on dark", inverted)
     return inverted
+
+
+def _as_image(picture: Image.Image | Values | Pixels) -> Image.Image:
+    """Return a stage's picture as an image that later stages do not change."""
+    if isinstance(picture, Image.Image):
+        return picture.copy()
+    if picture.dtype == np.uint8:
+        return _shown(picture.astype(np.uint8))
+    return shown(picture.astype(np.float32))
 
 
 def _shown(pixels: Pixels) -> Image.Image:
@@ -284,7 +324,7 @@ def _shown(pixels: Pixels) -> Image.Image:
 
 
 def _resized(picture: Image.Image, contract: Contract) -> Image.Image:
-    """Resample to the input's size; with proportions kept, the rest is padded."""
+    """Return the picture in the input's size; `keep_aspect` pads it to that size."""
     size = (contract.width, contract.height)
     resampling = _RESAMPLING[contract.filter]
     if not contract.keep_aspect:

@@ -1,4 +1,4 @@
-"""Takes the lines of ruled and squared paper out of a picture of ink."""
+"""Removes the lines of ruled and squared paper from a picture of ink."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ if TYPE_CHECKING:
 
 __all__ = ["without_ruling"]
 
-# A ruled line runs through most of the picture; a sample's digit spans 20/28 of it ...
+# A ruled line spans at least this share of the picture. The digit of a sample spans
+# 20/28 of it.
 _SPAN_SHARE = 0.8
-# ... drifts by at most one row in this many columns (7 degrees) ...
+# A line drifts by at most one row in this many columns (7 degrees).
 _BLOCK = 8
-# ... is there in this share of the columns that it runs through ...
+# A line is visible in at least this share of the columns that it spans.
 _COVER_SHARE = 0.75
-# ... and is at most so many pixels thin.
+# A line is at most this many pixels wide.
 _WIDTH = 4
-# What is so much darker than most of a line is the ink that crosses it.
+# Ink that crosses a line is stronger than the line by at least this factor.
 _INK_OVER_LINE = 1.4
 _LINE_PERCENTILE = 80
 
 
 def without_ruling(ink: Values, floor: float) -> tuple[Values, int]:
-    """Return the ink without ruled lines, and how many rows and columns had some.
+    """Return the ink without ruled lines, and how many rows and columns had lines.
 
-    Where a line crossed the writing, the ink on both sides of it is joined.
+    If a line crossed the writing, the ink on both sides of the line is joined.
 
     Args:
-        ink: Strength of the ink, shape (rows, columns), 0 is paper.
-        floor: What is fainter than this is no line.
+        ink: Strength of the ink, shape (rows, columns); paper is 0.
+        floor: The least strength of a line, in the same unit.
     """
     ink, rows = _without_level_lines(ink, floor)
     ink, columns = _without_level_lines(ink.T, floor)
@@ -53,7 +54,7 @@ def _without_level_lines(ink: Values, floor: float) -> tuple[Values, int]:
 
 
 def _level_lines(ink: Values, floor: float) -> Mask:
-    """Return where thin, nearly level lines run through most of the picture."""
+    """Return the mask of thin, nearly level lines that span most of the picture."""
     height, width = ink.shape
     span = _WIDTH + 1
     thick = along_columns(along_columns(ink, span, np.minimum), span, np.maximum)
@@ -71,9 +72,9 @@ def _level_lines(ink: Values, floor: float) -> Mask:
 
 
 def _path_lengths(solid: Mask) -> Labels:
-    """Return for each block how many blocks the longest path through it covers.
+    """Return for each block the number of blocks in the longest path through it.
 
-    A path goes from block to block, to the same row or one next to it.
+    A path goes from one column of blocks to the next, in the same row or a row beside.
     """
     rows, blocks = solid.shape
     lengths = np.zeros((2, rows + 2, blocks), np.int64)

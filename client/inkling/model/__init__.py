@@ -1,1 +1,1 @@
-"""Published models: where they lie, how they are loaded, and what runs them."""
+"""Stores, loads, checks and runs published models."""

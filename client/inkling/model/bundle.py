@@ -1,8 +1,8 @@
-"""A TFLite file that carries its contract, so that it can travel alone.
+"""A TFLite file that carries its contract, so that a device needs no other file.
 
-The contract is in a zip archive behind the model, as TFLite's own metadata is: readers
-of models pass over it, and any tool for zip files shows it. What is in it also says the
-sha256 of the model, because LiteRT runs a damaged model without noticing.
+The contract is in a zip archive behind the model, as TFLite's own metadata is. Readers
+of models ignore the archive, and any tool for zip files shows it. The archive also
+states the SHA-256 of the model, because LiteRT runs a damaged model without an error.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _MAX_DESCRIPTION = 1024 * 1024
 
 @dataclass(frozen=True)
 class Bundle:
-    """A TFLite model with what is known of it.
+    """A TFLite model with its name, format and contract.
 
     Attributes:
-        model: The bytes for LiteRT.
+        model: The bytes of the TFLite file, for LiteRT.
         name: The model's name.
         tflite_format: `float32`, `float16` or `int8`.
-        contract: What the model expects of an image.
+        contract: The contract of the model.
     """
 
     model: bytes
@@ -41,7 +41,7 @@ class Bundle:
     contract: Contract
 
     def to_bytes(self) -> bytes:
-        """Return the file: the model, and the archive behind it."""
+        """Return the bytes of the file: the model, and the archive behind it."""
         described = {
             "format": _FORMAT,
             "name": self.name,
@@ -52,25 +52,26 @@ class Bundle:
         }
         file = io.BytesIO(self.model)
         with zipfile.ZipFile(file, "a") as archive:
-            # A ZipInfo of its own has a fixed date: same model, same file.
+            # A bare ZipInfo has a fixed date, so the same model gives the same file.
             member = zipfile.ZipInfo(_MEMBER)
             archive.writestr(member, json.dumps(described, indent=1, sort_keys=True))
         return file.getvalue()
 
 
 def read_bundle(content: bytes) -> Bundle:
-    """Read a TFLite file that Inkling published, and check it.
+    """Return the model and the contract in the bytes of a TFLite file.
 
     Raises:
-        BrokenVersion: It carries no contract, or model or contract were changed.
-        InvalidContract: Its contract cannot be followed here.
+        BrokenVersion: The file carries no contract, or it was changed after Inkling
+            wrote it.
+        InvalidContract: This version of Inkling does not support the contract.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             member = archive.infolist()[0]
             start = member.header_offset
             if member.file_size > _MAX_DESCRIPTION:
-                raise ValueError("no contract is as long")
+                raise ValueError("the description is too long")
             described = json.loads(archive.read(_MEMBER))
         model, contract = content[:start], Contract.from_json(described["contract"])
         named = described["name"], described["tflite_format"]
@@ -88,15 +89,15 @@ def read_bundle(content: bytes) -> Bundle:
         EOFError,
     ):
         raise BrokenVersion(
-            "The TFLite file carries no contract, or is damaged. Take the file from a "
+            "The TFLite file carries no contract, or is damaged. Use a file from a "
             "version that Inkling published."
         ) from None
     bundle = Bundle(model, *named, contract)
-    # The second comparison finds what a zip reader passes over.
+    # The second comparison finds changes in bytes that a zip reader ignores.
     right = (hashlib.sha256(model).hexdigest(), contract.hash)
     if digests != right or bundle.to_bytes() != content:
         raise BrokenVersion(
-            "The TFLite file is not the one that was published (its sha256 differs). "
-            "Copy it again."
+            "The TFLite file differs from the published one (by its SHA-256). Copy the "
+            "file again."
         )
     return bundle

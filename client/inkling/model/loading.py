@@ -1,4 +1,4 @@
-"""Published files -> a runner that is known to answer as the model did in training."""
+"""Loads published files, and checks that the model scores as it did in training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from inkling.model.runner import TFLiteRunner
 
 __all__ = ["check_golden", "load_bundle", "load_version"]
 
-# What NumPy, zipfile and LiteRT raise on a damaged file.
+# The exceptions that NumPy, zipfile and LiteRT raise on a damaged file.
 _LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -32,8 +32,8 @@ _LOADING_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
 )
-# Another Pillow may round a resampled pixel otherwise, by one grey level; the scores
-# decide whether that matters.
+# Another version of Pillow may round a resampled pixel differently, by one grey level.
+# The check of the scores shows whether that changes the predictions.
 _INPUT_TOLERANCE_STEPS = 1.01
 
 
@@ -41,10 +41,10 @@ def check_golden(runner: TFLiteRunner, files: VersionFiles, tflite_format: str) 
     """Check that this machine prepares and scores the golden pictures as training did.
 
     Raises:
-        BrokenVersion: An input or a score is further off than is tolerated.
+        BrokenVersion: An input or a score differs by more than its tolerance.
     """
     contract = runner.contract
-    # Opened here: NumPy leaves a file open that turns out to be damaged.
+    # The context manager closes the file; NumPy leaves a damaged file open.
     with (
         (files.path / GOLDEN_FILE).open("rb") as opened,
         np.load(opened, allow_pickle=False) as golden,
@@ -55,41 +55,47 @@ def check_golden(runner: TFLiteRunner, files: VersionFiles, tflite_format: str) 
     worst = float(np.abs(prepared - inputs).max())
     if not worst <= _INPUT_TOLERANCE_STEPS * abs(contract.scale):
         raise BrokenVersion(
-            f"The golden pictures are prepared differently here, by {worst:.2g}: "
-            "Inkling or Pillow is not the one that trained the model. Train it again."
+            "On this machine the inputs of the golden pictures differ by up to "
+            f"{worst:.2g}. Use the versions of Inkling and Pillow that trained the "
+            "model, or train it again."
         )
     worst = float(np.abs(runner.run(prepared) - expected).max())
     tolerance = contract.tolerances[tflite_format]
     if not worst <= tolerance:
         raise BrokenVersion(
-            f"The {tflite_format} model's scores differ from the golden ones by "
-            f"{worst:.2g}; the contract tolerates {tolerance:g}. Publish it again."
+            f"The scores of the {tflite_format} model differ from the golden scores by "
+            f"up to {worst:.2g}; the contract allows {tolerance:g}. Publish the model "
+            "again."
         )
 
 
 def load_version(files: VersionFiles, tflite_format: str) -> TFLiteRunner:
     """Verify a published version and load one of its TFLite files.
 
+    Args:
+        files: The files of the version.
+        tflite_format: `float32`, `float16` or `int8`.
+
     Raises:
-        BrokenVersion: Its files are not those that were published, or the model does
-            not reproduce its golden scores.
-        InvalidContract: Its contract cannot be followed here.
+        BrokenVersion: A file differs from the published one, or the model does not
+            reproduce its golden scores.
+        InvalidContract: This version of Inkling does not support the contract.
     """
     files.verify()
     bundle = load_bundle(files.tflite(tflite_format))
     contract = files.contract()
     if bundle.contract != contract:
         raise BrokenVersion(
-            f"The {tflite_format} file carries another contract than the version has. "
-            "Publish the version again."
+            f"The contract in the {tflite_format} file differs from the version's "
+            "contract. Publish the version again."
         )
     try:
         runner = TFLiteRunner(bundle.model, contract)
         check_golden(runner, files, tflite_format)
     except _LOADING_ERRORS as error:
-        # Their texts carry paths, and are no help to whoever published it.
+        # The texts of these errors contain paths and do not help the publisher.
         raise BrokenVersion(
-            f"The {tflite_format} model or its golden pictures cannot be read "
+            f"The {tflite_format} file or the golden pictures cannot be read "
             f"({type(error).__name__}). Publish the version again."
         ) from None
     return runner
@@ -100,9 +106,13 @@ def load_bundle(path: Path) -> Bundle:
 
     Raises:
         BrokenVersion: The file cannot be read, is damaged, or carries no contract.
+        InvalidContract: This version of Inkling does not support the contract.
     """
     try:
         content = path.read_bytes()
     except OSError:
-        raise BrokenVersion(f"{path.name} is missing or cannot be read.") from None
+        raise BrokenVersion(
+            f"{path.name} is missing or cannot be read. Publish the version again, or "
+            "copy the file again."
+        ) from None
     return read_bundle(content)

@@ -1,4 +1,4 @@
-"""The classifier on this device."""
+"""A classifier that runs the model in this process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["OnDeviceClassifier"]
 
 
 class OnDeviceClassifier:
-    """A classifier in this process; safe to use from several threads."""
+    """A classifier that runs a TFLite file in this process; it is thread-safe."""
 
     def __init__(
         self,
@@ -37,22 +37,26 @@ class OnDeviceClassifier:
         """Load a TFLite file that Inkling published, or a version's directory.
 
         Args:
-            path: The file; or the directory, whose every file is verified then.
-            tflite_format: Which file of a directory is run.
-            num_threads: Threads that work on one picture.
+            path: The TFLite file, or the version's directory. All files of a directory
+                are verified against its manifest.
+            tflite_format: Which file of a directory runs: `float32`, `float16` or
+                `int8`.
+            num_threads: Threads that LiteRT uses for one picture.
 
         Raises:
-            InvalidRequest: There is nothing at this path.
-            BrokenVersion: What is there is not what was published.
+            InvalidRequest: The path does not exist, or the format is unknown.
+            BrokenVersion: A file is damaged, or differs from the published one.
+            InvalidContract: This version of Inkling does not support the contract.
+            MissingDependency: LiteRT is not installed.
         """
         if not path.exists():
             raise InvalidRequest(
-                f"There is nothing at {path}; name a .tflite file or a version's "
-                "directory, such as models/cnn/1."
+                f"{path} does not exist; give the path of a .tflite file or of a "
+                "version's directory, such as models/cnn/1."
             )
         if tflite_format not in FORMATS:
             raise InvalidRequest(
-                f"There is no format {tflite_format!r:.40}; there are: "
+                f"The format {tflite_format!r:.40} is unknown; use one of "
                 f"{', '.join(FORMATS)}."
             )
         version = None
@@ -68,14 +72,30 @@ class OnDeviceClassifier:
     def classify(
         self, picture: Picture, top_k: int = 1, *, abstain: bool = False
     ) -> Prediction:
-        """Return what the model says of one picture."""
+        """Return the prediction for one picture.
+
+        Args:
+            picture: A path, bytes, a file opened in binary mode, a Pillow image, or
+                uint8 pixels.
+            top_k: How many of the most probable labels to return, 1 or more.
+            abstain: True if the model may abstain, as `inkling.abstention` describes.
+
+        Raises:
+            InvalidImage: The picture cannot be read.
+            InvalidRequest: `top_k` or `abstain` is invalid.
+            TooLarge: The picture exceeds a limit.
+            UnsupportedMediaType: The picture is neither PNG nor JPEG.
+        """
         [prediction] = self.classify_many([picture], top_k, abstain=abstain)
         return prediction
 
     def outcomes(
         self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction | InklingError]:
-        """Yield a prediction or an error per picture, in order."""
+        """Yield one prediction or one error per picture, in the pictures' order.
+
+        The arguments are those of `classify`; an error does not end the iteration.
+        """
         contract = self._runner.contract
         for picture in pictures:
             try:
@@ -92,7 +112,11 @@ class OnDeviceClassifier:
     def classify_many(
         self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction]:
-        """Yield a prediction per picture, in order."""
+        """Yield one prediction per picture, in the pictures' order.
+
+        Arguments and errors are those of `classify`; the first error ends the
+        iteration.
+        """
         return raising(self.outcomes(pictures, top_k, abstain=abstain))
 
     def contract(self) -> Contract:
@@ -100,7 +124,7 @@ class OnDeviceClassifier:
         return self._runner.contract
 
     def close(self) -> None:
-        """Do nothing: the model goes with this object."""
+        """Do nothing: the model is freed with this object."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,8 +1,8 @@
 """The model repository: a directory of models, their versions and version labels.
 
-A version appears by one rename, complete, with a manifest of the sha256 of each of
-its files. TensorFlow Serving reads the same directory as it is: it takes only
-directories whose name is a number, and so do we.
+A version appears complete, by one rename, with a manifest that lists the SHA-256 of
+each of its files. TensorFlow Serving reads the same directory: like Inkling, it ignores
+directories whose name is not a number.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LABELS_FILE = "labels.json"
 FORMATS = ("float32", "float16", "int8")
 
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-# No leading zeros: `7` and `0007` would be one version under two names.
+# Leading zeros are refused: `7` and `0007` would be one version under two names.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _MANIFEST_FORMAT = 1
 _STAGING = ".staging-"
@@ -51,54 +51,62 @@ _STAGING_MAX_AGE_S = 3600.0
 
 
 def check_model_name(name: str) -> str:
-    """Return `name` if it can be a model's; it is safe to join to a path then.
+    """Return `name` if it is a valid model name, which is safe as part of a path.
 
     Raises:
-        InvalidRequest: It has other characters, or is too long.
+        InvalidRequest: The name is empty, is too long or has other characters.
     """
     if not _MODEL_NAME.fullmatch(name):
         raise InvalidRequest(
-            "A model name has 1 to 64 characters: a-z, 0-9, and after the first also "
-            '".", "_" and "-".'
+            f"{name!r:.80} is not a valid model name; expected 1 to 64 characters "
+            'from a-z, 0-9, ".", "_" and "-", with a letter or a digit first.'
         )
     return name
 
 
 @dataclass(frozen=True)
 class VersionFiles:
-    """The files of one published version of a model."""
+    """The files of one version; its number is 0 before it is published."""
 
     model: str
     version: int
     path: Path
 
     def tflite(self, tflite_format: str) -> Path:
-        """Path of the TFLite file in one of `FORMATS`."""
+        """Return the path of the TFLite file in one of `FORMATS`."""
         return self.path / "tflite" / f"{tflite_format}.tflite"
 
     def contract(self) -> Contract:
-        """Read the contract.
+        """Return the contract of the version.
 
         Raises:
-            BrokenVersion: There is none.
-            InvalidContract: It cannot be read.
+            BrokenVersion: The file is missing.
+            InvalidContract: This version of Inkling does not support the contract.
         """
         return Contract.from_json(self._read(CONTRACT_FILE))
 
     def metrics(self) -> dict[str, object]:
-        """Read the figures of the model card; empty where there is none."""
+        """Return the figures of the model card; empty if the version has no card.
+
+        Raises:
+            BrokenVersion: The file is not a JSON object.
+        """
         if not (self.path / METRICS_FILE).exists():
             return {}
         return _object(self._read(METRICS_FILE), METRICS_FILE)
 
     def accuracy(self, tflite_format: str) -> float | None:
-        """Share of right answers on the test set; None where the card has none."""
+        """Return the accuracy on the test set, 0 to 1; None if the card has none.
+
+        Raises:
+            BrokenVersion: The file of the figures is not a JSON object.
+        """
         accuracy = self.metrics().get("accuracy")
         value = accuracy.get(tflite_format) if isinstance(accuracy, dict) else None
         return value if isinstance(value, float) else None
 
     def fingerprint(self) -> int:
-        """What changes when any file of the version does, or one joins it."""
+        """Return a number that changes if a file is changed, added or removed."""
         known = []
         for folder, _, names in os.walk(self.path):
             for name in names:
@@ -109,32 +117,35 @@ class VersionFiles:
         return hash(tuple(sorted(known)))
 
     def verify(self) -> None:
-        """Check every file against the manifest.
+        """Check every file of the version against the manifest.
 
         Raises:
-            BrokenVersion: A file is missing, changed, extra or a link.
+            BrokenVersion: A file is missing, changed, unlisted or a link.
         """
         if self.path.is_symlink():
-            raise BrokenVersion("The version is a link; it must be a folder.")
+            raise BrokenVersion(
+                "The version's directory is a link; expected a directory. Copy the "
+                "directory instead of linking to it."
+            )
         manifest = _object(self._read(MANIFEST_FILE), MANIFEST_FILE)
         listed = manifest.get("files")
         if manifest.get("format") != _MANIFEST_FORMAT or not isinstance(listed, dict):
             raise BrokenVersion(
-                f"{MANIFEST_FILE} is not of format {_MANIFEST_FORMAT}, or lists no "
-                "files. Publish the version again."
+                f"{MANIFEST_FILE} does not have format {_MANIFEST_FORMAT}, or does not "
+                "list the files. Publish the version again."
             )
         found = set(_files(self.path)) - {MANIFEST_FILE}
         odd = sorted(found.symmetric_difference(listed))
         if odd:
             raise BrokenVersion(
-                f"Files and {MANIFEST_FILE} disagree about {', '.join(odd)[:200]}. "
-                "Publish the version again."
+                f"The directory and {MANIFEST_FILE} disagree about "
+                f"{', '.join(odd)[:200]}. Publish the version again."
             )
         for name, digest in listed.items():
             if _sha256(self.path / name) != digest:
                 raise BrokenVersion(
-                    f"{name} is not the file that was published (its sha256 differs). "
-                    "Publish the version again."
+                    f"{name} differs from the published file (by its SHA-256). Publish "
+                    "the version again."
                 )
 
     def _read(self, name: str) -> bytes:
@@ -147,13 +158,13 @@ class VersionFiles:
 
 
 class Repository:
-    """A directory of models; every method reads the disk anew."""
+    """A directory of models; every method reads the directory again."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
 
     def models(self) -> list[str]:
-        """Names of the models, sorted; one without a version counts too."""
+        """Return the names of the models, sorted, with those that have no version."""
         return sorted(
             entry.name
             for entry in _entries(self.root)
@@ -161,9 +172,12 @@ class Repository:
         )
 
     def versions(self, model: str) -> list[int]:
-        """Numbers of a model's published versions, newest first.
+        """Return the numbers of a model's published versions, newest first.
 
-        A directory without a manifest is still being copied, and is not counted.
+        A directory without a manifest is left out, because it may still be copied.
+
+        Raises:
+            InvalidRequest: The model's name is invalid.
         """
         entries = _entries(self.root / check_model_name(model))
         numbers = [
@@ -175,29 +189,35 @@ class Repository:
         return sorted(numbers, reverse=True)
 
     def files(self, model: str, version: int) -> VersionFiles:
-        """Where a version's files are, whether or not it exists."""
+        """Return the files of a version, which need not exist.
+
+        Raises:
+            InvalidRequest: The model's name is invalid.
+        """
         path = self.root / check_model_name(model) / str(version)
         return VersionFiles(model, version, path)
 
     def newest(self, model: str) -> VersionFiles:
-        """The files of the newest version.
+        """Return the files of the newest version.
 
         Raises:
+            InvalidRequest: The model's name is invalid.
             ModelNotFound: The model has no version.
         """
         versions = self.versions(model)
         if not versions:
             raise ModelNotFound(
-                f'There is no version of the model "{model}". Train one with: '
+                f'The model "{model}" has no published version. Train one with: '
                 f"inkling train {model}"
             )
         return self.files(model, versions[0])
 
     def version_labels(self, model: str) -> dict[str, int]:
-        """Version labels such as `stable`, with the versions that they stand for.
+        """Return the version labels, such as `stable`, and the number of each version.
 
         Raises:
-            BrokenVersion: The file of labels cannot be read.
+            BrokenVersion: The file of the labels cannot be read.
+            InvalidRequest: The model's name is invalid.
         """
         path = self.root / check_model_name(model) / LABELS_FILE
         try:
@@ -205,17 +225,25 @@ class Repository:
         except FileNotFoundError:
             return {}
         except OSError:
-            raise BrokenVersion(f"{LABELS_FILE} cannot be read.") from None
+            raise BrokenVersion(
+                f"{LABELS_FILE} cannot be read. Make the file readable."
+            ) from None
         if not all(type(version) is int for version in labels.values()):
-            raise BrokenVersion(f"{LABELS_FILE} must map names to version numbers.")
+            raise BrokenVersion(
+                f"{LABELS_FILE} maps a label to something else than a number; expected "
+                'version numbers, such as {"stable": 3}.'
+            )
         return {name: int(str(version)) for name, version in labels.items()}
 
     @contextmanager
     def publishing(self, model: str) -> Iterator[Publication]:
-        """Write a new version: fill `.path`, then call `commit()`; else nothing stays.
+        """Write a new version: the caller fills `path`, then calls `commit()`.
 
-        The staging directory is beside the versions, on the same file system, and
-        no reader looks at it.
+        Without `commit()`, the files are deleted. The staging directory is beside the
+        versions, because a rename needs the same file system; readers ignore it.
+
+        Raises:
+            InvalidRequest: The model's name is invalid.
         """
         directory = self.root / check_model_name(model)
         directory.mkdir(parents=True, exist_ok=True)
@@ -230,22 +258,25 @@ class Repository:
 
 @dataclass(frozen=True)
 class Publication:
-    """A version that is being written."""
+    """A version before it appears; `path` is its staging directory."""
 
     repository: Repository
     model: str
     path: Path
 
     def seal(self) -> VersionFiles:
-        """Write the manifest; return the files, to check them before they appear."""
+        """Write the manifest and return the files, so that they can be checked."""
         _write_manifest(self.path)
         return VersionFiles(self.model, 0, self.path)
 
     def commit(self) -> VersionFiles:
-        """Make the version appear, complete, under the next number.
+        """Make the version appear under the next number, and return its files.
 
-        Of two publishers at once, one is renamed first and the other takes the
-        number after it: a directory with files cannot be renamed onto.
+        If two publishers commit at once, the second rename fails, because its target is
+        a directory with files; that publisher then takes the number after it.
+
+        Raises:
+            InvalidRequest: The largest version number is in use.
         """
         self.seal()
         _fsync_all(self.path)
@@ -264,9 +295,10 @@ class Publication:
 
 
 def _next_version(directory: Path) -> int:
-    """One more than the largest number in use, withdrawn ones (`7.denied`) included.
+    """Return the largest number in use plus 1; withdrawn versions (`7.denied`) count.
 
-    Never the time: a clock that jumped would give an old version the highest number.
+    A time stamp would not do: if the clock jumped, an old version could get the highest
+    number.
     """
     numbers = [0]
     for entry in _entries(directory):
@@ -276,8 +308,8 @@ def _next_version(directory: Path) -> int:
     version = max(numbers) + 1
     if not _VERSION.fullmatch(str(version)):
         raise InvalidRequest(
-            f"There is no version after {version - 1}; remove the one that has this "
-            "number."
+            f"Version {version - 1} has the largest possible number; remove or rename "
+            "that version."
         )
     return version
 
@@ -300,17 +332,21 @@ def _fsync_all(directory: Path) -> None:
 
 
 def _files(directory: Path) -> Iterator[str]:
-    """Names of all files below, with `/` between; anything but a file is refused.
+    """Yield the relative paths of all files below a directory, with `/` in them.
 
     Raises:
-        BrokenVersion: There is a link, which could lead out of the version, or a pipe.
+        BrokenVersion: The directory holds a link, which could lead out of it, or an
+            entry that is neither a file nor a directory, such as a pipe.
     """
     for folder, folders, names in os.walk(directory):
         for name in [*folders, *names]:
             path = Path(folder, name)
             mode = path.lstat().st_mode
             if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                raise BrokenVersion(f"{name} is a link, or no file at all.")
+                raise BrokenVersion(
+                    f"{name} is not a regular file; expected files and directories "
+                    "without links. Publish the version again."
+                )
             if name in names:
                 yield path.relative_to(directory).as_posix()
 
@@ -326,7 +362,9 @@ def _object(text: bytes, name: str) -> dict[str, object]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise BrokenVersion(f"{name} is no JSON object. Publish the version again.")
+        raise BrokenVersion(
+            f"{name} does not hold a JSON object. Publish the version again."
+        )
     return value
 
 
@@ -339,11 +377,11 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what a killed publisher left an hour ago or longer."""
+    """Remove the staging directories of killed publishers after an hour."""
     for entry in _entries(directory):
         if not entry.name.startswith(_STAGING):
             continue
-        with suppress(FileNotFoundError):  # another publisher's, renamed meanwhile
+        with suppress(FileNotFoundError):  # another publisher has renamed it by now
             age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
             if age_s > _STAGING_MAX_AGE_S:
                 shutil.rmtree(entry.path, ignore_errors=True)

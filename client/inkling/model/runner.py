@@ -1,4 +1,4 @@
-"""Runs a TFLite file with LiteRT, on the device and in the gateway alike."""
+"""Runs a TFLite file with LiteRT, on the device and in the gateway."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TFLiteRunner"]
 
-# The scores of an int8 model are multiples of 1/256, each rounded by itself.
+# The scores of an int8 model are multiples of 1/256, and each is rounded on its own.
 _SCORE_STEP = 1 / 256
 # Idle interpreters that a runner keeps of each kind. Each holds a copy of the weights, so
 # a burst of threads must not leave one behind for every thread.
@@ -27,7 +27,7 @@ _MAX_IDLE = 4
 
 
 class _Interpreter:
-    """One LiteRT interpreter with its tensors; never shared between threads."""
+    """One LiteRT interpreter with its tensors, for one thread only."""
 
     def __init__(self, model: bytes, num_threads: int) -> None:
         try:
@@ -43,14 +43,14 @@ class _Interpreter:
             [self.output] = handle.get_output_details()
         except (ValueError, RuntimeError):
             raise BrokenVersion(
-                "The TFLite file cannot be loaded, or does not have one input and one "
-                "output. Export the model again."
+                "LiteRT cannot load the TFLite file, or the model has more than one "
+                "input or output. Export the model again."
             ) from None
         self._handle = handle
         self._batch = int(self.input["shape"][0])
 
     def run(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Run a batch; `inputs` has shape (n, height, width, channels)."""
+        """Return the scores, shape (n, classes), for a batch of n inputs."""
         index = self.input["index"]
         if self._batch != len(inputs):
             self._handle.resize_tensor_input(index, inputs.shape)
@@ -62,14 +62,19 @@ class _Interpreter:
 
 
 class TFLiteRunner:
-    """Runs a TFLite file; safe to call from any number of threads.
+    """Runs a TFLite file; it is thread-safe.
 
     An interpreter is not thread-safe, so a call borrows one that is idle, or makes one.
     Single inputs and batches have interpreters of their own, because changing the batch
     size of an interpreter costs more than a call of a small model.
 
     Attributes:
-        contract: What the model expects; inputs are checked against it.
+        contract: The contract against which the inputs are checked.
+
+    Raises:
+        BrokenVersion: LiteRT cannot load the file, or the model does not have the
+            shapes in the contract.
+        MissingDependency: LiteRT is not installed.
     """
 
     def __init__(self, model: bytes, contract: Contract, num_threads: int = 1) -> None:
@@ -86,27 +91,31 @@ class TFLiteRunner:
         """Return the scores, shape (n, classes), float32, in [0, 1].
 
         Args:
-            inputs: Model inputs as `inkling.image.preprocess` makes them, shape (n,
-                height, width, channels), float32, finite, n >= 1. A model with an integer
-                input tensor gets them quantised by that tensor's scale and zero point.
+            inputs: Model inputs from `inkling.image.preprocess`, float32, shape (n,
+                height, width, channels), n >= 1. For a model with an integer input
+                tensor they are quantised with that tensor's scale and zero point.
 
         Raises:
-            InvalidRequest: The inputs are not such an array.
-            BrokenVersion: The model answered with something that is no scores.
+            InvalidRequest: The inputs have another dtype, shape or range.
+            BrokenVersion: The model's output is not a probability distribution.
         """
         check_inputs(inputs, self.contract)
         return self.run_prepared(inputs)
 
     def run_prepared(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Do as `run`, for inputs that this Inkling has prepared or checked itself."""
+        """Return the scores for inputs that are already prepared or checked.
+
+        Arguments, result and errors are those of `run`, which also checks the inputs.
+        """
         kind = "single" if len(inputs) == 1 else "batch"
         with self._borrowed(kind) as interpreter:
             scores = interpreter.run(inputs)
         shape = (len(inputs), len(self.contract.labels))
         if not are_scores(scores, shape, _SCORE_STEP * shape[1]):
             raise BrokenVersion(
-                f"The model answered with shape {scores.shape}, or with scores that do "
-                f"not sum to 1; expected probabilities of shape {shape}."
+                f"The model's output has shape {scores.shape} and does not hold "
+                f"probabilities for each input; expected shape {shape} and rows "
+                "that sum to 1. Export the model again."
             )
         return scores
 
@@ -128,8 +137,9 @@ class TFLiteRunner:
         wanted = self.contract.input_shape
         if found != wanted or classes != len(self.contract.labels):
             raise BrokenVersion(
-                f"The TFLite file maps {found} to {classes} scores; its contract says "
-                f"{wanted} and {len(self.contract.labels)} labels. Export it again."
+                f"The TFLite file has an input of shape {found} and {classes} scores; "
+                f"its contract states {wanted} and {len(self.contract.labels)} labels. "
+                "Export the model again."
             )
 
 

@@ -60,14 +60,15 @@ class ClassifierServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Classify(self, request, context):
-        """One prediction per image, in order, all by one version.
+        """Returns one prediction per image, in order, all by one version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ClassifyStream(self, request_iterator, context):
-        """Requests are answered as they are done; the id says which one an answer is to.
+        """Answers each request when it is done, in any order; an answer carries the id of its
+        request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

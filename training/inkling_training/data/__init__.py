@@ -1,1 +1,1 @@
-"""The pictures to learn from."""
+"""The training, validation and test pictures, and where they come from."""

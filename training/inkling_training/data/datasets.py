@@ -1,4 +1,4 @@
-"""The pictures to learn from: where they come from and what contract they imply."""
+"""The named datasets: their sources, their splits and their contracts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DATASETS", "Dataset", "Split", "load"]
 
-# What NumPy and zipfile raise on a file that is damaged, cut short or another.
+# The exceptions that NumPy and zipfile raise on a damaged, truncated or wrong file.
 _FILE_ERRORS = (
     OSError,
     ValueError,
@@ -37,7 +37,7 @@ _FILE_ERRORS = (
     zlib.error,
 )
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
-# The share of the training pictures that only chooses the best epoch.
+# The share of the training pictures that is used only to choose the best epoch.
 _VALIDATION_SHARE = 1 / 12
 _DIGITS_TEST_SHARE = 1 / 5
 
@@ -48,7 +48,7 @@ class Split:
 
     Attributes:
         pixels: Shape (n, rows, columns) or (n, rows, columns, 3), uint8, 0 to 255.
-        labels: Shape (n,), int64, places in the contract's labels.
+        labels: Shape (n,), int64, indices of the contract's labels.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -64,7 +64,7 @@ class Split:
     def inputs(self, contract: Contract) -> npt.NDArray[np.float32]:
         """Return the model inputs, shape (n, height, width, channels), float32.
 
-        Made one by one by `inkling.image.preprocess`, as a served picture's is.
+        `inkling.image.preprocess` prepares each picture, as it does for a served one.
         """
         inputs = np.empty((len(self), *contract.input_shape), np.float32)
         for place, picture in enumerate(self.pixels):
@@ -74,7 +74,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures to train on, to choose the best epoch by, and to report on."""
+    """A dataset in three splits, with the contract of its models.
+
+    Attributes:
+        name: The name of the dataset.
+        train: The pictures to train on.
+        validation: The pictures that choose the best epoch and the softmax temperature.
+        test: The pictures that the model card reports on.
+        contract: The contract of a model that is trained on it.
+    """
 
     name: str
     train: Split
@@ -85,14 +93,14 @@ class Dataset:
 
 @dataclass(frozen=True)
 class _Description:
-    """What is known of a dataset before it is loaded.
+    """The description of a dataset, without its pictures.
 
     Attributes:
-        labels: The names of the classes, in the order of the numbers.
+        labels: The names of the classes, in the order of their numbers.
         contract: The fields of the contract that differ from its defaults.
-        files: Names under which `--data-dir` may hold it.
-        keras: Its name in `keras.datasets`, which looks into Keras's cache and then
-            downloads; None where there is no such.
+        files: The file names that the dataset may have in `--data-dir`.
+        keras: The name of the dataset in `keras.datasets`, which looks into Keras's
+            cache and then downloads; None if Keras does not have it.
     """
 
     labels: tuple[str, ...]
@@ -169,12 +177,17 @@ DATASETS: Mapping[str, _Description] = MappingProxyType(
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:
-    """Return a dataset from `data_dir`, Keras's cache, or a download, in this order.
+    """Return a dataset from `data_dir`, Keras's cache or a download, in this order.
 
-    `digits` comes with scikit-learn and needs none of them.
+    The dataset `digits` comes with scikit-learn and needs none of these.
+
+    Args:
+        name: A key of `DATASETS`.
+        data_dir: A folder with .npz files, or None.
 
     Raises:
-        DatasetUnavailable: It cannot be had from any of them.
+        DatasetNotFound: None of the sources has the dataset.
+        DatasetUnavailable: The folder does not exist, or the file is not usable.
     """
     description = DATASETS[name]
     arrays = _digits() if name == "digits" else _arrays(name, description, data_dir)
@@ -198,7 +211,10 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 def _arrays(name: str, description: _Description, data_dir: Path | None) -> Arrays:
     if data_dir is not None:
         if not data_dir.is_dir():
-            raise DatasetUnavailable(f"There is no folder {data_dir}; see --data-dir.")
+            raise DatasetUnavailable(
+                f"The folder {data_dir} does not exist; give an existing folder with "
+                "--data-dir."
+            )
         for file in description.files:
             if (data_dir / file).is_file():
                 return _from_file(data_dir / file)
@@ -207,18 +223,18 @@ def _arrays(name: str, description: _Description, data_dir: Path | None) -> Arra
 
 def _from_file(path: Path) -> Arrays:
     try:
-        # Opened here: NumPy leaves a file open that turns out to be none of its own.
+        # The context manager closes the file; NumPy leaves a foreign file open.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return _tidy({key: file[key] for key in _KEYS})
     except _FILE_ERRORS:
         raise DatasetUnavailable(
             f"{path} is not a readable .npz file with the arrays {', '.join(_KEYS)}, "
-            "or was cut short. Get it again."
+            "or is truncated. Download it again."
         ) from None
 
 
 def _from_keras(name: str, description: _Description, data_dir: Path | None) -> Arrays:
-    import keras  # noqa: PLC0415 - costs seconds; only where a cache is looked into
+    import keras  # noqa: PLC0415 - takes seconds; most commands do not need it
 
     loader: Callable[[], Any] = getattr(
         keras.datasets, str(description.keras)
@@ -226,14 +242,14 @@ def _from_keras(name: str, description: _Description, data_dir: Path | None) -> 
     try:
         (x_train, y_train), (x_test, y_test) = loader()
     except Exception:  # noqa: BLE001 - keras raises a bare Exception when offline
-        looked = f"no {' or '.join(description.files)} in {data_dir}"
+        looked = f"{data_dir} does not hold {' or '.join(description.files)}"
         raise DatasetNotFound(
-            f"The dataset {name} cannot be had: "
-            f"{looked if data_dir else 'no --data-dir was given'}; it is not in "
-            "Keras's cache (~/.keras/datasets), or not the file Keras expects; and it "
-            f"cannot be downloaded from here. Put {description.files[0]} into a folder "
-            "and name that with --data-dir, or train on the bundled dataset: --dataset "
-            "digits"
+            f"The dataset {name} was not found: "
+            f"{looked if data_dir else 'no --data-dir was given'}; Keras's cache "
+            "(~/.keras/datasets) does not hold the file that Keras expects; and it "
+            f"could not be downloaded. Put {description.files[0]} into a folder and "
+            "give the folder with --data-dir, or train on the bundled dataset: "
+            "--dataset digits"
         ) from None
     arrays = dict(zip(_KEYS, (x_train, y_train, x_test, y_test), strict=True))
     return _tidy(arrays)
@@ -247,9 +263,10 @@ def _tidy(arrays: dict[str, npt.NDArray[Any]]) -> Arrays:
 
 
 def _digits() -> Arrays:
-    """Return scikit-learn's 1,797 digits, enlarged to look like MNIST's.
+    """Return scikit-learn's 1,797 digits, enlarged to the size of MNIST's.
 
-    They are 8x8 with 17 greys; MNIST's digits fill a 20x20 box inside 28x28.
+    The originals have 8 x 8 pixels and 17 grey levels; MNIST's digits fill a box of
+    20 x 20 inside 28 x 28 pixels.
     """
     from sklearn.datasets import load_digits  # noqa: PLC0415 - slow to import
 
@@ -282,7 +299,7 @@ def _digest(arrays: Arrays) -> str:
 
 
 def _check(name: str, arrays: Arrays, contract: Contract) -> None:
-    """Refuse arrays that do not fit the contract, before hours are spent on them."""
+    """Check, before a long training, that the arrays fit the contract."""
     shape = contract.input_shape
     wanted = shape if contract.channels > 1 else shape[:2]
     for part in ("train", "test"):
@@ -296,6 +313,7 @@ def _check(name: str, arrays: Arrays, contract: Contract) -> None:
         whole = labels.dtype == np.int64 and len(labels) == len(pixels)
         if not whole or labels.min() < 0 or labels.max() >= len(contract.labels):
             raise DatasetUnavailable(
-                f"The {part} labels of {name} must be {len(pixels)} numbers from 0 to "
+                f"The {part} labels of {name} are {labels.dtype} of shape "
+                f"{labels.shape}; expected {len(pixels)} integers from 0 to "
                 f"{len(contract.labels) - 1}."
             )

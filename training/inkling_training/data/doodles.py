@@ -1,6 +1,6 @@
-"""Draws single things that are no digit: letters, scribbles and shapes.
+"""Draws letters, scribbles and shapes: pictures of one object that is not a digit.
 
-Light on dark, on a canvas several times larger than a model input.
+The ink is light on dark, and the canvas is several times larger than a model input.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["FONTS", "HELD_OUT_FONTS", "LETTERS", "letter", "scribble", "shape"]
 
 _SIDE = 112
 _FONT_SIZE = 80
-# Those that come with matplotlib; the held-out ones are other designs.
+# Fonts that come with matplotlib. The held-out fonts have other designs.
 FONTS = (
     "DejaVuSans",
     "DejaVuSans-Bold",
@@ -46,16 +46,25 @@ HELD_OUT_FONTS = (
     "STIXGeneralBolIta",
     "cmss10",
 )
-# Left out is what is a digit to somebody: O o (0), I l (1), ? (7), g q (9).
+# This leaves out the letters that some people read as a digit: O o (0), I l (1), ? (7),
+# g q (9).
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefhijkmnprstuvwxyz+=#%&*"
 
 
 def letter(random: Random, fonts: Sequence[str]) -> Image.Image:
-    """Return a letter or sign that is no digit to anybody."""
+    """Return a letter or sign that nobody reads as a digit.
+
+    Args:
+        random: The source of all random choices.
+        fonts: The fonts to choose from.
+
+    Returns:
+        Mode `L`, 112 x 112 pixels, ink 255 on 0.
+    """
     canvas, draw = _canvas()
     font = _font(fonts[int(random.integers(len(fonts)))])
     drawn = LETTERS[int(random.integers(len(LETTERS)))]
-    # As broad as the pens that people write with: the fonts' own strokes are thin.
+    # The outline makes the strokes as wide as a pen's; the fonts' strokes are thin.
     broader = int(random.integers(0, 4))
     middle = (_SIDE / 2, _SIDE / 2)
     draw.text(middle, drawn, 255, font, anchor="mm", stroke_width=broader)
@@ -69,9 +78,9 @@ def _font(name: str) -> ImageFont.FreeTypeFont:
 
 
 def scribble(random: Random, fonts: Sequence[str]) -> Image.Image:
-    """Return strokes of a pen that mean nothing.
+    """Return one winding pen stroke, or several strokes.
 
-    One that winds a lot, or several: a single plain one would be a digit too often.
+    A single plain stroke would too often be a digit. `fonts` is not used.
     """
     del fonts
     canvas, draw = _canvas()
@@ -87,7 +96,7 @@ def scribble(random: Random, fonts: Sequence[str]) -> Image.Image:
 
 
 def _rounded(corners: Points) -> Points:
-    """Return a quadratic spline that bends at each corner, 8 points a bend."""
+    """Return a quadratic spline that bends at each corner, with 8 points per bend."""
     middles = (corners[:-1] + corners[1:]) / 2
     along = np.linspace(0, 1, 8)[:, np.newaxis]
     bends = [
@@ -98,12 +107,15 @@ def _rounded(corners: Points) -> Points:
 
 
 def shape(random: Random, fonts: Sequence[str]) -> Image.Image:
-    """Return one to four filled shapes over one another, in several greys."""
+    """Return one to four filled shapes over one another, in several greys.
+
+    `fonts` is not used.
+    """
     del fonts
     canvas, draw = _canvas()
     for _ in range(random.integers(1, 5)):
         grey = int(random.integers(90, 256))
-        # Broader than a one is.
+        # This is wider than a one.
         width, height = random.uniform(_SIDE / 2.5, _SIDE, 2)
         left, top = random.uniform(0, (_SIDE - width, _SIDE - height))
         kind = random.integers(3)
@@ -119,7 +131,7 @@ def shape(random: Random, fonts: Sequence[str]) -> Image.Image:
 
 
 def _around(random: Random) -> Points:
-    """Return the corners of a polygon or star about 0, at most 1 away from it."""
+    """Return the corners of a polygon or star around 0, at a distance of at most 1."""
     number = random.integers(3, 11)
     angles = 2 * np.pi * (random.random() + np.arange(number) / number)
     away = random.uniform(0.4, 1, number)

@@ -1,4 +1,4 @@
-"""A folder of pictures as a dataset: one subfolder for each label."""
+"""Loads a folder of pictures, with one subfolder for each label, as a dataset."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
 __all__ = ["load_folder"]
 
-# Of each label's pictures; the rest is trained on.
+# Shares of each label's pictures; the model trains on the rest.
 _TEST_SHARE = 0.15
 _VALIDATION_SHARE = 0.10
-# With fewer, chance alone would decide on a split.
+# With fewer pictures of a label, the test and validation splits have one picture each.
 _LEAST_PICTURES = 10
 _NAMED = 3
-# MNIST's digits fill a box of 20 in 28.
+# MNIST's digits fill a box of 20 x 20 in 28 x 28 pixels.
 _BOX_SHARE = 20 / 28
 
 
 @dataclass
 class _Pictures:
-    """The pictures of one label, each once.
+    """The pictures of one label, without duplicates.
 
     Attributes:
-        label: Its place among the labels.
-        prepared: The digest of a file -> its pixels as the model sees them, uint8,
+        label: The index of the label.
+        prepared: The pixels of the model input by the SHA-256 of the file; uint8,
             shape (size, size, channels).
-        num_copies: Files with the very content of another.
-        skipped: What is wrong with the files that cannot be used.
+        num_copies: The number of files with the same bytes as another.
+        skipped: The path of each unusable file, and the reason.
     """
 
     label: int
@@ -51,7 +51,7 @@ class _Pictures:
     skipped: list[str] = field(default_factory=list)
 
     def add(self, path: Path, contract: Contract) -> None:
-        """Prepare a file once, by the code that prepares what is served."""
+        """Prepare a file, with the same code that prepares served pictures."""
         try:
             image = path.read_bytes()
             inputs = to_input(image, contract)
@@ -66,23 +66,27 @@ class _Pictures:
 
 
 def load_folder(folder: Path | None, *, size: int, ink: bool) -> Dataset:
-    """Return the pictures of a folder.
+    """Return the pictures of a folder as a dataset.
 
-    The content of a picture decides on its split, so that no copy of a picture that
-    was trained on is in the test set, and that its name does not matter.
+    The hash of a file's bytes decides on its split. So a copy of a training picture is
+    never in the test set, and the file's name does not matter.
 
     Args:
-        folder: Has a subfolder for each label with PNG and JPEG files.
-        size: Side of the model input in pixels.
-        ink: Whether each shows one thing written on paper, to be found and framed as
-            digits are; others are scaled as a whole, with their proportions.
+        folder: A folder with one subfolder of PNG and JPEG files for each label.
+        size: Side of the model input, in pixels.
+        ink: True if each picture shows one object written on paper, which is found and
+            framed as digits are. Otherwise the whole picture is scaled, with its
+            proportions.
 
     Raises:
-        DatasetUnavailable: It has fewer than two labels, or too few pictures of one.
+        DatasetUnavailable: The folder does not exist, it has fewer than two labels, or
+            a label has too few pictures.
     """
     if folder is None or not folder.is_dir():
         raise DatasetUnavailable(
-            f"There is no folder {folder or ''} with pictures; name it with --data-dir."
+            f"{folder} is not a folder; give the pictures' folder with --data-dir."
+            if folder
+            else "--dataset folder needs the folder of the pictures: --data-dir."
         )
     names = _label_names(folder)
     contract = _contract(folder, names, size, ink)
@@ -108,8 +112,8 @@ def _label_names(folder: Path) -> tuple[str, ...]:
     if len(names) < 2:
         has = f"only the subfolder {names[0]}" if names else "no subfolder"
         raise DatasetUnavailable(
-            f"{folder} has {has}; expected one for each label, at least two, such as "
-            f"{folder / 'cat'} and {folder / 'dog'} with the pictures inside."
+            f"{folder} has {has}; expected one subfolder of pictures for each of at "
+            f"least two labels, such as {folder / 'cat'} and {folder / 'dog'}."
         )
     return tuple(names)
 
@@ -141,7 +145,7 @@ def _contract(folder: Path, names: tuple[str, ...], size: int, ink: bool) -> Con
 
 
 def _report(found: Sequence[_Pictures]) -> None:
-    """Print what was left out, and why, by name."""
+    """Print which files were left out, and why."""
     skipped = [reason for pictures in found for reason in pictures.skipped]
     for reason in skipped[:_NAMED]:
         print(f"Skipped {reason}", flush=True)
@@ -175,7 +179,7 @@ def _dataset(found: Sequence[_Pictures], contract: Contract) -> Dataset:
             ]
     digest = hashlib.sha256()
     for split in splits:
-        # By content again, which mixes the labels.
+        # The order by hash mixes the labels.
         split.sort(key=lambda picture: (picture[0], picture[2]))
         for name, _, label in split:
             digest.update(name + bytes([label % 256]))
@@ -192,9 +196,10 @@ def _dataset(found: Sequence[_Pictures], contract: Contract) -> Dataset:
 
 
 def _is_grey(pictures: _Pictures) -> bool:
-    """Tell whether no picture has any colour.
+    """Return whether all pictures are grey.
 
-    As each is of one grey then, preparing it in grey would give the same pixels.
+    In a grey picture all channels are equal, so preparing it with one channel would
+    give the same pixels.
     """
     return all(
         (pixels == pixels[..., :1]).all() for pixels in pictures.prepared.values()

@@ -1,9 +1,10 @@
-"""Pictures that are no digit, for a model to learn to doubt (outlier exposure).
+"""Makes outliers: pictures that do not show a digit, for outlier exposure.
 
-After Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier Exposure",
-ICLR 2019: beside its digits a model sees other things, with every label equally right.
-All of them are made here, from a seed, fonts, and the training digits themselves; no
-other dataset is looked at, so that others can be held against it.
+In outlier exposure (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with
+Outlier Exposure", ICLR 2019) a model also trains on outliers, whose target is the
+uniform distribution over all labels. This module makes the outliers from a seed, fonts
+and the training digits. It uses no other dataset, so other datasets can test the
+result.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "are_digits", "held_out", "outliers"]
 
-# How many of each kind a run sees: those that are hardest to tell from digits most.
+# How many of each kind a training run uses. Letters are most similar to digits.
 _COUNTS = {
     "letters": 16_000,
     "scribbles": 3_000,
@@ -53,11 +54,11 @@ _DIGITS = tuple("0123456789")
 
 @dataclass(frozen=True)
 class _Source:
-    """What outliers are made from.
+    """The material of outliers.
 
     Attributes:
-        digits: Pictures of digits, shape (n, side, side), light on dark.
-        fonts: Which of matplotlib's fonts write the letters.
+        digits: Pictures of digits, uint8, shape (n, side, side), light on dark.
+        fonts: The names of the matplotlib fonts for the letters.
     """
 
     digits: Pixels
@@ -69,23 +70,23 @@ class _Source:
 
 
 def are_digits(contract: Contract) -> bool:
-    """Tell whether the labels are the ten digits, written by hand.
+    """Return whether the labels are the ten handwritten digits.
 
-    Of other things nobody can say what is none of them: a letter is no digit, but
-    it may well be one of the labels.
+    The outliers suit only these labels: for other labels an outlier, such as a letter,
+    may show one of them.
     """
     return contract.labels == _DIGITS and contract.kind == "photo_of_one_object"
 
 
 def outliers(digits: Split, seed: int) -> Pixels:
-    """Return what a run sees beside digits, shape (n, side, side), uint8.
+    """Return the outliers of a training run, shape (n, side, side), uint8.
 
     Args:
-        digits: Of the training split; parts of them are put together anew.
-        seed: The same seed gives the same pictures.
+        digits: The training split; some outliers are composed of parts of its digits.
+        seed: The random seed; the same seed gives the same pictures.
     """
     source = _Source(digits.pixels, doodles.FONTS)
-    # A short run sees a few of them only.
+    # A small training split needs fewer outliers.
     share = min(1.0, _MOST_PER_DIGIT * len(digits) / sum(_COUNTS.values()))
     made = [
         _made(kind, math.ceil(share * count), source, seed)
@@ -95,11 +96,13 @@ def outliers(digits: Split, seed: int) -> Pixels:
 
 
 def held_out(digits: Split, seed: int) -> dict[str, Pixels]:
-    """Return pictures of each kind that no run saw; letters are in other fonts.
+    """Return outliers of each kind that no training run uses, by kind.
+
+    The letters have other fonts. Each array is uint8, shape (n, side, side).
 
     Args:
-        digits: Of a split that no weight was fitted to.
-        seed: Any; it is another here than the same number is for a run.
+        digits: A split that the model was not trained on.
+        seed: The random seed; it gives other pictures than `outliers` makes from it.
     """
     source = _Source(digits.pixels, doodles.HELD_OUT_FONTS)
     return {kind: _made(kind, _HELD_OUT_COUNT, source, ~seed) for kind in _COUNTS}
@@ -115,12 +118,13 @@ def _random(kind: str, seed: int) -> Random:
     return np.random.default_rng([seed % 2**32, zlib.crc32(kind.encode())])
 
 
-# Drawing takes most of the time, and the next model of a command wants the very same.
+# Drawing takes most of the time, and the next model of a command needs the same
+# pictures.
 @lru_cache(maxsize=16)
 def _drawn(
     kind: str, count: int, fonts: tuple[str, ...], side: int, seed: int
 ) -> Pixels:
-    """Return pictures of a kind that is drawn, one by one; not to be written to."""
+    """Return drawn pictures of one kind, as a read-only array."""
     random = _random(kind, seed)
     drawn = (_DRAWN[kind](random, fonts) for _ in range(count))
     pictures = np.stack([_placed(ink, random, side) for ink in drawn])
@@ -129,10 +133,10 @@ def _drawn(
 
 
 def _placed(ink: Image.Image, random: Random, side: int) -> Pixels:
-    """Return a drawing as a picture of `side` pixels.
+    """Return a drawing as a picture of `side` x `side` pixels.
 
-    Most are framed as the finder frames what it finds, in a box of 20 in 28 about the
-    centre of mass; the others are of any size, anywhere.
+    70 % of the drawings are framed as the finder frames an object, in a box of 20 in 28
+    pixels around the centre of mass; the others have a random size and place.
     """
     ink = ink.crop(ink.getbbox())
     framed = random.random() < 0.7
@@ -148,7 +152,7 @@ def _placed(ink: Image.Image, random: Random, side: int) -> Pixels:
 
 
 def _middle(picture: Image.Image) -> npt.NDArray[np.float64]:
-    """Return the centre of mass: across, down."""
+    """Return the centre of mass as (across, down), in pixels."""
     values = np.asarray(picture, np.float64)
     across = values.sum(axis=0) @ np.arange(picture.width)
     down = values.sum(axis=1) @ np.arange(picture.height)
@@ -156,7 +160,7 @@ def _middle(picture: Image.Image) -> npt.NDArray[np.float64]:
 
 
 def _blobs(random: Random, count: int, source: _Source) -> Pixels:
-    """Return spots of any outline: smooth noise, cut off at some height."""
+    """Return spots with random outlines: smooth noise above a random threshold."""
     field = random.random((count, source.side, source.side), np.float32)
     field[::2] = _smooth(field[::2], 3)
     field[1::2] = _smooth(field[1::2], 20)
@@ -168,14 +172,14 @@ def _blobs(random: Random, count: int, source: _Source) -> Pixels:
 
 
 def _noise(random: Random, count: int, source: _Source) -> Pixels:
-    """Return noise: even, normal or rare; fine, coarse or smooth; all over or not."""
+    """Return noise: uniform, normal or sparse; fine, coarse or smooth; in a window."""
     shape = (count, source.side, source.side)
     kind = random.integers(0, 3, (count, 1, 1))
     rare = random.random(shape) < random.uniform(0.02, 0.6, (count, 1, 1))
     normal = random.normal(0.5, 0.25, shape)
     noise = np.choose(kind, [random.random(shape), normal, rare]).astype(np.float32)
     grain = random.integers(0, 5, count)
-    for block in (2, 4, 7):  # grains 1, 2 and 3; 0 is as fine as pixels
+    for block in (2, 4, 7):  # grains 1, 2 and 3; grain 0 is single pixels
         chosen = grain == (2, 4, 7).index(block) + 1
         coarse = noise[chosen, ::block, ::block].repeat(block, axis=1)
         noise[chosen] = coarse.repeat(block, axis=2)[:, : shape[1], : shape[2]]
@@ -185,7 +189,7 @@ def _noise(random: Random, count: int, source: _Source) -> Pixels:
 
 
 def _textures(random: Random, count: int, source: _Source) -> Pixels:
-    """Return stripes, checks and rings, and ramps of light, within some outline."""
+    """Return stripes, checks, rings and ramps of light, in a window."""
     side = source.side
     rows, columns = np.mgrid[0:side, 0:side] / side - 0.5
 
@@ -207,7 +211,7 @@ def _textures(random: Random, count: int, source: _Source) -> Pixels:
 
 
 def _blank(random: Random, count: int, source: _Source) -> Pixels:
-    """Return paper without ink: even or shaded, with faint noise and a few specks."""
+    """Return blank paper: plain or shaded, with faint noise and a few specks."""
     shape = (count, source.side, source.side)
     light = random.uniform(0, 0.5, (count, 1, 1))
     light *= random.random((count, 1, 1)) < 0.5
@@ -219,7 +223,7 @@ def _blank(random: Random, count: int, source: _Source) -> Pixels:
 
 
 def _pairs(random: Random, count: int, source: _Source) -> Pixels:
-    """Return two digits each: small ones, or large ones one over another."""
+    """Return pictures of two digits: two small ones, or two large ones that overlap."""
     side, half = source.side, source.side // 2
     places = random.integers(0, len(source.digits), (2, count))
     first, second = source.digits[places[0]], source.digits[places[1]]
@@ -237,9 +241,10 @@ def _pairs(random: Random, count: int, source: _Source) -> Pixels:
 
 
 def _cut(random: Random, count: int, source: _Source) -> Pixels:
-    """Return digits cut into four or sixteen, the parts put together otherwise.
+    """Return digits that are cut into 4 or 16 tiles, with the tiles shuffled.
 
-    Each part changes the side, so that no upright stroke stays whole.
+    Each tile moves to the other half of the picture, so that no upright stroke stays
+    whole.
     """
     digits = source.digits[random.integers(0, len(source.digits), count)]
     made = np.empty_like(digits)
@@ -278,10 +283,10 @@ _MIXED: Mapping[str, Callable[[Random, int, _Source], Pixels]] = MappingProxyTyp
 
 
 def _windows(random: Random, count: int, side: int) -> Values:
-    """Return outlines to see something through, shape (n, side, side), 0 or 1.
+    """Return masks, shape (n, side, side), 0 or 1.
 
-    A third are the whole picture, a third boxes, a third ellipses; none is so narrow
-    that it might be a one.
+    A third of the masks are 1 everywhere, a third show a box, and a third show an
+    ellipse. A box or ellipse is too wide to look like a one.
     """
     rows, columns = np.mgrid[0:side, 0:side] / side - 0.5
     kind = random.integers(0, 3, (count, 1, 1))

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from inkling.errors import InklingError, InvalidRequest
-from inkling_training.figures import curves as drawings
+from inkling_training.figures import plots as drawings
 from inkling_training.figures.reliability import reliability
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from inkling_training.evaluation.labelled_folder import Collection
     from inkling_training.evaluation.respondents import Respondent
     from inkling_training.evaluation.tally import Mistake, Tally
@@ -155,7 +154,7 @@ def _fitted(picture: Image.Image) -> np.ndarray:
     """Return a picture as RGB within a cell; a small one shows its pixels."""
     scale = (_SHEET_SIDE - 8) / max(picture.size)
     size = [max(1, round(side * scale)) for side in picture.size]
-    way = 0 if scale > 1 else 4  # Pillow's NEAREST and BOX
+    way = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
     return np.asarray(picture.convert("RGB").resize((size[0], size[1]), way))
 
 

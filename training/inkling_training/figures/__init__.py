@@ -1,1 +1,1 @@
-"""Figures of a model card and an evaluation, drawn."""
+"""The figures in model cards and evaluation reports."""

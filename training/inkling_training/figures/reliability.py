@@ -1,4 +1,7 @@
-"""Whether scores are probabilities: nine in ten of those scored 0.9 are right."""
+"""Calibration: the expected calibration error and the reliability diagram.
+
+A model is calibrated if nine in ten of the predictions with probability 0.9 are right.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ BINS = 15
 
 
 class Bins(NamedTuple):
-    """Pictures sorted by score into bins of equal width; one entry per bin.
+    """Predictions in bins of equal width by their confidence, with one entry per bin.
 
     Attributes:
-        counts: How many pictures fell into the bin.
-        scores: Their mean score; 0 where there is none.
-        right: The share of them that is right; 0 where there is none.
+        counts: The number of predictions in the bin.
+        scores: Their mean confidence; 0 for an empty bin.
+        right: Their accuracy; 0 for an empty bin.
     """
 
     counts: npt.NDArray[np.int64]
@@ -33,12 +36,12 @@ class Bins(NamedTuple):
 def binned(
     confidences: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_], bins: int
 ) -> Bins:
-    """Return the pictures by score.
+    """Return the predictions in bins by their confidence.
 
     Args:
         confidences: The highest score of each picture, shape (n,), in [0, 1].
         correct: Whether its label is right, shape (n,).
-        bins: Into how many bins [0, 1] is cut; the upper edge belongs to a bin.
+        bins: The number of bins of [0, 1]; a bin includes its upper edge.
     """
     place = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
@@ -52,15 +55,16 @@ def expected_calibration_error(
     correct: npt.NDArray[np.bool_],
     bins: int = BINS,
 ) -> float:
-    """Return how far scores are from the share that is right, on average; 0 is best.
+    """Return the expected calibration error, in [0, 1]; 0 is best.
 
-    The mean over all pictures of |mean score - share right| of their bin (Guo et al.,
-    On Calibration of Modern Neural Networks, 2017). No pictures have no error.
+    The error is the mean over all predictions of |mean confidence - accuracy| of their
+    bin (Guo et al., On Calibration of Modern Neural Networks, 2017). Without
+    predictions the error is 0.
 
     Args:
         confidences: The highest score of each picture, shape (n,), in [0, 1].
         correct: Whether its label is right, shape (n,).
-        bins: Into how many bins of equal width [0, 1] is cut.
+        bins: The number of bins of equal width.
     """
     found = binned(confidences, correct, bins)
     gaps = np.abs(found.scores - found.right)
@@ -72,9 +76,10 @@ def reliability(
     correct: npt.NDArray[np.bool_],
     bins: int = BINS,
 ) -> Figure:
-    """Draw the share that is right by score; on the diagonal scores are probabilities.
+    """Return the reliability diagram: the accuracy by confidence.
 
-    The arguments are those of `expected_calibration_error`.
+    The bars of a calibrated model end on the diagonal. The arguments are those of
+    `expected_calibration_error`.
     """
     found = binned(confidences, correct, bins)
     figure = Figure(figsize=(5, 5), layout="constrained")
@@ -82,18 +87,18 @@ def reliability(
         2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]}
     )
     centres = (np.arange(bins) + 0.5) / bins
-    axes.bar(centres, found.right, 0.9 / bins, label="right")
+    axes.bar(centres, found.right, 0.9 / bins, label="accuracy")
     some = found.counts > 0
-    axes.plot(found.scores[some], found.right[some], "k.", label="mean score")
+    axes.plot(found.scores[some], found.right[some], "k.", label="mean confidence")
     axes.plot([0, 1], [0, 1], "k--", linewidth=1)
     error = expected_calibration_error(confidences, correct, bins)
     axes.set_title(f"expected calibration error {error:.2%}")
-    axes.set_ylabel("share that is right")
+    axes.set_ylabel("accuracy")
     axes.legend(loc="upper left")
     below.bar(centres, found.counts, 0.9 / bins, color="grey")
     below.set_yscale("symlog")
     below.set_ylabel("pictures")
-    below.set_xlabel("highest score")
+    below.set_xlabel("confidence (highest score)")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     below.xaxis.set_major_formatter(PercentFormatter(1.0))
     return figure

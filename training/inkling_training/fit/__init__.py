@@ -1,1 +1,1 @@
-"""The models, and how they are trained."""
+"""The models, their training and their calibration."""

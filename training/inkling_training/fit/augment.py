@@ -1,4 +1,4 @@
-"""Random changes to a batch of training pictures, each a function of a seed alone."""
+"""Augmentation: changes a batch of training pictures at random, from a seed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 __all__ = ["augmented"]
 
 _NUM_DRAWS = 11
-# A whole 3x3 erosion erases thin strokes; this much of one does not.
+# A full 3x3 erosion deletes thin strokes; this share of one does not.
 _EROSION_SHARE = 0.6
 
 
 def augmented(
     inputs: tf.Tensor, seed: tf.Tensor, ranges: Augmentation, strength: tf.Tensor
 ) -> tf.Tensor:
-    """Return the batch, changed at random.
+    """Return the batch with random changes, in the same shape, dtype and range.
 
     Args:
         inputs: Shape (n, height, width, channels), float32, in [0, 1].
         seed: Shape (2,), int32; the same seed gives the same changes.
-        ranges: How far each change may go.
-        strength: Scalar in [0, 1] that all ranges are multiplied with.
+        ranges: The largest extent of each change.
+        strength: Scalar factor on all ranges, in [0, 1].
     """
     draws = strength * tf.random.stateless_uniform(
         (tf.shape(inputs)[0], _NUM_DRAWS), seed, -1.0, 1.0
@@ -50,7 +50,7 @@ def augmented(
 
 
 def _moved(inputs: tf.Tensor, draws: tf.Tensor, ranges: Augmentation) -> tf.Tensor:
-    """Rotate, scale, slant, mirror and shift about the centre, in one resampling."""
+    """Rotate, scale, shear, mirror and shift the pictures in one resampling."""
     height, width = inputs.shape[1], inputs.shape[2]
     angle = draws[:, 0] * math.radians(ranges.rotation_deg)
     scale = tf.exp(draws[:, 1] * ranges.scale)
@@ -60,7 +60,8 @@ def _moved(inputs: tf.Tensor, draws: tf.Tensor, ranges: Augmentation) -> tf.Tens
         scale_x *= tf.where(draws[:, 10] > 0.0, 1.0, -1.0)
     slant = draws[:, 3] * ranges.shear
     cos, sin = tf.cos(angle), tf.sin(angle)
-    # Output place -> input place: scaling after slant after rotation. (n,) each
+    # The matrix maps output coordinates to input coordinates: rotation, then shear,
+    # then scaling. Each coefficient has shape (n,).
     x_by_x, x_by_y = scale_x * (cos + slant * sin), scale_x * (slant * cos - sin)
     y_by_x, y_by_y = scale_y * sin, scale_y * cos
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
@@ -80,7 +81,7 @@ def _moved(inputs: tf.Tensor, draws: tf.Tensor, ranges: Augmentation) -> tf.Tens
 
 
 def _stroked(inputs: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
-    """Thicken strokes where `amount` is positive, thin them where it is negative."""
+    """Widen the strokes if `amount` is positive; thin them if it is negative."""
     thicker = _over_3x3(inputs, tf.maximum) - inputs
     thinner = inputs - _over_3x3(inputs, tf.minimum)
     return (
@@ -100,7 +101,7 @@ def _over_3x3(
 
 
 def _blurred(inputs: tf.Tensor) -> tf.Tensor:
-    """Blur with the binomial 1 2 1 along rows and columns."""
+    """Blur with the binomial filter 1 2 1 along rows and columns."""
     rows = tf.pad(inputs, ((0, 0), (1, 1), (0, 0), (0, 0)))
     inputs = 0.25 * (rows[:, :-2] + rows[:, 2:]) + 0.5 * inputs
     columns = tf.pad(inputs, ((0, 0), (0, 0), (1, 1), (0, 0)))

@@ -1,4 +1,4 @@
-"""The batches of a run: shuffled, with outliers among them, and augmented."""
+"""The batches of a training run: shuffled, augmented and with outliers."""
 
 from __future__ import annotations
 
@@ -28,16 +28,24 @@ _SHOWN = 14
 
 
 def num_steps(dataset: Dataset, recipe: Recipe) -> int:
-    """Return how many batches an epoch has."""
+    """Return the number of batches in an epoch."""
     return max(1, len(dataset.train) // recipe.batch_size)
 
 
 def batches(
     dataset: Dataset, recipe: Recipe, seed: int, first_epoch: int
 ) -> tf.data.Dataset:
-    """Return augmented batches from `first_epoch` on; each depends on its place alone.
+    """Return the batches from `first_epoch` to the recipe's last epoch.
 
-    So a resumed run sees the very batches that it would have seen.
+    A batch depends only on the seed and its number, so a resumed run gets the same
+    batches as an uninterrupted run. Each batch is a pair: inputs, float32, shape
+    (n, height, width, channels), in [0, 1]; and targets, float32, shape (n, classes).
+
+    Args:
+        dataset: The dataset; only its training split is used.
+        recipe: The batch size, the augmentation and the share of outliers.
+        seed: The random seed of the run.
+        first_epoch: The first epoch, from 0.
     """
     contract, count = dataset.contract, len(dataset.train)
     inputs = tf.constant(dataset.train.inputs(contract))  # (n, h, w, c)
@@ -71,9 +79,13 @@ def batches(
 
 
 class _Outliers:
-    """Things that are no digit, `count` beside each batch; none beside other things.
+    """The outliers of each batch; only datasets of digits have them.
 
-    Every label is as right as another for them, which label smoothing leaves so.
+    The target of an outlier is the uniform distribution over all labels. Label
+    smoothing does not change that distribution.
+
+    Attributes:
+        count: Outliers in each batch; 0 if the labels are not digits.
     """
 
     def __init__(self, dataset: Dataset, count: int, seed: int) -> None:
@@ -87,7 +99,7 @@ class _Outliers:
             self._targets = tf.fill((self.count, classes), 1 / classes)
 
     def chosen(self, draw: tf.Tensor) -> tf.Tensor:
-        """Return `count` of them; `draw`, shape (2,), says which."""
+        """Return `count` outliers; the seed `draw`, int32, shape (2,), selects them."""
         places = tf.random.stateless_uniform(
             (self.count,), draw, 0, len(self._inputs), tf.int32
         )
@@ -96,7 +108,7 @@ class _Outliers:
     def beside(
         self, inputs: tf.Tensor, targets: tf.Tensor, draw: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return a batch with outliers behind it."""
+        """Return the batch, followed by outliers."""
         if not self.count:
             return inputs, targets
         return (
@@ -106,7 +118,7 @@ class _Outliers:
 
 
 def plain(split: Split, contract: Contract) -> tf.data.Dataset:
-    """Return the pictures of a split as they are, in batches."""
+    """Return the pictures of a split in batches, without augmentation."""
     targets = tf.one_hot(split.labels, len(contract.labels))
     pairs = tf.data.Dataset.from_tensor_slices((split.inputs(contract), targets))
     return pairs.batch(_VALIDATION_BATCH)
@@ -115,7 +127,15 @@ def plain(split: Split, contract: Contract) -> tf.data.Dataset:
 def varied(
     inputs: Inputs, contract: Contract, recipe: Recipe, strength: float, seed: int = 0
 ) -> Inputs:
-    """Return inputs, shape (n, height, width, channels), changed as in training."""
+    """Return inputs with the augmentation of training.
+
+    Args:
+        inputs: Shape (n, height, width, channels), float32, in [0, 1].
+        contract: The contract of the model.
+        recipe: The recipe with the ranges of the augmentation.
+        strength: Factor on all ranges, in [0, 1].
+        seed: The random seed.
+    """
     ranges = _augmentation(contract, recipe)
     draw = tf.constant((0, seed))
     changed = augmented(tf.constant(inputs), draw, ranges, tf.constant(strength))
@@ -123,23 +143,24 @@ def varied(
 
 
 def shown(dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Inputs]:
-    """Return some pictures of a run, as they are and as training sees them at first.
+    """Return pictures of a run for the model card, before and after augmentation.
 
-    What a row shows -> inputs, shape (n, height, width, channels), in [0, 1].
+    Each row has a title and inputs, float32, shape (n, height, width, channels), in
+    [0, 1].
     """
     contract = dataset.contract
     inputs = dataset.train.first(_SHOWN).inputs(contract)
     rows = {
         "training pictures": inputs,
-        "what training makes of them": varied(inputs, contract, recipe, 1.0, seed),
-        "and another time": varied(inputs, contract, recipe, 1.0, seed + 1),
+        "augmented": varied(inputs, contract, recipe, 1.0, seed),
+        "augmented again": varied(inputs, contract, recipe, 1.0, seed + 1),
     }
-    # Few digits have few outliers, which are quickly made.
+    # A few digits need only a few outliers, which takes less time.
     few = replace(dataset, train=dataset.train.first(_SHOWN**2))
     others = _Outliers(few, _SHOWN if recipe.outlier_share else 0, seed)
     if others.count:
         chosen = others.chosen(tf.constant((0, seed))).numpy()
-        rows["what is no digit"] = varied(chosen, contract, recipe, 1.0, seed)
+        rows["outliers, augmented"] = varied(chosen, contract, recipe, 1.0, seed)
     return rows
 
 

@@ -1,8 +1,8 @@
-"""Makes scores probabilities, and finds the score under which a model had best abstain.
+"""Temperature scaling, and the score below which a model abstains.
 
-One temperature for all logits, after Guo, Pleiss, Sun and Weinberger, "On Calibration
-of Modern Neural Networks", ICML 2017. It is folded into the last layer, so every export
-has it, and no client calculates.
+One softmax temperature divides all logits (Guo, Pleiss, Sun and Weinberger, "On
+Calibration of Modern Neural Networks", ICML 2017). The division is folded into the last
+layer, so every export contains it, and a client has nothing to compute.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["calibrated", "tempered"]
 
 _BATCH = 500
-# Temperatures are looked for up to this factor from 1, in steps that get finer.
+# The search covers temperatures from 1/8 to 8, in 8 rounds of ever smaller steps.
 _FARTHEST = 8.0
 _ROUNDS, _STEPS = 8, 9
-# The share of the validation pictures that fall under `abstain_below`, after changes of
-# this strength: other people's pictures differ, too, but less than in training.
+# The share of the validation pictures whose highest score is below `abstain_below`. The
+# pictures are augmented with this strength, because users' pictures differ from the
+# dataset, but less than augmented training pictures do.
 _ABSTAIN_SHARE = 0.01
 _STRENGTH = 0.75
-# Pictures for a hundredth of them to be some.
+# With this many pictures, 1 % of them are 20.
 _ENOUGH = 2000
 _LEAST_SCORE = 1e-30
 
@@ -47,10 +48,10 @@ _LEAST_SCORE = 1e-30
 def calibrated(
     trained: Trained, dataset: Dataset, recipe: Recipe
 ) -> tuple[Trained, Dataset]:
-    """Return model and dataset as the validation split says that they should be.
+    """Return the model and the dataset after calibration on the validation split.
 
-    The model's scores are probabilities then, and the contract states the temperature
-    that made them so and the score under which to abstain.
+    The returned model divides its logits by the softmax temperature. The contract of
+    the returned dataset states the temperature and `abstain_below`.
     """
     split = dataset.validation
 
@@ -75,15 +76,22 @@ def calibrated(
 
 
 def _harder(inputs: Inputs, contract: Contract, recipe: Recipe) -> Inputs:
-    """Return the inputs changed, each in several ways if they are few."""
+    """Return augmented inputs; if there are few, each occurs in several versions."""
     often = np.concatenate([inputs] * math.ceil(_ENOUGH / len(inputs)))
     return varied(often, contract, recipe, _STRENGTH, seed=0)
 
 
 def tempered(scores: Scores, temperature: float) -> Scores:
-    """Return the scores, shape (n, classes), as if from logits divided by that.
+    """Return the scores after a division of their logits by `temperature`.
 
-    The reciprocal takes it back.
+    The reciprocal temperature inverts the operation.
+
+    Args:
+        scores: Softmax outputs, shape (n, classes), in [0, 1].
+        temperature: The softmax temperature, above 0.
+
+    Returns:
+        Shape (n, classes), float64; each row sums to 1.
     """
     logits = np.log(np.maximum(scores, _LEAST_SCORE), dtype=np.float64) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -91,10 +99,10 @@ def tempered(scores: Scores, temperature: float) -> Scores:
 
 
 def _temperature(scores: Scores, labels: Labels) -> float:
-    """Return the temperature under which these labels are the likeliest.
+    """Return the temperature with the smallest cross-entropy on these labels.
 
-    The right label counts for a little less than 1, as in Platt's scaling: where a
-    model errs in none of a few pictures, the likeliest temperature would be 0.
+    The target of the right label is slightly below 1, as in Platt scaling. Otherwise
+    the best temperature of a model without errors on a few pictures would be 0.
     """
     count, classes = scores.shape
     doubt = 1 / (count + 2)
@@ -105,7 +113,8 @@ def _temperature(scores: Scores, labels: Labels) -> float:
         likely = np.maximum(tempered(scores, temperature), _LEAST_SCORE)
         return float(-(wanted * np.log(likely)).sum())
 
-    # It is convex in the reciprocal: one lowest place, each round closer about it.
+    # The cross-entropy is convex in the reciprocal of the temperature, so it has one
+    # minimum. Each round searches a smaller interval around the minimum.
     low, high = 1 / _FARTHEST, _FARTHEST
     for _ in range(_ROUNDS):
         places = np.geomspace(low, high, _STEPS)

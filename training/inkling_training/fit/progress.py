@@ -1,4 +1,4 @@
-"""Shows how far a run is: a moving bar in a terminal, a line per epoch anywhere."""
+"""Shows the progress of a run: a bar in a terminal, and one line for each epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Progress"]
 
 
 class Progress(keras.callbacks.Callback):  # type: ignore[misc]
-    """Draws the bar and prints the lines."""
+    """Draws the bar and prints one line for each epoch."""
 
     def __init__(self, epochs: int) -> None:
         super().__init__()
@@ -29,14 +29,14 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         )
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Start the bar; it spans the whole run."""
+        """Start the bar, which covers all epochs of the run."""
         del logs
         self._bar.start()
         steps = self.params["steps"] * self._epochs
         self._task = self._bar.add_task("training", total=steps)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Note the time and the place; a resumed run starts within the bar."""
+        """Store the time and move the bar; a resumed run starts at its first epoch."""
         del logs
         self._started = time.monotonic()
         done = epoch * self.params["steps"]
@@ -46,12 +46,12 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(
         self, batch: int, logs: dict[str, float] | None = None
     ) -> None:
-        """Move the bar."""
+        """Move the bar by one step."""
         del batch, logs
         self._bar.advance(self._task)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Print the epoch's figures."""
+        """Print loss, accuracy and seconds of the epoch."""
         figures = logs or {}
         self._console.print(
             f"  epoch {epoch + 1:2}/{self._epochs}  "
@@ -62,5 +62,5 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         )
 
     def close(self) -> None:
-        """Take the bar away, however the run ended."""
+        """Remove the bar."""
         self._bar.stop()

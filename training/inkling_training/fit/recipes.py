@@ -1,8 +1,8 @@
-"""How a model is trained: every figure that shapes a run, in one place.
+"""The recipes: all hyperparameters of a training run.
 
-`default` on MNIST, 2 cores of an EPYC, 2026-11, their quickest epochs: the MLP's 20 in
-2.6 s each, the CNN's 12 in 19 s each. The accuracies reached are in docs/models.md and
-in each version's model card.
+With the recipe `default` on MNIST, on 2 cores of an EPYC in 2026-11, the fastest of the
+MLP's 20 epochs took 2.6 s and the fastest of the CNN's 12 epochs took 19 s.
+docs/models.md and the model card of each version state the accuracy.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ __all__ = ["RECIPES", "Augmentation", "Recipe", "recipe_for"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges of the random changes to training pictures; 0 leaves a thing as it is.
+    """The ranges of the random changes to training pictures; 0 switches a change off.
 
     Attributes:
-        rotation_deg: Largest turn to either side.
-        scale: Largest change of size, as the logarithm of the factor.
-        aspect: Largest change of width against height, as a logarithm.
-        shear: Largest slant, columns per row.
-        shift_px: Largest move in either direction.
-        stroke: How much of a 3x3 dilation or erosion is blended in, at most.
-        blur: How much of a 3x3 binomial blur is blended in, at most.
-        contrast: Largest change of the ink's strength, as a share.
-        noise: Largest standard deviation of the noise, in units of full ink.
-        flip: Whether half of the pictures are mirrored left to right.
+        rotation_deg: Largest rotation to either side, in degrees.
+        scale: Largest natural logarithm of the factor on the size.
+        aspect: Largest natural logarithm of the factor on width and, inverted, height.
+        shear: Largest shear, in columns per row.
+        shift_px: Largest shift in either direction, in pixels.
+        stroke: Largest share of a 3x3 dilation or erosion, 0 to 1.
+        blur: Largest share of a 3x3 binomial blur, 0 to 1.
+        contrast: Largest relative change of the ink's strength.
+        noise: Largest standard deviation of the noise; full ink is 1.
+        flip: True if half of the pictures are mirrored left to right.
     """
 
     rotation_deg: float = 0.0
@@ -44,7 +44,7 @@ class Augmentation:
     flip: bool = False
 
 
-# Other people's hands, pens and cameras.
+# These ranges cover the handwriting, pens and cameras of other people.
 _HANDWRITING = Augmentation(
     rotation_deg=13,
     scale=0.14,
@@ -56,33 +56,34 @@ _HANDWRITING = Augmentation(
     contrast=0.25,
     noise=0.06,
 )
-# A dense layer has to learn each place anew; it can follow only small changes.
+# A dense layer learns every position separately, so it tolerates only small changes.
 _HANDWRITING_LIGHT = Augmentation(
     rotation_deg=9, scale=0.10, aspect=0.05, shear=0.10, shift_px=1.5
 )
 _OBJECTS = Augmentation(scale=0.04, shift_px=1.0, flip=True)
-# Of things that nobody knows beforehand: mirrored, some of them would be others.
+# The labels of users' own pictures are unknown here, and a mirrored picture may belong
+# to another label; so these pictures are not mirrored.
 _PICTURES = Augmentation(rotation_deg=8, scale=0.12, shift_px=2.0, contrast=0.2)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The figures of a run.
+    """The hyperparameters of a training run.
 
     Attributes:
-        epochs: Times that every training picture is seen, at most.
-        patience: Epochs without a better one after which the run stops.
-        batch_size: Pictures in a step.
-        learning_rate: At its peak; it rises over the first tenth and falls to a
-            hundredth along a cosine.
-        weight_decay: Of AdamW; not for biases and normalisation.
-        label_smoothing: Share of the target that is spread over all labels.
-        dropout: Share of features dropped while training.
+        epochs: Largest number of epochs.
+        patience: Epochs without a better one after which the run stops early.
+        batch_size: Pictures in a batch, without outliers.
+        learning_rate: The highest learning rate. It rises over the first tenth of the
+            run, and then falls to a hundredth along a cosine.
+        weight_decay: The weight decay of AdamW, except for biases and normalisation.
+        label_smoothing: Share of the target that is spread over all labels, 0 to 1.
+        dropout: Share of features that training drops, 0 to 1.
         width: Factor on the features of each layer.
-        outlier_share: Things that are no digit, beside each batch of digits, as a
-            share of these.
-        calm: Share of the run, at its end, over which augmentation falls to a half.
-        augmentation: What is done to digits, and what to other things.
+        outlier_share: Outliers in each batch, as a share of `batch_size`.
+        calm: Share of the run, at its end, over which the strength of augmentation
+            falls to a half.
+        augmentation: The ranges for `digits` and for `objects`.
     """
 
     epochs: int
@@ -105,7 +106,7 @@ _MLP = Recipe(
     learning_rate=2e-3,
     weight_decay=0.02,
     dropout=0.1,
-    # It sees less of what letters and digits have in common, and needs more of them.
+    # The MLP separates letters from digits less well, and needs more outliers.
     outlier_share=0.75,
     augmentation={"digits": _HANDWRITING_LIGHT, "objects": _OBJECTS},
 )
@@ -122,10 +123,10 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
     }
 )
 
-# The bundled digits are 1,294 pictures to MNIST's 55,000: as many steps need more
-# epochs, and a few hundred steps are what they can use.
+# The training split of the bundled digits has 1,318 pictures; MNIST's has 55,000. A
+# small split needs more epochs for a few hundred steps.
 _EPOCHS_OF_DIGITS = 4
-# Of somebody's own pictures there may be fewer still: smaller batches, more epochs.
+# A user's own dataset may be smaller still; it gets smaller batches and more epochs.
 _MANY_PICTURES = 5000
 _MOST_EPOCHS = 6
 
@@ -137,9 +138,14 @@ def recipe_for(
     epochs: int | None,
     num_pictures: int = _MANY_PICTURES,
 ) -> Recipe:
-    """Return a recipe, with another number of epochs if one is given.
+    """Return a recipe, adapted to the dataset.
 
-    `num_pictures` is what there is to train on, for the dataset `folder`.
+    Args:
+        name: `quick`, `default` or `best`.
+        model: `mlp` or `cnn`.
+        dataset: The name of the dataset; `folder` for a user's own pictures.
+        epochs: The number of epochs; None takes the recipe's.
+        num_pictures: Pictures in the training split; only `folder` uses the number.
     """
     recipe = RECIPES[name][model]
     if dataset == "digits":

@@ -1,4 +1,4 @@
-"""Trains a model: deterministic with a seed, stoppable and resumable at any epoch."""
+"""Trains a model; a run is deterministic by its seed and resumes after any epoch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "Trained", "identity", "train"]
 
 _WARMUP_SHARE = 0.1
-# At which neither model has been seen to diverge.
+# The loss of neither model has diverged at this learning rate.
 _SAFE_LEARNING_RATE = 1e-3
 
 
@@ -45,10 +45,11 @@ class Trained:
     """A trained model with its history.
 
     Attributes:
-        model: With the weights of the best epoch on the validation split.
-        history: The figures of every epoch, oldest first.
-        best_epoch: Which epoch's weights they are; the first is 1.
-        train_s: Seconds spent, of this process only if the run was resumed.
+        model: The model, with the weights of the best epoch on the validation split.
+        history: Loss and accuracy of every epoch, oldest first.
+        best_epoch: The number of the best epoch, from 1.
+        train_s: Seconds that the training took; after a resumption, only those of this
+            process.
     """
 
     model: keras.Model
@@ -58,10 +59,18 @@ class Trained:
 
 
 class Run:
-    """The directory of a run: what it was told, its last state and its best weights.
+    """The directory of a run, with its identity, its last state and its best weights.
 
-    All of it is one file, replaced as a whole after each epoch, so that a run that is
-    killed at any moment can be taken up where its last whole epoch ended.
+    One file holds all of these. It is replaced after each epoch by a rename, so a run
+    that was killed at any moment resumes after its last complete epoch.
+
+    Attributes:
+        directory: The directory of the run.
+        identity: The values that make two runs the same; see `identity`.
+        history: Loss and accuracy of every epoch, oldest first.
+        best_epoch: The number of the best epoch, from 1; 0 before the first.
+        best: The weights of the best epoch.
+        last: The variables of model and optimizer after the last epoch.
     """
 
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
@@ -77,7 +86,7 @@ class Run:
         return self.directory / "state.npz"
 
     def start(self, resume: bool) -> bool:
-        """Begin anew, or take up a run of the same identity; return whether it was."""
+        """Return True if the run resumes; otherwise empty its directory."""
         if resume:
             print(f"  the run {self._taken_up()}", flush=True)
             if self.last:
@@ -87,7 +96,7 @@ class Run:
         return False
 
     def finish_epoch(self, model: keras.Model, figures: dict[str, float]) -> None:
-        """Keep the state after an epoch."""
+        """Write the state after an epoch; `figures` are its loss and accuracy."""
         self.history.append(figures)
         self.last = [np.asarray(v) for v in _variables(model)]
         if self._is_best(figures):
@@ -106,15 +115,15 @@ class Run:
         unfinished.replace(self._state)
 
     def restore(self, model: keras.Model) -> None:
-        """Put model and optimizer back into the state after the last whole epoch."""
+        """Set model and optimizer to the state after the last complete epoch."""
         for variable, value in zip(_variables(model), self.last, strict=True):
             variable.assign(value)
 
     def _taken_up(self) -> str:
         if not self._state.exists():
-            return "begins anew: there is nothing to go on with"
+            return "starts again: it has no saved state"
         try:
-            # Opened here: NumPy leaves a file open that turns out to be damaged.
+            # The context manager closes the file; NumPy leaves a damaged file open.
             with (
                 self._state.open("rb") as opened,
                 np.load(opened, allow_pickle=False) as state,
@@ -122,15 +131,15 @@ class Run:
                 arrays = dict(state)
             described = json.loads(str(arrays.pop("described")))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return "begins anew: its last state cannot be read"
+            return "starts again: its saved state cannot be read"
         if described["identity"] != self.identity:
-            return "begins anew: it was told otherwise before"
+            return "starts again: its saved state has other options"
         self.history, self.best_epoch = described["history"], described["best_epoch"]
         self.last, self.best = (
             [arrays[f"{kind}_{n}"] for n in range(_count(arrays, kind))]
             for kind in ("last", "best")
         )
-        return f"goes on after epoch {len(self.history)}"
+        return f"continues after epoch {len(self.history)}"
 
     def _is_best(self, figures: dict[str, float]) -> bool:
         if not self.best_epoch:
@@ -145,7 +154,7 @@ def _count(arrays: dict[str, Array], kind: str) -> int:
 
 
 def _variables(model: keras.Model) -> list[Any]:
-    """Return all that changes in training: weights, seeds of dropout, and optimizer."""
+    """Return all variables that training changes: weights, dropout seeds, optimizer."""
     return [*model.variables, *model.optimizer.variables]
 
 
@@ -158,10 +167,18 @@ def train(
     seed: int,
     resume: bool,
 ) -> Trained:
-    """Train until the recipe is done or the validation split has no more to gain.
+    """Train until the recipe's last epoch, or until `patience` stops the run early.
+
+    Args:
+        model_name: A key of `MODELS`.
+        dataset: The pictures, and the contract of the model.
+        recipe: The hyperparameters.
+        run: The directory of the run.
+        seed: The random seed; the same seed gives the same weights.
+        resume: True to continue after the last complete epoch of the same run.
 
     Raises:
-        TrainingDiverged: The loss is no number any more.
+        TrainingDiverged: The loss became NaN or infinite.
     """
     started = time.monotonic()
     keras.utils.clear_session()
@@ -179,7 +196,7 @@ def train(
         run.restore(model)
     if len(run.history) < recipe.epochs and not _has_stopped(run, recipe):
         _fit(model, dataset, recipe, run, seed)
-    # Without the optimizer, which would be exported along.
+    # A new model has no optimizer, which would otherwise be exported too.
     trained = built()
     trained.set_weights(run.best)
     return Trained(trained, run.history, run.best_epoch, time.monotonic() - started)
@@ -198,11 +215,11 @@ def _fit(
                 epochs=recipe.epochs,
                 steps_per_epoch=num_steps(dataset, recipe),
                 callbacks=[interruption, *_callbacks(run, recipe, progress)],
-                shuffle=False,  # the batches come shuffled
+                shuffle=False,  # `batches` has shuffled the pictures
                 verbose=0,
             )
     finally:
-        # Ctrl-C and a diverged run give the terminal back, too.
+        # After Ctrl-C or an error the bar must not stay in the terminal.
         progress.close()
 
 
@@ -229,7 +246,7 @@ def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
 
 
 class _Accuracy(keras.metrics.Mean):  # type: ignore[misc]
-    """The share of right labels, of the pictures that have one."""
+    """The accuracy, without outliers."""
 
     def __init__(self) -> None:
         super().__init__("accuracy")
@@ -237,10 +254,10 @@ class _Accuracy(keras.metrics.Mean):  # type: ignore[misc]
     def update_state(
         self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
     ) -> None:
-        """Count a batch; both have shape (n, classes)."""
+        """Add a batch; targets and scores have shape (n, classes)."""
         del sample_weight
         right = tf.argmax(y_true, axis=1) == tf.argmax(y_pred, axis=1)
-        # An outlier's target is the same for every class.
+        # The target of an outlier has the same value for every class.
         labelled = tf.reduce_max(y_true, axis=1) > 0.5
         super().update_state(tf.cast(right, tf.float32), tf.cast(labelled, tf.float32))
 
@@ -261,16 +278,17 @@ def _callbacks(
 
 
 class _Interruption(keras.callbacks.Callback):  # type: ignore[misc]
-    """Sees to it that Ctrl-C ends a run.
+    """Makes Ctrl-C end a run.
 
-    Python drops what a signal raises while a destructor runs, of which TensorFlow has
-    many. The next step raises it again.
+    Python discards an exception that a signal handler raises inside a destructor, and
+    TensorFlow has many destructors. This callback raises it again in the next step.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._pressed = False
-        # Only the main thread may set it, and nobody else's is taken away.
+        # Only the main thread may set a signal handler, and a handler that another
+        # library has set stays in place.
         self._ours = (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -292,14 +310,14 @@ class _Interruption(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(
         self, batch: int, logs: dict[str, float] | None = None
     ) -> None:
-        """Raise what was dropped."""
+        """Raise KeyboardInterrupt if Ctrl-C was pressed before this step."""
         del batch, logs
         if self._pressed:
             raise KeyboardInterrupt
 
 
 class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
-    """Stops a run whose loss is no number any more, at the step where it happens."""
+    """Stops a run at the step whose loss is NaN or infinite."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -308,33 +326,33 @@ class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(
         self, batch: int, logs: dict[str, float] | None = None
     ) -> None:
-        """Look at the loss of the step."""
+        """Check the loss of the step."""
         self._check((logs or {}).get("loss", 0.0), f"step {batch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Look at what the last step made of the weights, before they are kept."""
+        """Check the validation loss, before the weights are saved."""
         self._check((logs or {}).get("val_loss", 0.0), f"the end of epoch {epoch + 1}")
 
     def _check(self, loss: float, where: str) -> None:
         if not math.isfinite(loss):
             advised = min(self._rate / 4, _SAFE_LEARNING_RATE)
             raise TrainingDiverged(
-                f"The loss became {loss} at {where}: the weights grew out of bounds. "
-                f"Nothing was published. Lower the learning rate, which is "
+                f"The loss became {loss} at {where}, because the weights became too "
+                "large. The model was not published. Lower the learning rate, which is "
                 f"{self._rate:g}: --learning-rate {advised:g}"
             )
 
 
 class _KeepState(keras.callbacks.Callback):  # type: ignore[misc]
-    """Writes the state after each epoch, and ends a run that gains no more."""
+    """Saves the state after each epoch, and stops the run early by its patience."""
 
     def __init__(self, run: Run, recipe: Recipe) -> None:
         super().__init__()
         self._run, self._recipe = run, recipe
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Keep what this epoch came to."""
-        del epoch  # the run counts for itself
+        """Save the state of this epoch."""
+        del epoch  # the run counts its epochs itself
         figures = {name: float(value) for name, value in (logs or {}).items()}
         self._run.finish_epoch(self.model, figures)
         self.model.stop_training = _has_stopped(self._run, self._recipe)
@@ -343,7 +361,7 @@ class _KeepState(keras.callbacks.Callback):  # type: ignore[misc]
 def identity(
     model_name: str, dataset: Dataset, recipe: Recipe, seed: int
 ) -> dict[str, Any]:
-    """Return all that makes one run the same as another."""
+    """Return the values that two runs share if one may resume the other."""
     return {
         "model": model_name,
         "contract": dataset.contract.hash,

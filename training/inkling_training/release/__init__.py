@@ -1,1 +1,1 @@
-"""From a trained model to a published version."""
+"""Exports, checks, describes and publishes a trained model."""

@@ -1,4 +1,4 @@
-"""The model card: the figures of a version as JSON, as text, and drawn."""
+"""Writes the model card: the figures of a version as JSON, as Markdown and as plots."""
 
 from __future__ import annotations
 
@@ -19,23 +19,31 @@ __all__ = ["confusion", "parity_table", "write_card"]
 
 _CAPTIONS = {
     "curves": "Loss and accuracy by epoch",
-    "confusion": "Which label was taken for which",
-    "calibration": "How often the model is right, by how sure it is",
-    "augmentation": "Pictures, and what the training makes of them",
+    "confusion": "Confusion matrix on the test set",
+    "calibration": "Reliability diagram: accuracy by confidence",
+    "augmentation": "Training pictures before and after augmentation",
 }
 
 
 def confusion(
     truth: npt.NDArray[np.int64], found: npt.NDArray[np.int64], num_classes: int
 ) -> npt.NDArray[np.int64]:
-    """Return counts, shape (classes, classes): rows are the truth, columns answers."""
+    """Return the confusion matrix, int64, shape (classes, classes).
+
+    Rows are true labels and columns are predictions.
+
+    Args:
+        truth: Indices of the true labels, shape (n,).
+        found: Indices of the predicted labels, shape (n,).
+        num_classes: The number of labels.
+    """
     places = truth * num_classes + found
     counts = np.bincount(places, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
 
 
 def parity_table(rows: Sequence[ParityRow]) -> str:
-    """Return the comparison of the exports as text."""
+    """Return the comparison of the exports with Keras, as a table of text."""
     lines = [
         f"{'EXPORT':12} {'ACCURACY':>8}  {'LABELS DIFFER':>13}  {'WORST SCORE':>11}"
     ]
@@ -50,12 +58,12 @@ def parity_table(rows: Sequence[ParityRow]) -> str:
 def write_card(
     directory: Path, figures: dict[str, Any], pictures: Mapping[str, Figure]
 ) -> None:
-    """Write `metrics.json`, `card.md` and the pictures.
+    """Write `metrics.json`, `card.md` and the plots.
 
     Args:
-        directory: Where to; it is made.
-        figures: What is said.
-        pictures: By the names of their files, without `.png`; see `_CAPTIONS`.
+        directory: The directory to write into, which must not exist.
+        figures: The figures of the version.
+        pictures: The plots by the names of their files, without `.png`.
     """
     directory.mkdir()
     text = json.dumps(figures, indent=1, sort_keys=True)
@@ -80,18 +88,18 @@ def _text(figures: dict[str, Any]) -> str:
     )
     return f"""# {figures["model"]} on {figures["dataset"]}
 
-{figures["parameters"]:,} parameters, {figures["epochs"]} epochs in
-{figures["train_s"]:.0f} s, seed {figures["seed"]}; the weights are those of epoch
-{figures["best_epoch"]}, the best on the validation split. The test set took no part
-in any choice.
+The model has {figures["parameters"]:,} parameters. It was trained for
+{figures["epochs"]} epochs in {figures["train_s"]:.0f} s with the seed
+{figures["seed"]}. The weights are those of epoch {figures["best_epoch"]}, which was the
+best on the validation split. The test set was used for this report only.
 
-| export | accuracy on the test set | calibration error | bytes |
+| export | accuracy on the test set | expected calibration error | bytes |
 |---|---|---|---|
 {rows}
 
-The calibration error is the expected one, over 15 ranges of the highest score. Before
-the logits were divided by {figures["temperature"]:g}, which the validation split chose,
-it was {errors["before"]:.2%}.
+The expected calibration error has 15 bins. The softmax temperature, chosen on the
+validation split, is {figures["temperature"]:g}; without it the error was
+{errors["before"]:.2%}.
 
 {_abstaining(figures)}
 
@@ -99,16 +107,16 @@ Contract: `{figures["contract"]}`"""
 
 
 def _abstaining(figures: dict[str, Any]) -> str:
-    text = f"""Where abstaining is asked for, a highest score under
-{figures["abstain_below"]:g} is no answer: so are {figures["abstained"]:.2%} of the test
-set"""
+    text = f"""If the caller allows abstention, the model abstains when its highest
+score is below {figures["abstain_below"]:g}. This applies to
+{figures["abstained"]:.2%} of the test set"""
     caught = figures["caught"]
     if not caught:
         return f"{text}."
     rows = "\n".join(f"| {kind} | {share:.1%} |" for kind, share in caught.items())
-    return f"""{text}, and of things that are no digit, drawn anew for this:
+    return f"""{text}, and to these shares of outliers, which training did not use:
 
-| thing | caught |
+| kind of outlier | share abstained |
 |---|---|
 {rows}"""
 

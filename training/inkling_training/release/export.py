@@ -1,4 +1,4 @@
-"""A trained Keras model -> the files of a version, all but the card."""
+"""Exports a trained Keras model: writes all files of a version except the card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tensorflow.python.framework.convert_to_constants import (
 from inkling.image.preprocess import to_input
 from inkling.model.bundle import Bundle
 from inkling.model.repository import CONTRACT_FILE, GOLDEN_FILE
-from inkling_training.quiet import quiet_stderr
+from inkling_training.stderr import quiet_stderr
 
 if TYPE_CHECKING:
     import keras
@@ -31,12 +31,13 @@ __all__ = ["Exporter", "write_golden", "write_warmup"]
 
 _GOLDEN_SAMPLES = 24
 _GOLDEN_PHOTOS = 8
-# Server-side batching pads to these; each is run once before the version is AVAILABLE.
+# The batch sizes to which server-side batching pads. TensorFlow Serving runs each once
+# before the version is AVAILABLE.
 _WARMUP_BATCHES = (1, 2, 4, 8, 16, 32)
 
 
 class _Servable(tf.Module):  # type: ignore[misc]
-    """The model as TensorFlow Serving sees it: scores, and its own contract."""
+    """The content of the SavedModel: signatures for scores, contract and device."""
 
     def __init__(self, model: keras.Model, contract: Contract) -> None:
         super().__init__()
@@ -53,18 +54,25 @@ class _Servable(tf.Module):  # type: ignore[misc]
         return {"scores": self.model(inputs, training=False)}
 
     def _contract(self, asked: tf.Tensor) -> dict[str, tf.Tensor]:
-        # One copy per row, so that server-side batching can take the answer apart.
+        # The answer has one copy per row, because server-side batching splits it by
+        # rows.
         return {"contract": tf.fill(tf.shape(asked), self.contract_json)}
 
     def _device(self, asked: tf.Tensor) -> dict[str, tf.Tensor]:
-        # 0 where this runs on a CPU, 1 on a GPU. TensorFlow Serving goes on without a
-        # GPU that it does not find; this is how the gateway finds out.
+        # The index is 0 on a CPU and 1 on a GPU. TensorFlow Serving starts even if it
+        # finds no GPU; the gateway reads this index to report the device.
         index = tf.raw_ops.DeviceIndex(device_names=["CPU", "GPU"])
         return {"device": tf.fill(tf.shape(asked), index)}
 
 
 class Exporter:
-    """Writes one model in every format."""
+    """Writes one model in every format.
+
+    Args:
+        name: The model's name.
+        model: The trained and calibrated Keras model.
+        contract: The contract that all files carry.
+    """
 
     def __init__(self, name: str, model: keras.Model, contract: Contract) -> None:
         self._name = name
@@ -73,9 +81,9 @@ class Exporter:
         self._scores = self._servable.scores.get_concrete_function()
 
     def write_saved_model(self, path: Path) -> None:
-        """Write the SavedModel and the contract.
+        """Write the SavedModel and the contract into the directory `path`.
 
-        Its signatures are `serving_default`, `contract`, and `device`.
+        The signatures are `serving_default`, `contract` and `device`.
         """
         tf.saved_model.save(
             self._servable,
@@ -91,12 +99,12 @@ class Exporter:
         contract_path.write_text(self._contract.json, encoding="utf-8")
 
     def write_tflite(self, inputs: npt.NDArray[np.float32], directory: Path) -> None:
-        """Convert the model to float32, float16 and int8.
+        """Convert the model to TFLite as float32, float16 and int8.
 
         Args:
-            inputs: Training inputs, shape (n, height, width, channels); they set
-                the ranges of the int8 model.
-            directory: Where the three files go.
+            inputs: Training inputs, float32, shape (n, height, width, channels), from
+                which the int8 quantisation takes its ranges.
+            directory: The directory for the three files, which must not exist.
         """
         directory.mkdir()
 
@@ -118,7 +126,8 @@ class Exporter:
         )
 
     def _convert(self, path: Path, **settings: Any) -> None:
-        # With its variables left as variables, calibration finds them empty.
+        # Without this conversion to constants, the int8 calibration reads the variables
+        # as empty.
         frozen = convert_variables_to_constants_v2(self._scores)
         with quiet_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -134,10 +143,16 @@ class Exporter:
 def write_golden(
     model: keras.Model, contract: Contract, split: Split, path: Path
 ) -> None:
-    """Write pictures with the input and the scores that every engine must reproduce.
+    """Write the golden pictures, and the inputs and scores that engines must reproduce.
 
-    Most are samples of the model's own size; some are larger and dark on light, as
-    people's pictures are, so that the whole preprocessing is held to the same bytes.
+    24 pictures are samples of the model's size. 8 are larger, and dark on light if the
+    contract decides the polarity, so that the check covers the whole preprocessing.
+
+    Args:
+        model: The calibrated Keras model.
+        contract: The contract of the model.
+        split: The split to take the pictures from.
+        path: The version's directory.
     """
     samples = [_png(pixels, 1) for pixels in split.pixels[:_GOLDEN_SAMPLES]]
     rest = split.pixels[_GOLDEN_SAMPLES : _GOLDEN_SAMPLES + _GOLDEN_PHOTOS]
@@ -163,7 +178,13 @@ def _png(pixels: npt.NDArray[np.uint8], factor: int) -> bytes:
 
 
 def write_warmup(name: str, inputs: npt.NDArray[np.float32], path: Path) -> None:
-    """Write the requests that TensorFlow Serving runs before a version is AVAILABLE."""
+    """Write the requests that TensorFlow Serving runs before a version is AVAILABLE.
+
+    Args:
+        name: The model's name.
+        inputs: Inputs to repeat, float32, shape (n, height, width, channels).
+        path: The version's directory.
+    """
     from tensorflow_serving.apis import prediction_log_pb2  # noqa: PLC0415
 
     target = path / "assets.extra" / "tf_serving_warmup_requests"

@@ -1,4 +1,4 @@
-"""What a model's scores are worth: how right, how sure, and what it abstains from."""
+"""Judges a model on the test set: accuracy, calibration and abstention."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from inkling_training.data.datasets import Split
 from inkling_training.data.outliers import are_digits, held_out
 from inkling_training.errors import GateFailed
-from inkling_training.figures import curves as drawings
+from inkling_training.figures import plots
 from inkling_training.figures.reliability import expected_calibration_error, reliability
 from inkling_training.fit.calibration import tempered
 from inkling_training.release.card import confusion
@@ -28,19 +28,20 @@ if TYPE_CHECKING:
 __all__ = ["Judgement", "judged"]
 
 _PREDICT_BATCH = 500
-# Any, so long as it stays: versions are compared by what they catch.
+# The seed must not change, so that all versions are compared on the same outliers.
 _SEED = 2026
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A model on a test set, and on things that are none of its labels.
+    """The results of a model on the test set and on outliers.
 
     Attributes:
-        contract: The model's.
-        scores: On the test set, shape (n, classes).
-        labels: Shape (n,), the right answers.
-        caught: What is no digit -> the share of it that the model abstains from.
+        contract: The contract of the model.
+        scores: The scores on the test set, float32, shape (n, classes).
+        labels: The indices of the true labels, shape (n,).
+        caught: The share of outliers of each kind from which the model abstains, 0 to
+            1; empty if the labels are not digits.
     """
 
     contract: Contract
@@ -50,7 +51,7 @@ class Judgement:
 
     @property
     def accuracy(self) -> float:
-        """The share of right labels."""
+        """The accuracy on the test set, 0 to 1."""
         return float(self._right.mean())
 
     @property
@@ -58,7 +59,7 @@ class Judgement:
         return np.asarray(self.scores.argmax(axis=1) == self.labels)
 
     def figures(self, rows: Sequence[ParityRow]) -> dict[str, Any]:
-        """Return what the model card says of it and of its exports."""
+        """Return the figures of the model and of its exports for the model card."""
         before = tempered(self.scores, 1 / self.contract.temperature)
         errors = {
             "before": expected_calibration_error(before.max(axis=1), self._right),
@@ -77,11 +78,11 @@ class Judgement:
         }
 
     def drawn(self) -> dict[str, Figure]:
-        """Return the pictures of it."""
+        """Return the plots for the model card, by the names of their files."""
         names = self.contract.labels
         counts = confusion(self.labels, self.scores.argmax(axis=1), len(names))
         return {
-            "confusion": drawings.confusion(counts, names),
+            "confusion": plots.confusion(counts, names),
             "calibration": reliability(self.scores.max(axis=1), self._right),
         }
 
@@ -89,10 +90,15 @@ class Judgement:
 def judged(
     model: keras.Model, dataset: Dataset, inputs: npt.NDArray[np.float32]
 ) -> Judgement:
-    """Run a calibrated model over the test set, whose inputs are given, and more.
+    """Run a calibrated model on the test set and on outliers, and return the results.
+
+    Args:
+        model: The calibrated Keras model.
+        dataset: The dataset with the test labels and the contract.
+        inputs: The inputs of the test set, float32, shape (n, height, width, channels).
 
     Raises:
-        GateFailed: Its scores are no numbers.
+        GateFailed: A score is NaN or infinite.
     """
     contract = dataset.contract
 
@@ -100,7 +106,8 @@ def judged(
         scores = model.predict(inputs, batch_size=_PREDICT_BATCH, verbose=0)
         if not np.isfinite(scores).all():
             raise GateFailed(
-                "The model's scores are no numbers; nothing was published."
+                "The model has NaN or infinite scores; nothing was published. Train it "
+                "with a lower learning rate."
             )
         return np.asarray(scores)
 

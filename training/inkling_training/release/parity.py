@@ -1,4 +1,4 @@
-"""The gate: a version is published only if all its exports give the same answers."""
+"""The parity gate: a version is published only if its exports agree with Keras."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 __all__ = ["ParityRow", "compare"]
 
 _BATCH = 250
-# An int8 model may lose this share of right answers, at most. On a small test set a few
-# labels that changed by chance are more: there, two standard errors of their balance.
+# The largest loss of accuracy of an int8 model. On a small test set, labels that change
+# by chance can lose more; the limit there is two standard errors of their number.
 _MAX_ACCURACY_LOSS = 0.002
 _SMALL_TEST_SET = 5000
-# Exports with the same arithmetic as Keras must agree on every label.
+# These exports have the arithmetic of Keras, so every label must be the same.
 _EXACT = ("saved_model", "float32")
 
 
 @dataclass(frozen=True)
 class ParityRow:
-    """How one export compares with Keras on the golden pictures and the test set.
+    """The comparison of one export with Keras on the test set.
 
     Attributes:
         export: `saved_model` or the TFLite format.
-        accuracy: Share of right labels on the test set.
-        calibration_error: How far off its scores are as probabilities, on average.
-        labels_differ: Pictures whose label is not the one that Keras gives.
-        worst: Largest difference of any one score.
-        passed: Whether the differences are within what the contract states.
+        accuracy: The accuracy on the test set, 0 to 1.
+        calibration_error: The expected calibration error, 0 to 1.
+        labels_differ: The number of pictures with another label than Keras's.
+        worst: The largest difference of any one score.
+        passed: True if the differences are within the limits.
     """
 
     export: str
@@ -68,14 +68,14 @@ def compare(
     inputs: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
 ) -> list[ParityRow]:
-    """Run Keras and every export over the same inputs; return a row for each export.
+    """Run Keras and every export on the same inputs, and return a row for each export.
 
     Args:
-        model: What was trained.
+        model: The calibrated Keras model.
         version: The directory with the SavedModel and the TFLite files.
-        contract: The model's contract, with the tolerances.
-        inputs: The test set, shape (n, height, width, channels), float32.
-        labels: Shape (n,), the right answers.
+        contract: The contract of the model, with the tolerances.
+        inputs: The inputs of the test set, float32, shape (n, height, width, channels).
+        labels: The indices of the true labels, shape (n,).
     """
     expected = _scores(lambda batch: model(batch, training=False).numpy(), inputs)
     right = float((expected.argmax(axis=1) == labels).mean())
@@ -97,7 +97,7 @@ def _exports(version: Path, contract: Contract) -> Mapping[str, Predict]:
     loaded = tf.saved_model.load(str(version))
     serving_default = loaded.signatures["serving_default"]
     exports: dict[str, Predict] = {
-        # Bound as a default: the signature dies with the loaded object.
+        # The default argument keeps the loaded object alive, which the signature needs.
         "saved_model": lambda batch, _keep=loaded: serving_default(  # type: ignore[misc]
             inputs=tf.constant(batch)
         )["scores"].numpy()

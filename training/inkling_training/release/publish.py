@@ -1,4 +1,4 @@
-"""A trained model -> a published version, through all the gates."""
+"""Publishes a trained model as a new version, after all checks have passed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from inkling.errors import BrokenVersion
 from inkling.model.loading import load_version
 from inkling.model.repository import FORMATS, Publication, Repository, VersionFiles
 from inkling_training.errors import GateFailed
-from inkling_training.figures import curves as drawings
-from inkling_training.quiet import quiet_stderr
+from inkling_training.figures import plots
 from inkling_training.release import card, export, parity
 from inkling_training.release.judgement import judged
+from inkling_training.stderr import quiet_stderr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["publish"]
 
-# Enough for the ranges of every int8 tensor to settle.
+# With this many pictures the ranges of all int8 tensors are stable.
 _CALIBRATION_PICTURES = 500
-# A version may be this much worse on the same test set than the one before it, or two
-# standard errors of the accuracy where they are more, as on a small test set.
+# The largest loss of accuracy against the previous version on the same test set. If two
+# standard errors of the accuracy are more, as on a small test set, they are the limit.
 _MAX_REGRESSION = 0.002
 
 
@@ -47,20 +47,20 @@ def publish(
     pictures: Mapping[str, Figure] | None = None,
     allow_regression: bool = False,
 ) -> VersionFiles:
-    """Export a model, hold its exports against it, and publish it as the next version.
+    """Export a model, compare the exports with it, and publish it as the next version.
 
     Args:
-        repository: Where to.
+        repository: The model repository to publish into.
         name: The model's name.
-        dataset: What it was trained and is reported on.
-        trained: The model, calibrated.
-        figures: What the model card says besides, such as the seed.
-        pictures: What it shows besides, by the names of the files.
-        allow_regression: Publish even if the version before it was better.
+        dataset: The dataset of the training, with the test split for the model card.
+        trained: The calibrated model.
+        figures: Further figures for the model card, such as the seed.
+        pictures: Further plots for the model card, by the names of their files.
+        allow_regression: True to publish even if the previous version is more accurate.
 
     Raises:
-        GateFailed: The exports disagree, or the version before it was better; nothing
-            was published.
+        GateFailed: The exports disagree, or the previous version is more accurate; no
+            version was published.
     """
     contract, test = dataset.contract, dataset.test
     inputs = test.inputs(contract)
@@ -80,7 +80,7 @@ def publish(
             **_figures(name, dataset, trained, path),
             **found,
         }
-        drawn = {"curves": drawings.curves(trained.history), **judgement.drawn()}
+        drawn = {"curves": plots.curves(trained.history), **judgement.drawn()}
         card.write_card(path / "card", shown, {**drawn, **(pictures or {})})
         _check_as_a_gateway_does(publication)
         files = publication.commit()
@@ -99,25 +99,28 @@ def _export(name: str, dataset: Dataset, model: keras.Model, path: Path) -> None
 
 
 def _check_as_a_gateway_does(publication: Publication) -> None:
-    """Load every format with the very checks that a gateway makes before it serves."""
+    """Load every format with the checks that a gateway makes before it serves."""
     files = publication.seal()
     for tflite_format in FORMATS:
         try:
             load_version(files, tflite_format)
         except BrokenVersion as error:
-            raise GateFailed(f"Nothing was published. {error.message}") from None
+            raise GateFailed(
+                f"The {tflite_format} export failed the checks of a gateway; nothing "
+                f"was published. {error.message}"
+            ) from None
 
 
 def _check_parity(rows: Sequence[ParityRow]) -> None:
     if not all(row.passed for row in rows):
         raise GateFailed(
-            "The exports do not agree with the Keras model; nothing was published.\n"
+            "The exports disagree with the Keras model; nothing was published.\n"
             + card.parity_table(rows)
         )
 
 
 def _before(repository: Repository, name: str, digest: str) -> VersionFiles | None:
-    """Return the newest version, if it was tested on the same pictures."""
+    """Return the newest version if its dataset has the same digest; else None."""
     if not repository.versions(name):
         return None
     before = repository.newest(name)
@@ -131,9 +134,9 @@ def _check_regression(before: VersionFiles | None, accuracy: float, count: int) 
     chance = 2 * math.sqrt(known * (1 - known) / count)
     if accuracy < known - max(_MAX_REGRESSION, chance):
         raise GateFailed(
-            f"{before.model} version {before.version} reaches {known:.2%} on the same "
-            f"test set, this one {accuracy:.2%}; nothing was published. Train longer, "
-            "or publish it all the same with --allow-regression."
+            f"{before.model} version {before.version} has an accuracy of {known:.2%} "
+            f"on the same test set, and the new model has {accuracy:.2%}; nothing was "
+            "published. Train longer, or publish the new model with --allow-regression."
         )
 
 

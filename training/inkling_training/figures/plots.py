@@ -1,4 +1,4 @@
-"""The pictures of the model card."""
+"""Plots: learning curves, a confusion matrix, and rows of pictures."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
 __all__ = ["confusion", "curves", "rows_of_pictures"]
 
-# A line around a picture, none across its channels.
+# Padding of one pixel around a picture, and none along its channels.
 _FRAME = ((1, 1), (1, 1), (0, 0))
 
 
 def curves(history: Sequence[dict[str, float]]) -> Figure:
-    """Return loss and accuracy by epoch."""
+    """Return a plot of loss and accuracy by epoch.
+
+    Args:
+        history: `loss`, `accuracy`, `val_loss` and `val_accuracy` of each epoch.
+    """
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     epochs = range(1, len(history) + 1)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -35,17 +39,22 @@ def curves(history: Sequence[dict[str, float]]) -> Figure:
 
 
 def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Figure:
-    """Return which label was taken for which; counts have shape (classes, classes)."""
+    """Return a plot of a confusion matrix.
+
+    Args:
+        counts: Shape (classes, classes); rows are true labels, columns are predictions.
+        labels: The names of the classes.
+    """
     size = 2.5 + 0.45 * len(labels)
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
-    # The logarithm shows single mistakes beside a thousand right answers.
+    # On a logarithmic scale single errors stay visible beside a thousand correct ones.
     axes.imshow(np.log1p(counts), cmap="Blues")
     places = range(len(labels))
     axes.set_xticks(places, labels, rotation=45, ha="right")
     axes.set_yticks(places, labels)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("truth")
+    axes.set_xlabel("predicted label")
+    axes.set_ylabel("true label")
     half = np.log1p(counts.max()) / 2
     for (row, column), count in np.ndenumerate(counts):
         if count:
@@ -55,11 +64,11 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Figure:
 
 
 def rows_of_pictures(rows: Mapping[str, npt.NDArray[np.floating[Any]]]) -> Figure:
-    """Return pictures in rows.
+    """Return a plot of rows of pictures.
 
     Args:
-        rows: What a row shows -> its pictures, shape (n, height, width, channels), in
-            [0, 1]; every row has as many.
+        rows: The pictures of each row by its title, shape (n, height, width, channels),
+            in [0, 1]; n is the same for all rows.
     """
     count = max(len(pictures) for pictures in rows.values())
     figure = Figure(figsize=(0.6 * count, 0.85 * len(rows)), layout="constrained")

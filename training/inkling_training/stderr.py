@@ -1,4 +1,4 @@
-"""Keeps the start-up chatter of TensorFlow's C++ libraries off the terminal."""
+"""Hides the log lines of TensorFlow's C++ libraries from the terminal."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["quiet_stderr"]
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Hold back what is written to the standard error; show it if the block fails.
+    """Hold back the text that the block writes to stderr; show it if the block fails.
 
-    The libraries write to the descriptor itself before any log level is in force, so
-    neither Python nor a variable can silence them.
+    The libraries write to the file descriptor before any log level is set, so neither
+    Python nor an environment variable can silence them.
     """
-    # absl's Python side, through which the TFLite converter advises of its own future.
+    # The TFLite converter logs its deprecation warnings through absl's Python side.
     logging.getLogger("absl").setLevel(logging.ERROR)
     sys.stderr.flush()
     kept = os.dup(2)
