@@ -21,8 +21,8 @@ __all__ = ["TFLiteRunner"]
 
 # The scores of an int8 model are multiples of 1/256, and each is rounded on its own.
 _SCORE_STEP = 1 / 256
-# Idle interpreters that a runner keeps of each kind. Each holds a copy of the weights, so
-# a burst of threads must not leave one behind for every thread.
+# Idle interpreters that a runner keeps of each kind. Each holds a copy of the weights,
+# so a burst of threads must not leave one behind for every thread.
 _MAX_IDLE = 4
 
 

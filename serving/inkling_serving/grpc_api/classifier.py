@@ -101,7 +101,7 @@ class Classifier(ClassifierServicer):
         )
 
     def end(self) -> None:
-        """Let the open streams end: what they have sent is answered, no more is read."""
+        """Read no more requests of open streams; those that were read are answered."""
         with self._lock:
             self._ending = True
             streams = list(self._streams)
@@ -119,7 +119,7 @@ class Classifier(ClassifierServicer):
     def _classification(
         self, request: pb.ClassifyRequest, timings: Timings
     ) -> tuple[Callable[[float | None], pb.ClassifyResponse], bool]:
-        """Return a function that classifies in the seconds given, and if it is quick."""
+        """Return a function that classifies in some seconds, and whether it is quick."""
         choice = request.WhichOneof("choice")
         target = Target(
             request.model,

@@ -61,7 +61,7 @@ def _refusing(error: Unauthenticated) -> _Handler:
 
 
 class MessageInterceptor(grpc.ServerInterceptor):
-    """Reads the one message of a call, within a limit in time, as the caller's words."""
+    """Reads the messages of a call, the first of a unary call within some seconds."""
 
     def __init__(self, timeout_s: float) -> None:
         """Start the thread that ends calls whose message is late.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GrpcServer"]
 
-# Calls of a process that may be open at once. Each has a thread, which is idle while the
-# call waits for its message, for the pool, or for the next request of its stream.
+# Calls of a process that may be open at once. Each has a thread, which is idle while
+# the call waits for its message, for the pool, or for the next request of its stream.
 _MAX_CALLS = 256
 _MAX_CALLS_OF_CONNECTION = 128
 # grpcio answers a ping flood with GOAWAY; clients may ping as often as this.
@@ -130,7 +130,7 @@ def _add_reflection(server: grpc.Server) -> None:
 
     names = ("inkling.v1.Classifier", "grpc.health.v1.Health", reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    # grpcio-reflection has only v1alpha. Tools ask for v1 first; its messages are equal.
+    # grpcio-reflection has v1alpha alone. Tools ask for v1 first, which is the same.
     method = grpc.stream_stream_rpc_method_handler(
         reflection.ReflectionServicer(names).ServerReflectionInfo,
         wire.ServerReflectionRequest.FromString,

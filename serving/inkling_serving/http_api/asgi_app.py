@@ -3,7 +3,7 @@
 A request goes one of two ways. A classification goes to its handler: on the event loop
 where it takes less time than finding a thread for it, else in the pool of threads. Any
 other request goes through Flask, in threads: `:explain` in the pool, and requests that
-only read something in a few threads of their own, so that probes never wait for pictures.
+only read something in threads of their own, so that probes never wait for pictures.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """uvicorn's HTTP protocol with limits on the head of a request.
 
 uvicorn limits neither the size nor the number of headers nor the time that they take,
-and reads a request to upgrade the protocol as one without a body. A test fails where the
-methods of uvicorn change that are overridden here.
+and reads a request to upgrade the protocol as one without a body. A test fails where
+the methods of uvicorn change that are overridden here.
 """
 
 from __future__ import annotations

@@ -149,6 +149,6 @@ def _socket(host: str) -> socket.socket:
 
 def _taken(host: str, port: int, flag: str) -> InvalidRequest:
     return InvalidRequest(
-        f"Cannot listen on {host} port {port}: the port is taken, or the address is not "
-        f"this machine's. Choose another with {flag} or --host."
+        f"Cannot listen on {host} port {port}: the port is taken, or the address is "
+        f"not this machine's. Choose another with {flag} or --host."
     )

@@ -1,7 +1,7 @@
 """The processes of a gateway: a supervisor keeps several workers alive, and ends them.
 
-The workers share the listening socket for HTTP. Each accepts one connection at a time, so
-that none takes all that arrive at once. At the end the last worker answers the
+The workers share the listening socket for HTTP. Each accepts one connection at a time,
+so that none takes all that arrive at once. At the end the last worker answers the
 connections that the system had accepted already: a connection that waits when the last
 listener closes is reset.
 """
