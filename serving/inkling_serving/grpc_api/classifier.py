@@ -119,7 +119,7 @@ class Classifier(ClassifierServicer):
     def _classification(
         self, request: pb.ClassifyRequest, timings: Timings
     ) -> tuple[Callable[[float | None], pb.ClassifyResponse], bool]:
-        """Return a function that classifies in some seconds, and whether it is quick."""
+        """Return a function that classifies in time, and whether it is quick."""
         choice = request.WhichOneof("choice")
         target = Target(
             request.model,

@@ -36,7 +36,7 @@ class _Servicer(HealthServicer):  # type: ignore[misc]
         super().Watch(request, context, send_response_callback)
 
     def end(self) -> None:
-        """Say NOT_SERVING from now on, and end the watches: they would delay the end."""
+        """Say NOT_SERVING from now on; end the watches, which would delay the end."""
         self.enter_graceful_shutdown()
         for send in list(self._watches):
             send(None)

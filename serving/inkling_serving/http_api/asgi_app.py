@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from werkzeug.test import run_wsgi_app
 
-from inkling.errors import InklingError, InvalidRequest
+from inkling.errors import InklingError, InvalidRequest, TooLarge
 from inkling_serving.http_api.flask_app import REQUEST_KEY, create_app
 from inkling_serving.http_api.handlers import (
     Handlers,
@@ -96,6 +96,7 @@ class AsgiApp:
         except ClientGone:
             return
         except InklingError as error:
+            is_here = is_here and not isinstance(error, TooLarge)
             response = self._handlers.refuse(error, request)
         # The rest of an unread body must not be taken for the next request.
         extra = {} if is_here else {"connection": "close"}

@@ -18,8 +18,8 @@ _BACKLOG = 2048
 # A signal to all processes may reach a worker before the supervisor has said so.
 _TOLD_S = 0.2
 _LOOK_S = 0.01
-# The rest of a TCP handshake may take this long to arrive.
-_HANDSHAKE_S = 0.1
+# Times that the queue is looked at before the socket is closed all the same.
+_TRIES = 100
 # After a minute of silence the system asks three times whether the other side is there.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 
@@ -63,18 +63,38 @@ class Listener(socket.socket):
         super().listen(max(backlog, _BACKLOG))
 
     async def last(self) -> list[socket.socket]:
-        """Accept the connections that wait, before the socket is closed.
+        """Accept the connections that wait, and let no more come; then close the socket.
 
-        Where only this process ends, the others go on to accept them. A connection that
-        arrives between the last look at the queue and the close is reset by the system,
-        and its client must try again.
+        Where only this process ends, the others go on to accept them. The system resets
+        connections that wait when the last listener closes, perhaps with a request in
+        them. So the queue is closed first: with a backlog of 0, Linux lets one
+        connection wait and ignores further clients, which try again and are then
+        refused. That one connection is our own.
         """
         if self.ending is not None and not await _is_set(self.ending):
             return []
+        super().listen(0)
         found = self._accepted()
-        # A client whose handshake is under way believes that it is connected.
-        await asyncio.sleep(_HANDSHAKE_S)
-        return found + self._accepted()
+        for _ in range(_TRIES):
+            if self._is_plugged():
+                break
+            found += self._accepted()
+        return found
+
+    def _is_plugged(self) -> bool:
+        """Connect to the listener itself; return whether that is what waits now."""
+        host, port = self.getsockname()[:2]
+        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        with socket.socket(self.family, socket.SOCK_STREAM) as plug:
+            plug.setblocking(False)
+            # On the own machine a handshake is over when `connect` returns. It is not
+            # where somebody else's connection fills the queue.
+            plug.connect_ex((loopback, port))
+            try:
+                plug.getpeername()
+            except OSError:
+                return False
+            return True
 
     def _accepted(self) -> list[socket.socket]:
         found: list[socket.socket] = []
