@@ -63,10 +63,10 @@ class Listener(socket.socket):
         super().listen(max(backlog, _BACKLOG))
 
     async def last(self) -> list[socket.socket]:
-        """Accept the connections that wait, and let no more come; then close the socket.
+        """Accept the connections that wait, and let no more come before the close.
 
         Where only this process ends, the others go on to accept them. The system resets
-        connections that wait when the last listener closes, perhaps with a request in
+        connections that wait when the last listener closes, perhaps with requests in
         them. So the queue is closed first: with a backlog of 0, Linux lets one
         connection wait and ignores further clients, which try again and are then
         refused. That one connection is our own.
