@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import io
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,106 +18,13 @@ from PIL import Image
 
 from inkling.contract import Contract, TrainingData
 from inkling.model.repository import Repository
-
-ROOT = Path(__file__).parent.parent
-_START_TIMEOUT_S = 30
+from tests.support import digits
+from tests.support.gateway_process import GatewayProcess, Killable, serving
+from tests.support.machine import free_port
 
 # A shell starts what it runs in the background with SIGINT ignored, and every child
 # inherits that; a handler of ours becomes the default action in a child.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An HTTP answer, whole."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass(frozen=True)
-class GatewayProcess:
-    """A running `inkling serve`."""
-
-    process: subprocess.Popen[str]
-    port: int
-    grpc_port: int
-
-    @property
-    def grpc_target(self) -> str:
-        return f"127.0.0.1:{self.grpc_port}"
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            found = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, found, response.read())
-        finally:
-            connection.close()
-
-
-@contextmanager
-def serving(models_dir: Path, *flags: str, log: Path) -> Iterator[GatewayProcess]:
-    """Run a gateway on a free port until the block ends; it must exit with 0."""
-    command = [sys.executable, "-m", "inkling", "serve", "--http-port", "0"]
-    command += ["--grpc-port", "0"]
-    if "--workers" not in flags:
-        command += ["--workers", "1"]
-    command += ["--models-dir", str(models_dir), *flags]
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("INKLING_")}
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stderr=output, env=environ, text=True)
-    try:
-        port = _port(process, log)
-        grpc = re.search(r"listening on grpcs?://[^:]+:(\d+)", log.read_text())
-        assert grpc, log.read_text()
-        yield GatewayProcess(process, port, int(grpc.group(1)))
-    finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(_START_TIMEOUT_S)
-    assert code == 0, log.read_text()
-
-
-def _port(process: subprocess.Popen[str], log: Path) -> int:
-    give_up = time.monotonic() + _START_TIMEOUT_S
-    port = None
-    while time.monotonic() < give_up and process.poll() is None:
-        match = re.search(r"listening on https?://[^:]+:(\d+)/", log.read_text())
-        if match:
-            port = int(match.group(1))
-            break
-        time.sleep(0.02)
-    assert port, log.read_text()
-    while time.monotonic() < give_up:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        try:
-            connection.request("GET", "/livez")
-            connection.getresponse()
-            return port
-        except http.client.BadStatusLine:
-            return port  # it wants TLS
-        except OSError:
-            time.sleep(0.02)
-        finally:
-            connection.close()
-    raise AssertionError(log.read_text())
 
 
 @pytest.fixture(scope="session")
@@ -164,6 +65,23 @@ def gateway(
 def serve_gateway() -> Callable[..., Any]:
     """Serve with a log of one's own: `with serve_gateway(models_dir, log=path) as g:`."""
     return serving
+
+
+@pytest.fixture
+def killable(tmp_path: Path, published: Path) -> Iterator[Callable[..., Killable]]:
+    """Make gateways that a test may kill; none outlives it."""
+    made: list[Killable] = []
+
+    def make(*flags: str, models_dir: Path = published) -> Killable:
+        log = tmp_path / f"killable-{len(made)}.log"
+        made.append(Killable(models_dir, log, free_port(), free_port(), flags))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if one.process is not None and one.process.poll() is None:
+            one.process.send_signal(signal.SIGCONT)
+            one.end()
 
 
 @pytest.fixture
@@ -219,15 +137,9 @@ def colour_contract() -> Contract:
 def clear_digits() -> list[np.ndarray]:
     """The digits 0 to 9 as 28x28 samples, light on dark, uint8.
 
-    Models differ by machine and seed. Of seven quick trainings, no model gave one of
-    these less than 0.98, in float32 or int8.
+    Models differ by machine and seed; every model reads these.
     """
-    from sklearn.datasets import load_digits
-
-    from inkling_training.data.datasets import _enlarged
-
-    images = load_digits().images
-    return [_enlarged(images[i]) for i in (49, 21, 22, 3, 41, 15, 16, 61, 148, 1698)]
+    return digits.clear_digits()
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from inkling.model.repository import (
     METRICS_FILE,
     Repository,
 )
-from tests.machine import within
+from tests.support.machine import within
 
 _HEAVY = (
     "tensorflow", "keras", "flask", "werkzeug", "uvicorn", "locust", "gevent",

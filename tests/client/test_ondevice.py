@@ -28,7 +28,7 @@ from inkling.model.repository import (
     VersionFiles,
 )
 from inkling.model.runner import TFLiteRunner
-from tests.machine import memory_bytes
+from tests.support.machine import memory_bytes
 
 _THREADS = 8
 

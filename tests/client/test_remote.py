@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import io
 import itertools
 import json
@@ -16,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,89 +45,15 @@ from inkling.gateway.status import ERROR_CODE_KEY, GRPC_STATUS
 from inkling.image.pictures import encoded
 from inkling.model.repository import Repository
 from inkling.v1 import classifier_pb2 as pb
-from tests.machine import free_port, listens, until, within
+from tests.support.digits import all_digits
+from tests.support.gateway_process import Killable
+from tests.support.machine import free_port, listens, until, within
 
 _EXIF_ORIENTATION = 0x0112
 _WINDOW = 16
 _METHOD = "/inkling.v1.Classifier/Classify"
 
 Encode = Callable[..., bytes]
-
-
-@dataclass
-class Killable:
-    """An `inkling serve` on ports that stay its own, to be killed and started again."""
-
-    models_dir: Path
-    log: Path
-    port: int
-    grpc_port: int
-    flags: tuple[str, ...] = ()
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def target(self) -> str:
-        return f"127.0.0.1:{self.grpc_port}"
-
-    def start(self) -> Killable:
-        """Start without waiting."""
-        command = [sys.executable, "-m", "inkling", "serve", *self.flags]
-        if "--workers" not in self.flags:
-            command += ["--workers", "1"]
-        command += ["--models-dir", str(self.models_dir)]
-        command += ["--http-port", str(self.port), "--grpc-port", str(self.grpc_port)]
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("INKLING_")}
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(command, stderr=output, env=environ)
-        return self
-
-    def get(self, path: str) -> tuple[int, Any]:
-        """GET over a connection of its own; status 0 where nobody answers."""
-        return self.request("GET", path)
-
-    def request(
-        self, method: str, path: str, body: bytes | None = None
-    ) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
-        try:
-            connection.request(method, path, body)
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
-        except (OSError, http.client.HTTPException):
-            return 0, None
-        finally:
-            connection.close()
-
-    def wait_ready(self) -> Killable:
-        until(lambda: self.get("/readyz")[0] == 200)
-        return self
-
-    def send(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def end(self, number: int = signal.SIGKILL) -> int:
-        """Send a signal and wait for the end."""
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(40)
-
-
-@pytest.fixture
-def killable(tmp_path: Path, published: Path) -> Iterator[Callable[..., Killable]]:
-    """Make gateways that a test may kill; none outlives it."""
-    made: list[Killable] = []
-
-    def make(*flags: str, models_dir: Path = published) -> Killable:
-        log = tmp_path / f"killable-{len(made)}.log"
-        made.append(Killable(models_dir, log, free_port(), free_port(), flags))
-        return made[-1]
-
-    yield make
-    for one in made:
-        if one.process is not None and one.process.poll() is None:
-            one.process.send_signal(signal.SIGCONT)
-            one.end()
 
 
 class CountingServer:
@@ -193,11 +117,7 @@ def _one_answer(_: grpc.ServicerContext) -> bytes:
 @pytest.fixture(scope="module")
 def digits() -> list[np.ndarray]:
     """300 pictures, 28x28, uint8, light on dark."""
-    from sklearn.datasets import load_digits
-
-    from inkling_training.data.datasets import _enlarged
-
-    return [_enlarged(image) for image in load_digits().images[:300]]
+    return list(all_digits()[:300])
 
 
 @pytest.fixture(scope="module")

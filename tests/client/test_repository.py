@@ -22,7 +22,7 @@ from inkling.model.repository import (
     VersionFiles,
     check_model_name,
 )
-from tests.machine import until
+from tests.support.machine import until
 
 _FILES = {
     "model.bin": b"weights" * 100,

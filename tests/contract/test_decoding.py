@@ -17,7 +17,7 @@ from inkling.errors import (
 )
 from inkling.image import decoding
 from inkling.image.decoding import Budget, Decoded, Limits, decode
-from tests.machine import within
+from tests.support.machine import within
 
 Encode = Callable[..., bytes]
 _MIN_SIDE = 512

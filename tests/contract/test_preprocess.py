@@ -14,7 +14,7 @@ from inkling.image.preprocess import (
     pixels_to_input,
     to_input,
 )
-from tests.machine import within
+from tests.support.machine import within
 
 Encode = Callable[..., bytes]
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from inkling_serving.settings import Settings
-from tests.machine import until
+from tests.support.machine import until
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKERFILES = ("gateway", "training", "loadtest")

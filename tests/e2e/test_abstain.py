@@ -25,7 +25,7 @@ from inkling.model.bundle import Bundle, read_bundle
 from inkling.model.repository import CONTRACT_FILE, FORMATS, MANIFEST_FILE, Repository
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
-from tests.conftest import serving
+from tests.support.gateway_process import serving
 
 # Any score but 1 is below this.
 _NEVER_SURE = float(np.nextafter(np.float32(1), np.float32(0)))

@@ -28,9 +28,9 @@ from inkling.model.repository import Repository, VersionFiles
 from inkling.types import Prediction
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
-from tests.conftest import serving
-from tests.machine import until
-from tests.serving.test_tensorflow_serving import OfficialServer
+from tests.support.gateway_process import serving
+from tests.support.machine import until
+from tests.support.official_server import OfficialServer
 
 Pictures: TypeAlias = Sequence[bytes]
 Scores: TypeAlias = np.ndarray

@@ -23,9 +23,9 @@ from inkling.model.repository import Repository
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.engines.tensorflow_serving import ENGINE_ERRORS
-from tests.conftest import serving
-from tests.machine import free_port, until
-from tests.serving.test_tensorflow_serving import OfficialServer
+from tests.support.gateway_process import serving
+from tests.support.machine import free_port, until
+from tests.support.official_server import OfficialServer
 
 _PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJ"

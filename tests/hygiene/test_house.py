@@ -21,7 +21,7 @@ from inkling import errors
 from inkling.errors import ErrorCode, InklingError
 from inkling.gateway.status import GRPC_STATUS
 from inkling_serving.http_api.handlers import HTTP_STATUS
-from tests.machine import within
+from tests.support.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
 MEMBERS = {
@@ -225,7 +225,7 @@ def test_the_makefile_explains_itself() -> None:
 
 _TRIED = """
 import itertools, pytest
-from tests.machine import until, within
+from tests.support.machine import until, within
 tries = itertools.count(1)
 def test_slow_once():
     within(1.0, 0.5 if next(tries) == 1 else 2.0)

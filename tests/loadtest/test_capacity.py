@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import GatewayProcess
 from tests.loadtest.faulty import faulty, faulty_grpc
-from tests.loadtest.test_runs import load
+from tests.support.gateway_process import GatewayProcess
+from tests.support.load_run import load
 
 
 @pytest.mark.soak

@@ -7,14 +7,10 @@ run at once, since a run is mostly waiting.
 from __future__ import annotations
 
 import csv
-import json
 import re
 import signal
 import statistics
-import subprocess
-import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,52 +18,10 @@ import pytest
 
 from inkling.cli.main import main
 from inkling_loadtest.pictures import drawn_digits
-from tests.conftest import ROOT, GatewayProcess
 from tests.loadtest.faulty import faulty, faulty_grpc
-from tests.machine import until
-
-_PATIENCE_S = 300
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A run that came to its end."""
-
-    code: int
-    text: str
-    directory: Path
-
-    @property
-    def report(self) -> Any:
-        return json.loads((self.directory / "report.json").read_bytes())
-
-
-class Run:
-    """A run under way."""
-
-    def __init__(self, directory: Path, *command: str) -> None:
-        self.directory = directory
-        self.log = directory.with_suffix(".log")
-        with self.log.open("w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *command, "--report", str(directory)],
-                stdout=output,
-                stderr=output,
-                cwd=ROOT,
-            )
-
-    def outcome(self) -> Outcome:
-        try:
-            code = self.process.wait(_PATIENCE_S)
-        finally:
-            self.process.kill()
-        return Outcome(code, self.log.read_text(), self.directory)
-
-
-def load(directory: Path, target: str, *arguments: str) -> Run:
-    """Start a load test of the MLP."""
-    command = ["inkling", "loadtest", "--target", target, "--model", "mlp"]
-    return Run(directory, *command, "--warmup", "500ms", *arguments)
+from tests.support.gateway_process import GatewayProcess
+from tests.support.load_run import PATIENCE_S, Outcome, Run, load
+from tests.support.machine import until
 
 
 def _pictures(folder: Path) -> Path:
@@ -152,7 +106,7 @@ def _cut(folder: Path, gateway: GatewayProcess) -> Run:
     """Start a long run, and press Ctrl-C as soon as it shows figures."""
     arguments = ["--rate", "20", "--users", "5", "--duration", "100s", "--mix", "image"]
     run = load(folder / "cut", gateway.url, *arguments)
-    until(lambda: " right " in run.log.read_text(), _PATIENCE_S)
+    until(lambda: " right " in run.log.read_text(), PATIENCE_S)
     run.process.send_signal(signal.SIGINT)
     return run
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.machine import TooSlow, memory_bytes, within
+from tests.support.machine import TooSlow, memory_bytes, within
 
 _CLASSIFY = "/v1/models/mlp:classify"
 _EXPLAIN = "/v1/models/mlp:explain"

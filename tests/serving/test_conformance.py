@@ -27,16 +27,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.machine import until, within
-from tests.serving.test_lifecycle import (
-    _STOPPED_BY_SIGNAL,
-    Running,
-    serve,
-    start,
-)
-from tests.serving.wire import converse, whole_answer
-
-__all__ = ["serve", "start"]
+from tests.support import slow_clients
+from tests.support.gateway_process import STOPPED_BY_SIGNAL, Running
+from tests.support.http_bytes import converse, whole_answer
+from tests.support.machine import until, within
 
 Serve = Callable[..., Running]
 _CLASSIFY = b"/v1/models/mlp:classify"
@@ -444,9 +438,8 @@ def test_slow_clients(
     nothing: classifications beside them all succeed, with a p99 of at most twice what
     it was, and the slow ones are gone after their time.
     """
-    script = Path(__file__).with_name("slow_clients.py")
     with start_gateway(published, "--body-timeout-s", "5") as own:
-        command = [sys.executable, str(script), str(own.port), str(count)]
+        command = [sys.executable, slow_clients.__file__, str(own.port), str(count)]
         _asked_for(own.port, 0.5)
         before = _asked_for(own.port, 3)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as slow:
@@ -570,7 +563,7 @@ def test_end_during_the_start(serve: Serve, offsets_ms: range) -> None:
         signalled = time.monotonic()
         for gateway, _ in started:
             code = gateway.process.wait(30)
-            assert code in _STOPPED_BY_SIGNAL, gateway.log.read_text()
+            assert code in STOPPED_BY_SIGNAL, gateway.log.read_text()
         within(time.monotonic() - signalled, 5)
 
 

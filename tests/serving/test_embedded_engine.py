@@ -30,7 +30,7 @@ from inkling.model.repository import (
 from inkling.model.runner import TFLiteRunner
 from inkling_serving.engines.base import ModelStatus, State
 from inkling_serving.engines.embedded import EmbeddedEngine, LoadedVersion
-from tests.machine import memory_bytes, until, within
+from tests.support.machine import memory_bytes, until, within
 
 _POLL_S = 0.05
 _TFLITE = "tflite/float32.tflite"

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.machine import TooSlow, memory_bytes
+from tests.support.machine import TooSlow, memory_bytes
 
 Mutant = Callable[[int], bytes]
 _CLASSIFY = "/v1/models/mlp:classify"

@@ -36,15 +36,9 @@ from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.thread_pool import Work
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
-from tests.client.test_remote import Killable, killable
-from tests.machine import memory_bytes, until, within
-from tests.serving.test_tensorflow_serving import (
-    OfficialServer,
-    _official,
-    official,
-)
-
-__all__ = ["_official", "killable", "official"]
+from tests.support.gateway_process import Killable
+from tests.support.machine import memory_bytes, until, within
+from tests.support.official_server import OfficialServer
 
 _CODE = "inkling-error-code"
 _CLASSIFY = "/inkling.v1.Classifier/Classify"

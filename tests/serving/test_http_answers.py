@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.machine import within
+from tests.support.machine import within
 
 Encode = Callable[..., bytes]
 _CLASSIFY = "/v1/models/mlp:classify"

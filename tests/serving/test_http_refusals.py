@@ -25,8 +25,8 @@ from inkling_serving.http_api.flask_app import create_app
 from inkling_serving.http_api.handlers import Gateway
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.service import Service
-from tests.machine import within
-from tests.serving.wire import converse
+from tests.support.http_bytes import converse
+from tests.support.machine import within
 
 Encode = Callable[..., bytes]
 _CLASSIFY = "/v1/models/mlp:classify"

@@ -4,132 +4,29 @@ import base64
 import http.client
 import json
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.machine import free_port, memory_bytes, until, within
+from tests.support.gateway_process import (
+    STOPPED_BY_SIGNAL,
+    Running,
+    children_of,
+    command_line_of,
+    get_json,
+    workers_of,
+)
+from tests.support.machine import free_port, memory_bytes, until, within
 
 _CLASSIFY = "/v1/models/mlp:classify"
-_STOPPED_BY_SIGNAL = (0, -signal.SIGTERM, -signal.SIGINT, 130)
-
-
-@dataclass
-class Running:
-    """A process of the command `inkling`, with its log."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-    started: float
-
-    @property
-    def port(self) -> int:
-        """The port for HTTP, once the log says it."""
-        until(lambda: self._listening() or self.process.poll() is not None)
-        listening = self._listening()
-        assert listening, self.log.read_text()
-        return int(listening.group(1))
-
-    def _listening(self) -> re.Match[str] | None:
-        return re.search(r"listening on http://[^ ]+:(\d+)/", self.log.read_text())
-
-    def get(self, path: str) -> tuple[int, Any]:
-        """GET over a connection of its own; status 0 where nobody answers."""
-        return _get(self.port, path)
-
-    def wait_ready(self) -> float:
-        """Wait for /readyz; return the seconds since the process was started."""
-        until(lambda: self.get("/readyz")[0] == 200 or self.process.poll() is not None)
-        assert self.process.poll() is None, self.log.read_text()
-        return time.monotonic() - self.started
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and return the exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(30)
-
-
-def _get(port: int, path: str) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-    except (OSError, http.client.HTTPException):
-        return 0, None
-    finally:
-        connection.close()
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Start `inkling WORDS`; what still runs when the test ends is killed."""
-    running: list[Running] = []
-
-    def started(*words: object, **options: Any) -> Running:
-        log = tmp_path / f"log-{len(running)}"
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("INKLING_")}
-        command = [sys.executable, "-m", "inkling", *map(str, words)]
-        with log.open("wb") as file:
-            now = time.monotonic()
-            process = subprocess.Popen(
-                command, env=environ, stdout=file, stderr=file, **options
-            )
-        running.append(Running(process, log, now))
-        return running[-1]
-
-    yield started
-    for one in running:
-        children = _children(one.process.pid)
-        if one.process.poll() is None:
-            one.process.kill()
-        one.process.wait()
-        for pid in children:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-@pytest.fixture
-def serve(start: Callable[..., Running], published: Path) -> Callable[..., Running]:
-    """Start `inkling serve` over the trained models on free ports."""
-
-    def started(*flags: object, models_dir: Path = published) -> Running:
-        ports = ["--http-port", 0, "--grpc-port", 0]
-        return start("serve", "--models-dir", models_dir, *ports, *flags)
-
-    return started
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except OSError:
-        return []
-    return [int(word) for word in text.split()]
-
-
-def _workers(pid: int) -> list[int]:
-    """The worker processes; not the tracker that Python starts beside them."""
-    return [child for child in _children(pid) if "spawn_main" in _command(child)]
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
 
 
 @pytest.fixture(scope="session")
@@ -155,11 +52,11 @@ def test_processes_are_light(
     """A gateway process holds no TensorFlow, and at most 120 MB after 100 requests."""
     gateway = serve("--workers", workers)
     gateway.wait_ready()
-    until(lambda: workers == 1 or len(_workers(gateway.process.pid)) == workers)
+    until(lambda: workers == 1 or len(workers_of(gateway.process.pid)) == workers)
     for _ in range(100):
         assert _post(gateway.port, picture)[0] == 200
 
-    pids = [gateway.process.pid, *_workers(gateway.process.pid)]
+    pids = [gateway.process.pid, *workers_of(gateway.process.pid)]
     figures = [memory_bytes(pid) / 1e6 for pid in pids]
     print(f"{workers} workers, resident", ", ".join(f"{mb:.0f} MB" for mb in figures))
     for pid in pids:
@@ -209,14 +106,14 @@ def test_signals_end_the_gateway_with_0(
     """S1: SIGTERM and SIGINT end the gateway and its workers; the exit code is 0."""
     gateway = serve("--workers", workers)
     gateway.wait_ready()
-    workers_pids = _workers(gateway.process.pid)
+    workers_pids = workers_of(gateway.process.pid)
     started = time.monotonic()
 
     assert gateway.stop(number) == 0, gateway.log.read_text()
     took = time.monotonic() - started
     print(f"ended after {took:.2f} s")
     assert "Traceback" not in gateway.log.read_text()
-    assert [""] * len(workers_pids) == [_command(pid) for pid in workers_pids]
+    assert [""] * len(workers_pids) == [command_line_of(pid) for pid in workers_pids]
     within(took, 5)
 
 
@@ -300,7 +197,7 @@ def test_signals_right_after_the_port_is_bound(
     time.sleep(delay_ms / 1000)  # the moment is the test
 
     signalled = time.monotonic()
-    assert gateway.stop() in _STOPPED_BY_SIGNAL
+    assert gateway.stop() in STOPPED_BY_SIGNAL
     within(time.monotonic() - signalled, 5)
 
 
@@ -311,22 +208,22 @@ def test_two_workers_serve_and_are_replaced(
     """`--workers 2` is two processes; one that ends is replaced, and requests go on."""
     gateway = serve("--workers", 2)
     gateway.wait_ready()
-    until(lambda: len(_workers(gateway.process.pid)) == 2)
-    before = _workers(gateway.process.pid)
+    until(lambda: len(workers_of(gateway.process.pid)) == 2)
+    before = workers_of(gateway.process.pid)
 
     os.kill(before[0], number)
     answered = [_post(gateway.port, picture)[0] for _ in range(100)]
     took = until(
         lambda: (
-            len(set(_workers(gateway.process.pid)) - set(before)) == 1
-            and len(_workers(gateway.process.pid)) == 2
+            len(set(workers_of(gateway.process.pid)) - set(before)) == 1
+            and len(workers_of(gateway.process.pid)) == 2
         )
     )
 
     # A connection that a killed process had accepted is lost with it; see below.
     assert [200] * len(answered) == answered or number == signal.SIGKILL
     print(f"replaced after {took:.2f} s")
-    assert before[1] in _workers(gateway.process.pid)
+    assert before[1] in workers_of(gateway.process.pid)
     for _ in range(50):
         assert _post(gateway.port, picture)[0] == 200
     assert gateway.stop() == 0
@@ -336,14 +233,14 @@ def test_workers_do_not_outlive_their_parent(serve: Callable[..., Running]) -> N
     """S6: when the parent is killed, the port is free within 2 s."""
     gateway = serve("--workers", 2)
     gateway.wait_ready()
-    until(lambda: len(_workers(gateway.process.pid)) == 2)
-    port, workers = gateway.port, _workers(gateway.process.pid)
+    until(lambda: len(workers_of(gateway.process.pid)) == 2)
+    port, workers = gateway.port, workers_of(gateway.process.pid)
     gateway.process.kill()
     gateway.process.wait()
     try:
-        took = until(lambda: not any(_command(pid) for pid in workers))
+        took = until(lambda: not any(command_line_of(pid) for pid in workers))
     finally:
-        for pid in filter(_command, workers):
+        for pid in filter(command_line_of, workers):
             os.kill(pid, signal.SIGKILL)
 
     with socket.socket() as probe:
@@ -398,7 +295,7 @@ def test_two_gateways_at_once_do_not_share_a_port(
     for _ in range(2):
         port = free_port()
         both = [serve("--http-port", port) for _ in range(2)]
-        until(lambda port=port: _get(port, "/readyz")[0] == 200)
+        until(lambda port=port: get_json(port, "/readyz")[0] == 200)
         until(lambda both=both: any(one.process.poll() is not None for one in both))
         ended = [one for one in both if one.process.poll() is not None]
         serving = [one for one in both if one.process.poll() is None]
@@ -437,7 +334,7 @@ def test_restart_on_the_same_port(serve: Callable[..., Running]) -> None:
     for _ in range(2):
         gateway = serve("--http-port", port)
         gateway.wait_ready()
-        assert _get(port, "/livez")[0] == 200
+        assert get_json(port, "/livez")[0] == 200
         gateway.process.kill()
         gateway.process.wait()
 
@@ -453,8 +350,8 @@ def _up(
     gateway = 0
     try:
         until(lambda: "Serving mlp, cnn" in running.log.read_text())
-        assert _get(port, "/readyz")[0] == 200
-        [gateway] = _children(running.process.pid)
+        assert get_json(port, "/readyz")[0] == 200
+        [gateway] = children_of(running.process.pid)
         yield running, gateway
     finally:
         with suppress(ProcessLookupError):
@@ -470,7 +367,7 @@ def test_up_takes_its_gateway_with_it(
         signalled = time.monotonic()
         running.stop(number)
         took = time.monotonic() - signalled
-        left = until(lambda: not _command(gateway))
+        left = until(lambda: not command_line_of(gateway))
 
         assert "Traceback" not in running.log.read_text()
     within(took, 15)
@@ -486,5 +383,5 @@ def test_interrupting_up_in_a_terminal(
         code = running.process.wait(15)
 
         assert code in (0, 130)
-        assert _command(gateway) == ""
+        assert command_line_of(gateway) == ""
         assert "Traceback" not in running.log.read_text()

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from inkling.v1 import classifier_pb2 as pb
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.timings import PHASES, Trace
-from tests.machine import until
+from tests.support.machine import until
 
 _CLASSIFY = "/v1/models/mlp:classify"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine import TooSlow, free_port, until, within
+from tests.support.machine import TooSlow, free_port, until, within
 
 # A gateway whose engine sleeps, so that its capacity is known and the cores are idle:
 # 4 threads and 100 ms a call are 40 a second.

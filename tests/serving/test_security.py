@@ -21,7 +21,7 @@ import inkling
 from inkling.errors import InvalidRequest, NotReady, Unauthenticated
 from inkling_serving.security import ApiKeys
 from inkling_serving.settings import Settings
-from tests.serving.wire import whole_answer
+from tests.support.http_bytes import whole_answer
 
 _OLD, _NEW = "an-old-key-of-some-length", "a-new-key-of-some-length"
 

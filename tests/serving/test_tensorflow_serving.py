@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,216 +53,22 @@ from inkling_serving.tensorflow_serving_wire.tensors import (
     strings_tensor,
     tensor_of,
 )
-from tests.client.test_remote import Killable, killable
-from tests.conftest import serving
-from tests.machine import TooSlow, free_port, listens, memory_bytes, until, within
-
-__all__ = ["OfficialServer", "killable"]
+from tests.support.digits import all_digits
+from tests.support.gateway_process import Killable, serving
+from tests.support.machine import (
+    TooSlow,
+    free_port,
+    listens,
+    memory_bytes,
+    until,
+    within,
+)
+from tests.support.official_server import OfficialServer, meta_graph, saved_model
 
 _REAL_ADDRESS = os.environ.get("INKLING_TEST_TFS_ADDRESS", "")
 _INVALID = grpc.StatusCode.INVALID_ARGUMENT
 _NOT_FOUND = grpc.StatusCode.NOT_FOUND
 _AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
-
-
-@cache
-def _saved_model(path: Path) -> Any:
-    return tf.saved_model.load(str(path))
-
-
-@cache
-def _meta_graph(path: Path) -> Any:
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    saved = saved_model_pb2.SavedModel()
-    saved.ParseFromString((path / "saved_model.pb").read_bytes())
-    return saved.meta_graphs[0]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One Predict as the server saw it."""
-
-    model: str
-    version: int | None
-    rows: int
-    remaining_s: float | None
-
-
-class OfficialServer(
-    prediction_service_pb2_grpc.PredictionServiceServicer,
-    model_service_pb2_grpc.ModelServiceServicer,
-):
-    """Stands in for TensorFlow Serving: its servicers around the SavedModels of a folder.
-
-    Attributes:
-        seen: Every Predict of `serving_default`, in order.
-        delay_s: How long each of those takes.
-        abort: The status that each of those ends with instead.
-        alter: Changes each of their answers.
-        lock_step: Whether they run one after the other, as on one accelerator.
-    """
-
-    def __init__(
-        self, models_dir: Path, port: int = 0, as_content: bool = False
-    ) -> None:
-        self._repository = Repository(models_dir)
-        self._as_content = as_content
-        self.hidden_signatures: set[str] = set()
-        self.hidden_models: set[str] = set()
-        self.status_abort: grpc.StatusCode | None = None
-        self.lock = threading.Lock()
-        self.reset()
-        self._server = grpc.server(
-            ThreadPoolExecutor(64), options=[("grpc.so_reuseport", 0)]
-        )
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            self, self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
-        self.address = f"127.0.0.1:{self.port}"
-        self._server.start()
-
-    def reset(self) -> None:
-        """Forget what was seen and behave well."""
-        self.seen: list[Seen] = []
-        self.delay_s = 0.0
-        self.abort: grpc.StatusCode | None = None
-        self.alter: Callable[[Any], object] = lambda _: None
-        self.lock_step = False
-        self.under_way = 0
-
-    def stop(self) -> None:
-        self._server.stop(None).wait()
-
-    def Predict(self, request: Any, context: Any) -> Any:
-        path = self._path(request.model_spec, context)
-        name = request.model_spec.signature_name or "serving_default"
-        signatures = _saved_model(path).signatures
-        if name not in signatures or name in self.hidden_signatures:
-            context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f'Serving signature key "{name}" not found.',
-            )
-        if name == "serving_default":
-            self._note(request, context)
-            if self.abort is not None:
-                context.abort(self.abort, "words of the engine, /models/secret/path")
-        inputs = {a: tf.constant(tf.make_ndarray(t)) for a, t in request.inputs.items()}
-        outputs = signatures[name](**inputs)
-        response = predict_pb2.PredictResponse()
-        for alias in request.output_filter or outputs:
-            response.outputs[alias].CopyFrom(self._tensor(outputs[alias].numpy()))
-        response.model_spec.name = request.model_spec.name
-        response.model_spec.signature_name = name
-        response.model_spec.version.value = int(path.name)
-        if name == "serving_default":
-            self.alter(response)
-        return response
-
-    def _note(self, request: Any, context: Any) -> None:
-        spec, remaining = request.model_spec, context.time_remaining()
-        version = spec.version.value if spec.HasField("version") else None
-        rows = request.inputs["inputs"].tensor_shape.dim[0].size
-        self.seen.append(Seen(spec.name, version, rows, remaining))
-        self.under_way += 1
-        try:
-            if self.lock_step:
-                with self.lock:
-                    time.sleep(self.delay_s)
-            else:
-                until_s = time.monotonic() + self.delay_s
-                while time.monotonic() < until_s and context.is_active():
-                    time.sleep(0.002)
-        finally:
-            self.under_way -= 1
-
-    def _tensor(self, array: np.ndarray) -> Any:
-        """As Tensor::AsProtoField writes it, or Tensor::AsProtoTensorContent."""
-        tensor = tf.make_tensor_proto(array)
-        texts = list(tensor.string_val)
-        if self._as_content and texts:
-            # EncodeStringList: the lengths as varints, then the texts.
-            tensor.ClearField("string_val")
-            tensor.tensor_content = b"".join(map(_varint, map(len, texts)))
-            tensor.tensor_content += b"".join(texts)
-        elif self._as_content:
-            tensor.ClearField("float_val")
-            tensor.tensor_content = array.tobytes()
-        elif not texts:
-            tensor.ClearField("tensor_content")
-            tensor.ClearField("float_val")
-            tensor.float_val.extend(array.ravel().tolist())
-        return tensor
-
-    def GetModelMetadata(self, request: Any, context: Any) -> Any:
-        path = self._path(request.model_spec, context)
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        for key, signature in _meta_graph(path).signature_def.items():
-            signatures.signature_def[key].CopyFrom(signature)
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
-        response.model_spec.name = request.model_spec.name
-        response.model_spec.version.value = int(path.name)
-        response.metadata["signature_def"].Pack(signatures)
-        return response
-
-    def GetModelStatus(self, request: Any, context: Any) -> Any:
-        name = request.model_spec.name
-        if self.status_abort is not None:
-            context.abort(self.status_abort, "words of the engine")
-        if name in self.hidden_models or not self._repository.versions(name):
-            context.abort(_NOT_FOUND, f"Could not find any versions of model {name}")
-        response = get_model_status_pb2.GetModelStatusResponse()
-        for version in self._repository.versions(name):
-            response.model_version_status.add(version=version, state=_AVAILABLE)
-        return response
-
-    def _path(self, spec: Any, context: Any) -> Path:
-        versions = self._repository.versions(spec.name)
-        wanted = spec.version.value if spec.HasField("version") else max(versions)
-        if spec.name in self.hidden_models or wanted not in versions:
-            context.abort(
-                _NOT_FOUND,
-                f"Servable not found for request: Specific({spec.name}, {wanted})",
-            )
-        return self._repository.files(spec.name, wanted).path
-
-
-def _varint(number: int) -> bytes:
-    out = b""
-    while number > 127:
-        out += bytes([number & 127 | 128])
-        number >>= 7
-    return out + bytes([number])
-
-
-@pytest.fixture(scope="module")
-def _official(published: Path) -> Iterator[OfficialServer]:
-    server = OfficialServer(published)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def official(_official: OfficialServer) -> OfficialServer:
-    """The official servicers around the published SavedModels, well-behaved so far."""
-    _official.reset()
-    return _official
-
-
-@pytest.fixture
-def start_official(published: Path) -> Iterator[Callable[..., OfficialServer]]:
-    """Start such servers of one's own."""
-    servers: list[OfficialServer] = []
-
-    def start(models_dir: Path = published, **options: Any) -> OfficialServer:
-        servers.append(OfficialServer(models_dir, **options))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 @contextmanager
@@ -302,13 +107,10 @@ def engine(
 @pytest.fixture(scope="module")
 def inputs(published: Path) -> np.ndarray:
     """64 model inputs, all different."""
-    from sklearn.datasets import load_digits
-
     from inkling.image.preprocess import pixels_to_input
-    from inkling_training.data.datasets import _enlarged
 
     contract = Repository(published).newest("cnn").contract()
-    pixels = [_enlarged(image) for image in load_digits().images[:64]]
+    pixels = all_digits()[:64]
     return np.stack([pixels_to_input(one, contract) for one in pixels])
 
 
@@ -316,7 +118,7 @@ def inputs(published: Path) -> np.ndarray:
 def scores(published: Path, inputs: np.ndarray) -> np.ndarray:
     """What the published SavedModel says of `inputs`."""
     path = Repository(published).newest("cnn").path
-    signature = _saved_model(path).signatures["serving_default"]
+    signature = saved_model(path).signatures["serving_default"]
     found: np.ndarray = signature(inputs=tf.constant(inputs))["scores"].numpy()
     return found
 
@@ -446,7 +248,7 @@ def test_metadata_is_the_saved_models(stubs: Stubs, published: Path) -> None:
 
     assert answer.metadata["signature_def"].Unpack(found)
     assert (answer.model_spec.name, answer.model_spec.version.value) == ("mlp", 1)
-    real = _meta_graph(Repository(published).newest("mlp").path).signature_def
+    real = meta_graph(Repository(published).newest("mlp").path).signature_def
     keys = {key for key in real if not key.startswith("__")}
     assert keys == set(found.signature_def)
     for key in keys:

@@ -24,8 +24,8 @@ from inkling_serving.http2.frames import (
     Kind,
 )
 from inkling_serving.http2.messages import prefixed
-from tests.machine import until, within
 from tests.serving.http2.peer import HEADERS, MAX_MESSAGE, Client, Server
+from tests.support.machine import until, within
 
 _ACCEPTS = "identity,deflate,gzip"
 

@@ -26,8 +26,8 @@ from inkling_serving.http2.frames import (
 )
 from inkling_serving.http2.heads import Heads
 from inkling_serving.http2.messages import prefixed
-from tests.machine import until, within
 from tests.serving.http2.peer import HEADERS, Client, Server
+from tests.support.machine import until, within
 
 _ENDED = END_HEADERS | END_STREAM
 
