@@ -24,7 +24,10 @@ from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from inkling.contract import Contract
+    from inkling.errors import InklingError
     from inkling.types import Prediction
 
 __all__ = ["GrpcClassifier"]
@@ -65,16 +68,18 @@ class GrpcClassifier(RemoteClassifier):
     def close(self) -> None:
         """Close the channel; a later call opens another."""
         with self._lock:
-            if self._channel is not None and self._process == os.getpid():
-                self._channel.close()
-            self._channel = self._stub = None
+            # A call that this ends finds that the stub is no longer its own.
+            channel, self._channel, self._stub = self._channel, None, None
+            if channel is not None and self._process == os.getpid():
+                channel.close()
 
     def _begin(self, image: bytes, top_k: int, abstain: bool) -> _GrpcCall:
         request = request_for(self._connection, image, top_k, abstain)
-        future = self._ready_stub().Classify.future(
+        stub = self._ready_stub()
+        future = stub.Classify.future(
             request, timeout=self._connection.timeout_s, metadata=self._metadata
         )
-        return _GrpcCall(self._connection, future)
+        return _GrpcCall(future, lambda: self._error(stub, future))
 
     def _ask(self, image: bytes, top_k: int, abstain: bool) -> Prediction:
         request = request_for(self._connection, image, top_k, abstain)
@@ -88,9 +93,12 @@ class GrpcClassifier(RemoteClassifier):
                 request, timeout=self._connection.timeout_s, metadata=self._metadata
             )
         except grpc.RpcError as error:
-            if stub is not self._stub:
-                raise closed() from None
-            raise error_of_call(self._connection, error) from None  # type: ignore[arg-type]
+            raise self._error(stub, error) from None
+
+    def _error(self, stub: ClassifierStub, call: Any) -> InklingError:
+        if stub is not self._stub:
+            return closed()
+        return error_of_call(self._connection, call)
 
     def _ready_stub(self) -> ClassifierStub:
         with self._lock:
@@ -110,16 +118,14 @@ class GrpcClassifier(RemoteClassifier):
 class _GrpcCall:
     """A classification under way."""
 
-    def __init__(self, connection: Connection, future: Any) -> None:
-        self._connection, self._future = connection, future
+    def __init__(self, future: Any, error: Callable[[], InklingError]) -> None:
+        self._future, self._error = future, error
 
     def result(self) -> Prediction:
         try:
             return prediction_of(self._future.result())
         except grpc.RpcError:
-            raise error_of_call(self._connection, self._future) from None
-        except grpc.FutureCancelledError:
-            raise closed() from None
+            raise self._error() from None
 
     def cancel(self) -> None:
         self._future.cancel()

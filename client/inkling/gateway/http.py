@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from inkling.errors import InternalError
+from inkling.errors import InternalError, InvalidImage
 from inkling.gateway.connection import Connection
 from inkling.gateway.http_transport import Exchange, HttpTransport
 from inkling.gateway.remote import RemoteClassifier
@@ -58,6 +58,9 @@ class HttpClassifier(RemoteClassifier):
         self._transport.close()
 
     def _begin(self, image: bytes, top_k: int, abstain: bool) -> _HttpCall:
+        if not image:
+            # Over HTTP the gateway could not tell it from a request without a body.
+            raise InvalidImage("The picture is empty; expected a PNG or JPEG file.")
         query = {"top_k": str(top_k)} if top_k > 1 else {}
         if abstain:
             query["abstain"] = "true"
