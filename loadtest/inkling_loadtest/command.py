@@ -58,7 +58,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(given: argparse.Namespace) -> int:
     if given.what == "compare":
-        from inkling_loadtest.compare import compare  # noqa: PLC0415 - not for a load
+        from inkling_loadtest.report.comparison import compare  # noqa: PLC0415 - not for a load
 
         return compare(given.before, given.after)
     try:

@@ -10,14 +10,14 @@ import pytest
 
 from inkling.cli.main import main
 from inkling.errors import InvalidRequest
-from inkling_loadtest.answers import References, Reply
-from inkling_loadtest.arrivals import Stage, arrivals
-from inkling_loadtest.capacity import Capacity, Reading, search
-from inkling_loadtest.ledger import Ledger, Sample, percentile_ms
+from inkling_loadtest.answers.references import References, Reply
+from inkling_loadtest.load.arrivals import Stage, arrivals
+from inkling_loadtest.load.capacity import Capacity, Reading, search
+from inkling_loadtest.load.pictures import drawn_digits, pictures_in
+from inkling_loadtest.measures.tallies import Ledger, Sample, percentile_ms
 from inkling_loadtest.options import duration_s
-from inkling_loadtest.pictures import drawn_digits, pictures_in
+from inkling_loadtest.report.formatting import notes
 from inkling_loadtest.slo import check, parse
-from inkling_loadtest.words import notes
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from inkling.cli.main import main
-from inkling_loadtest.pictures import drawn_digits
+from inkling_loadtest.load.pictures import drawn_digits
 from tests.loadtest.faulty import faulty, faulty_grpc
 from tests.support.gateway_process import GatewayProcess
 from tests.support.load_run import PATIENCE_S, Outcome, Run, load

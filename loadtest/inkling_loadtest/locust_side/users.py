@@ -15,11 +15,11 @@ from locust.exception import CatchResponseError
 
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
-from inkling_loadtest import verdicts
-from inkling_loadtest.answers import Verdict, failed
-from inkling_loadtest.deck import Body, Shot
+from inkling_loadtest.answers import verdicts
+from inkling_loadtest.answers.references import Verdict, failed
 from inkling_loadtest.gateway import CHANNEL_OPTIONS
-from inkling_loadtest.locust_side.session import Session
+from inkling_loadtest.load.requests import Body, Shot
+from inkling_loadtest.locust_side.generator import Session
 
 __all__ = ["GrpcPictures", "HttpPictures"]
 

@@ -9,7 +9,7 @@ from time import perf_counter
 from gevent.event import Event
 from gevent.lock import Semaphore
 
-from inkling_loadtest.arrivals import Stage, arrivals
+from inkling_loadtest.load.arrivals import Stage, arrivals
 
 __all__ = ["Pace", "Ticket"]
 

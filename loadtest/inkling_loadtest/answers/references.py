@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inkling.v1 import classifier_pb2 as pb
-from inkling_loadtest.pictures import LabelledPicture
+from inkling_loadtest.load.pictures import LabelledPicture
 
 __all__ = [
     "FALSE",

@@ -9,16 +9,16 @@ from typing import Any
 
 import gevent
 
-from inkling_loadtest.alone import learn
-from inkling_loadtest.answers import References, Verdict
-from inkling_loadtest.arrivals import Stage
-from inkling_loadtest.deck import Deck, Shot, grpc_shots, http_shots
+from inkling_loadtest.answers.baseline import learn
+from inkling_loadtest.answers.references import References, Verdict
 from inkling_loadtest.gateway import labels_of
-from inkling_loadtest.ledger import Ledger, Sample
-from inkling_loadtest.locust_side.pace import Pace, Ticket
+from inkling_loadtest.load.arrivals import Stage
+from inkling_loadtest.load.pictures import LabelledPicture, drawn_digits, pictures_in
+from inkling_loadtest.load.requests import Deck, Shot, grpc_shots, http_shots
+from inkling_loadtest.load.shapes import window_s
+from inkling_loadtest.locust_side.schedule import Pace, Ticket
+from inkling_loadtest.measures.tallies import Ledger, Sample
 from inkling_loadtest.options import Options
-from inkling_loadtest.pictures import LabelledPicture, drawn_digits, pictures_in
-from inkling_loadtest.plan import window_s
 
 __all__ = ["Session"]
 

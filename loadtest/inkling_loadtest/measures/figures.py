@@ -7,7 +7,7 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
-from inkling_loadtest.ledger import Tally
+from inkling_loadtest.measures.tallies import Tally
 
 __all__ = ["curve", "generator_limit", "latency", "summary", "value_of"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from inkling_loadtest.arrivals import Stage
+from inkling_loadtest.load.arrivals import Stage
 from inkling_loadtest.options import Options
 
 __all__ = ["stages", "window_s"]

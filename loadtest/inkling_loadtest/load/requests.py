@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from inkling.v1 import classifier_pb2 as pb
-from inkling_loadtest.pictures import LabelledPicture
+from inkling_loadtest.load.pictures import LabelledPicture
 
 __all__ = ["Body", "Deck", "Shot", "grpc_shots", "http_shots"]
 

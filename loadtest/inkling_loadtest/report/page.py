@@ -6,8 +6,15 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from inkling_loadtest import drawings
-from inkling_loadtest.words import count, headline, latency, notes, share, verdict
+from inkling_loadtest.report import charts
+from inkling_loadtest.report.formatting import (
+    count,
+    headline,
+    latency,
+    notes,
+    share,
+    verdict,
+)
 
 __all__ = ["page"]
 
@@ -125,14 +132,14 @@ def _mark(met: bool) -> str:
 
 def _drawings(report: _Report) -> str:
     drawn = [
-        ("Latency over time", drawings.latency_over_time(report)),
-        ("Latency by percentile", drawings.percentiles(report)),
-        ("What became of the requests", drawings.throughput(report)),
-        ("Throughput against offered rate", drawings.versus(report)),
-        ("CPU of server and generator", drawings.cpu(report)),
+        ("Latency over time", charts.latency_over_time(report)),
+        ("Latency by percentile", charts.percentiles(report)),
+        ("What became of the requests", charts.throughput(report)),
+        ("Throughput against offered rate", charts.versus(report)),
+        ("CPU of server and generator", charts.cpu(report)),
     ]
     if report["server"].get("phases"):
-        drawn.append(("Where the server spends a request", drawings.phases(report)))
+        drawn.append(("Where the server spends a request", charts.phases(report)))
     cells = [f"<section><h2>{title}</h2>{svg}</section>" for title, svg in drawn]
     return f"<div class='grid'>{''.join(cells)}</div>"
 

@@ -12,10 +12,10 @@ import grpc
 
 from inkling.errors import InternalError
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
-from inkling_loadtest import verdicts
-from inkling_loadtest.answers import FALSE, References, Verdict
-from inkling_loadtest.deck import Shot
+from inkling_loadtest.answers import verdicts
+from inkling_loadtest.answers.references import FALSE, References, Verdict
 from inkling_loadtest.gateway import CHANNEL_OPTIONS
+from inkling_loadtest.load.requests import Shot
 from inkling_loadtest.options import Options
 
 __all__ = ["learn"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
-from inkling_loadtest.answers import Verdict
+from inkling_loadtest.answers.references import Verdict
 
 __all__ = ["Ledger", "Sample", "Tally", "percentile_ms"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from inkling_loadtest.arrivals import Stage
-from inkling_loadtest.capacity import Capacity
-from inkling_loadtest.ledger import Ledger
+from inkling_loadtest.load.arrivals import Stage
+from inkling_loadtest.load.capacity import Capacity
+from inkling_loadtest.measures.tallies import Ledger
 
 __all__ = ["Played", "Results"]
 

@@ -9,8 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from inkling_loadtest.page import page
-from inkling_loadtest.words import count, headline, latency, notes, share, verdict
+from inkling_loadtest.report.formatting import (
+    count,
+    headline,
+    latency,
+    notes,
+    share,
+    verdict,
+)
+from inkling_loadtest.report.page import page
 
 __all__ = ["write"]
 

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from inkling_loadtest import __version__, plan
-from inkling_loadtest.figures import curve, generator_limit, summary, value_of
-from inkling_loadtest.ledger import Tally
+from inkling_loadtest import __version__
+from inkling_loadtest.load import shapes
+from inkling_loadtest.measures.figures import curve, generator_limit, summary, value_of
+from inkling_loadtest.measures.results import Results
+from inkling_loadtest.measures.tallies import Tally
 from inkling_loadtest.options import Options
-from inkling_loadtest.results import Results
 from inkling_loadtest.slo import Condition, check, parse
 
 __all__ = ["Circumstances", "assemble"]
@@ -45,7 +46,7 @@ def assemble(
 ) -> dict[str, Any]:
     """Return the report."""
     places = results.measured()
-    seconds, window_s = results.seconds(places), plan.window_s(options)
+    seconds, window_s = results.seconds(places), shapes.window_s(options)
     total = results.ledger.stages(*places)
     conditions = _conditions(options)
     findings = check(conditions, lambda figure: value_of(figure, total, seconds))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inkling.errors import InvalidRequest
-from inkling_loadtest.words import latency, share
+from inkling_loadtest.report.formatting import latency, share
 
 __all__ = ["compare"]
 

@@ -16,15 +16,15 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from inkling.errors import InklingError, InvalidRequest
-from inkling_loadtest.arrivals import Stage
-from inkling_loadtest.ledger import Ledger
-from inkling_loadtest.locust_side.conductor import Conductor
-from inkling_loadtest.locust_side.session import Session
+from inkling_loadtest.load.arrivals import Stage
+from inkling_loadtest.locust_side.coordinator import Conductor
+from inkling_loadtest.locust_side.generator import Session
 from inkling_loadtest.locust_side.users import GrpcPictures, HttpPictures
-from inkling_loadtest.metrics import Watch
+from inkling_loadtest.measures.results import Results
+from inkling_loadtest.measures.server_metrics import Watch
+from inkling_loadtest.measures.tallies import Ledger
 from inkling_loadtest.options import Options, add_options
-from inkling_loadtest.report import Circumstances, assemble
-from inkling_loadtest.results import Results
+from inkling_loadtest.report.assembly import Circumstances, assemble
 
 __all__ = ["LoadShape", "LoadTest", "register"]
 
@@ -122,7 +122,7 @@ class LoadTest:
             processes=conductor.num_processes,
             server=self._watch.findings(results.spans()) if self._watch else None,
         )
-        from inkling_loadtest.writing import write  # noqa: PLC0415 - draws; not to start
+        from inkling_loadtest.report.files import write  # noqa: PLC0415 - draws; not to start
 
         report = assemble(options, results, circumstances)
         write(report, options.report)

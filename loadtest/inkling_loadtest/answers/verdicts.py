@@ -16,7 +16,7 @@ import grpc
 from inkling.errors import ErrorCode
 from inkling.gateway.status import ERROR_CODE_KEY
 from inkling.v1 import classifier_pb2 as pb
-from inkling_loadtest.answers import (
+from inkling_loadtest.answers.references import (
     References,
     Verdict,
     failed,

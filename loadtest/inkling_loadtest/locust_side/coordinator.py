@@ -8,13 +8,13 @@ from time import perf_counter
 
 import gevent
 
-from inkling_loadtest import plan
-from inkling_loadtest.arrivals import Stage
-from inkling_loadtest.capacity import Reading, Trial, search
-from inkling_loadtest.figures import generator_limit, value_of
-from inkling_loadtest.ledger import percentile_ms
+from inkling_loadtest.load import shapes
+from inkling_loadtest.load.arrivals import Stage
+from inkling_loadtest.load.capacity import Reading, Trial, search
+from inkling_loadtest.measures.figures import generator_limit, value_of
+from inkling_loadtest.measures.results import Played, Results
+from inkling_loadtest.measures.tallies import percentile_ms
 from inkling_loadtest.options import Options
-from inkling_loadtest.results import Played, Results
 from inkling_loadtest.slo import check, latency_limits
 
 __all__ = ["Conductor"]
@@ -48,10 +48,10 @@ class Conductor:
         self.num_processes = 1
         self._results = results
         self._begin, self._end = begin, end
-        self._window_s = plan.window_s(options)
+        self._window_s = shapes.window_s(options)
         self._started_s: float | None = None
         self._shown_s = 0.0
-        first = next(iter(plan.stages(options)))
+        first = next(iter(shapes.stages(options)))
         self.users = options.users if options.is_open else max(1, round(first.start))
 
     def run(self) -> None:
@@ -59,7 +59,7 @@ class Conductor:
         if self.options.shape == "capacity":
             self._search()
         else:
-            for stage in plan.stages(self.options):
+            for stage in shapes.stages(self.options):
                 self._play(stage)
         self._show_line("")
         self.finished = True
