@@ -60,7 +60,7 @@ def credentials(connection: Connection) -> grpc.ChannelCredentials | None:
     Raises:
         InvalidRequest: A file of certificates cannot be read.
     """
-    if not connection.tls and not connection.has_certificates:
+    if not connection.is_encrypted:
         return None
     return grpc.ssl_channel_credentials(
         _content(connection.root_certificates),

@@ -84,6 +84,11 @@ class Connection:
         return bool(self.root_certificates or self.client_certificate)
 
     @property
+    def is_encrypted(self) -> bool:
+        """Whether a gRPC connection with these options is encrypted."""
+        return self.tls or self.has_certificates
+
+    @property
     def authorization(self) -> dict[str, str]:
         """The header that carries the API key, in lower case; empty without a key."""
         return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}

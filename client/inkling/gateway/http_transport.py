@@ -94,7 +94,7 @@ class HttpTransport:
             InvalidRequest: The URL is impossible, or names certificates without TLS.
         """
         url = _parsed(connection.target)
-        if url.scheme == "http" and (connection.tls or connection.has_certificates):
+        if url.scheme == "http" and connection.is_encrypted:
             raise InvalidRequest(
                 f"{connection.target:.100} is not encrypted, but tls or certificates "
                 "are given; write https://."

@@ -1,4 +1,4 @@
-"""What an answer must be: that of the same picture when it was asked alone."""
+"""The right answers: those that the same pictures had when each was asked alone."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from inkling.types import Prediction
 from inkling.v1 import classifier_pb2 as pb
 from inkling_loadtest.load.pictures import LabelledPicture
 
 __all__ = [
-    "FALSE",
     "References",
     "Reply",
     "Verdict",
@@ -18,19 +18,17 @@ __all__ = [
     "refused",
     "reply_of",
     "reply_of_json",
+    "reply_of_message",
 ]
 
-# Reasons for which an answer that came is none.
-FALSE = ("mixed-up answer", "wrong answer", "missing answers", "unreadable answer")
-
-# Float sums differ with the batch in which a picture happened to be computed; twenty
-# times what parity between the engines allows.
+# Float sums differ with the batch in which a picture was computed; this is twenty times
+# what parity between the engines allows.
 _TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer in words of no protocol: per picture a label and its probability."""
+    """An answer of any protocol: for each picture a label and its probability."""
 
     version: int
     results: Sequence[tuple[str, float]]
@@ -41,12 +39,12 @@ class Verdict:
     """What became of a request.
 
     Attributes:
-        outcome: `right`, `refused` or `failed`; right means the answer that the same
-            picture had alone, not that the model is right.
+        outcome: `right`, `refused` or `failed`. `right` says that the answer is the one
+            that the same picture had alone, and nothing about its label.
         reason: A few words, the same for all failures of a kind.
-        detail: One of them, word for word.
-        labelled: Pictures that were answered and whose label is known.
-        correct: Those of them that were given their label.
+        detail: The words of this failure.
+        labelled: Pictures that were answered and have a label that the model knows.
+        correct: Pictures among them that were given their label.
     """
 
     outcome: str
@@ -57,19 +55,19 @@ class Verdict:
 
 
 def failed(reason: str, detail: str = "") -> Verdict:
-    """Return the verdict on a request that has no answer or a wrong one."""
+    """Return the verdict on a request without an answer, or with a wrong one."""
     return Verdict("failed", reason, detail[:200])
 
 
 def refused(reason: str) -> Verdict:
-    """Return the verdict on a request that the gateway would not take."""
+    """Return the verdict on a request that the gateway refused."""
     return Verdict("refused", reason)
 
 
 class References:
     """The answers that the pictures had alone, by model version.
 
-    A version that appears under load is taken at its first word for each picture.
+    The first answer of a version that appears under load is its reference.
     """
 
     def __init__(
@@ -106,7 +104,7 @@ class References:
 
     @property
     def num_labelled(self) -> int:
-        """Pictures whose label the model knows."""
+        """The number of pictures with a label that the model knows."""
         return sum(label is not None for label in self._truth)
 
     def _wrong(
@@ -123,7 +121,7 @@ class References:
 
 
 def reply_of_json(body: bytes) -> Reply | None:
-    """Return the reply in an HTTP body; None if it is not of the API's form."""
+    """Return the reply in an HTTP body; None if the body has another form."""
     try:
         answer = json.loads(body)
         results = [
@@ -134,7 +132,13 @@ def reply_of_json(body: bytes) -> Reply | None:
         return None
 
 
-def reply_of(response: pb.ClassifyResponse) -> Reply | None:
+def reply_of(prediction: Prediction) -> Reply:
+    """Return the reply that a prediction of the client library is."""
+    best = prediction.top[0]
+    return Reply(prediction.origin.version or 0, [(best.label, best.probability)])
+
+
+def reply_of_message(response: pb.ClassifyResponse) -> Reply | None:
     """Return the reply in a gRPC message; None if a result has no label."""
     if not all(result.top for result in response.results):
         return None

@@ -1,8 +1,8 @@
-"""What became of a request, from how its protocol says so.
+"""Verdicts on the answers and errors of each protocol.
 
 The gateway sheds load by design: it refuses early rather than answer late. So refusals
-are told apart from failures: 503 and 429, or UNAVAILABLE and RESOURCE_EXHAUSTED of the
-gateway's own. UNAVAILABLE is also gRPC's word for a connection that broke; that is a
+are counted apart from failures: 503 and 429, or the gateway's own UNAVAILABLE and
+RESOURCE_EXHAUSTED. A connection that broke, which gRPC also calls UNAVAILABLE, is a
 failure.
 """
 
@@ -21,8 +21,8 @@ from inkling_loadtest.answers.references import (
     Verdict,
     failed,
     refused,
-    reply_of,
     reply_of_json,
+    reply_of_message,
 )
 
 __all__ = ["of_http", "of_http_error", "of_rpc_error", "of_stream", "of_unary"]
@@ -31,7 +31,7 @@ _REFUSING_STATUSES = (429, 503)
 _REFUSING_CODES = (ErrorCode.OVERLOADED, ErrorCode.NOT_READY)
 _REFUSING_RPC = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
-# How gRPC words its own UNAVAILABLE, in lower case: nobody answered it.
+# The words of gRPC's own UNAVAILABLE, in lower case: the gateway did not send it.
 _BROKEN = (
     "failed to connect",
     "connection re",
@@ -69,7 +69,7 @@ def of_unary(
     references: References, pictures: Sequence[int], response: pb.ClassifyResponse
 ) -> Verdict:
     """Return the verdict on a gRPC answer."""
-    return references.judge(pictures, reply_of(response))
+    return references.judge(pictures, reply_of_message(response))
 
 
 def of_stream(
@@ -78,9 +78,9 @@ def of_stream(
     asked: str,
     answer: pb.ClassifyStreamResponse,
 ) -> Verdict:
-    """Return the verdict on an answer in a stream to the request `asked`."""
+    """Return the verdict on an answer in a stream; `asked` is the request's id."""
     if answer.id != asked:
-        return failed("mixed-up answer", f"{asked} was asked, {answer.id} was answered")
+        return failed("mixed-up answer", f"request {asked} was answered as {answer.id}")
     if answer.WhichOneof("outcome") == "response":
         return of_unary(references, pictures, answer.response)
     code = answer.error.code
@@ -106,7 +106,7 @@ def of_rpc_error(error: grpc.Call) -> Verdict:
 
 
 def _error_of(body: bytes) -> tuple[str, str]:
-    """Return the code and the message in a body; empty where it has none."""
+    """Return the code and the message in a body; empty texts where it has none."""
     try:
         error = json.loads(body)["error"]
         return str(error["code"])[:40], str(error["message"])

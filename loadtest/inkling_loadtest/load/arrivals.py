@@ -1,4 +1,4 @@
-"""When requests are due: a Poisson process whose rate may change over time."""
+"""The moments at which requests are due: a Poisson process with a changing rate."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Stage:
     """A part of a load test with one kind of load.
 
     Attributes:
-        name: What a reader calls it.
+        name: Its name in the report.
         seconds: How long it lasts.
-        start: Arrivals per second at its beginning; users in a closed loop.
-        end: The same at its end; between them the line is straight.
-        is_open: Whether requests arrive whether or not others are answered.
-        measured: Whether it counts.
+        start: Arrivals per second at its beginning; in a closed loop, users.
+        end: The same at its end; in between, the level changes linearly.
+        is_open: Whether requests arrive independently of the answers to others.
+        measured: Whether its requests count in the totals.
     """
 
     name: str
@@ -32,20 +32,20 @@ class Stage:
     measured: bool = True
 
     def level(self, at_s: float) -> float:
-        """Return the rate or the number of users so long after the beginning."""
+        """Return the rate, or the number of users, at a time after the beginning."""
         share = min(max(at_s / self.seconds, 0.0), 1.0)
         return self.start + (self.end - self.start) * share
 
     def share(self, parts: int) -> dict[str, Any]:
-        """Return one process's part of it, as plain values for a message."""
+        """Return the share of one of several processes, as plain values."""
         return {**vars(self), "start": self.start / parts, "end": self.end / parts}
 
 
 def arrivals(stage: Stage, seed: str) -> Iterator[float]:
     """Yield the seconds after the stage's beginning at which requests are due.
 
-    The number of arrivals by a time is Poisson: it grows by one where the integral of
-    the rate passes the next of a row of exponential steps.
+    The number of arrivals up to a time has a Poisson distribution: an arrival is where
+    the integral of the rate reaches the sum of so many exponential variates.
     """
     chance = random.Random(seed)
     slope = (stage.end - stage.start) / stage.seconds
@@ -56,7 +56,7 @@ def arrivals(stage: Stage, seed: str) -> Iterator[float]:
 
 
 def _inverse(expected: float, start: float, slope: float) -> float:
-    """Return when so many arrivals are expected: start t + slope t^2 / 2 = expected."""
+    """Return the time t at which start t + slope t^2 / 2 = expected."""
     if abs(slope) < 1e-12:
         return expected / start if start > 0 else math.inf
     root = start * start + 2 * slope * expected

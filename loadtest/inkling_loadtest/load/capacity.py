@@ -1,9 +1,9 @@
-"""The search for the highest rate at which a promise is kept.
+"""The search for the highest rate at which the objectives are met.
 
-The rate is doubled until a trial fails, then bisected as a ratio. One trial is noisy: a
-neighbour's second on the machine moves a p99. So a verdict is that of trials which
-agree, of up to five at the same rate while they contradict each other; the rate beyond
-one that failed is tried, too; and what is found has to be held for longer.
+The rate is doubled until a trial fails, then bisected as a ratio. One trial is noisy:
+another program that runs for a second moves a p99. So up to five trials are made at a
+rate while their results differ; a higher rate is tried after the first that failed; and
+the rate that is found has to hold in a longer trial.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-__all__ = ["Capacity", "Reading", "Trial", "search"]
+__all__ = ["Capacity", "Trial", "TrialResult", "search"]
 
 _FIRST_RATE = 50.0
 _HIGHEST_RATE = 1e5
@@ -26,7 +26,7 @@ _MAX_VOID = 3
 
 @dataclass(frozen=True)
 class Trial:
-    """A rate to try, and for how long."""
+    """A rate to try, for how long, and for which step of the search."""
 
     rate: float
     seconds: float
@@ -34,17 +34,17 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a trial found.
+class TrialResult:
+    """The result of a trial.
 
     Attributes:
-        kept: Whether every promise was kept.
-        why: What was not, in a few words.
-        elapsed_s: Time since the search began.
-        void: Whether it says nothing of the server, since the generator was at fault.
+        met: Whether every objective was met.
+        why: The objectives that were missed, in a few words.
+        elapsed_s: Seconds since the search began.
+        void: Whether the load generator was at fault, and not the server.
     """
 
-    kept: bool
+    met: bool
     why: str
     elapsed_s: float
     void: bool = False
@@ -52,13 +52,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        rate: The highest rate at which the promise was kept; 0 if at none.
-        confirmed: Whether it was held in a longer trial.
-        limit: What stops it from being higher.
-        trials: How many trials it took.
+        rate: The highest rate at which the objectives were met; 0 if at none.
+        confirmed: Whether they were met in a longer trial, too.
+        limit: The objectives that were missed at a higher rate.
+        trials: The number of trials.
     """
 
     rate: float
@@ -67,14 +67,14 @@ class Capacity:
     trials: int
 
 
-_Search = Generator[Trial, Reading, Capacity]
-_Verdict = Generator[Trial, Reading, Reading]
+_Search = Generator[Trial, TrialResult, Capacity]
+_Verdict = Generator[Trial, TrialResult, TrialResult]
 
 
 def search(first_rate: float | None, max_seconds: float) -> _Search:
-    """Yield trials, be sent what each found, and return the capacity.
+    """Yield trials, receive the result of each, and return the capacity.
 
-    It ends within `max_seconds`: what is left for the last, longer trial is kept back.
+    It ends within `max_seconds`, of which a fifth is kept for the last, longer trial.
     """
     searcher = _Searcher(max_seconds)
     return (yield from searcher.run(first_rate or _FIRST_RATE))
@@ -94,63 +94,65 @@ class _Searcher:
         good, bad = yield from self._bracket(first_rate)
         while bad / good > _CLOSE and good > 0.1 and self._elapsed_s < self._until_s:
             middle = (good * bad) ** 0.5
-            if (yield from self._verdict(middle, "bisect")).kept:
+            if (yield from self._verdict(middle, "bisect")).met:
                 good = middle
             else:
                 bad = middle
         return (yield from self._confirm(good))
 
-    def _bracket(self, rate: float) -> Generator[Trial, Reading, tuple[float, float]]:
-        """Return a rate that was kept, or a very low one, and one that was not."""
+    def _bracket(
+        self, rate: float
+    ) -> Generator[Trial, TrialResult, tuple[float, float]]:
+        """Return a rate that met the objectives, and one that did not."""
         good, bad = 0.0, 0.0
         while not (good and bad) and 0.1 < rate < _HIGHEST_RATE:
             if self._elapsed_s >= self._until_s:
                 break
-            kept = (yield from self._verdict(rate, "bracket")).kept
-            # A neighbour can spoil one rate for long enough; the next one tells.
-            if kept or (not bad and (yield from self._is_kept_beyond(rate))):
+            met = (yield from self._verdict(rate, "bracket")).met
+            # Another program can spoil all trials at one rate; a higher rate tells.
+            if met or (not bad and (yield from self._is_met_beyond(rate))):
                 good, rate = rate, rate * 2
             else:
                 bad, rate = rate, rate / 2
         return good or 0.1, bad or good
 
-    def _is_kept_beyond(self, rate: float) -> Generator[Trial, Reading, bool]:
+    def _is_met_beyond(self, rate: float) -> Generator[Trial, TrialResult, bool]:
         trial = Trial(rate * 1.5, _seconds(rate, *_TRIAL_S), "beyond")
-        return (yield from self._try(trial)).kept
+        return (yield from self._try(trial)).met
 
     def _verdict(self, rate: float, purpose: str) -> _Verdict:
-        """Return what most trials at a rate find, as soon as one side is ahead."""
+        """Return the result of most trials at a rate."""
         seconds = _seconds(rate, *_TRIAL_S)
         votes = {True: 0, False: 0}
         while True:
-            reading = yield from self._try(Trial(rate, seconds, purpose))
-            votes[reading.kept] += 1
+            result = yield from self._try(Trial(rate, seconds, purpose))
+            votes[result.met] += 1
             ahead = abs(votes[True] - votes[False])
-            enough = 1 if purpose == "bracket" and reading.kept else 2
+            enough = 1 if purpose == "bracket" and result.met else 2
             if ahead >= enough or sum(votes.values()) >= _MAX_REPEATS:
                 break
             if self._elapsed_s >= self._until_s:
                 break
         if votes[True] > votes[False]:
-            return Reading(True, "", self._elapsed_s)
-        self._limit = reading.why or self._limit
+            return TrialResult(True, "", self._elapsed_s)
+        self._limit = result.why or self._limit
         return (
-            reading
-            if not reading.kept
-            else Reading(False, self._limit, self._elapsed_s)
+            result
+            if not result.met
+            else TrialResult(False, self._limit, self._elapsed_s)
         )
 
     def _confirm(self, rate: float) -> _Search:
-        """Hold the rate for longer; where it does not hold, a little less."""
+        """Try the rate for longer, and a lower one while the objectives are missed."""
         failures = 0
         while rate > 0.1:
             seconds = _seconds(rate, *_CONFIRMING_S)
             if self._elapsed_s + seconds > self._end_s:
                 return Capacity(rate, False, self._limit, self._trials)
-            reading = yield from self._try(Trial(rate, seconds, "confirm"))
-            if reading.kept:
+            result = yield from self._try(Trial(rate, seconds, "confirm"))
+            if result.met:
                 return Capacity(rate, True, self._limit, self._trials)
-            self._limit = reading.why
+            self._limit = result.why
             failures += 1
             rate *= 1.0 if failures % 2 else _STEP_DOWN
         return Capacity(0.0, False, self._limit, self._trials)
@@ -158,13 +160,13 @@ class _Searcher:
     def _try(self, trial: Trial) -> _Verdict:
         for _ in range(_MAX_VOID):
             self._trials += 1
-            reading = yield trial
-            self._elapsed_s = reading.elapsed_s
-            if not reading.void or self._elapsed_s >= self._until_s:
+            result = yield trial
+            self._elapsed_s = result.elapsed_s
+            if not result.void or self._elapsed_s >= self._until_s:
                 break
-        return reading
+        return result
 
 
 def _seconds(rate: float, least: float, most: float) -> float:
-    """Return how long a trial takes to have enough requests for a p99."""
+    """Return the seconds in which a trial has enough requests for a p99."""
     return min(max(least, _MIN_REQUESTS / rate), most)

@@ -38,7 +38,7 @@ _STROKES: Sequence[Sequence[tuple[Any, ...]]] = (
 
 @dataclass(frozen=True)
 class LabelledPicture:
-    """An encoded picture, what it shows, and a name to find it by."""
+    """An encoded picture with its label and its name."""
 
     image: bytes
     label: str
@@ -66,10 +66,10 @@ def drawn_digits(seed: int = 0) -> list[LabelledPicture]:
 def pictures_in(folder: Path) -> list[LabelledPicture]:
     """Return PNG and JPEG files of a folder's subfolders, labelled by subfolder.
 
-    Of very many it is some of each, since each is asked for alone before the load.
+    Of more than 300 some are taken, since each is asked for alone before the load.
 
     Raises:
-        InvalidRequest: There are none.
+        InvalidRequest: The subfolders have no such files.
     """
     found = [
         LabelledPicture(
@@ -89,7 +89,7 @@ def pictures_in(folder: Path) -> list[LabelledPicture]:
 
 
 def _ink(digit: int, chance: random.Random) -> Image.Image:
-    """Return a digit as ink on nothing, 240x240, a little different each time."""
+    """Return a mask of a digit in ink, 240x240, a little different each time."""
     side = 480
     page = Image.new("L", (side, side))
     pen = ImageDraw.Draw(page)

@@ -1,4 +1,4 @@
-"""The requests, encoded before the load begins so that sending one costs little."""
+"""The requests, encoded before the load begins, so that sending one costs little."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from typing import Generic, TypeVar
 from inkling.v1 import classifier_pb2 as pb
 from inkling_loadtest.load.pictures import LabelledPicture
 
-__all__ = ["Body", "Deck", "Shot", "grpc_shots", "http_shots"]
+__all__ = [
+    "Body",
+    "PreparedRequest",
+    "RequestSequence",
+    "grpc_requests",
+    "http_requests",
+]
 
 _BOUNDARY = "inkling-loadtest-8f2c41d0"
 _FORM_FILES = 3
@@ -25,47 +31,53 @@ _Pack = Callable[[Sequence[LabelledPicture]], _Payload]
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The body of an HTTP request and what is said of it."""
+    """The body of an HTTP request and the headers that describe it."""
 
     content: bytes
     headers: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Shot(Generic[_Payload]):
-    """A request: its kind, the places of its pictures, and what is sent."""
+class PreparedRequest(Generic[_Payload]):
+    """An encoded request.
+
+    Attributes:
+        kind: One of the kinds in `options.MIXES`.
+        pictures: The places of its pictures in the list of all pictures.
+        payload: The message or the body that is sent.
+    """
 
     kind: str
     pictures: tuple[int, ...]
     payload: _Payload
 
 
-class Deck(Generic[_Payload]):
-    """Requests in an order that is the same for the same seed, over and over."""
+class RequestSequence(Generic[_Payload]):
+    """An endless sequence of requests, the same for the same seed."""
 
     def __init__(
         self,
-        shots: Mapping[str, Sequence[Shot[_Payload]]],
+        requests: Mapping[str, Sequence[PreparedRequest[_Payload]]],
         mix: Mapping[str, int],
         seed: str,
     ) -> None:
-        """Take the shots of each kind, and how often each kind comes."""
+        """Take the requests of each kind, and the weights of the kinds."""
         chance = random.Random(seed)
-        weights = [mix[kind] for kind in shots]
-        kinds = chance.choices(list(shots), weights, k=_LENGTH)
-        self._order = [chance.choice(shots[kind]) for kind in kinds]
+        weights = [mix[kind] for kind in requests]
+        kinds = chance.choices(list(requests), weights, k=_LENGTH)
+        self._order = [chance.choice(requests[kind]) for kind in kinds]
         self._next = 0
 
-    def draw(self) -> Shot[_Payload]:
+    def next(self) -> PreparedRequest[_Payload]:
         """Return the next request."""
-        shot = self._order[self._next]
+        request = self._order[self._next]
         self._next = (self._next + 1) % _LENGTH
-        return shot
+        return request
 
 
-def http_shots(
+def http_requests(
     pictures: Sequence[LabelledPicture], kinds: Container[str], batch: int, seed: str
-) -> dict[str, list[Shot[Body]]]:
+) -> dict[str, list[PreparedRequest[Body]]]:
     """Return requests of the kinds `image`, `form`, `json` and `batch`, by kind."""
     packs: Mapping[str, tuple[_Pack[Body], int]] = {
         "image": (_image, 1),
@@ -73,34 +85,34 @@ def http_shots(
         "json": (_json, 1),
         "batch": (_json, batch),
     }
-    return _shots(pictures, kinds, packs, seed)
+    return _requests(pictures, kinds, packs, seed)
 
 
-def grpc_shots(
+def grpc_requests(
     pictures: Sequence[LabelledPicture],
     kinds: Container[str],
     batch: int,
     seed: str,
     model: str,
-) -> dict[str, list[Shot[pb.ClassifyRequest]]]:
+) -> dict[str, list[PreparedRequest[pb.ClassifyRequest]]]:
     """Return requests of the kinds `unary`, `stream` and `batch`, by kind."""
 
     def pack(some: Sequence[LabelledPicture]) -> pb.ClassifyRequest:
         return pb.ClassifyRequest(model=model, images=[p.image for p in some], top_k=1)
 
     packs = {"unary": (pack, 1), "stream": (pack, 1), "batch": (pack, batch)}
-    return _shots(pictures, kinds, packs, seed)
+    return _requests(pictures, kinds, packs, seed)
 
 
-def _shots(
+def _requests(
     pictures: Sequence[LabelledPicture],
     kinds: Container[str],
     packs: Mapping[str, tuple[_Pack[_Payload], int]],
     seed: str,
-) -> dict[str, list[Shot[_Payload]]]:
+) -> dict[str, list[PreparedRequest[_Payload]]]:
     return {
         kind: [
-            Shot(kind, group, pack([pictures[place] for place in group]))
+            PreparedRequest(kind, group, pack([pictures[place] for place in group]))
             for group in _groups(len(pictures), size, f"{seed} {kind}")
         ]
         for kind, (pack, size) in packs.items()
@@ -109,7 +121,7 @@ def _shots(
 
 
 def _groups(count: int, size: int, seed: str) -> list[tuple[int, ...]]:
-    """Return places of pictures: each alone, or groups in which neighbours differ."""
+    """Return the places of the pictures of each request, one or `size` of them."""
     if size == 1:
         return [(place,) for place in range(count)]
     chance = random.Random(seed)
@@ -122,7 +134,7 @@ def _groups(count: int, size: int, seed: str) -> list[tuple[int, ...]]:
 
 
 def _image(pictures: Sequence[LabelledPicture]) -> Body:
-    # As curl --data-binary sends it: the server knows a picture by its first bytes.
+    # The type that curl --data-binary sends; the server reads the first bytes.
     headers = {"Content-Type": "application/octet-stream"}
     return Body(pictures[0].image, headers)
 

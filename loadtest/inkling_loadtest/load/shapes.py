@@ -1,4 +1,4 @@
-"""Shapes: the stages that a load test goes through."""
+"""The shapes of a load: the stages that it goes through."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["stages", "window_s"]
 
 _SPIKE = 5.0
 _RAMP_FROM = 0.1
-# So that a drawing has at most so many points, and a soak of a day fits into memory.
+# A chart has at most so many points, and a soak of a day fits into memory.
 _MAX_WINDOWS = 600
 
 
 def stages(options: Options) -> list[Stage]:
-    """Return the stages of a shape that is known beforehand; of capacity the first."""
+    """Return the stages of a shape; of a search for capacity only the first."""
     is_open = options.is_open
     level = options.rate if options.rate is not None else float(options.users)
     warmup = Stage("warm-up", options.warmup_s, level, level, is_open, measured=False)
@@ -37,5 +37,5 @@ def stages(options: Options) -> list[Stage]:
 
 
 def window_s(options: Options) -> float:
-    """Return the length of a window: whole seconds."""
+    """Return the length of a window in whole seconds."""
     return float(max(1, math.ceil(options.seconds / _MAX_WINDOWS)))

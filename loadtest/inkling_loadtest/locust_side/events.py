@@ -1,4 +1,4 @@
-"""Ties a load test to Locust's events, in whatever role a process has."""
+"""The load test as listeners to Locust's events, in each role of a process."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from inkling.errors import InklingError, InvalidRequest
 from inkling_loadtest.load.arrivals import Stage
-from inkling_loadtest.locust_side.coordinator import Conductor
-from inkling_loadtest.locust_side.generator import Session
+from inkling_loadtest.locust_side.coordinator import Coordinator
+from inkling_loadtest.locust_side.generator import LoadGenerator
 from inkling_loadtest.locust_side.users import GrpcPictures, HttpPictures
 from inkling_loadtest.measures.results import Results
-from inkling_loadtest.measures.server_metrics import Watch
-from inkling_loadtest.measures.tallies import Ledger
+from inkling_loadtest.measures.server_metrics import ServerMetrics
+from inkling_loadtest.measures.tallies import TallyTable
 from inkling_loadtest.options import Options, add_options
-from inkling_loadtest.report.assembly import Circumstances, assemble
+from inkling_loadtest.report.assembly import RunInfo, assemble
 
 __all__ = ["LoadShape", "LoadTest", "register"]
 
@@ -34,24 +34,24 @@ _BEGIN, _END, _SETTLED = "inkling_begin", "inkling_end", "inkling_settled"
 
 
 class LoadTest:
-    """A load test in one process: a worker sends, a master leads, else it does both.
+    """A load test in one process, which sends as a worker, coordinates, or does both.
 
     Attributes:
-        conductor: Leads the stages, where this process coordinates.
+        coordinator: Runs the stages; None before the test, and in a worker.
     """
 
     def __init__(self, environment: Environment) -> None:
         """Take Locust's environment; its runner is there already."""
-        self.conductor: Conductor | None = None
+        self.coordinator: Coordinator | None = None
         self._environment = environment
         runner: Any = environment.runner
         self._runner = runner
         self._sends = not isinstance(self._runner, MasterRunner)
         self._coordinates = not isinstance(self._runner, WorkerRunner)
         self._options: Options | None = None
-        self._session: Session | None = None
+        self._generator: LoadGenerator | None = None
         self._results: Results | None = None
-        self._watch: Watch | None = None
+        self._metrics: ServerMetrics | None = None
         self._settled = 0
         # Clear while pictures are asked for; Locust's shape must wait for that.
         self._renewing = Event()
@@ -69,14 +69,14 @@ class LoadTest:
     def wanted_users(self) -> tuple[int, float] | None:
         """Return how many users there should be and how fast they come, or None."""
         self._renewing.wait()
-        if self.conductor is None or self.conductor.finished:
+        if self.coordinator is None or self.coordinator.finished:
             return None
-        return self.conductor.users, min(_SPAWN_RATE, float(self.conductor.users))
+        return self.coordinator.users, min(_SPAWN_RATE, float(self.coordinator.users))
 
     def renew(self) -> None:
-        """Get ready again where Locust's page starts one test after the other."""
-        if self.conductor is None or self.conductor.finished:
-            self.conductor = None
+        """Prepare again where Locust's page starts one test after the other."""
+        if self.coordinator is None or self.coordinator.finished:
+            self.coordinator = None
             self._renewing.clear()
             try:
                 self._prepare()
@@ -86,7 +86,7 @@ class LoadTest:
                 self._renewing.set()
 
     def start(self) -> None:
-        """Begin, as Locust does; a worker knows only now what was asked for."""
+        """Begin with Locust; a worker receives its options only now."""
         if self._coordinates:
             return
         try:
@@ -96,15 +96,15 @@ class LoadTest:
             gevent.spawn(self._runner.quit)
 
     def spawned(self) -> None:
-        """All users are there; play."""
-        if self.conductor and self._options and self._watch is None:
-            self._watch = Watch(self._options)
-            gevent.spawn(self._collect, self._watch)
-            gevent.spawn(self.conductor.run)
+        """Run the stages now that all users are there."""
+        if self.coordinator and self._options and self._metrics is None:
+            self._metrics = ServerMetrics(self._options)
+            gevent.spawn(self._collect, self._metrics)
+            gevent.spawn(self.coordinator.run)
 
     def report(self) -> dict[str, Any]:
         """Return what happened in this process since the last time."""
-        return self._session.report() if self._session else {}
+        return self._generator.report() if self._generator else {}
 
     def absorb(self, report: dict[str, Any]) -> None:
         """Add what another process reported."""
@@ -113,18 +113,19 @@ class LoadTest:
 
     def finish(self) -> int:
         """Write the report; return the exit code."""
-        conductor, results, options = self.conductor, self._results, self._options
-        if not (conductor and results and options and results.played):
+        coordinator, results, options = self.coordinator, self._results, self._options
+        if not (coordinator and results and options and results.stage_runs):
             return 1
         self.absorb(self.report())
-        circumstances = Circumstances(
-            interrupted=not conductor.finished,
-            processes=conductor.num_processes,
-            server=self._watch.findings(results.spans()) if self._watch else None,
+        run_info = RunInfo(
+            interrupted=not coordinator.finished,
+            processes=coordinator.num_processes,
+            server=self._metrics.findings(results.spans()) if self._metrics else None,
         )
-        from inkling_loadtest.report.files import write  # noqa: PLC0415 - draws; not to start
+        # Matplotlib is not needed before.
+        from inkling_loadtest.report.files import write  # noqa: PLC0415
 
-        report = assemble(options, results, circumstances)
+        report = assemble(options, results, run_info)
         write(report, options.report)
         return int(report["exit_code"])
 
@@ -139,21 +140,21 @@ class LoadTest:
             sys.exit(1)
 
     def _prepare(self) -> None:
-        environment, self._watch = self._environment, None
+        environment, self._metrics = self._environment, None
         given: Any = environment.parsed_options
         target = environment.host or ""
         self._options = Options.of(given, target, given.num_users)
         user = GrpcPictures if self._options.protocol == "grpc" else HttpPictures
         if self._sends:
-            # gRPC waits in these threads under gevent: with the ten that there are, the
-            # eleventh request under way would wait for them and not for the server.
+            # gRPC waits in gevent's threads: with the usual ten, the eleventh request
+            # under way would wait for a thread and not for the server.
             gevent.get_hub().threadpool.maxsize = self._options.users + _SPARE_THREADS
             worker = getattr(self._runner, "worker_index", 0)
-            self._session = user.session = Session(self._options, worker)
+            self._generator = user.generator = LoadGenerator(self._options, worker)
         if self._coordinates:
             environment.user_classes = [user]
-            self._results = Results(Ledger(self._options.deadline_s))
-            self.conductor = Conductor(
+            self._results = Results(TallyTable(self._options.deadline_s))
+            self.coordinator = Coordinator(
                 self._options,
                 self._results,
                 self._begin_everywhere,
@@ -162,8 +163,8 @@ class LoadTest:
 
     def _begin_everywhere(self, place: int, stage: Stage) -> None:
         parts = self._num_processes()
-        if self.conductor:
-            self.conductor.num_processes = parts
+        if self.coordinator:
+            self.coordinator.num_processes = parts
         data = {"place": place, "stage": stage.share(max(1, parts))}
         self._runner.send_message(_BEGIN, data)
 
@@ -180,29 +181,29 @@ class LoadTest:
         return 1 if self._sends else int(self._runner.worker_count)
 
     def _on_begin(self, environment: Environment, msg: Any, **_: Any) -> None:
-        if self._session:
-            self._session.begin(msg.data["place"], Stage(**msg.data["stage"]))
+        if self._generator:
+            self._generator.begin(msg.data["place"], Stage(**msg.data["stage"]))
 
     def _on_end(self, environment: Environment, msg: Any, **_: Any) -> None:
-        if self._session:
-            self._session.end()
+        if self._generator:
+            self._generator.end()
         self._runner.send_message(_SETTLED, self.report())
 
     def _on_settled(self, environment: Environment, msg: Any, **_: Any) -> None:
         self.absorb(msg.data)
         self._settled += 1
 
-    def _collect(self, watch: Watch) -> None:
-        """Look at the server's metrics, and at what this process itself has sent."""
-        while self._watch is watch:
-            watch.look()
+    def _collect(self, metrics: ServerMetrics) -> None:
+        """Read the server's metrics and the tallies of this process once a second."""
+        while self._metrics is metrics:
+            metrics.read()
             if self._sends:
                 self.absorb(self.report())
             gevent.sleep(1.0)
 
 
 class LoadShape(LoadTestShape):
-    """Tells Locust how many users there should be; the conductor does the rest."""
+    """Tells Locust how many users there should be."""
 
     use_common_options = True
     test: LoadTest

@@ -1,4 +1,4 @@
-"""Says when the next request goes out, to all users of a process."""
+"""The schedule by which the users of a process send their requests."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from gevent.lock import Semaphore
 
 from inkling_loadtest.load.arrivals import Stage, arrivals
 
-__all__ = ["Pace", "Ticket"]
+__all__ = ["Arrival", "Schedule"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """Leave to send one request.
+class Arrival:
+    """The moment at which one request is due.
 
     Attributes:
         stage: Place of the stage in which it is due.
-        window: Window in which it is due.
-        due_s: When it is due.
+        window: Window of the run in which it is due.
+        due_s: When it is due, by `time.perf_counter`.
         awaited: Whether a user was free at that moment.
     """
 
@@ -31,12 +31,12 @@ class Ticket:
     awaited: bool
 
 
-class Pace:
+class Schedule:
     """A schedule that the users of one process share.
 
-    In an open loop a free user takes the next arrival and waits for it. While all users
-    are busy, arrivals wait, and that is part of their latency. In a closed loop a user
-    that asks is let go at once.
+    In an open loop a free user takes the next arrival and waits for its moment. While
+    all users are busy, arrivals wait, and their waiting is part of their latency. In a
+    closed loop a request is due as soon as a user is free.
     """
 
     def __init__(self, window_s: float) -> None:
@@ -61,7 +61,7 @@ class Pace:
         self._change()
 
     def end(self) -> tuple[int, list[int]]:
-        """End the stage; return its place, and the windows of what nobody sent."""
+        """End the stage; return its place, and the windows of the requests not sent."""
         stage, self._stage = self._stage, None
         elapsed_s = perf_counter() - self._start_s
         missed = []
@@ -71,41 +71,41 @@ class Pace:
         self._change()
         return self._place, missed
 
-    def take(self) -> Ticket:
-        """Wait for a request to be due; it is the caller's."""
+    def take(self) -> Arrival:
+        """Wait until a request is due, and return it; the caller sends it."""
         free_s = perf_counter()
         while True:
             with self._turn:
-                ticket = self._wait(free_s)
-            if ticket:
-                return ticket
+                arrival = self._wait(free_s)
+            if arrival:
+                return arrival
 
     def window_now(self) -> int:
         """Return the window of this moment."""
         return self._window(perf_counter())
 
-    def _wait(self, free_s: float) -> Ticket | None:
-        """Wait for the next arrival, or until the stage is another one.
+    def _wait(self, free_s: float) -> Arrival | None:
+        """Wait for the next arrival; None if the stage changed meanwhile.
 
-        Users have their turn in the order in which they became free, so a user that was
-        not yet free when a request was due says that no user was.
+        Users have their turn in the order in which they became free. So if a user was
+        not yet free when a request was due, no other user was.
         """
         changed = self._changed
         if self._stage is None or (self._stage.is_open and self._next_s is None):
             changed.wait()
             return None
         if not self._stage.is_open:
-            return self._ticket(perf_counter(), True)
+            return self._arrival(perf_counter(), True)
         assert self._next_s is not None
         due_s = self._start_s + self._next_s
         pause_s = due_s - perf_counter()
         if pause_s > 0 and changed.wait(pause_s):
             return None
         self._next_s = next(self._due, None)
-        return self._ticket(due_s, free_s <= due_s)
+        return self._arrival(due_s, free_s <= due_s)
 
-    def _ticket(self, due_s: float, awaited: bool) -> Ticket:
-        return Ticket(self._place, self._window(due_s), due_s, awaited)
+    def _arrival(self, due_s: float, awaited: bool) -> Arrival:
+        return Arrival(self._place, self._window(due_s), due_s, awaited)
 
     def _window(self, at_s: float) -> int:
         return int((at_s - (self._origin_s or at_s)) / self._window_s)

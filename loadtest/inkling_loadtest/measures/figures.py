@@ -1,4 +1,4 @@
-"""Figures out of tallies: what a promise or a reader asks for."""
+"""Figures of tallies, for the objectives and the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["curve", "generator_limit", "latency", "summary", "value_of"]
 _SHARE_OF = {"errors": ("failed", "offered"), "refused": ("refused", "offered")}
 _RATE_OF = {"rate": "right", "goodput": "good"}
 
-# From here on a process is late for reasons of its own.
+# From these limits on, the load generator is the bottleneck.
 _BUSY_SHARE = 0.9
 _LATE_US = 5_000
 _LATE_SHARE = 0.2
@@ -22,7 +22,7 @@ _PERCENTILES = (50, 90, 95, 99, 99.9, 99.99)
 
 
 def value_of(figure: str, tally: Tally, seconds: float) -> float | None:
-    """Return a figure of a service level objective; None if nothing was measured.
+    """Return the figure of an objective; None if nothing was measured.
 
     A latency is in microseconds, a share from 0 to 1, a rate in answers per second.
     """
@@ -59,7 +59,7 @@ def latency(histogram: HdrHistogram) -> dict[str, float] | None:
 
 
 def summary(tally: Tally, seconds: float) -> dict[str, Any]:
-    """Return what became of requests, as plain values."""
+    """Return counts, rates and latencies of requests, as plain values."""
     counts = tally.counts
     return {
         "seconds": round(seconds, 3),
@@ -83,7 +83,7 @@ def summary(tally: Tally, seconds: float) -> dict[str, Any]:
 
 
 def curve(histogram: HdrHistogram) -> list[tuple[float, float]]:
-    """Return (percent, microseconds) along a histogram, closer together in its tail."""
+    """Return (percent, microseconds) along a histogram, denser in its tail."""
     if not histogram.get_total_count():
         return []
     return [
@@ -93,15 +93,15 @@ def curve(histogram: HdrHistogram) -> list[tuple[float, float]]:
 
 
 def generator_limit(tally: Tally, shares: Sequence[float]) -> str:
-    """Return why the generator, not the server, set the pace; empty if it did not.
+    """Return why the load generator was the bottleneck; empty if it was not.
 
     Args:
-        tally: Requests of the time in question.
-        shares: Shares of a core that its processes took, second by second.
+        tally: The requests of a time.
+        shares: Shares of a core that its processes took then, second by second.
     """
     busiest = sorted(shares)[int(len(shares) * 0.75)] if shares else 0.0
     if busiest >= _BUSY_SHARE:
-        return f"a process of it took {busiest:.0%} of a core; give it --processes"
+        return f"one of its processes took {busiest:.0%} of a core; use --processes"
     late_us = _latency("p99", tally.histogram("late")) or 0.0
     p99_us = _latency("p99", tally.histogram("latency")) or 0.0
     if late_us >= _LATE_US and late_us >= _LATE_SHARE * p99_us:

@@ -1,4 +1,4 @@
-"""What a load test has found so far, from all its processes."""
+"""The results of a load test so far, from all its processes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from inkling_loadtest.load.arrivals import Stage
 from inkling_loadtest.load.capacity import Capacity
-from inkling_loadtest.measures.tallies import Ledger
+from inkling_loadtest.measures.tallies import TallyTable
 
-__all__ = ["Played", "Results"]
+__all__ = ["Results", "StageRun"]
 
 
 @dataclass
-class Played:
-    """A stage, when it began in seconds of the run, and how long it went on."""
+class StageRun:
+    """A stage that ran; it began at `start_s` of the run, and took `seconds`."""
 
     start_s: float
     stage: Stage
@@ -24,56 +24,53 @@ class Played:
 
 @dataclass
 class Results:
-    """What all processes have reported.
+    """The sum of what all processes have reported.
 
     Attributes:
-        ledger: The sum of their ledgers.
-        cpu: Windows with the share of a core that a process took.
+        tallies: The sum of their tallies.
+        cpu: Windows with the share of a core that a process took in it.
         versions: Model versions that answered.
-        labelled: Pictures whose label the model knows.
-        played: The stages so far.
-        capacity: What the search found, where one was made.
+        labelled: The number of pictures with a label that the model knows.
+        stage_runs: The stages so far.
+        capacity: The result of the search for capacity; None without one.
     """
 
-    ledger: Ledger
+    tallies: TallyTable
     cpu: list[tuple[int, float]] = field(default_factory=list)
     versions: set[int] = field(default_factory=set)
     labelled: int = 0
-    played: list[Played] = field(default_factory=list)
+    stage_runs: list[StageRun] = field(default_factory=list)
     capacity: Capacity | None = None
 
     def absorb(self, report: dict[str, Any]) -> None:
         """Add what a process reported."""
-        self.ledger.absorb(report["rows"])
+        self.tallies.absorb(report["rows"])
         self.cpu += [(window, share) for window, share in report["cpu"]]
         self.versions.update(report["versions"])
         self.labelled = max(self.labelled, report["labelled"])
 
     def measured(self) -> list[int]:
-        """Return the places of the stages that count.
-
-        Of a search it is the last, longer trial: the others only led there.
-        """
-        places = [i for i, played in enumerate(self.played) if played.stage.measured]
+        """Return the places of the measured stages; of a search, its last trial."""
+        places = [i for i, run in enumerate(self.stage_runs) if run.stage.measured]
         return places[-1:] if self.capacity else places
 
     def seconds(self, places: Sequence[int]) -> float:
-        """Return how long stages lasted together."""
-        return sum(self.played[place].seconds for place in places) or 1e-3
+        """Return the seconds that stages lasted together."""
+        return sum(self.stage_runs[place].seconds for place in places) or 1e-3
 
     def shares(self, places: Sequence[int], window_s: float) -> list[float]:
-        """Return the shares of a core that processes took during stages."""
+        """Return the shares of a core that the processes took during stages."""
         windows = {
             window
-            for played in (self.played[place] for place in places)
+            for run in (self.stage_runs[place] for place in places)
             for window in range(
-                int(played.start_s / window_s),
-                int((played.start_s + played.seconds) / window_s) + 1,
+                int(run.start_s / window_s),
+                int((run.start_s + run.seconds) / window_s) + 1,
             )
         }
         return [share for window, share in self.cpu if window in windows]
 
     def spans(self) -> list[tuple[float, float]]:
-        """Return when the stages that count began and ended, in seconds of the run."""
-        chosen = [self.played[place] for place in self.measured()]
+        """Return beginning and end of the measured stages, in seconds of the run."""
+        chosen = [self.stage_runs[place] for place in self.measured()]
         return [(p.start_s, p.start_s + p.seconds) for p in chosen]

@@ -1,39 +1,38 @@
-"""What the gateway says of itself at `/metrics` while it is loaded."""
+"""The gateway's own metrics, read from `/metrics` while it is loaded."""
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from time import perf_counter
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from inkling.errors import InklingError
+from inkling.gateway.http_transport import HttpTransport
 from inkling_loadtest.options import Options
 
-__all__ = ["PHASES", "Watch"]
+__all__ = ["PHASES", "ServerMetrics"]
 
 PHASES = ("receive", "decode", "preprocess", "queue", "engine", "encode")
 _CPU, _MEMORY = "process_cpu_seconds_total", "process_resident_memory_bytes"
 _PHASE = "inkling_phase_seconds"
-_GATEWAY_PORT = 8080
-_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Snapshot:
     """The figures at one moment.
 
     Attributes:
-        at_s: When, in seconds of the run.
+        at_s: The moment, in seconds of the run.
         cpu_s: CPU time that all processes of the gateway have taken.
         memory: Bytes that they hold.
         sums: By phase, seconds that requests have spent in it.
-        counts: By phase, how many have.
-        buckets: By phase, by upper bound in seconds, how many took no longer.
+        counts: By phase, the number of these requests.
+        buckets: By phase and upper bound in seconds, the number that took no longer.
     """
 
     at_s: float
@@ -44,47 +43,49 @@ class _Look:
     buckets: Mapping[str, Mapping[float, float]]
 
 
-class Watch:
-    """Looks at the metrics from time to time, and says what they came to."""
+class ServerMetrics:
+    """Reads the metrics from time to time, and sums them up."""
 
     def __init__(self, options: Options) -> None:
-        """Take the options, and look for the first time."""
-        self._url = _address(options)
+        """Take the options, and read for the first time."""
+        connection = options.metrics_connection()
+        self._url = connection.target
+        self._transport = HttpTransport(connection)
         self._began_s = perf_counter()
-        self._looks: list[_Look] = []
+        self._snapshots: list[_Snapshot] = []
         self._missing = ""
-        self.look()
+        self.read()
 
-    def look(self) -> None:
-        """Read the metrics; if they cannot be read at first, do so never again."""
+    def read(self) -> None:
+        """Read the metrics; not again where they could not be read at first."""
         if self._missing:
             return
         try:
-            with urllib.request.urlopen(self._url, timeout=_TIMEOUT_S) as response:
-                text = response.read().decode("utf-8")
-            self._looks.append(_look(text, perf_counter() - self._began_s))
-        except urllib.error.HTTPError as error:
-            why = f"answers {error.code}"
-        except (OSError, ValueError):
+            answer = self._transport.once("GET", "")
+            why = f"answers {answer.status}"
+            if answer.status == HTTPStatus.OK:
+                text = answer.body.decode()
+                self._snapshots.append(_snapshot(text, perf_counter() - self._began_s))
+                return
+        except (InklingError, ValueError):
             why = "cannot be read"
-        else:
-            return
-        if not self._looks:
-            self._missing = f"{self._url} {why}; without it there is nothing to show."
+        if not self._snapshots:
+            self._missing = f"{self._url} {why}; --metrics-url gives another address."
 
     def findings(self, spans: Sequence[tuple[float, float]]) -> dict[str, Any]:
         """Return CPU and memory over time, and the phases during the given spans."""
-        self.look()
-        if len(self._looks) < 2:
+        self.read()
+        if len(self._snapshots) < 2:
             return {"missing": self._missing or f"{self._url} was read too seldom."}
+        pairs = zip(self._snapshots, self._snapshots[1:], strict=False)
         return {
             "url": self._url,
             "cpu": [
                 [round(b.at_s, 2), round((b.cpu_s - a.cpu_s) / (b.at_s - a.at_s), 3)]
-                for a, b in zip(self._looks, self._looks[1:], strict=False)
+                for a, b in pairs
                 if b.at_s - a.at_s > 0.2
             ],
-            "memory": [[round(look.at_s, 2), look.memory] for look in self._looks],
+            "memory": [[round(one.at_s, 2), one.memory] for one in self._snapshots],
             "phases": self._phases(spans),
         }
 
@@ -94,8 +95,8 @@ class Watch:
         counts: defaultdict[str, float] = defaultdict(float)
         buckets: dict[str, defaultdict[float, float]] = {}
         for start_s, end_s in spans:
-            first = min(self._looks, key=lambda look: abs(look.at_s - start_s))
-            last = min(self._looks, key=lambda look: abs(look.at_s - end_s))
+            first = min(self._snapshots, key=lambda one: abs(one.at_s - start_s))
+            last = min(self._snapshots, key=lambda one: abs(one.at_s - end_s))
             for phase, total in last.sums.items():
                 sums[phase] += total - first.sums.get(phase, 0)
                 counts[phase] += last.counts[phase] - first.counts.get(phase, 0)
@@ -114,20 +115,11 @@ class Watch:
         }
 
 
-def _address(options: Options) -> str:
-    if options.metrics_url:
-        return options.metrics_url
-    if options.protocol == "grpc":
-        host = options.address.rpartition(":")[0]
-        return f"http://{host}:{_GATEWAY_PORT}/metrics"
-    return f"{options.target}/metrics"
-
-
-def _look(text: str, at_s: float) -> _Look:
+def _snapshot(text: str, at_s: float) -> _Snapshot:
     """Return the figures in a text of Prometheus's format.
 
     Raises:
-        ValueError: It is no such text.
+        ValueError: The text has another form.
     """
     cpu_s = memory = 0.0
     sums: defaultdict[str, float] = defaultdict(float)
@@ -148,13 +140,13 @@ def _look(text: str, at_s: float) -> _Look:
                 counts[phase] += sample.value
             elif sample.name == f"{_PHASE}_bucket":
                 buckets[phase][float(sample.labels["le"])] += sample.value
-    return _Look(at_s, cpu_s, memory, sums, counts, buckets)
+    return _Snapshot(at_s, cpu_s, memory, sums, counts, buckets)
 
 
 def _percentile_ms(
     buckets: Mapping[float, float], count: float, share: float
 ) -> float | None:
-    """Return a percentile as far as buckets tell: on a line within its bucket."""
+    """Return a percentile, interpolated linearly within its bucket."""
     below, bound_below = 0.0, 0.0
     for bound, reached in sorted(buckets.items()):
         if reached >= share * count:

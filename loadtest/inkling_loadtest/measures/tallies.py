@@ -1,4 +1,4 @@
-"""Counts and latencies, kept in microseconds, and merged over processes."""
+"""Counts and latency histograms, in microseconds, merged over processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hdrh.histogram import HdrHistogram
 
 from inkling_loadtest.answers.references import Verdict
 
-__all__ = ["Ledger", "Sample", "Tally", "percentile_ms"]
+__all__ = ["Sample", "Tally", "TallyTable", "percentile_ms"]
 
 _LONGEST_US = 120_000_000
 _Key = tuple[str, int, str]
@@ -19,17 +19,17 @@ _Key = tuple[str, int, str]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A request that came to an end; times are of one clock, in seconds.
+    """A request that ended; its times are in seconds of one clock.
 
     Attributes:
         stage: Place of the stage in which it was due.
         window: Window of the whole run in which it was due.
         kind: Kind of request.
-        pictures: How many it held.
+        pictures: The number of its pictures.
         due_s: When it should have been sent.
         awaited: Whether a user was free at that moment.
-        sent_s: When it was.
-        ended_s: When its answer was there.
+        sent_s: When it was sent.
+        ended_s: When its answer had arrived.
         verdict: What became of it.
     """
 
@@ -45,22 +45,22 @@ class Sample:
 
 
 class Tally:
-    """What became of a number of requests.
+    """Counts and histograms of a number of requests.
 
     Attributes:
         counts: `offered`, `sent`, `right`, `good` (right and within the deadline),
             `refused`, `failed`, `not_sent`, `queued` (no user was free when due),
             `pictures` (answered), `labelled`, `correct`.
         reasons: Counts of failures and refusals by their reason.
-        details: An example of each.
-        latency: By name, in microseconds: `latency` of right answers from when they
-            were due, `service` of the same from when they were sent, `refused` and
-            `failed` from when they were due; `late` from due to sent where a user was
-            free, which is how late the generator itself was.
+        details: The words of one failure of each reason.
+        latency: Histograms by name, in microseconds: `latency` of right answers, from
+            when they were due; `service` of the same, from when they were sent;
+            `refused` and `failed`, from when they were due; `late`, from due to sent
+            where a user was free, which is the delay of the load generator itself.
     """
 
     def __init__(self, digits: int) -> None:
-        """Take how many digits of a latency are kept; 3 is a part in a thousand."""
+        """Take the number of digits that are kept of a latency."""
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.details: dict[str, str] = {}
@@ -92,7 +92,7 @@ class Tally:
             self.details.setdefault(verdict.reason, verdict.detail)
 
     def add_not_sent(self, count: int) -> None:
-        """Count arrivals for which no user was free before their stage ended."""
+        """Count requests for which no user was free before their stage ended."""
         if count:
             self.counts["offered"] += count
             self.counts["failed"] += count
@@ -100,7 +100,7 @@ class Tally:
             self.reasons["failed: never sent, all users were busy"] += count
 
     def merge(self, other: Tally) -> None:
-        """Add what another tally holds."""
+        """Add the counts and histograms of another tally."""
         self.counts.update(other.counts)
         self.reasons.update(other.reasons)
         self.details = {**other.details, **self.details}
@@ -108,13 +108,13 @@ class Tally:
             self.histogram(name).add(histogram)
 
     def histogram(self, name: str) -> HdrHistogram:
-        """Return the histogram of a name, empty if nothing has been recorded."""
+        """Return the histogram of a name, empty if nothing was recorded."""
         if name not in self.latency:
             self.latency[name] = HdrHistogram(1, _LONGEST_US, self._digits)
         return self.latency[name]
 
     def encoded(self) -> list[Any]:
-        """Return it as plain values, for a message."""
+        """Return the tally as plain values, for a message."""
         latency = {name: h.encode().decode() for name, h in self.latency.items()}
         return [dict(self.counts), dict(self.reasons), self.details, latency]
 
@@ -132,7 +132,7 @@ class Tally:
         self.histogram(name).record_value(microseconds)
 
 
-class Ledger:
+class TallyTable:
     """Tallies by stage and kind, and by window."""
 
     def __init__(self, deadline_s: float) -> None:
@@ -146,18 +146,18 @@ class Ledger:
         self._tally(("window", sample.window, "")).add(sample, self._deadline_s)
 
     def record_not_sent(self, stage: int, windows: Iterable[int]) -> None:
-        """Count arrivals that were never sent, by the windows of when they were due."""
+        """Count requests that were never sent, by the windows of when they were due."""
         for window, count in Counter(windows).items():
             self._tally(("window", window, "")).add_not_sent(count)
             self._tally(("stage", stage, "")).add_not_sent(count)
 
     def drain(self) -> list[Any]:
-        """Return what was counted since the last time, as plain values."""
+        """Return the tallies since the last call, as plain values."""
         tallies, self._tallies = self._tallies, {}
         return [[*key, tally.encoded()] for key, tally in tallies.items()]
 
     def absorb(self, rows: list[Any]) -> None:
-        """Add what another process drained."""
+        """Add the tallies that another process drained."""
         for part, place, kind, encoded in rows:
             self._tally((part, place, kind)).absorb(encoded)
 
@@ -186,7 +186,7 @@ class Ledger:
 
     def _tally(self, key: _Key) -> Tally:
         if key not in self._tallies:
-            # A window is one of hundreds, and is drawn; a stage is what is promised of.
+            # Windows are many, and only drawn; objectives are checked for stages.
             self._tallies[key] = Tally(2 if key[0] == "window" else 3)
         return self._tallies[key]
 
@@ -200,7 +200,7 @@ class Ledger:
 
 
 def percentile_ms(histogram: HdrHistogram, percent: float) -> float | None:
-    """Return a percentile in milliseconds; None of an empty histogram."""
+    """Return a percentile in milliseconds; None for an empty histogram."""
     if not histogram.get_total_count():
         return None
     return float(histogram.get_value_at_percentile(percent)) / 1e3

@@ -1,4 +1,4 @@
-"""The report of a load test as plain values: what is written, drawn and compared."""
+"""Assembles the report of a load test as plain values."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from inkling_loadtest.measures.figures import curve, generator_limit, summary, v
 from inkling_loadtest.measures.results import Results
 from inkling_loadtest.measures.tallies import Tally
 from inkling_loadtest.options import Options
-from inkling_loadtest.slo import Condition, check, parse
+from inkling_loadtest.slo import Objective, check, parse
 
-__all__ = ["Circumstances", "assemble"]
+__all__ = ["RunInfo", "assemble"]
 
 FORMAT = 1
 _INTERRUPTED = 130
-# A refused request is no answer: who promises nothing of refusals promises these few.
+# A refused request has no answer, so that refusals have an objective by default.
 _REFUSED = parse("refused<1%")
 
 
 @dataclass(frozen=True)
-class Circumstances:
-    """What a report says besides the results.
+class RunInfo:
+    """What the report says of the run besides its results.
 
     Attributes:
-        interrupted: Whether it was ended before its time.
-        processes: How many processes sent.
-        server: What the gateway's metrics came to; None if nobody looked.
+        interrupted: Whether the run was ended early.
+        processes: The number of processes that sent.
+        server: The findings from the gateway's metrics; None without any.
     """
 
     interrupted: bool
@@ -41,27 +41,25 @@ class Circumstances:
     server: dict[str, Any] | None
 
 
-def assemble(
-    options: Options, results: Results, circumstances: Circumstances
-) -> dict[str, Any]:
+def assemble(options: Options, results: Results, run_info: RunInfo) -> dict[str, Any]:
     """Return the report."""
     places = results.measured()
     seconds, window_s = results.seconds(places), shapes.window_s(options)
-    total = results.ledger.stages(*places)
-    conditions = _conditions(options)
-    findings = check(conditions, lambda figure: value_of(figure, total, seconds))
+    total = results.tallies.stages(*places)
+    objectives = _objectives(options)
+    findings = check(objectives, lambda figure: value_of(figure, total, seconds))
     shares = results.shares(places, window_s)
-    kinds = results.ledger.kinds(*places)
+    kinds = results.tallies.kinds(*places)
     report = {
         "format": FORMAT,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "options": _options(options),
         "machine": _machine(),
-        "interrupted": circumstances.interrupted,
+        "interrupted": run_info.interrupted,
         "versions": sorted(results.versions),
         "labelled_pictures": results.labelled,
         "slo": [
-            {"text": f.condition.text, "value": f.value, "met": f.met} for f in findings
+            {"text": f.objective.text, "value": f.value, "met": f.met} for f in findings
         ],
         "total": summary(total, seconds),
         "curves": {
@@ -74,20 +72,20 @@ def assemble(
         "window_s": window_s,
         "windows": _windows(results, window_s),
         "generator": {
-            "processes": circumstances.processes,
+            "processes": run_info.processes,
             "cpu": sorted(results.cpu),
             "busiest": max(shares, default=0.0),
             "bottleneck": generator_limit(total, shares),
         },
-        "server": circumstances.server or {"missing": "the test did not begin."},
+        "server": run_info.server or {"missing": "the test did not begin."},
     }
     return {**report, "exit_code": _exit_code(report)}
 
 
 def _exit_code(report: dict[str, Any]) -> int:
-    """Return 0 if what was promised was kept, else 1; 130 if it was interrupted.
+    """Return 0 if the objectives were met, else 1; 130 if the run was interrupted.
 
-    Where nothing is promised of errors, there may be none.
+    Without an objective for errors, no request may fail.
     """
     counts = report["total"]["counts"]
     if report["interrupted"]:
@@ -100,15 +98,15 @@ def _exit_code(report: dict[str, Any]) -> int:
     return 0 if all(item["met"] for item in report["slo"]) else 1
 
 
-def _conditions(options: Options) -> Sequence[Condition]:
-    named = {condition.figure for condition in options.slo}
+def _objectives(options: Options) -> Sequence[Objective]:
+    named = {objective.figure for objective in options.slo}
     return options.slo if named & {"refused", "goodput"} else (*options.slo, *_REFUSED)
 
 
 def _options(options: Options) -> dict[str, Any]:
     return {
         **asdict(options),
-        "slo": ",".join(condition.text for condition in options.slo),
+        "slo": ",".join(objective.text for objective in options.slo),
         "mix": dict(options.mix),
         "pictures": str(options.pictures) if options.pictures else "drawn digits",
         "report": str(options.report) if options.report else None,
@@ -132,21 +130,21 @@ def _machine() -> dict[str, Any]:
 def _stages(results: Results) -> list[dict[str, Any]]:
     return [
         {
-            "name": played.stage.name,
-            "start_s": round(played.start_s, 3),
-            "from": played.stage.start,
-            "to": played.stage.end,
-            "open": played.stage.is_open,
-            "measured": played.stage.measured,
-            **summary(results.ledger.stages(place), played.seconds),
+            "name": run.stage.name,
+            "start_s": round(run.start_s, 3),
+            "from": run.stage.start,
+            "to": run.stage.end,
+            "open": run.stage.is_open,
+            "measured": run.stage.measured,
+            **summary(results.tallies.stages(place), run.seconds),
         }
-        for place, played in enumerate(results.played)
+        for place, run in enumerate(results.stage_runs)
     ]
 
 
 def _windows(results: Results, window_s: float) -> list[dict[str, Any]]:
-    windows = results.ledger.windows()
-    # A window without any request is one, too: that is what a stall looks like.
+    windows = results.tallies.windows()
+    # A window without requests is kept, too: a stall shows as such a window.
     last = max(windows, default=-1)
     return [
         _window(windows.get(place, Tally(2)), place * window_s, window_s)
@@ -169,7 +167,7 @@ def _window(tally: Tally, start_s: float, window_s: float) -> dict[str, Any]:
 
 
 def _only(tally: Tally, name: str) -> Tally:
-    """Return a tally whose latency is another of its histograms."""
+    """Return a tally with one of the histograms as its latency."""
     other = Tally(2)
     other.latency["latency"] = tally.histogram(name)
     return other

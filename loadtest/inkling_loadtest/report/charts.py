@@ -1,4 +1,4 @@
-"""Draws a report: each drawing is SVG, to stand in the page."""
+"""Draws the charts of a report as SVG for the page."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def percentiles(report: _Report) -> str:
 
 
 def throughput(report: _Report) -> str:
-    """Return what was offered, and what became of it, over time."""
+    """Return the offered requests by outcome, over time."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes("seconds of the run", "requests per second")
         windows, length_s = _whole_windows(report), report["window_s"]
@@ -105,7 +105,7 @@ def throughput(report: _Report) -> str:
 
 
 def versus(report: _Report) -> str:
-    """Return right answers, goodput and refusals against the rate that was offered."""
+    """Return goodput and refusals against the offered rate."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes("offered per second", "per second")
         length_s = report["window_s"]
@@ -141,7 +141,7 @@ def versus(report: _Report) -> str:
 
 
 def cpu(report: _Report) -> str:
-    """Return the cores that the server and the generator took, over time."""
+    """Return the cores that server and generator used, over time."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes("seconds of the run", "cores")
         server = report["server"].get("cpu", [])
@@ -166,7 +166,7 @@ def cpu(report: _Report) -> str:
 
 
 def phases(report: _Report) -> str:
-    """Return the mean time of a request in each phase of the server, side by side."""
+    """Return the mean time of a request in each phase of the server."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes("ms of a request, on average", "", height=1.5)
         left = 0.0
@@ -193,13 +193,13 @@ def _axes(x_label: str, y_label: str, height: float = _SIZE[1]) -> tuple[Figure,
 
 
 def _ms(windows: Sequence[_Report], name: str) -> list[float]:
-    """Return a latency by window; not a number where nothing was answered."""
+    """Return a latency by window; NaN where nothing was answered."""
     values = [window[name] for window in windows]
     return [math.nan if value is None else value / 1e3 for value in values]
 
 
 def _mark_stages(axes: Axes, report: _Report) -> None:
-    """Shade what was not measured, and part the stages by lines."""
+    """Shade the stages that were not measured, and draw lines between stages."""
     for stage in report["stages"]:
         start_s, end_s = stage["start_s"], stage["start_s"] + stage["seconds"]
         if not stage["measured"]:
@@ -213,16 +213,16 @@ def _mark_stages(axes: Axes, report: _Report) -> None:
 
 
 def _mark_limits(axes: Axes, report: _Report) -> None:
-    """Draw a line where a latency is promised to be below."""
-    for condition in latency_limits(parse(report["options"]["slo"] or "errors<=0%")):
-        limit_ms = condition.bound / 1e3
+    """Draw a line at each limit of a latency."""
+    for objective in latency_limits(parse(report["options"]["slo"] or "errors<=0%")):
+        limit_ms = objective.bound / 1e3
         axes.axhline(
-            limit_ms, color=_VIOLET, lw=1, ls=(0, (4, 3)), label=condition.text
+            limit_ms, color=_VIOLET, lw=1, ls=(0, (4, 3)), label=objective.text
         )
 
 
 def _mark_troubles(axes: Axes, report: _Report) -> None:
-    """Put a tick on the floor of each window that has refusals or failures."""
+    """Mark the windows that have refusals or failures."""
     floor = axes.get_xaxis_transform()
     for name, colour, height in (("refused", _AMBER, 0.015), ("failed", _RED, 0.05)):
         seconds = [w["start_s"] for w in report["windows"] if w[name]]
@@ -256,7 +256,7 @@ def _logarithmic_ms(axes: Axes) -> None:
 
 
 def _whole_windows(report: _Report) -> list[_Report]:
-    """Return the windows but those that the end of the run cuts."""
+    """Return the windows without those that the end of the run cuts."""
     last = report["stages"][-1] if report["stages"] else {"start_s": 0, "seconds": 0}
     end_s = last["start_s"] + last["seconds"] - report["window_s"]
     return [w for w in report["windows"] if w["start_s"] <= end_s]
@@ -269,7 +269,7 @@ def _measured_windows(report: _Report) -> list[_Report]:
         if stage["measured"]
     ]
     length_s = report["window_s"]
-    # Only whole windows: one that a stage cuts has fewer requests than its rate.
+    # A window that a stage cuts has fewer requests than its rate.
     return [
         window
         for window in report["windows"]

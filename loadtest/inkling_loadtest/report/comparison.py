@@ -1,4 +1,4 @@
-"""Compares two reports: the figures of each, and what changed between them."""
+"""Compares two reports: their figures side by side, and the changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from inkling_loadtest.report.formatting import latency, share
 
 __all__ = ["compare"]
 
-# Two runs of the same thing differ by as much on a machine that does other work, too.
+# Two equal runs differ by as much on a machine that does other work, too.
 _NOISE = 0.10
 _LATENCIES = ("p50", "p90", "p99", "p99.9", "max")
 _SAME = ("target", "model", "shape", "loop", "rate", "users", "seconds", "mix", "batch")
@@ -30,7 +30,7 @@ def compare(before: Path, after: Path) -> int:
     for name in _SAME:
         values = one["options"][name], other["options"][name]
         if values[0] != values[1]:
-            print(f"not alike: {name} was {values[0]}, is {values[1]}")
+            print(f"different: {name} was {values[0]}, is {values[1]}")
     print(f"{'FIGURE':22} {'A':>12} {'B':>12}  CHANGE")
     for name, a, b, shown in _rows(one, other):
         print(f"{name:22} {shown(a):>12} {shown(b):>12}  {_change(a, b)}")

@@ -1,4 +1,4 @@
-"""Writes a report's directory: a page to look at, JSON, and CSV."""
+"""Writes the files of a report: an HTML page, JSON, and CSV."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["write"]
 
 
 def write(report: dict[str, Any], directory: Path | None) -> None:
-    """Write the report into a directory, and say in a few lines what it found."""
+    """Write the report into a directory, and print its main figures."""
     directory = directory or Path(f"loadtest-{datetime.now():%Y%m%d-%H%M%S}")
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1)

@@ -1,4 +1,4 @@
-"""How figures are said, in the page and on the terminal."""
+"""Figures and findings as text, for the page and the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from inkling_loadtest.slo import latency_limits, parse
 
 __all__ = ["count", "headline", "latency", "notes", "share", "verdict"]
 
-# Of a limit: a latency that takes this share of it at rest is near it by chance.
+# A latency at rest above this share of its limit passes the limit by chance.
 _NEAR = 0.5
 
 
@@ -25,7 +25,7 @@ def latency(microseconds: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """Return a share from 0 to 1 in per cent; small ones keep their digits."""
+    """Return a share from 0 to 1 in per cent."""
     if value is None:
         return "-"
     return f"{100 * value:.3g}%" if value < 0.99 else f"{100 * value:.5g}%"
@@ -37,7 +37,7 @@ def count(number: float) -> str:
 
 
 def headline(report: dict[str, Any]) -> str:
-    """Return what was found, in a line."""
+    """Return the main result in a line."""
     options, total = report["options"], report["total"]
     target = options["target"]
     if report["capacity"]:
@@ -49,7 +49,7 @@ def headline(report: dict[str, Any]) -> str:
 
 
 def verdict(report: dict[str, Any]) -> tuple[bool, str]:
-    """Return whether all is well, and a word for it."""
+    """Return whether the run succeeded, and the verdict in a few words."""
     if report["interrupted"]:
         return False, "interrupted"
     if report["capacity"]:
@@ -58,23 +58,24 @@ def verdict(report: dict[str, Any]) -> tuple[bool, str]:
             return True, f"capacity {capacity['rate']:.4g}/s"
         return False, f"capacity {capacity['rate']:.4g}/s, not confirmed"
     if report["exit_code"] == 0:
-        return True, "all promises kept"
+        return True, "all objectives met"
     missed = [item["text"] for item in report["slo"] if not item["met"]]
     return False, f"missed {missed[0]}" if missed else "failures"
 
 
 def notes(report: dict[str, Any]) -> Iterator[str]:
-    """Yield what a reader has to know before believing the figures."""
+    """Yield the reservations that a reader has to know."""
     if report["interrupted"]:
-        yield "Interrupted: this is what was measured until then."
+        yield "The run was interrupted; these are its figures until then."
     if report["generator"]["bottleneck"]:
         yield f"The generator was the bottleneck: {report['generator']['bottleneck']}."
     counts = report["total"]["counts"]
     queued = counts.get("queued", 0) + counts.get("not_sent", 0)
     if report["options"]["loop"] == "open" and queued > 0.01 * counts.get("offered", 0):
         yield (
-            f"{count(queued)} requests found all {report['options']['users']} users "
-            "busy when due. They waited, and that counts; --users gives more."
+            f"{count(queued)} requests were due while all "
+            f"{report['options']['users']} users were busy. They waited, and their "
+            "latency counts the waiting; --users gives more users."
         )
     if report["capacity"]:
         yield from _near_limits(report)
@@ -82,13 +83,13 @@ def notes(report: dict[str, Any]) -> Iterator[str]:
         yield f"No figures of the server: {report['server']['missing']}"
     if not report["labelled_pictures"]:
         yield (
-            "No picture has a label that the model knows, so there is no accuracy; "
-            "answers were still compared with those that the pictures had alone."
+            "No picture has a label that the model knows, so that the accuracy is not "
+            "known; answers were still compared with those that the pictures had alone."
         )
 
 
 def _near_limits(report: dict[str, Any]) -> Iterator[str]:
-    """Say where a limit is so near to the latency at rest that chance decides."""
+    """Yield a note for each limit that is near the latency at rest."""
     stages = [stage for stage in report["stages"] if stage["measured"]]
     gentlest = min(stages, key=lambda stage: stage["from"], default=None)
     times = (gentlest or {}).get("latency_us") or {}
@@ -97,6 +98,6 @@ def _near_limits(report: dict[str, Any]) -> Iterator[str]:
         if gentlest and found is not None and found > _NEAR * limit.bound:
             yield (
                 f"At only {gentlest['from']:.4g} requests/s {limit.figure} was "
-                f"{latency(found)} already, so chance has a say in where it passes "
+                f"{latency(found)} already, so that chance decides where it passes "
                 f"{latency(limit.bound)}. A wider limit gives a capacity that repeats."
             )

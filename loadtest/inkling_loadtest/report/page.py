@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else."""
+"""The report as one HTML page without other files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ th:first-child, td:first-child, .words td, .words th { text-align: left }
 
 
 def page(report: _Report) -> str:
-    """Return the report as HTML, with its drawings in it."""
+    """Return the report as HTML, with its charts in it."""
     good = verdict(report)[0]
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
@@ -64,8 +64,8 @@ def page(report: _Report) -> str:
         f"{escape(verdict(report)[1])}</span></div>",
         *(f"<p class='note'>{escape(note)}</p>" for note in notes(report)),
         _tiles(report),
-        _promises(report),
-        _drawings(report),
+        _objectives(report),
+        _charts(report),
         _kinds(report),
         _troubles(report),
         _stages(report),
@@ -110,9 +110,9 @@ def _deadline(report: _Report) -> str:
     return latency(report["options"]["deadline_s"] * 1e6)
 
 
-def _promises(report: _Report) -> str:
+def _objectives(report: _Report) -> str:
     rows = [[item["text"], _value(item), _mark(item["met"])] for item in report["slo"]]
-    return _table("Promises", ["promise", "measured", ""], rows)
+    return _table("Objectives", ["objective", "measured", ""], rows)
 
 
 def _value(item: _Report) -> str:
@@ -130,16 +130,16 @@ def _mark(met: bool) -> str:
     )
 
 
-def _drawings(report: _Report) -> str:
+def _charts(report: _Report) -> str:
     drawn = [
         ("Latency over time", charts.latency_over_time(report)),
         ("Latency by percentile", charts.percentiles(report)),
-        ("What became of the requests", charts.throughput(report)),
+        ("Requests by outcome", charts.throughput(report)),
         ("Throughput against offered rate", charts.versus(report)),
         ("CPU of server and generator", charts.cpu(report)),
     ]
     if report["server"].get("phases"):
-        drawn.append(("Where the server spends a request", charts.phases(report)))
+        drawn.append(("Time of a request in the server", charts.phases(report)))
     cells = [f"<section><h2>{title}</h2>{svg}</section>" for title, svg in drawn]
     return f"<div class='grid'>{''.join(cells)}</div>"
 
@@ -175,8 +175,8 @@ def _troubles(report: _Report) -> str:
         ]
         for reason, number in total["reasons"].items()
     ]
-    head = ["refusals and failures", "number", "one of them"]
-    return _table("What went wrong", head, rows, "words")
+    head = ["reason", "number", "one of them"]
+    return _table("Refusals and failures", head, rows, "words")
 
 
 def _stages(report: _Report) -> str:
@@ -193,7 +193,7 @@ def _phases(report: _Report) -> str:
         for phase, row in (report["server"].get("phases") or {}).items()
     ]
     head = ["phase of the server", "mean", "p99, by its buckets", "requests"]
-    return _table("Where the server spends a request", head, rows)
+    return _table("Time of a request in the server", head, rows)
 
 
 def _p99(row: _Report) -> str:
