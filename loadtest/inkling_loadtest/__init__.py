@@ -1,4 +1,4 @@
-"""Load tests for a gateway; a shell for now."""
+"""Load tests for a gateway of Inkling, run by Locust."""
 
 __all__ = ["__version__"]
 

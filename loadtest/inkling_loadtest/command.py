@@ -58,7 +58,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(given: argparse.Namespace) -> int:
     if given.what == "compare":
-        from inkling_loadtest.compare import compare  # noqa: PLC0415 - not for a load
+        from inkling_loadtest.report.comparison import compare  # noqa: PLC0415
 
         return compare(given.before, given.after)
     try:
@@ -67,16 +67,15 @@ def _run(given: argparse.Namespace) -> int:
         print(f"inkling: {error.message}", file=sys.stderr)
         return 2
     if not given.worker:
-        from inkling_loadtest.gateway import labels_of  # noqa: PLC0415 - brings gRPC
-
-        labels_of(options)
+        with options.connect() as classifier:
+            classifier.contract()  # else each process would find out by itself
     return _hand_over(given, options)
 
 
 def _hand_over(given: argparse.Namespace, options: Options) -> NoReturn:
-    """Become Locust: it patches the standard library, which has to come first."""
+    """Become Locust, which has to patch the standard library before anything else."""
     arguments = [sys.executable, "-m", "inkling_loadtest", *_arguments(given, options)]
-    # Locust would wake up on whole milliseconds with the default, epoll.
+    # With the default, epoll, Locust would wake up on whole milliseconds.
     environment = {"GEVENT_BACKEND": "select", **os.environ}
     sys.stdout.flush()
     os.execve(sys.executable, arguments, environment)
@@ -99,7 +98,7 @@ def _arguments(given: argparse.Namespace, options: Options) -> list[str]:
         if value:
             arguments += [name] if value is True else [name, str(value)]
     if given.master_bind_host is None:
-        # Locust's master would believe whoever reaches it on any of our addresses.
+        # Locust's master trusts every process that reaches it, on all addresses.
         arguments += ["--master-bind-host", "127.0.0.1"]
     return arguments
 

@@ -1,4 +1,4 @@
-"""What a load test is asked to do: its options, their text, and their sense."""
+"""The options of a load test: their help texts, their values, and their checks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from inkling.cli.commands import add_connection, connection_options
 from inkling.errors import InvalidRequest
-from inkling_loadtest.slo import GRAMMAR, Condition, latency_limits, parse
+from inkling_loadtest.slo import GRAMMAR, Objective, latency_limits, parse
+
+if TYPE_CHECKING:
+    from inkling import Classifier
+    from inkling.gateway.connection import Connection
 
 __all__ = ["MIXES", "SHAPES", "Options", "add_options", "duration_s"]
 
@@ -25,42 +31,55 @@ MIXES: Mapping[str, Mapping[str, int]] = {
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)?")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
 _DEFAULT_SECONDS = {"soak": 1800.0, "capacity": 280.0}
-_POOL = 100
+_OPEN_LOOP_USERS = 100
+# The gateway's port for HTTP, where a target names its gRPC port only.
+_HTTP_PORT = 8080
+_METRICS_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """A load test, checked.
+    """The checked options of a load test; a report shows them all, and no API key.
 
     Attributes:
         target: `http://host:port`, `https://...` or `grpc://host:port`.
         model: Which model is asked.
+        tls: Whether a gRPC connection is encrypted.
+        root_certificates: A PEM file of the authorities to trust; None for the usual.
+        client_certificate: A PEM file with the certificate to show; None for none.
+        client_key: The PEM file with that certificate's key.
+        api_key_file: The file with the API key to send; None for no key.
         shape: One of `SHAPES`.
         rate: Arrivals per second of the open loop; None for the closed loop.
-        users: Users of the closed loop, or as many as the open loop may keep busy.
-        peak: Where a spike goes to, in the unit of `rate` or `users`.
-        seconds: How long it is measured.
-        warmup_s: How long it runs before.
-        slo: What is promised.
+        users: Users of the closed loop; in the open loop, requests under way at most.
+        peak: The top of a spike, in the unit of `rate` or `users`.
+        seconds: How long the load is measured.
+        warmup_s: How long the load runs before it is measured.
+        slo: The service level objectives.
         mix: Kinds of requests with their weights.
         batch: Pictures in a batch.
         pictures: A folder with a subfolder per label; None for drawn digits.
-        deadline_s: An answer later than this is no goodput.
-        timeout_s: A request is given up then, and has failed.
-        seed: Of arrivals and of the order of requests.
-        metrics_url: Where the gateway's metrics are; empty to look for them.
-        report: The directory that is written; None for a name with the time.
+        deadline_s: An answer that takes longer does not count as goodput.
+        timeout_s: A request that takes longer is given up, and has failed.
+        seed: Of the arrivals and of the order of requests.
+        metrics_url: The address of the gateway's metrics; empty for the usual one.
+        report: The directory to write; None for a name with the time.
     """
 
     target: str
     model: str
+    tls: bool
+    root_certificates: str | None
+    client_certificate: str | None
+    client_key: str | None
+    api_key_file: str | None
     shape: str
     rate: float | None
     users: int
     peak: float | None
     seconds: float
     warmup_s: float
-    slo: tuple[Condition, ...]
+    slo: tuple[Objective, ...]
     mix: Mapping[str, int]
     batch: int
     pictures: Path | None
@@ -77,20 +96,79 @@ class Options:
 
     @property
     def address(self) -> str:
-        """`host:port`."""
-        return urlsplit(self.target).netloc
+        """The address as `inkling.connect` takes it: a URL, or `host:port` of gRPC."""
+        return self.target.removeprefix("grpc://")
 
     @property
     def is_open(self) -> bool:
-        """Whether requests arrive whether or not others are answered."""
+        """Whether requests arrive independently of the answers to others."""
         return self.rate is not None or self.shape == "capacity"
+
+    def connection(self) -> Connection:
+        """Return the connection to the gateway, with the API key from its file.
+
+        Raises:
+            InvalidRequest: A file cannot be used.
+        """
+        from inkling.gateway.connection import Connection  # noqa: PLC0415 - reads TLS
+
+        return Connection.to(self.address, self._connection_options())
+
+    def connect(self) -> Classifier:
+        """Return a classifier for what is not load, with retries as users have them.
+
+        Raises:
+            InvalidRequest: A file cannot be used, or the address excludes an option.
+        """
+        from inkling import connect  # noqa: PLC0415 - gRPC only where it is used
+
+        return connect(self.address, **self._connection_options())
+
+    def metrics_connection(self) -> Connection:
+        """Return the connection to the gateway's metrics, over HTTP.
+
+        Only the gateway's own host gets the API key.
+
+        Raises:
+            InvalidRequest: A file or the address cannot be used.
+        """
+        from inkling.gateway.connection import Connection  # noqa: PLC0415 - as above
+
+        gateway = self.connection()
+        host, url = urlsplit(self.target).hostname, self.metrics_url
+        if not url and self.protocol == "http":
+            url = f"{self.target}/metrics"
+        elif not url:
+            scheme = "https" if gateway.is_encrypted else "http"
+            shown = f"[{host}]" if ":" in (host or "") else host
+            url = f"{scheme}://{shown}:{_HTTP_PORT}/metrics"
+        names = ["api_key"] if urlsplit(url).hostname == host else []
+        if url.startswith("https:"):
+            names += ["root_certificates", "client_certificate", "client_key"]
+        secured = {name: getattr(gateway, name) for name in names}
+        return Connection.to(url, {"timeout_s": _METRICS_TIMEOUT_S, **secured})
+
+    def check_addresses(self) -> None:
+        """Check what `connect` and `metrics_connection` take; nothing is sent.
+
+        Raises:
+            InvalidRequest: An address, the key or a file cannot be used.
+        """
+        from inkling.gateway.http_transport import HttpTransport  # noqa: PLC0415
+
+        self.connect().close()
+        HttpTransport(self.metrics_connection())
+
+    def _connection_options(self) -> dict[str, Any]:
+        secured = connection_options(argparse.Namespace(**vars(self)))
+        return {"model": self.model, "timeout_s": self.timeout_s, **secured}
 
     @classmethod
     def of(cls, given: argparse.Namespace, target: str, users: int | None) -> Options:
         """Return the options in a namespace that `add_options` filled.
 
         Raises:
-            InvalidRequest: A value, or values together, make no sense.
+            InvalidRequest: A value is impossible, by itself or beside another.
         """
         protocol = _check_target(target, given.allow_remote)
         _check_load(given, users)
@@ -98,12 +176,17 @@ class Options:
         if given.shape == "capacity" and not latency_limits(slo):
             slo = (*parse("p99<=200ms"), *slo)
         seconds = _DEFAULT_SECONDS.get(given.shape, 30.0)
-        return cls(
+        options = cls(
             target=target.rstrip("/"),
             model=given.model,
+            tls=given.tls,
+            root_certificates=given.root_certificates,
+            client_certificate=given.client_certificate,
+            client_key=given.client_key,
+            api_key_file=given.api_key_file,
             shape=given.shape,
             rate=given.rate,
-            users=users or _POOL,
+            users=users or _OPEN_LOOP_USERS,
             peak=given.peak,
             seconds=duration_s(given.duration) if given.duration else seconds,
             warmup_s=duration_s(given.warmup),
@@ -117,43 +200,41 @@ class Options:
             metrics_url=given.metrics_url,
             report=Path(given.report) if given.report else None,
         )
+        options.check_addresses()
+        return options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `inkling loadtest` and plain Locust both have.
 
-    Their values are such as Locust's master can send to its workers.
+    Their values are texts, numbers and switches: Locust's master sends them to its
+    workers.
     """
     add = parser.add_argument
     add("--model", default="cnn", help="the model that is asked")
-    add("--shape", choices=SHAPES, default="constant", help="how the load goes")
+    add_connection(parser)
+    add("--shape", choices=SHAPES, default="constant", help="the course of the load")
     add(
         "--rate", type=float, help="open loop: requests per second, as Poisson arrivals"
     )
     add(
         "--peak",
         type=float,
-        help="where a spike goes to; 5 times the rest if not given",
+        help="the top of a spike; 5 times the rest if not given",
     )
-    add("--duration", help="how long, as 30s, 5m or 1h; for capacity, at most")
+    add("--duration", help="how long, such as 30s, 5m or 1h; for capacity, at most")
     add("--warmup", default="2s", help="load before anything is measured")
     add(
         "--slo",
-        help=f"what is promised, and decides the exit code: {_escaped(GRAMMAR)}",
+        help=f"objectives, which decide the exit code: {_escaped(GRAMMAR)}",
     )
     add("--mix", help=f"kinds of requests with weights; {_mixes()}")
     add("--batch", type=int, default=8, help="pictures in a batch")
-    add(
-        "--pictures", type=Path, help="a folder with a subfolder per label; else digits"
-    )
-    add("--deadline", default="1s", help="an answer later than this is no goodput")
+    add("--pictures", help="a folder with a subfolder per label; else digits")
+    add("--deadline", default="1s", help="a later answer does not count as goodput")
     add("--timeout", default="10s", help="a request is given up then, and has failed")
     add("--seed", type=int, default=0, help="of the arrivals and the order of requests")
-    add(
-        "--metrics-url",
-        default="",
-        help="the gateway's /metrics, where not found alone",
-    )
+    add("--metrics-url", default="", help="the address of the gateway's /metrics")
     add("--report", help="directory to write; else loadtest-DATE-TIME")
     add(
         "--allow-remote", action="store_true", help="load another machine than this one"
@@ -164,13 +245,13 @@ def duration_s(text: str) -> float:
     """Return the seconds in a text such as 500ms, 30s or 5m; a bare number is seconds.
 
     Raises:
-        InvalidRequest: It is no such text, or nothing above zero.
+        InvalidRequest: The text has another form.
     """
     found = _DURATION.fullmatch(str(text).strip())
     seconds = float(found[1]) * _SECONDS[found[2]] if found else -1
     if seconds < 0:
         raise InvalidRequest(
-            f"{text!r:.40} is no length of time; give a number with ms, s, m or h."
+            f"{text!r:.40} is not a length of time; give a number with ms, s, m or h."
         )
     return seconds
 
@@ -187,11 +268,11 @@ def _check_target(target: str, allow_remote: bool) -> str:
             "or grpc://host:port."
         )
     if parts.scheme == "grpc" and port is None:
-        raise InvalidRequest(f"--target {target:.80} lacks the port, such as 8081.")
+        raise InvalidRequest(f"--target {target:.80} has no port, such as 8081.")
     if not allow_remote and not _is_loopback(parts.hostname):
         raise InvalidRequest(
-            f"{parts.hostname:.80} is not this machine. Load what is yours to load, "
-            "and say so with --allow-remote."
+            f"{parts.hostname:.80} is not this machine. If you may load it, say so "
+            "with --allow-remote."
         )
     return "grpc" if parts.scheme == "grpc" else "http"
 
@@ -212,8 +293,9 @@ def _check_load(given: argparse.Namespace, users: int | None) -> None:
             raise InvalidRequest(f"--{name} is {value:g}; expected a number above 0.")
     if given.shape != "capacity" and given.rate is None and users is None:
         raise InvalidRequest(
-            "Give --rate for an open loop (requests per second, come what may), or "
-            "--users for a closed one (each waits for its answer); or --shape capacity."
+            "Give --rate for an open loop (requests per second, whether or not others "
+            "are answered), or --users for a closed loop (each waits for its answer), "
+            "or --shape capacity."
         )
 
 
@@ -231,11 +313,11 @@ def _mix(text: str | None, protocol: str) -> dict[str, int]:
     for part in text.split(","):
         kind, _, weight = part.strip().partition("=")
         if kind not in known or not (weight or "1").isdecimal():
-            raise InvalidRequest(f"--mix: {part!r:.40} is not understood; {_mixes()}.")
+            raise InvalidRequest(f"--mix: {part!r:.40} is unknown; {_mixes()}.")
         mix[kind] = int(weight or "1")
     mix = {kind: weight for kind, weight in mix.items() if weight}
     if not mix:
-        raise InvalidRequest("--mix: every weight is 0; nothing would be sent.")
+        raise InvalidRequest("--mix: every weight is 0, so that nothing would be sent.")
     return mix
 
 

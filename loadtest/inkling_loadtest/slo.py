@@ -1,4 +1,4 @@
-"""Service level objectives: what is promised, as text, and whether it was kept."""
+"""Service level objectives: their text form, and whether they were met."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 from inkling.errors import InvalidRequest
 
-__all__ = ["GRAMMAR", "Condition", "Finding", "check", "latency_limits", "parse"]
+__all__ = ["GRAMMAR", "Finding", "Objective", "check", "latency_limits", "parse"]
 
 GRAMMAR = (
-    "conditions separated by commas, each a figure, one of < <= > >=, and a bound: "
+    "objectives separated by commas, each a figure, one of < <= > >=, and a bound: "
     "p50, p99, p99.9 (any percentile), mean or max with us, ms or s; errors, refused "
     "or accuracy with %; rate or goodput in answers per second. For example: "
     "p99<50ms,errors<0.1%"
 )
 
-_CONDITION = re.compile(
+_OBJECTIVE = re.compile(
     r"(?P<figure>p\d{1,2}(?:\.\d+)?|mean|max|errors|refused|accuracy|rate|goodput)"
     r"\s*(?P<sign><=|>=|<|>)\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>us|ms|s|%|/s)?"
 )
@@ -34,14 +34,14 @@ _RATES = ("rate", "goodput")
 
 
 @dataclass(frozen=True)
-class Condition:
-    """One promise.
+class Objective:
+    """One objective.
 
     Attributes:
-        figure: What is compared, such as `p99` or `errors`.
-        sign: How.
+        figure: The figure that is compared, such as `p99` or `errors`.
+        sign: One of `<`, `<=`, `>` and `>=`.
         bound: Microseconds for a latency, 0 to 1 for a share, or answers per second.
-        text: As it was written.
+        text: The objective as it was written.
     """
 
     figure: str
@@ -51,52 +51,52 @@ class Condition:
 
     @property
     def is_latency(self) -> bool:
-        """Whether the figure is a time."""
+        """Whether the figure is a latency."""
         return self.figure not in _SHARES + _RATES
 
     def holds(self, value: float) -> bool:
-        """Return whether a value keeps the promise."""
+        """Return whether a value meets the objective."""
         return _SIGNS[self.sign](value, self.bound)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured for a condition; None where there was nothing to measure."""
+    """The measured value for an objective; None where nothing was measured."""
 
-    condition: Condition
+    objective: Objective
     value: float | None
 
     @property
     def met(self) -> bool:
-        """Whether the promise was kept; it was not if nothing was measured."""
-        return self.value is not None and self.condition.holds(self.value)
+        """Whether the objective was met; it was not if nothing was measured."""
+        return self.value is not None and self.objective.holds(self.value)
 
 
-def parse(text: str) -> tuple[Condition, ...]:
-    """Return the conditions in a text such as `p99<50ms,errors<0.1%`.
+def parse(text: str) -> tuple[Objective, ...]:
+    """Return the objectives in a text such as `p99<50ms,errors<0.1%`.
 
     Raises:
-        InvalidRequest: It is not of the grammar.
+        InvalidRequest: The text is not of this grammar.
     """
-    return tuple(_condition(part.strip()) for part in text.split(","))
+    return tuple(_objective(part.strip()) for part in text.split(","))
 
 
 def check(
-    conditions: Sequence[Condition], value_of: Callable[[str], float | None]
+    objectives: Sequence[Objective], value_of: Callable[[str], float | None]
 ) -> list[Finding]:
-    """Return a finding per condition; `value_of` gives a figure in the bound's unit."""
-    return [Finding(item, value_of(item.figure)) for item in conditions]
+    """Return a finding per objective; `value_of` gives a figure in the bound's unit."""
+    return [Finding(item, value_of(item.figure)) for item in objectives]
 
 
-def latency_limits(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
-    """Return the conditions that hold a latency down."""
-    return tuple(c for c in conditions if c.is_latency and c.sign in ("<", "<="))
+def latency_limits(objectives: Sequence[Objective]) -> tuple[Objective, ...]:
+    """Return the objectives that limit a latency."""
+    return tuple(c for c in objectives if c.is_latency and c.sign in ("<", "<="))
 
 
-def _condition(text: str) -> Condition:
-    found = _CONDITION.fullmatch(text)
+def _objective(text: str) -> Objective:
+    found = _OBJECTIVE.fullmatch(text)
     if not found:
-        raise InvalidRequest(f"--slo: {text!r:.60} is not understood; give {GRAMMAR}")
+        raise InvalidRequest(f"--slo: {text!r:.60} cannot be read; give {GRAMMAR}")
     figure, unit = found["figure"], found["unit"]
     number = float(found["number"])
     if figure in _SHARES:
@@ -109,4 +109,4 @@ def _condition(text: str) -> Condition:
         raise InvalidRequest(
             f"--slo: {text!r:.60} has the wrong unit or none; give {GRAMMAR}"
         )
-    return Condition(figure, found["sign"], bound, text)
+    return Objective(figure, found["sign"], bound, text)

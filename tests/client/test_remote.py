@@ -1,11 +1,11 @@
+"""The gRPC classifiers, synchronous and for asyncio, and the commands that ask."""
+
 from __future__ import annotations
 
 import asyncio
 import io
-import itertools
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -39,15 +39,13 @@ from inkling.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
-from inkling.gateway import aio
-from inkling.gateway.connect import Fallback
 from inkling.gateway.status import ERROR_CODE_KEY, GRPC_STATUS
 from inkling.image.pictures import encoded
 from inkling.model.repository import Repository
 from inkling.v1 import classifier_pb2 as pb
 from tests.support.digits import all_digits
 from tests.support.gateway_process import Killable
-from tests.support.machine import free_port, listens, until, within
+from tests.support.machine import listens, until, within
 
 _EXIF_ORIENTATION = 0x0112
 _WINDOW = 16
@@ -133,116 +131,6 @@ def _version_dir(published: Path, model: str = "cnn") -> Path:
     return Repository(published).newest(model).path
 
 
-# Getting a classifier.
-
-
-def test_an_address_gives_the_gateway(gateway: Any, picture: bytes) -> None:
-    """`connect("host:port")` classifies over gRPC, and says which version answered."""
-    with inkling.connect(gateway.grpc_target) as classifier:
-        prediction = classifier.classify(picture, top_k=3)
-
-    assert prediction.label == "3"
-    assert (prediction.top[0].index - prediction.index, len(prediction.top)) == (0, 3)
-    assert 0.0 < prediction.probability <= 1.0
-    assert (
-        prediction.origin.model,
-        prediction.origin.version,
-        prediction.origin.answered_by,
-    ) == ("cnn", 1, "gateway")
-    assert prediction.origin.contract.startswith("sha256:")
-
-
-def test_the_contract_is_the_same_everywhere(gateway: Any, published: Path) -> None:
-    """Gateway, device and fallback say what the version that answers expects."""
-    expected = Repository(published).newest("mlp").contract()
-    device = _version_dir(published, "mlp")
-    nobody = f"127.0.0.1:{free_port()}"
-    classifiers = [
-        inkling.connect(gateway.grpc_target, model="mlp"),
-        inkling.connect(gateway.grpc_target, model="mlp", version=1),
-        inkling.connect(device),
-        inkling.connect(nobody, model="mlp", fallback=device),
-    ]
-
-    for classifier in classifiers:
-        with classifier:
-            assert expected == classifier.contract()
-    with (
-        inkling.connect(gateway.grpc_target, model="mlp", version=99) as classifier,
-        pytest.raises(ModelNotFound),
-    ):
-        classifier.contract()
-
-
-@pytest.mark.parametrize("form", ["file", "directory", "str of a file"])
-def test_a_path_gives_the_device(form: str, published: Path, picture: bytes) -> None:
-    """A .tflite file or a version's directory is run here, behind the same interface."""
-    directory = _version_dir(published, "mlp")
-    file = directory / "tflite" / "float32.tflite"
-    target = {"file": file, "directory": directory, "str of a file": str(file)}[form]
-
-    with inkling.connect(target) as classifier:
-        prediction = classifier.classify(picture)
-
-    version = 1 if form == "directory" else None
-    assert prediction.label == "3"
-    assert ("mlp", version, "device") == (
-        prediction.origin.model,
-        prediction.origin.version,
-        prediction.origin.answered_by,
-    )
-
-
-@pytest.mark.parametrize(
-    ("target", "options", "words"),
-    [
-        ("localhost", {}, "host:port"),
-        (":8081", {}, "host:port"),
-        ("localhost:", {}, "host:port"),
-        ("localhost:http", {}, "host:port"),
-        ("", {}, "host:port"),
-        ("models/cnn/999", {}, "host:port"),
-        ("missing.tflite", {}, "does not exist"),
-        ("localhost:1", {"timeout_s": 0}, "timeout_s"),
-        ("localhost:1", {"timeout_s": -1}, "timeout_s"),
-        ("localhost:1", {"timeout_s": float("nan")}, "timeout_s"),
-        ("localhost:1", {"timeout_s": float("inf")}, "timeout_s"),
-        ("localhost:1", {"timeout_s": None}, "timeout_s is"),
-        ("localhost:1", {"timeout": 3}, "timeout"),
-        ("localhost:1", {"version": 1, "version_label": "stable"}, "version_label"),
-        ("localhost:1", {"fallback": "missing.tflite"}, "does not exist"),
-    ],
-)
-@pytest.mark.parametrize("module", [inkling, aio], ids=["sync", "aio"])
-def test_what_cannot_be_connected_to_is_refused_at_once(
-    target: str, options: dict[str, Any], words: str, module: Any
-) -> None:
-    """Mistakes in target or options are named before any call, sync and asyncio alike."""
-    on_device = target.endswith(".tflite") or "fallback" in options
-    if module is aio and on_device:
-        pytest.skip("asyncio speaks to gateways only")
-
-    async def connected() -> None:
-        await aio.connect(target, **options).close()
-
-    def connect() -> None:
-        if module is aio:
-            asyncio.run(connected())
-        else:
-            inkling.connect(target, **options).close()
-
-    with pytest.raises(InvalidRequest, match=re.escape(words)):
-        connect()
-
-
-def test_what_is_no_published_model_is_refused(published: Path, tmp_path: Path) -> None:
-    """A directory that is no version, and a fallback for a device, are refused."""
-    with pytest.raises(InklingError):
-        inkling.connect(tmp_path)
-    with pytest.raises(InvalidRequest, match="fallback"):
-        inkling.connect(_version_dir(published), fallback=_version_dir(published))
-
-
 # Pictures.
 
 
@@ -250,46 +138,6 @@ def _as_path(data: bytes, folder: Path) -> Path:
     path = folder / "digit.png"
     path.write_bytes(data)
     return path
-
-
-_FORMS: dict[str, Callable[[bytes, Path], Any]] = {
-    "path": _as_path,
-    "str": lambda data, folder: str(_as_path(data, folder)),
-    "bytes": lambda data, _: data,
-    "bytearray": lambda data, _: bytearray(data),
-    "memoryview": lambda data, _: memoryview(data),
-    "BytesIO": lambda data, _: io.BytesIO(data),
-    "file": lambda data, folder: _as_path(data, folder).open("rb"),
-    "Pillow": lambda data, _: Image.open(io.BytesIO(data)),
-    "Pillow RGB": lambda data, _: Image.open(io.BytesIO(data)).convert("RGB"),
-    "array": lambda data, _: np.asarray(Image.open(io.BytesIO(data))),
-    "array (h, w, 1)": lambda data, _: np.asarray(Image.open(io.BytesIO(data)))[
-        ..., None
-    ],
-    "array (h, w, 3)": lambda data, _: np.asarray(
-        Image.open(io.BytesIO(data)).convert("RGB")
-    ),
-    "array of a view": lambda data, _: np.asarray(Image.open(io.BytesIO(data)))[
-        ::-1, ::-1
-    ][::-1, ::-1],
-}
-
-
-@pytest.mark.parametrize("form", _FORMS)
-def test_pictures_in_every_form(
-    form: str, gateway: Any, published: Path, picture: bytes, tmp_path: Path
-) -> None:
-    """All the forms in which people have a picture get one answer, here and there."""
-    shown = _FORMS[form](picture, tmp_path)
-    with inkling.connect(gateway.grpc_target) as classifier:
-        expected = classifier.classify(picture, 10)
-        assert expected == classifier.classify(shown, 10)
-    with inkling.connect(_version_dir(published)) as classifier:
-        if hasattr(shown, "seek"):
-            shown.seek(0)
-        assert expected.label == classifier.classify(shown).label
-    if hasattr(shown, "close"):
-        shown.close()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -384,18 +232,6 @@ def test_what_is_no_picture_is_refused_here(make: Callable[[], Any]) -> None:
         encoded(make())
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_pillow_modes_can_be_sent(mode: str, gateway: Any, sample: np.ndarray) -> None:
-    """A Pillow picture of any mode that PNG holds is answered like its grey self."""
-    grey = Image.fromarray(255 - np.kron(sample, np.ones((6, 6), np.uint8)))
-    if mode == "I;16":
-        shown = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    else:
-        shown = grey.convert(mode)
-    with inkling.connect(gateway.grpc_target) as classifier:
-        assert classifier.classify(grey).label == classifier.classify(shown).label
-
-
 # Errors.
 
 _CLASSES = {
@@ -433,7 +269,7 @@ def test_every_code_is_its_class_again(
 
 
 async def _refused_aio(target: str, picture: bytes, **options: Any) -> InklingError:
-    async with aio.connect(target, **options) as classifier:
+    async with inkling.AioClassifier(target, **options) as classifier:
         with pytest.raises(InklingError) as caught:
             await classifier.classify(picture)
     return caught.value
@@ -476,61 +312,6 @@ def test_statuses_of_others_are_understood(
     assert kind is type(asyncio.run(_refused_aio(server.target, b"x")))
 
 
-@pytest.mark.parametrize(
-    ("options", "picture", "kind"),
-    [
-        ({}, b"", InvalidImage),
-        ({}, b"hello", InvalidImage),
-        ({}, b"GIF89a\x01\x00\x01\x00\x00\x00\x00", UnsupportedMediaType),
-        ({}, b"\x89PNG\r\n\x1a\n" + bytes(8 * 1024 * 1024), TooLarge),
-        ({}, bytes(11 * 1024 * 1024), TooLarge),
-        ({"model": "nobody"}, None, ModelNotFound),
-        ({"model": "../etc"}, None, InvalidRequest),
-        ({"model": ""}, None, InvalidRequest),
-        ({"version": 99}, None, ModelNotFound),
-        ({"version": -1}, None, ModelNotFound),
-        ({"version_label": "nobody"}, None, ModelNotFound),
-    ],
-)
-def test_refusals_of_a_gateway_arrive_as_their_class(
-    options: dict[str, Any],
-    picture: bytes | None,
-    kind: type,
-    gateway: Any,
-    sample: np.ndarray,
-    encode: Encode,
-) -> None:
-    """What the gateway refuses is the same class, sync and aio."""
-    shown = encode(sample) if picture is None else picture
-
-    with (
-        inkling.connect(gateway.grpc_target, **options) as classifier,
-        pytest.raises(InklingError) as caught,
-    ):
-        classifier.classify(shown)
-
-    assert kind is type(caught.value)
-    assert kind is type(
-        asyncio.run(_refused_aio(gateway.grpc_target, shown, **options))
-    )
-
-
-@pytest.mark.parametrize("top_k", [0, -1, 2**31, 2**70])
-def test_impossible_top_k_is_the_same_refusal_everywhere(
-    top_k: int, gateway: Any, published: Path, picture: bytes
-) -> None:
-    """top_k below 1 or beyond reason is no other thing on a gateway than on a device."""
-    outcomes = []
-    for target in (gateway.grpc_target, _version_dir(published)):
-        with inkling.connect(target) as classifier:
-            try:
-                outcomes.append(len(classifier.classify(picture, top_k).top))
-            except InvalidRequest:
-                outcomes.append(InvalidRequest)
-
-    assert outcomes[1] == outcomes[0]
-
-
 def test_concurrent_call_limit_of_the_server_is_overload(
     counting: Callable[..., CountingServer],
 ) -> None:
@@ -570,7 +351,7 @@ def test_a_deadline_is_always_set(counting: Callable[..., CountingServer]) -> No
         classifier.classify(b"x")
 
     async def classified() -> None:
-        async with aio.connect(server.target) as there:
+        async with inkling.AioClassifier(server.target) as there:
             await there.classify(b"x")
 
     asyncio.run(classified())
@@ -643,22 +424,6 @@ def test_a_distant_server_can_be_reached(gateway: Any, picture: bytes) -> None:
         distant.close()
 
 
-def test_a_silent_server_ends_with_the_deadline(silent: str) -> None:
-    """An address that accepts and says nothing ends near the deadline, sync and aio."""
-    started = time.monotonic()
-    with (
-        inkling.connect(silent, timeout_s=0.4) as classifier,
-        pytest.raises(DeadlineExceeded),
-    ):
-        classifier.classify(b"x")
-    found = asyncio.run(_refused_aio(silent, b"x", timeout_s=0.4))
-
-    took = time.monotonic() - started
-
-    assert DeadlineExceeded is type(found)
-    within(took, 1.5)
-
-
 def _label(classifier: Any, picture: bytes) -> str | None:
     try:
         found: str = classifier.classify(picture).label
@@ -706,28 +471,13 @@ def test_attempts_are_throttled_in_an_outage(
 
 async def _labels_aio(target: str, count: int) -> list[str | None]:
     labels: list[str | None] = []
-    async with aio.connect(target) as classifier:
+    async with inkling.AioClassifier(target) as classifier:
         for _ in range(count):
             try:
                 labels.append((await classifier.classify(b"x")).label)
             except InklingError:
                 labels.append(None)
     return labels
-
-
-def test_a_server_that_is_gone_is_refused_quickly(picture: bytes) -> None:
-    """Nobody on the port is NotReady within the retries' backoff, then at once."""
-    times = []
-    with inkling.connect(f"127.0.0.1:{free_port()}") as classifier:
-        for _ in range(20):
-            started = time.monotonic()
-            with pytest.raises(NotReady):
-                classifier.classify(picture)
-            times.append(time.monotonic() - started)
-
-    print(f"refused: first {times[0]:.3f} s, last {times[-1]:.3f} s")
-    within(max(times), 1.5)
-    within(times[-1], 0.1)
 
 
 @pytest.mark.parametrize("away_s", [0.0, 6.0])
@@ -754,90 +504,7 @@ def test_reconnects_when_the_server_is_back(
     within(took, 1.5)
 
 
-# One classifier in many places.
-
-_FORKS = """
-import os, sys, signal
-import inkling
-classifier = inkling.connect(sys.argv[1])
-picture = open(sys.argv[2], "rb").read()
-before = classifier.classify(picture).label
-children = []
-for _ in range(3):
-    pid = os.fork()
-    if not pid:
-        signal.alarm(15)
-        labels = {classifier.classify(picture).label for _ in range(5)}
-        classifier.close()
-        os._exit(0 if labels == {before} else 1)
-    children.append(pid)
-labels = {classifier.classify(picture).label for _ in range(20)}
-codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-labels |= {classifier.classify(picture).label}
-classifier.close()
-print(before, labels, codes)
-"""
-
-
-def _script(script: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", script, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=150,
-    )
-
-
-def test_parent_and_child_both_use_it_after_a_fork(
-    gateway: Any, picture: bytes, tmp_path: Path
-) -> None:
-    """R3: three children and their parent all get answers from one classifier."""
-    path = _as_path(picture, tmp_path)
-
-    done = _script(_FORKS, gateway.grpc_target, str(path))
-
-    assert (done.stdout, done.returncode) == ("3 {'3'} [0, 0, 0]\n", 0), done.stderr
-
-
-def test_threads_and_arrays_of_one_classifier(
-    gateway: Any, digits: list[np.ndarray]
-) -> None:
-    """Eight threads share one classifier; every answer is its own picture's."""
-    with inkling.connect(gateway.grpc_target) as classifier:
-        expected = [p.label for p in classifier.classify_many(digits[:80])]
-        with ThreadPoolExecutor(8) as pool:
-            found = list(
-                pool.map(lambda i: classifier.classify(digits[i % 80]), range(320))
-            )
-
-    assert [expected[i % 80] for i in range(320)] == [p.label for p in found]
-
-
-def test_it_may_be_closed_twice_and_used_again(gateway: Any, picture: bytes) -> None:
-    """Closing again does nothing; a later call opens another channel."""
-    classifier = inkling.connect(gateway.grpc_target)
-    classifier.close()
-    classifier.close()
-    assert classifier.classify(picture).label == "3"
-    classifier.close()
-    assert classifier.classify(picture).label == "3"
-    classifier.close()
-
-
 # Many pictures.
-
-
-def test_many_pictures_keep_their_order(
-    gateway: Any, published: Path, digits: list[np.ndarray]
-) -> None:
-    """300 pictures, 300 answers in order, the same ones as one at a time on the device."""
-    with inkling.connect(_version_dir(published)) as device:
-        expected = [p.label for p in device.classify_many(digits)]
-    with inkling.connect(gateway.grpc_target) as classifier:
-        found = [p.label for p in classifier.classify_many(iter(digits))]
-
-    assert expected == found
 
 
 class _Drawn:
@@ -851,44 +518,6 @@ class _Drawn:
         for picture in self._pictures:
             self.count += 1
             yield picture
-
-
-def test_the_window_is_bounded(gateway: Any, picture: bytes) -> None:
-    """No more than 16 and one pictures are drawn ahead of the answers; none at first."""
-    drawn = _Drawn(itertools.repeat(picture))
-    ahead = []
-    with inkling.connect(gateway.grpc_target) as classifier:
-        answers = classifier.classify_many(drawn)
-        assert drawn.count == 0
-        for done, _ in enumerate(itertools.islice(answers, 100)):
-            ahead.append(drawn.count - done)
-        answers.close()
-
-    assert 1 < max(ahead) <= _WINDOW + 1
-
-
-def test_nothing_is_nothing(gateway: Any, published: Path) -> None:
-    """No pictures are no answers."""
-    for target in (gateway.grpc_target, _version_dir(published)):
-        with inkling.connect(target) as classifier:
-            assert list(classifier.classify_many([])) == []
-
-
-@pytest.mark.parametrize("place", ["server", "client"])
-@pytest.mark.parametrize("where", ["gateway", "device"])
-def test_what_came_before_a_bad_picture_is_yielded(
-    place: str, where: str, gateway: Any, published: Path, picture: bytes
-) -> None:
-    """A bad picture raises in its place; the answers before it are not lost."""
-    bad: Any = b"hello" if place == "server" else "no/such/picture.png"
-    target = gateway.grpc_target if where == "gateway" else _version_dir(published)
-    found = []
-    with inkling.connect(target) as classifier:
-        answers = classifier.classify_many([picture] * 5 + [bad, picture])
-        with pytest.raises(InvalidImage):
-            found.extend(prediction.label for prediction in answers)
-
-    assert found == ["3"] * 5
 
 
 def test_one_bad_picture_costs_few_requests(
@@ -909,64 +538,12 @@ def test_one_bad_picture_costs_few_requests(
     assert server.calls <= 120
 
 
-# Falling back.
-
-
-def test_the_device_answers_while_the_server_is_away(
-    killable: Callable[..., Killable], published: Path, picture: bytes
-) -> None:
-    """With a fallback every picture is answered, and the answer says by whom."""
-    gateway = killable().start().wait_ready()
-    fallback = _version_dir(published) / "tflite" / "float32.tflite"
-    with inkling.connect(gateway.target, fallback=fallback) as classifier:
-        assert isinstance(classifier, Fallback)
-        first = classifier.classify(picture)
-        gateway.end()
-        second = classifier.classify(picture)
-        many = list(classifier.classify_many([picture] * 5))
-        gateway.start().wait_ready()
-        took = until(lambda: _who(classifier, picture) == "gateway")
-
-    assert (first.origin.answered_by, first.label) == ("gateway", "3")
-    assert (second.origin.answered_by, second.label) == ("device", "3")
-    assert [p.origin.answered_by for p in many] == ["device"] * 5
-    within(took, 5)
-
-
-def _who(classifier: Any, picture: bytes) -> str:
-    found: str = classifier.classify(picture).origin.answered_by
-    return found
-
-
-def test_the_device_answers_when_the_server_never_does(
-    silent: str, published: Path, picture: bytes
-) -> None:
-    """A server that cannot be reached because packets vanish is away as well."""
-    with inkling.connect(
-        silent, fallback=_version_dir(published), timeout_s=0.3
-    ) as classifier:
-        assert _who(classifier, picture) == "device"
-
-
-def test_the_device_does_not_answer_for_a_refusal(
-    gateway: Any, published: Path
-) -> None:
-    """What the gateway refuses is refused, not asked of the device."""
-    with (
-        inkling.connect(
-            gateway.grpc_target, model="nobody", fallback=_version_dir(published)
-        ) as classifier,
-        pytest.raises(ModelNotFound),
-    ):
-        classifier.classify(b"x")
-
-
 # asyncio.
 
 
 async def _many_aio(target: str, pictures: list[np.ndarray]) -> tuple[list[str], int]:
     drawn, ahead, labels = _Drawn(iter(pictures)), 0, []
-    async with aio.connect(target) as classifier:
+    async with inkling.AioClassifier(target) as classifier:
         async for prediction in classifier.classify_many(drawn):
             ahead = max(ahead, drawn.count - len(labels))
             labels.append(prediction.label)
@@ -979,7 +556,7 @@ def test_aio_classifies_one_and_many(
     """asyncio: one picture, 300 in order, and at most 16 and one drawn ahead."""
 
     async def one() -> Any:
-        async with aio.connect(gateway.grpc_target) as classifier:
+        async with inkling.AioClassifier(gateway.grpc_target) as classifier:
             return await classifier.classify(picture, top_k=2)
 
     with inkling.connect(gateway.grpc_target) as classifier:
@@ -995,7 +572,7 @@ def test_aio_many_calls_at_once(gateway: Any, digits: list[np.ndarray]) -> None:
     """60 tasks share one classifier; every answer is its own picture's."""
 
     async def all_at_once() -> list[str]:
-        async with aio.connect(gateway.grpc_target) as classifier:
+        async with inkling.AioClassifier(gateway.grpc_target) as classifier:
             tasks = [classifier.classify(digit) for digit in digits[:60]]
             return [p.label for p in await asyncio.gather(*tasks)]
 
@@ -1004,11 +581,86 @@ def test_aio_many_calls_at_once(gateway: Any, digits: list[np.ndarray]) -> None:
     assert expected == asyncio.run(all_at_once())
 
 
+async def _aio_found(target: str, pictures: list[Any]) -> tuple[Any, list[Any], Any]:
+    """Return a contract, the outcomes, and what `classify_many` raised at last."""
+    async with inkling.AioClassifier(target, model="mlp") as classifier:
+        outcomes = [outcome async for outcome in classifier.outcomes(pictures)]
+        raised = None
+        try:
+            async for _ in classifier.classify_many(pictures):
+                pass
+        except InklingError as error:
+            raised = error
+        return await classifier.contract(), outcomes, raised
+
+
+def test_aio_has_what_the_synchronous_classifier_has(
+    gateway: Any, picture: bytes
+) -> None:
+    """asyncio: `outcomes` with each error in its place, and the contract."""
+    pictures = [picture, b"hello", "no/such/file.png", picture]
+    with inkling.connect(gateway.grpc_target, model="mlp") as classifier:
+        expected = list(classifier.outcomes(pictures))
+        contract = classifier.contract()
+
+    found, outcomes, raised = asyncio.run(_aio_found(gateway.grpc_target, pictures))
+
+    assert contract == found
+    assert expected[0] == outcomes[0] == outcomes[3]
+    assert [InvalidImage] * 2 == [type(outcome) for outcome in outcomes[1:3]]
+    assert InvalidImage is type(raised)
+    names = {name for name in vars(inkling.Classifier) if not name.startswith("_")}
+    assert names <= set(dir(inkling.AioClassifier))
+
+
+@pytest.mark.parametrize(
+    ("options", "picture", "kind"),
+    [
+        ({}, b"hello", InvalidImage),
+        ({}, b"GIF89a\x01\x00\x01\x00\x00\x00\x00", UnsupportedMediaType),
+        ({}, bytes(11 * 1024 * 1024), TooLarge),
+        ({"model": "nobody"}, b"hello", ModelNotFound),
+        ({"version": 99}, b"hello", ModelNotFound),
+    ],
+)
+def test_refusals_arrive_as_their_class_in_asyncio(
+    options: dict[str, Any], picture: bytes, kind: type, gateway: Any
+) -> None:
+    """What the gateway refuses is the same class as for the synchronous classifier."""
+    found = asyncio.run(_refused_aio(gateway.grpc_target, picture, **options))
+
+    assert kind is type(found)
+
+
+def test_a_silent_server_ends_with_the_deadline_in_asyncio(silent: str) -> None:
+    """An address that accepts and says nothing ends near the deadline."""
+    started = time.monotonic()
+    found = asyncio.run(_refused_aio(silent, b"x", timeout_s=0.4))
+    took = time.monotonic() - started
+
+    assert DeadlineExceeded is type(found)
+    within(took, 1.0)
+
+
+def test_the_package_loads_asyncio_on_demand() -> None:
+    """`import inkling` brings no gRPC along; `inkling.AioClassifier` does."""
+    code = (
+        "import sys, inkling; before = 'grpc' in sys.modules; inkling.AioClassifier;"
+        "print(before, 'grpc' in sys.modules, 'AioClassifier' in inkling.__all__)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert "False True True\n" == done.stdout
+    with pytest.raises(AttributeError, match="Nobody"):
+        inkling.Nobody  # noqa: B018
+
+
 def test_aio_cancellation_is_cancellation(silent: str) -> None:
     """A task that is cancelled ends as asyncio's own error, at once."""
 
     async def run() -> float:
-        async with aio.connect(silent) as classifier:
+        async with inkling.AioClassifier(silent) as classifier:
             task = asyncio.create_task(classifier.classify(b"x"))
             await asyncio.sleep(0.1)
             started = time.monotonic()
@@ -1047,14 +699,15 @@ def pictures(
     return paths
 
 
-@pytest.mark.parametrize("where", ["server", "file", "directory"])
+@pytest.mark.parametrize("where", ["gRPC", "HTTP", "file", "directory"])
 def test_classify_prints_a_table(
     where: str, gateway: Any, published: Path, pictures: list[Path]
 ) -> None:
     """`inkling classify` prints a line per picture, wherever the model runs."""
     directory = _version_dir(published)
     place = {
-        "server": ("--server", gateway.grpc_target),
+        "gRPC": ("--server", gateway.grpc_target),
+        "HTTP": ("--server", gateway.url),
         "file": ("--on-device", directory / "tflite" / "int8.tflite"),
         "directory": ("--on-device", directory),
     }[where]
@@ -1075,12 +728,12 @@ def _without_delegate(text: str) -> str:
     )
 
 
-@pytest.mark.parametrize("where", ["server", "device"])
+@pytest.mark.parametrize("where", ["gRPC", "HTTP", "device"])
 def test_classify_prints_lines_of_json(
     where: str, gateway: Any, published: Path, pictures: list[Path]
 ) -> None:
     """`--json` is one object a line, with who answered."""
-    place = ("--server", gateway.grpc_target)
+    place = ("--server", gateway.url if where == "HTTP" else gateway.grpc_target)
     if where == "device":
         place = ("--on-device", str(_version_dir(published)))
 
@@ -1089,7 +742,7 @@ def test_classify_prints_lines_of_json(
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [str(path) for path in pictures] == [one["picture"] for one in found]
     assert list("012345") == [one["label"] for one in found]
-    by = "gateway" if where == "server" else "device"
+    by = "device" if where == "device" else "gateway"
     assert {("cnn", 1, by)} == {
         (one["model"], one["version"], one["answered_by"]) for one in found
     }

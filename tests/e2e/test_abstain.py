@@ -140,7 +140,7 @@ def _library(
 def _aio(bench: Bench, model: str, picture: Path) -> _Outcome:
     async def ask() -> _Outcome:
         target = bench.gateway.grpc_target
-        async with inkling.gateway.aio.connect(target, model=model) as classifier:
+        async with inkling.AioClassifier(target, model=model) as classifier:
             one = await classifier.classify(picture, abstain=True)
             many = [p async for p in classifier.classify_many([picture], abstain=True)]
             assert [one] == many

@@ -10,14 +10,14 @@ import pytest
 
 from inkling.cli.main import main
 from inkling.errors import InvalidRequest
-from inkling_loadtest.answers import References, Reply
-from inkling_loadtest.arrivals import Stage, arrivals
-from inkling_loadtest.capacity import Capacity, Reading, search
-from inkling_loadtest.ledger import Ledger, Sample, percentile_ms
+from inkling_loadtest.answers.references import References, Reply
+from inkling_loadtest.load.arrivals import Stage, arrivals
+from inkling_loadtest.load.capacity import Capacity, TrialResult, search
+from inkling_loadtest.load.pictures import drawn_digits, pictures_in
+from inkling_loadtest.measures.tallies import Sample, TallyTable, percentile_ms
 from inkling_loadtest.options import duration_s
-from inkling_loadtest.pictures import drawn_digits, pictures_in
+from inkling_loadtest.report.formatting import notes
 from inkling_loadtest.slo import check, parse
-from inkling_loadtest.words import notes
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,13 @@ from inkling_loadtest.words import notes
 def test_promises_are_read(
     text: str, figure: str, bound: float, kept: float, broken: float
 ) -> None:
-    """A condition has a figure, a bound in the figure's unit, and holds up to it."""
-    [condition] = parse(text)
+    """A objective has a figure, a bound in the figure's unit, and holds up to it."""
+    [objective] = parse(text)
 
-    assert (figure, pytest.approx(bound)) == (condition.figure, condition.bound)
-    assert condition.holds(kept)
-    assert not condition.holds(broken)
-    assert not check([condition], lambda _: None)[0].met
+    assert (figure, pytest.approx(bound)) == (objective.figure, objective.bound)
+    assert objective.holds(kept)
+    assert not objective.holds(broken)
+    assert not check([objective], lambda _: None)[0].met
 
 
 @pytest.mark.parametrize("text", ["p99", "p99<50", "p99<50%", "errors<1ms", "fast", ""])
@@ -55,7 +55,7 @@ def test_promises_that_cannot_be_read(text: str) -> None:
     [
         (["--target", "ftp://127.0.0.1:1", "--rate", "1"], "expected http://host:port"),
         (["--target", "http://192.0.2.1:80", "--rate", "1"], "--allow-remote"),
-        (["--target", "grpc://localhost", "--rate", "1"], "lacks the port"),
+        (["--target", "grpc://localhost", "--rate", "1"], "has no port"),
         (["--target", "http://127.0.0.1:1"], "Give --rate"),
         (["--target", "http://127.0.0.1:1", "--rate", "0"], "above 0"),
         (["--target", "http://127.0.0.1:1", "--users", "0"], "1 or more"),
@@ -105,7 +105,11 @@ def test_histograms_of_processes_add_up() -> None:
     """Two ledgers, sent as messages and merged, say what one would have said."""
     chance = random.Random(0)
     right = References([], []).judge([], Reply(1, []))
-    whole, merged, parts = Ledger(1.0), Ledger(1.0), [Ledger(1.0), Ledger(1.0)]
+    whole, merged, parts = (
+        TallyTable(1.0),
+        TallyTable(1.0),
+        [TallyTable(1.0), TallyTable(1.0)],
+    )
     for place in range(2000):
         took_s = chance.expovariate(200)
         sample = Sample(0, place // 500, "a", 1, 5.0, True, 5.001, 5.0 + took_s, right)
@@ -154,7 +158,9 @@ def _found(limit: float, noise: float, seed: int) -> tuple[Capacity, float]:
         kept = trial.rate <= limit * chance.uniform(0.97, 1.03)
         kept = kept and chance.random() >= noise
         try:
-            trial = searching.send(Reading(kept, "" if kept else "p99<50ms", elapsed_s))
+            trial = searching.send(
+                TrialResult(kept, "" if kept else "p99<50ms", elapsed_s)
+            )
         except StopIteration as stop:
             return stop.value, elapsed_s
 

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from inkling.image.preprocess import Stage
     from inkling.types import Prediction
 
-__all__ = ["CLASSIFY", "DOCTOR", "MODELS", "add_abstain", "add_models_dir"]
+__all__ = [
+    "CLASSIFY",
+    "DOCTOR",
+    "MODELS",
+    "add_abstain",
+    "add_client_certificate",
+    "add_connection",
+    "add_models_dir",
+    "connection_options",
+]
 
 
 def add_models_dir(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +49,61 @@ def add_abstain(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="give no label where the model is not sure, but why there is none",
     )
+
+
+def add_connection(parser: argparse.ArgumentParser) -> None:
+    """Add the options that secure the connection to a gateway; see `Connection`.
+
+    Their values are texts, which Locust's master can send to its workers.
+    """
+    parser.add_argument(
+        "--tls",
+        action="store_true",
+        help="encrypt a gRPC connection; over HTTP write https:// in the address",
+    )
+    parser.add_argument(
+        "--root-certificates",
+        metavar="FILE",
+        help="PEM file of the authorities to trust, instead of the usual ones",
+    )
+    add_client_certificate(parser)
+    parser.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="file whose first line is the API key to send; an argument would be "
+        "visible to other users of the machine",
+    )
+
+
+def add_client_certificate(parser: argparse.ArgumentParser) -> None:
+    """Add the certificate that a client shows to a gateway which asks for one."""
+    parser.add_argument(
+        "--client-certificate",
+        metavar="FILE",
+        help="PEM file with the certificate to show to a gateway that asks for one",
+    )
+    parser.add_argument(
+        "--client-key", metavar="FILE", help="PEM file with that certificate's key"
+    )
+
+
+def connection_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options of `add_connection` mean to `inkling.connect`.
+
+    Raises:
+        InvalidRequest: The file of the API key cannot be read.
+    """
+    # TLS is not needed to print the help of other commands.
+    from inkling.gateway.connection import read_api_key  # noqa: PLC0415
+
+    given = {
+        "tls": options.tls,
+        "root_certificates": options.root_certificates,
+        "client_certificate": options.client_certificate,
+        "client_key": options.client_key,
+        "api_key": options.api_key_file and read_api_key(options.api_key_file),
+    }
+    return {name: value for name, value in given.items() if value}
 
 
 def _list_models(options: argparse.Namespace) -> int:
@@ -66,7 +130,9 @@ def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pictures", nargs="+", type=Path, help="PNG or JPEG files")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        "--server", default="127.0.0.1:8081", help="a gateway's gRPC address"
+        "--server",
+        default="127.0.0.1:8081",
+        help="a gateway: HOST:PORT of its gRPC port, or http://HOST:PORT",
     )
     where.add_argument(
         "--on-device",
@@ -76,21 +142,7 @@ def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="cnn", help="which model the gateway is asked"
     )
-    parser.add_argument(
-        "--tls",
-        action="store_true",
-        help="encrypt, as a gateway with a certificate asks",
-    )
-    parser.add_argument(
-        "--root-certificates",
-        type=Path,
-        help="PEM file of the authorities to believe, instead of the usual ones",
-    )
-    parser.add_argument(
-        "--api-key-file",
-        type=Path,
-        help="file whose first line is the API key; an argument would be seen by all",
-    )
+    add_connection(parser)
     parser.add_argument("--top-k", type=int, default=1, help="labels to show of each")
     parser.add_argument(
         "--json", action="store_true", help="a line of JSON per picture"
@@ -99,11 +151,12 @@ def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from inkling.gateway.connect import connect  # noqa: PLC0415 - Pillow and gRPC take time
+    # Pillow and gRPC are not needed to print the help of other commands.
+    from inkling.gateway.connect import connect  # noqa: PLC0415
 
     failed = 0
-    target = options.on_device or options.server
-    with connect(target, **_connection(options)) as classifier:
+    target, secured = options.on_device or options.server, connection_options(options)
+    with connect(target, model=options.model, **secured) as classifier:
         outcomes = classifier.outcomes(
             options.pictures, options.top_k, abstain=options.abstain
         )
@@ -116,24 +169,6 @@ def _classify(options: argparse.Namespace) -> int:
             else:
                 print(_as_json(path, answer) if options.json else _as_row(path, answer))
     return 1 if failed else 0
-
-
-def _connection(options: argparse.Namespace) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "model": options.model,
-        "tls": options.tls,
-        "root_certificates": options.root_certificates,
-    }
-    if options.api_key_file is not None:
-        given["api_key"] = _first_line(options.api_key_file)
-    return {name: value for name, value in given.items() if value}
-
-
-def _first_line(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip().split("\n")[0].strip()
-    except (OSError, ValueError):
-        raise InvalidRequest(f"{path} cannot be read; it should hold a key.") from None
 
 
 def _show_progress(number: int, count: int) -> None:

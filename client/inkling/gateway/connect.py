@@ -75,13 +75,15 @@ def connect(
     """Return a classifier.
 
     Args:
-        target: `host:port` of a gateway's gRPC port; or, on the device, a TFLite file
-            that Inkling published, or a version's directory.
+        target: `host:port` of a gateway's gRPC port, or the URL of its HTTP port, such
+            as `http://localhost:8080`; or, on the device, a TFLite file that Inkling
+            published, or a version's directory.
         model: Which model the gateway is asked; a file or directory is its own.
         fallback: A file or directory that answers while the gateway cannot be reached;
             `Prediction.origin` says who answered.
-        options: For a gateway, as `inkling.gateway.remote.GrpcClassifier` takes them;
-            on the device, as `inkling.model.ondevice.OnDeviceClassifier` does.
+        options: For a gateway, the attributes of
+            `inkling.gateway.connection.Connection`; on the device, the arguments of
+            `inkling.model.ondevice.OnDeviceClassifier`.
 
     Raises:
         InklingError: There is nothing at a path, or it cannot be loaded.
@@ -98,10 +100,19 @@ def connect(
                 "known are: num_threads, tflite_format."
             )
         return OnDeviceClassifier(Path(target), **options)
-    from inkling.gateway.remote import GrpcClassifier  # noqa: PLC0415 - not on every device
-
-    remote = GrpcClassifier(str(target), model=model, **options)
+    remote = _behind_a_gateway(str(target), model=model, **options)
     return Fallback(remote, connect(fallback)) if fallback is not None else remote
+
+
+def _behind_a_gateway(target: str, **options: Any) -> Classifier:
+    """Return a classifier; neither protocol is loaded for the other."""
+    if target.lower().startswith(("http://", "https://")):
+        from inkling.gateway.http import HttpClassifier  # noqa: PLC0415
+
+        return HttpClassifier(target, **options)
+    from inkling.gateway.grpc import GrpcClassifier  # noqa: PLC0415
+
+    return GrpcClassifier(target, **options)
 
 
 def _is_on_device(target: str | PathLike[str]) -> bool:

@@ -1,68 +1,87 @@
-"""Classifies over gRPC."""
+"""What the classifiers behind a gateway share, whichever protocol they speak."""
 
 from __future__ import annotations
 
-import os
-import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-import grpc
-
-from inkling.errors import InklingError, NotReady
-from inkling.gateway.channel import (
-    Connection,
-    contract_of,
-    error_of_call,
-    prediction_of,
-    request_for,
-)
+from inkling.errors import InklingError
 from inkling.image.pictures import encoded, raising
-from inkling.v1 import classifier_pb2 as pb
-from inkling.v1.classifier_pb2_grpc import ClassifierStub
+from inkling.types import check_abstain, check_top_k
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
     from inkling.image.pictures import Picture
     from inkling.types import Prediction
 
-__all__ = ["GrpcClassifier"]
-
-# Requests of `classify_many` that are under way at once.
-_WINDOW = 16
+__all__ = ["Call", "RemoteClassifier"]
 
 
-class GrpcClassifier:
-    """A classifier behind a gateway's gRPC port.
+class Call(Protocol):
+    """A classification that has been sent."""
 
-    The channel is made on first use and belongs to the process that made it: after a
+    def result(self) -> Prediction:
+        """Wait for the answer.
+
+        Raises:
+            InklingError: The gateway refused the picture, or did not answer.
+        """
+
+    def cancel(self) -> None:
+        """Give the answer up."""
+
+
+class RemoteClassifier(ABC):
+    """A classifier behind a gateway.
+
+    Threads may share it. Its connections belong to the process that made them: after a
     fork, the child makes its own.
     """
 
-    def __init__(self, target: str, **options: Any) -> None:
-        """Take where the gateway is; the options are those of `Connection`."""
-        self._connection = Connection.to(target, options)
-        self._lock = threading.Lock()
-        self._channel: grpc.Channel | None = None
-        self._stub: ClassifierStub | None = None
-        self._process = os.getpid()
+    # Calls of `outcomes` that are under way at once.
+    _window: int
+
+    @abstractmethod
+    def _begin(self, image: bytes, top_k: int, abstain: bool) -> Call:
+        """Send an encoded picture; a failure to send is raised by the call's result."""
+
+    def _ask(self, image: bytes, top_k: int, abstain: bool) -> Prediction:
+        """Send an encoded picture, and wait for the answer."""
+        return self._begin(image, top_k, abstain).result()
+
+    @abstractmethod
+    def contract(self) -> Contract:
+        """Return the contract of the version that answers now, as the gateway has it.
+
+        Raises:
+            InklingError: No version is ready, or the gateway cannot be reached.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connections, and end the calls under way; a later call connects."""
 
     def classify(
         self, picture: Picture, top_k: int = 1, *, abstain: bool = False
     ) -> Prediction:
-        """Return what the model says of one picture."""
-        return _finished(self._started(picture, top_k, abstain))
+        """Return what the model says of one picture; see `Classifier.classify`."""
+        check_top_k(top_k)
+        return self._ask(encoded(picture), top_k, check_abstain(abstain))
 
     def outcomes(
         self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction | InklingError]:
-        """Yield a prediction or an error per picture, with a few requests under way."""
-        under_way: deque[Any] = deque()
+        """Yield a prediction or an error per picture, with a few calls under way."""
+        under_way: deque[Call | InklingError] = deque()
         try:
             for picture in pictures:
-                under_way.append(self._begun(picture, top_k, abstain))
-                if len(under_way) >= _WINDOW:
+                try:
+                    under_way.append(self._checked(picture, top_k, abstain))
+                except InklingError as error:
+                    under_way.append(error)
+                if len(under_way) >= self._window:
                     yield _outcome(under_way.popleft())
             while under_way:
                 yield _outcome(under_way.popleft())
@@ -74,24 +93,8 @@ class GrpcClassifier:
     def classify_many(
         self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction]:
-        """Yield a prediction per picture, in order, with a few requests under way."""
+        """Yield a prediction per picture, in order, with a few calls under way."""
         return raising(self.outcomes(pictures, top_k, abstain=abstain))
-
-    def contract(self) -> Contract:
-        """Return what the version that answers now expects, as the gateway says."""
-        call = self._ready_stub().GetModel.future(
-            pb.GetModelRequest(model=self._connection.model),
-            timeout=self._connection.timeout_s,
-            metadata=self._connection.metadata,
-        )
-        return contract_of(self._connection, _result(call))
-
-    def close(self) -> None:
-        """Close the channel; a later call opens another."""
-        with self._lock:
-            if self._channel is not None and self._process == os.getpid():
-                self._channel.close()
-            self._channel = self._stub = None
 
     def __enter__(self) -> Self:
         return self
@@ -99,53 +102,15 @@ class GrpcClassifier:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _begun(self, picture: Picture, top_k: int, abstain: bool) -> Any:
-        """Return the call, or why there is none."""
-        try:
-            return self._started(picture, top_k, abstain)
-        except InklingError as error:
-            return error
-
-    def _started(self, picture: Picture, top_k: int, abstain: bool) -> Any:
-        request = request_for(self._connection, encoded(picture), top_k, abstain)
-        return self._ready_stub().Classify.future(
-            request,
-            timeout=self._connection.timeout_s,
-            metadata=self._connection.metadata,
-        )
-
-    def _ready_stub(self) -> ClassifierStub:
-        with self._lock:
-            if self._stub is None or self._process != os.getpid():
-                self._process = os.getpid()
-                self._channel = self._opened()
-                self._stub = ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
-            return self._stub
-
-    def _opened(self) -> grpc.Channel:
-        connection, credentials = self._connection, self._connection.credentials()
-        if credentials is None:
-            return grpc.insecure_channel(connection.target, connection.options)
-        return grpc.secure_channel(connection.target, credentials, connection.options)
+    def _checked(self, picture: Picture, top_k: int, abstain: bool) -> Call:
+        check_top_k(top_k)
+        return self._begin(encoded(picture), top_k, check_abstain(abstain))
 
 
-def _outcome(call: Any) -> Prediction | InklingError:
+def _outcome(call: Call | InklingError) -> Prediction | InklingError:
     if isinstance(call, InklingError):
         return call
     try:
-        return _finished(call)
+        return call.result()
     except InklingError as error:
         return error
-
-
-def _finished(call: Any) -> Prediction:
-    return prediction_of(_result(call))
-
-
-def _result(call: Any) -> Any:
-    try:
-        return call.result()
-    except grpc.RpcError:
-        raise error_of_call(call) from None
-    except grpc.FutureCancelledError:
-        raise NotReady("The classifier was closed while it was asked.") from None

@@ -7,23 +7,10 @@ from types import MappingProxyType
 
 import grpc
 
-from inkling.errors import (
-    DeadlineExceeded,
-    ErrorCode,
-    InklingError,
-    InternalError,
-    InvalidImage,
-    InvalidRequest,
-    ModelNotFound,
-    NotFound,
-    NotReady,
-    Overloaded,
-    TooLarge,
-    Unauthenticated,
-    UnsupportedMediaType,
-)
+from inkling.errors import ErrorCode, InklingError
+from inkling.gateway.error_classes import error_of, not_reached, too_late
 
-__all__ = ["ERROR_CODE_KEY", "GRPC_STATUS", "error_from_rpc", "error_of"]
+__all__ = ["ERROR_CODE_KEY", "GRPC_STATUS", "error_from_rpc"]
 
 # The key of the trailing metadata that carries the code word.
 ERROR_CODE_KEY = "inkling-error-code"
@@ -45,24 +32,7 @@ GRPC_STATUS: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
     }
 )
 
-_CLASSES: Mapping[str, type[InklingError]] = MappingProxyType(
-    {
-        ErrorCode.UNAUTHENTICATED: Unauthenticated,
-        ErrorCode.INVALID_IMAGE: InvalidImage,
-        ErrorCode.INVALID_REQUEST: InvalidRequest,
-        ErrorCode.TOO_LARGE: TooLarge,
-        ErrorCode.UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType,
-        ErrorCode.MODEL_NOT_FOUND: ModelNotFound,
-        ErrorCode.NOT_READY: NotReady,
-        ErrorCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-        ErrorCode.OVERLOADED: Overloaded,
-        ErrorCode.NOT_FOUND: NotFound,
-        ErrorCode.METHOD_NOT_ALLOWED: NotFound,
-        ErrorCode.INTERNAL: InternalError,
-    }
-)
-
-# For an answer without our metadata: from a proxy, the library itself, or nobody.
+# For a status without our metadata, which a proxy or gRPC itself has set.
 _CODE_OF_STATUS: Mapping[grpc.StatusCode, ErrorCode] = MappingProxyType(
     {
         grpc.StatusCode.INVALID_ARGUMENT: ErrorCode.INVALID_REQUEST,
@@ -72,27 +42,34 @@ _CODE_OF_STATUS: Mapping[grpc.StatusCode, ErrorCode] = MappingProxyType(
         grpc.StatusCode.PERMISSION_DENIED: ErrorCode.UNAUTHENTICATED,
         grpc.StatusCode.NOT_FOUND: ErrorCode.MODEL_NOT_FOUND,
         grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorCode.TOO_LARGE,
-        grpc.StatusCode.DEADLINE_EXCEEDED: ErrorCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.CANCELLED: ErrorCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.UNAVAILABLE: ErrorCode.NOT_READY,
         grpc.StatusCode.UNIMPLEMENTED: ErrorCode.NOT_FOUND,
     }
 )
 
 
-def error_of(code: str, message: str) -> InklingError:
-    """Return the error that the server raised, by its code word."""
-    return _CLASSES.get(code, InternalError)(message)
-
-
 def error_from_rpc(
-    status: grpc.StatusCode, details: str, trailing: Iterable[tuple[str, object]]
+    status: grpc.StatusCode,
+    details: str,
+    trailing: Iterable[tuple[str, object]],
+    target: str = "The server",
 ) -> InklingError:
-    """Return the error for a call that ended with a status other than OK."""
+    """Return the error for a call that ended with a status other than OK.
+
+    Args:
+        status: The status.
+        details: The words that came with the status.
+        trailing: The trailing metadata, which have the code word of a gateway.
+        target: The address, for the message where no gateway sent the status.
+    """
     for key, value in trailing:
         if key == ERROR_CODE_KEY and isinstance(value, str):
             return error_of(value, details)
+    if status is grpc.StatusCode.UNAVAILABLE:
+        return not_reached(target, details[:300] or "gRPC gives no reason")
+    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return too_late(target)
     code = _CODE_OF_STATUS.get(status, ErrorCode.INTERNAL)
     if code == ErrorCode.TOO_LARGE and "RPC limit" in details:
         code = ErrorCode.OVERLOADED  # gRPC says the same of its limit on calls
-    return error_of(code, f"The server answered {status.name}: {details[:300]}")
+    return error_of(code, f"{target} answered {status.name}: {details[:300]}")

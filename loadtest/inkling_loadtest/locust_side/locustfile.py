@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from inkling_loadtest.locust_side.events import LoadShape, register
 from inkling_loadtest.locust_side.users import GrpcPictures, HttpPictures
-from inkling_loadtest.locust_side.wiring import LoadShape, register
 
 __all__ = ["GrpcPictures", "HttpPictures", "LoadShape"]
 

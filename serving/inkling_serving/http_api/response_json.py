@@ -82,6 +82,7 @@ def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
     if contract is not None:
         shown |= {
             "contract": contract.hash,
+            "contract_json": contract.json,
             "labels": list(contract.labels),
             "kind": contract.kind,
             "input": {

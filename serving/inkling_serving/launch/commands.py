@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from inkling.cli.commands import add_client_certificate
 from inkling.cli.main import Command
+from inkling.errors import InvalidRequest
 from inkling_serving import settings
 
 __all__ = ["SERVE", "UP"]
@@ -24,6 +26,7 @@ def _add_up_arguments(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="where the pictures to train on are, such as mnist.npz (INKLING_DATA_DIR)",
     )
+    add_client_certificate(parser)
     parser.add_argument(
         "models", nargs="*", default=["mlp", "cnn"], help="what to train and serve"
     )
@@ -32,12 +35,16 @@ def _add_up_arguments(parser: argparse.ArgumentParser) -> None:
 def _up(options: argparse.Namespace) -> int:
     from inkling_serving.launch.up import up  # noqa: PLC0415 - as above
 
+    given = [name for name in (options.client_certificate, options.client_key) if name]
+    if len(given) == 1:
+        raise InvalidRequest("--client-certificate and --client-key go together.")
+    client = (given[0], given[1]) if given else None
     data_dir = getattr(options, "data_dir", None)
-    return up(settings.from_flags(options), options.models, data_dir)
+    return up(settings.from_flags(options), options.models, data_dir, client)
 
 
 SERVE = Command(
-    help="serve the published models over HTTP",
+    help="serve the published models over HTTP and gRPC",
     add_arguments=settings.add_flags,
     run=_serve,
 )

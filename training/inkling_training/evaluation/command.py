@@ -10,8 +10,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inkling.cli.commands import add_abstain, add_models_dir
+from inkling.cli.commands import (
+    add_abstain,
+    add_connection,
+    add_models_dir,
+    connection_options,
+)
 from inkling.cli.main import Command
+from inkling.errors import InvalidRequest
 from inkling.model.repository import Repository
 
 if TYPE_CHECKING:
@@ -21,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EVALUATE"]
 
-_HTTP = ("http://", "https://")
 _MAX_WARNED = 10
 
 
@@ -38,13 +43,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     whom = parser.add_mutually_exclusive_group()
     whom.add_argument(
         "--server",
-        help="ask a gateway: http://HOST:PORT by HTTP, HOST:PORT by gRPC",
+        help="ask a gateway: HOST:PORT of its gRPC port, or http://HOST:PORT",
     )
     whom.add_argument(
         "--on-device",
         type=Path,
         help="ask a .tflite file that Inkling published, or a version's directory",
     )
+    add_connection(parser)
     add_abstain(parser)
     parser.add_argument(
         "--output", type=Path, help="a folder to write figures and a report into"
@@ -84,33 +90,33 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _respondent(options: argparse.Namespace) -> tuple[Respondent, str]:
-    """Return who is asked, and that in words.
+    """Return the classifier that is asked, and its place in words.
 
     Raises:
-        InklingError: There is no such model, or nobody answers.
+        InklingError: The model does not exist, or its gateway does not answer.
     """
-    from inkling_training.evaluation.respondents import (  # noqa: PLC0415 - as above
-        HttpRespondent,
-        LibraryRespondent,
-    )
+    from inkling_training.evaluation.respondents import Respondent  # noqa: PLC0415
 
-    server: str | None = options.server
-    if server is not None and server.startswith(_HTTP):
-        return HttpRespondent(server, options.model), f"{server} by HTTP"
+    secured, server = connection_options(options), options.server
     if server is not None:
-        return LibraryRespondent(server, options.model), f"{server} by gRPC"
-    if options.on_device is not None:
-        device = LibraryRespondent(options.on_device, options.model)
-        return device, f"{options.on_device} on this device"
-    path = Repository(options.models_dir).newest(options.model).path
-    return LibraryRespondent(path, options.model), f"{path} on this device"
+        protocol = "HTTP" if "://" in server else "gRPC"
+        respondent = Respondent(server, options.model, **secured)
+        return respondent, f"{server} by {protocol}"
+    if secured:
+        raise InvalidRequest(
+            "Keys and certificates are for a gateway; name one with --server."
+        )
+    path = (
+        options.on_device or Repository(options.models_dir).newest(options.model).path
+    )
+    return Respondent(path, options.model), f"{path} on this device"
 
 
 def _asked(respondent: Respondent, collection: Collection, abstain: bool) -> Tally:
     """Ask about each picture; draw a bar on the standard error if it is a terminal.
 
     Raises:
-        InklingError: Whoever is asked cannot answer any more.
+        InklingError: The model cannot answer any more.
     """
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.progress import track  # noqa: PLC0415
@@ -133,8 +139,8 @@ def _asked(respondent: Respondent, collection: Collection, abstain: bool) -> Tal
 
 
 def _lines(tally: Tally, collection: Collection, asked: str) -> Iterator[str]:
-    """Yield what is printed for people."""
-    versions = ", ".join(tally.versions) or "nothing"
+    """Yield the lines of the table on the terminal."""
+    versions = ", ".join(tally.versions) or "no version"
     yield f"{versions}, {asked}, about {len(collection.pictures):,} pictures"
     yield f"accuracy     {tally.accuracy}, 95 % interval after Wilson"
     if tally.reasons:
@@ -142,12 +148,12 @@ def _lines(tally: Tally, collection: Collection, asked: str) -> Iterator[str]:
         yield f"answered     {tally.coverage}; abstained: {reasons}"
         yield f"without it   {tally.without_abstaining}"
     yield f"calibration  {tally.calibration_error:.2%} expected error, 15 bins"
-    yield f"{'LABEL':16} {'ANSWERED':>8}  {'FOUND':>7}  {'RIGHTLY SO CALLED':>17}"
+    yield f"{'LABEL':16} {'ANSWERED':>8}  {'PRECISION':>9}  {'RECALL':>7}"
     for label, shares in tally.by_label().items():
-        found, called = shares["found"], shares["called"]
+        precision, recall = shares["precision"], shares["recall"]
         yield (
-            f"{label:16} {found.of:8,}  {_percent(found.value):>7}  "
-            f"{_percent(called.value):>17}"
+            f"{label:16} {recall.of:8,}  {_percent(precision.value):>9}  "
+            f"{_percent(recall.value):>7}"
         )
     sources = tally.by_source()
     if sources:
@@ -165,7 +171,7 @@ def _percent(share: float | None) -> str:
 
 
 def _warnings(tally: Tally, collection: Collection) -> Iterator[str]:
-    """Yield what went wrong with pictures, and what was left out."""
+    """Yield a line for each refused picture, and for what was not asked about."""
     for picture, message in tally.failures[:_MAX_WARNED]:
         yield f"{picture.path}: {message}"
     if len(tally.failures) > _MAX_WARNED:
@@ -173,10 +179,10 @@ def _warnings(tally: Tally, collection: Collection) -> Iterator[str]:
     if collection.unknown:
         unknown = sorted(collection.unknown.items())
         listed = ", ".join(f"{label} ({count})" for label, count in unknown)
-        yield f"Pictures with labels that the model has not, left out: {listed:.200}"
+        yield f"Left out, since the model does not have their labels: {listed:.200}"
     if collection.unlabelled:
         number, first = len(collection.unlabelled), collection.unlabelled[0]
-        yield f"Pictures without a label, left out: {number}, such as {first}"
+        yield f"Left out, since they have no label: {number}, such as {first}"
     if len(tally.versions) > 1:
         yield f"More than one version answered: {', '.join(tally.versions)}."
 

@@ -1,4 +1,4 @@
-"""Pictures in a folder, with the label that each has there."""
+"""Finds the pictures of a folder, each with the label that it has there."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from inkling.errors import InvalidRequest
 __all__ = ["CSV_FILE", "Collection", "Labelled", "find"]
 
 CSV_FILE = "labels.csv"
-# What is taken for a picture; those that Inkling does not read are failures then.
 _ENDINGS = (".png", ".jpg", ".jpeg")
+# Pictures, too, which Inkling does not read: they are refused and reported.
 _OTHER_ENDINGS = (".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif", ".avif")
 _FORMS = (
     f"a folder for each label, names such as 7_001.png, or a {CSV_FILE} with the "
@@ -25,12 +25,12 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture, what it shows, and where it is from.
+    """A picture with its label and its source.
 
     Attributes:
         path: The file.
-        label: One of the model's.
-        source: Who made the picture, by folder or CSV; empty where nobody says.
+        label: One of the model's labels.
+        source: Who or what made the picture, by folder or CSV; empty if unknown.
     """
 
     path: Path
@@ -40,12 +40,12 @@ class Labelled:
 
 @dataclass
 class Collection:
-    """What was found in a folder.
+    """The pictures of a folder.
 
     Attributes:
         pictures: Those with a label that the model knows, in the order of their names.
-        unknown: Number of pictures by each label that it does not know.
-        unlabelled: Pictures that nothing gives a label.
+        unknown: The other labels, with the number of their pictures.
+        unlabelled: Pictures without a label.
     """
 
     pictures: list[Labelled] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Collection:
     unlabelled: list[Path] = field(default_factory=list)
 
     def add(self, path: Path, label: str, source: str, known: dict[str, str]) -> None:
-        """Add a picture, by its label as it stands there."""
+        """Add a picture; `known` maps a label as it is written to the model's."""
         if label in known:
             self.pictures.append(Labelled(path, known[label], source))
         else:
@@ -63,19 +63,19 @@ class Collection:
 def find(folder: Path, labels: Sequence[str]) -> Collection:
     """Return the pictures of a folder with their labels.
 
-    The labels are those of `labels.csv` where there is one; else, where any folder is
-    named as a label is, the names of the folders; else what stands before the last `_`
-    in the names of the files. In names, `_` may stand for the `/` of a label.
+    The labels come from `labels.csv` if it exists; else from the names of the folders
+    if any of them is a label; else from the file names, up to the last `_`. In names,
+    `_` may stand for the `/` of a label.
 
     Args:
-        folder: Where to look, at any depth; what is hidden is passed over.
-        labels: Those of the model.
+        folder: The pictures may lie at any depth; hidden files are passed over.
+        labels: The labels of the model.
 
     Raises:
-        InvalidRequest: There is no picture with a label that the model knows.
+        InvalidRequest: No picture has a label that the model knows.
     """
     if not folder.is_dir():
-        raise InvalidRequest(f"{folder} is no folder; name one with pictures in it.")
+        raise InvalidRequest(f"{folder} is not a folder; name one with pictures.")
     known = {label.replace("/", "_"): label for label in labels}
     known |= {label: label for label in labels}
     if (folder / CSV_FILE).is_file():
@@ -115,7 +115,7 @@ def _by_names(folder: Path, known: dict[str, str]) -> Collection:
         parents = list(file.parts[:-1])
         label = file.stem.rpartition("_")[0] or "/".join(parents)
         if folders_are_labels:
-            # The innermost; an unknown label is told by the whole way to it.
+            # The innermost folder; an unknown label is shown with its whole path.
             label = next(
                 (p for p in reversed(parents) if p in known), "/".join(parents)
             )

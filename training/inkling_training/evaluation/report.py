@@ -1,4 +1,4 @@
-"""An evaluation as files: figures for programs, a page and its pictures for people."""
+"""Writes an evaluation: its figures as JSON, and a page with pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json", "check_writable", "contact_sheet", "write_report"]
 
-# The surest mistakes are on the sheet; more would be looked at by nobody.
+# The sheet has the mistakes with the highest scores; nobody would look at more.
 _SHEET_MISTAKES = 48
 _SHEET_COLUMNS = 4
 _SHEET_SIDE = 256
@@ -40,7 +40,7 @@ img { max-width: 100%; }
 
 
 def as_json(tally: Tally, collection: Collection, asked: str) -> dict[str, Any]:
-    """Return all figures by name; `asked` says who answered."""
+    """Return all figures by name; `asked` says where the model ran."""
     sources = tally.by_source().items()
     return {
         "asked": asked,
@@ -103,7 +103,7 @@ def write_report(
     if tally.mistakes:
         drawn["mistakes.png"] = contact_sheet(tally.mistakes, respondent)
     try:
-        # That of an evaluation before, which may have had some.
+        # An evaluation before may have left its own.
         (directory / "mistakes.png").unlink(missing_ok=True)
         for name, figure in drawn.items():
             figure.savefig(directory / name, dpi=120)
@@ -140,7 +140,7 @@ def _side_by_side(mistake: Mistake, respondent: Respondent) -> np.ndarray:
     try:
         pictures = respondent.shown(mistake.picture.path)
     except InklingError:
-        return both  # it has changed since, or the gateway is gone; the figures stand
+        return both  # the file has changed since; the figures do not need it
     for place, picture in enumerate(pictures):
         pixels = _fitted(picture)
         height, width = pixels.shape[:2]
@@ -154,8 +154,8 @@ def _fitted(picture: Image.Image) -> np.ndarray:
     """Return a picture as RGB within a cell; a small one shows its pixels."""
     scale = (_SHEET_SIDE - 8) / max(picture.size)
     size = [max(1, round(side * scale)) for side in picture.size]
-    way = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
-    return np.asarray(picture.convert("RGB").resize((size[0], size[1]), way))
+    filtering = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    return np.asarray(picture.convert("RGB").resize((size[0], size[1]), filtering))
 
 
 def _page(figures: dict[str, Any], tally: Tally, pictures: dict[str, bytes]) -> str:
@@ -202,15 +202,15 @@ def _of(share: Any) -> str:
 def _sections(figures: dict[str, Any], tally: Tally) -> Iterable[str]:
     labels, sources = tally.by_label(), tally.by_source()
     yield "<h2>By label</h2>"
-    rows = ((name, found["found"], found["called"]) for name, found in labels.items())
-    yield _table(["label", "found of it", "of what is so called, right"], rows)
+    rows = ((name, of["precision"], of["recall"]) for name, of in labels.items())
+    yield _table(["label", "precision", "recall"], rows)
     if sources:
         yield "<h2>By source</h2>"
         by = ((name, _of(s["alone"]), *s.values()) for name, s in sources.items())
-        yield _table(["source", "right", "on it alone", "on all others"], by)
+        yield _table(["source", "right", "accuracy", "accuracy on all others"], by)
     lists = {
         "Refused pictures": [f"{p.path}: {message}" for p, message in tally.failures],
-        "Labels that the model has not": [
+        "Labels that the model does not have": [
             f"{label}: {count} pictures, not asked about"
             for label, count in sorted(figures["unknown_labels"].items())
         ],

@@ -1,77 +1,62 @@
-"""Who is asked what pictures show: a model on this device, or a gateway."""
+"""Answers labelled pictures by a classifier, and shows what the model saw of one."""
 
 from __future__ import annotations
 
-import base64
-import http.client
-import io
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Any
 
 from PIL import Image
 
 import inkling
-from inkling.errors import InklingError, InternalError, InvalidRequest, NotReady
-from inkling.gateway.status import error_of
+from inkling.errors import InklingError
 from inkling.image.pictures import encoded
 from inkling.image.preprocess import explain
-from inkling.model.repository import check_model_name
-from inkling.types import Origin, Prediction, Score
+from inkling.types import Prediction
 
-__all__ = ["HttpRespondent", "LibraryRespondent", "Respondent"]
+__all__ = ["Respondent"]
 
 _TIMEOUT_S = 30.0
-_NO_GATEWAY = "{} did not answer as a gateway of Inkling does; is this its address?"
 
 
-class Respondent(Protocol):
-    """Answers pictures, and shows what the model saw of one."""
+class Respondent:
+    """A classifier of `inkling.connect` with the contract that it answers by.
 
-    labels: tuple[str, ...]
+    Attributes:
+        labels: The labels of the model, in the order of its scores.
+    """
 
-    def outcomes(
-        self, pictures: Iterable[Path], abstain: bool
-    ) -> Iterator[Prediction | InklingError]:
-        """Yield for each picture, in order, its prediction or why there is none."""
+    def __init__(self, target: str | Path, model: str, **secured: Any) -> None:
+        """Connect, and ask for the contract.
 
-    def shown(self, picture: Path) -> tuple[Image.Image, Image.Image]:
-        """Return a picture upright, and what the model saw of it.
-
-        Raises:
-            InklingError: As for its classification.
-        """
-
-    def close(self) -> None:
-        """Let go of connections and models."""
-
-
-class LibraryRespondent:
-    """A classifier of `inkling.connect`: over gRPC or on this device."""
-
-    def __init__(self, target: str | Path, model: str) -> None:
-        """Connect, and learn the contract.
+        Args:
+            target: A gateway's address, or on this device a file or directory.
+            model: Which model a gateway is asked.
+            secured: Options of `inkling.connect` for the connection to a gateway.
 
         Raises:
             InklingError: As `inkling.connect` and `Classifier.contract` say.
         """
-        on_device = isinstance(target, Path)
-        options: dict[str, Any] = {} if on_device else {"timeout_s": _TIMEOUT_S}
-        self._classifier = inkling.connect(target, model=model, **options)
+        if not isinstance(target, Path):
+            secured = {"timeout_s": _TIMEOUT_S, **secured}
+        self._classifier = inkling.connect(target, model=model, **secured)
         self._contract = self._classifier.contract()
         self.labels = self._contract.labels
 
     def outcomes(
         self, pictures: Iterable[Path], abstain: bool
     ) -> Iterator[Prediction | InklingError]:
-        """As `Respondent.outcomes`."""
+        """Yield for each picture, in order, its prediction or why there is none."""
         return self._classifier.outcomes(pictures, abstain=abstain)
 
     def shown(self, picture: Path) -> tuple[Image.Image, Image.Image]:
-        """As `Respondent.shown`; prepared here, by the same code and contract."""
+        """Return a picture upright, and what the model saw of it.
+
+        Both are prepared here, by the code and the contract of whoever answers.
+
+        Raises:
+            InvalidImage: The picture cannot be read any more.
+        """
         _, stages = explain(encoded(picture), self._contract)
         upright = [stage for stage in stages if stage.name in ("decoded", "upright")]
         return upright[-1].picture, stages[-1].picture
@@ -79,129 +64,3 @@ class LibraryRespondent:
     def close(self) -> None:
         """Close the classifier."""
         self._classifier.close()
-
-
-class HttpRespondent:
-    """A gateway's HTTP port, asked over one connection."""
-
-    def __init__(self, url: str, model: str) -> None:
-        """Ask the gateway for the model's labels.
-
-        Args:
-            url: Such as `http://127.0.0.1:8080`; a path before `/v1` is kept.
-            model: Which model is asked.
-
-        Raises:
-            InvalidRequest: The address is none.
-            NotReady: Nobody answers there, or no version of the model is available.
-            InklingError: What the gateway refuses.
-        """
-        self._url, self._path, self._connection = _connection(url)
-        self._path += f"/v1/models/{check_model_name(model)}"
-        versions = _field(self._json("GET", self._path), "versions", url)
-        ready = [version for version in versions if version["state"] == "AVAILABLE"]
-        if not ready:
-            raise NotReady(f'No version of the model "{model}" is available at {url}.')
-        self.labels = tuple(ready[0]["labels"])
-
-    def outcomes(
-        self, pictures: Iterable[Path], abstain: bool
-    ) -> Iterator[Prediction | InklingError]:
-        """As `Respondent.outcomes`."""
-        path = f"{self._path}:classify?abstain={'true' if abstain else 'false'}"
-        for picture in pictures:
-            try:
-                answer = self._json("POST", path, encoded(picture))
-                yield _prediction(answer, self._url)
-            except InklingError as error:
-                yield error
-
-    def shown(self, picture: Path) -> tuple[Image.Image, Image.Image]:
-        """As `Respondent.shown`; the gateway explains."""
-        answer = self._json("POST", f"{self._path}:explain", encoded(picture))
-        stages = _field(answer, "stages", self._url)
-        upright = [stage for stage in stages if stage["name"] in ("decoded", "upright")]
-        return _picture(upright[-1]), _picture(stages[-1])
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def _json(self, method: str, path: str, body: bytes | None = None) -> Any:
-        """Return the answer to a request.
-
-        Raises:
-            InklingError: The gateway refused it, or is not there.
-        """
-        try:
-            return _parsed(*self._answer(method, path, body), self._url)
-        except TimeoutError:
-            raise NotReady(
-                f"{self._url} did not answer within {_TIMEOUT_S:.0f} s."
-            ) from None
-        except (OSError, http.client.HTTPException):
-            raise NotReady(
-                f"{self._url} cannot be reached, or is no HTTP port. Start a gateway "
-                "with: inkling serve"
-            ) from None
-
-    def _answer(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        for _ in range(2):
-            try:
-                # Who refuses a body early answers before it is all sent.
-                with suppress(BrokenPipeError, ConnectionResetError):
-                    self._connection.request(method, path, body)
-                response = self._connection.getresponse()
-                return response.status, response.read()
-            except ConnectionError:
-                # A server may close a connection that it kept; the next is a new one.
-                self._connection.close()
-        raise ConnectionError("closed twice")
-
-
-def _connection(url: str) -> tuple[str, str, http.client.HTTPConnection]:
-    """Return an address as shown, its path, and an unopened connection to its host."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if not host:
-        raise InvalidRequest(
-            f"{url!r:.100} is no address; expected one such as http://127.0.0.1:8080."
-        )
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    connection = kinds[parts.scheme](host, port, timeout=_TIMEOUT_S)
-    return url, parts.path.rstrip("/"), connection
-
-
-def _parsed(status: int, body: bytes, url: str) -> Any:
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        raise InternalError(_NO_GATEWAY.format(url)) from None
-    if status == http.client.OK:
-        return answer
-    refusal = _field(answer, "error", url)
-    raise error_of(refusal["code"], refusal["message"])
-
-
-def _field(answer: Any, name: str, url: str) -> Any:
-    value = answer.get(name) if isinstance(answer, Mapping) else None
-    if not value:
-        raise InternalError(_NO_GATEWAY.format(url))
-    return value
-
-
-def _prediction(answer: Any, url: str) -> Prediction:
-    [result] = _field(answer, "results", url)
-    top = tuple(
-        Score(score["label"], score["index"], score["probability"])
-        for score in result["top"]
-    )
-    origin = Origin(answer["model"], answer["version"], answer["contract"])
-    return Prediction(top, origin, result.get("abstained"))
-
-
-def _picture(stage: Mapping[str, Any]) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(stage["image"]["b64"])))

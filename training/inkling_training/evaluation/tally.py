@@ -1,4 +1,4 @@
-"""What came of asking a model about labelled pictures: counted as it goes."""
+"""Counts the answers of a model to labelled pictures, one after the other."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = ["Mistake", "Share", "Tally"]
 
 # Two-sided 95 % of a normal distribution.
 _Z = 1.959963984540054
-# What a picture can be refused for; any other error says nothing about the picture.
+# The errors that a picture can cause; any other says nothing about the picture.
 _OF_THE_PICTURE = (InvalidRequest, TooLarge, UnsupportedMediaType)
 
 
 class Share(NamedTuple):
-    """How many of how many, with an interval.
+    """A number of pictures among others, with its interval.
 
     Attributes:
-        right: How many.
-        of: Of how many.
+        right: The number.
+        of: The number of all pictures that were counted.
     """
 
     right: int
@@ -46,7 +46,7 @@ class Share(NamedTuple):
 
     @property
     def value(self) -> float | None:
-        """The share itself; None of nothing."""
+        """The share from 0 to 1; None where no picture was counted."""
         return self.right / self.of if self.of else None
 
     @property
@@ -96,7 +96,7 @@ class Mistake:
 
 
 class Tally:
-    """Counts outcomes, a few numbers for each picture and none of its pixels.
+    """Counts outcomes; keeps a few numbers for each picture, and no pixels.
 
     Attributes:
         labels: Those of the model.
@@ -122,8 +122,8 @@ class Tally:
         """Count one picture.
 
         Raises:
-            InklingError: The outcome, where it says nothing about this picture: the
-                figures of the pictures before it would not be those of all.
+            InklingError: The outcome, where it says nothing about this picture; the
+                figures would then be of the pictures before it only.
         """
         if isinstance(outcome, _OF_THE_PICTURE):
             self.failures.append((picture, outcome.message))
@@ -133,7 +133,7 @@ class Tally:
         best = outcome.top[0]
         if best.label not in self._places:
             raise InvalidRequest(
-                "A version with other labels was published meanwhile; evaluate again."
+                "Another version with other labels answers now; evaluate again."
             )
         answered = outcome.abstained is None
         if outcome.abstained is not None:
@@ -181,19 +181,20 @@ class Tally:
         return confusion(answers[:, 0], answers[:, 1], len(self.labels))
 
     def by_label(self) -> dict[str, dict[str, Share]]:
-        """Return for each label how much of it was found, and is rightly so called."""
+        """Return precision and recall of each label among the answered pictures."""
         counts = self.confusion
         return {
             label: {
-                "found": Share(int(counts[place, place]), int(counts[place].sum())),
-                "called": Share(int(counts[place, place]), int(counts[:, place].sum())),
+                "precision": Share(right, int(counts[:, place].sum())),
+                "recall": Share(right, int(counts[place].sum())),
             }
             for label, place in self._places.items()
+            for right in [int(counts[place, place])]
             if counts[place].any() or counts[:, place].any()
         }
 
     def by_source(self) -> dict[str, dict[str, Share]]:
-        """Return the accuracy on each source, and on all others; none where one is."""
+        """Return the accuracy on each source and on all others; empty for one source."""
         if len(self._sources) < 2:
             return {}
         answers = self._table[self._table[:, 2] > 0]

@@ -1,0 +1,172 @@
+"""The options of a connection to a gateway, the same over gRPC and HTTP."""
+
+from __future__ import annotations
+
+import dataclasses
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inkling.errors import InvalidRequest
+from inkling.model.repository import check_model_name
+
+__all__ = ["Connection", "read_api_key"]
+
+_DEFAULT_TIMEOUT_S = 5.0
+_MAX_TIMEOUT_S = 86400.0
+_MAX_VERSION = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where a gateway is, which model is asked, and how the connection is secured.
+
+    Attributes:
+        target: `host:port` of a gRPC port, or the URL of an HTTP port.
+        model: Which model is asked.
+        version: Which of its versions; None for the newest that is available.
+        version_label: The version with this label instead.
+        timeout_s: Seconds that a call may take, with all its attempts.
+        tls: Whether a gRPC connection is encrypted; a URL says it by `https://`.
+        root_certificates: A PEM file of the authorities to trust instead of the usual
+            ones, which are the system's over HTTP and gRPC's own over gRPC.
+        client_certificate: A PEM file with the certificate chain that the client
+            shows, for a gateway that asks for one (mutual TLS).
+        client_key: The PEM file with that certificate's key, without a password.
+        api_key: Sent with every call as a bearer token; `repr` leaves it out.
+    """
+
+    target: str
+    model: str = "cnn"
+    version: int | None = None
+    version_label: str | None = None
+    timeout_s: float = _DEFAULT_TIMEOUT_S
+    tls: bool = False
+    root_certificates: str | Path | None = None
+    client_certificate: str | Path | None = None
+    client_key: str | Path | None = None
+    api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_model_name(self.model)
+        _check_version(self.version, self.version_label)
+        _check_timeout(self.timeout_s)
+        if self.api_key is not None:
+            _check_key(self.api_key)
+        if bool(self.client_certificate) != bool(self.client_key):
+            raise InvalidRequest(
+                "client_certificate and client_key go together; one is missing."
+            )
+        if self.has_certificates:
+            self.tls_context()
+
+    @classmethod
+    def to(cls, target: str, options: Mapping[str, Any]) -> Connection:
+        """Return a connection with these options.
+
+        Raises:
+            InvalidRequest: An option does not exist, or a value is impossible.
+        """
+        known = {item.name for item in dataclasses.fields(cls)} - {"target"}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise InvalidRequest(
+                f"Unknown options for a gateway: {', '.join(unknown)[:200]}; known "
+                f"are: {', '.join(sorted(known))}."
+            )
+        return cls(target, **options)
+
+    @property
+    def has_certificates(self) -> bool:
+        """Whether a file of certificates is named, which only TLS can use."""
+        return bool(self.root_certificates or self.client_certificate)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether a gRPC connection with these options is encrypted."""
+        return self.tls or self.has_certificates
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        """The header that carries the API key, in lower case; empty without a key."""
+        return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Return the trusted authorities and the client's certificate for TLS.
+
+        Raises:
+            InvalidRequest: A file cannot be read, or is not PEM.
+        """
+        roots = self.root_certificates
+        try:
+            context = ssl.create_default_context(cafile=roots)
+        except OSError:  # ssl.SSLError is one
+            raise InvalidRequest(
+                f"root_certificates {roots} cannot be read; expected a PEM file of "
+                "certificates."
+            ) from None
+        if self.client_certificate and self.client_key:
+            try:
+                # With an empty password OpenSSL does not ask for one on the terminal.
+                context.load_cert_chain(
+                    self.client_certificate, self.client_key, password=""
+                )
+            except OSError:
+                raise InvalidRequest(
+                    f"client_certificate {self.client_certificate} and client_key "
+                    f"{self.client_key} cannot be used; expected readable PEM files "
+                    "without a password that belong together."
+                ) from None
+        return context
+
+
+def read_api_key(path: str | Path) -> str:
+    """Return the first key of a file that has a key on each line.
+
+    Raises:
+        InvalidRequest: The file cannot be read as text, or is empty.
+    """
+    try:
+        keys = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        keys = []
+    if not keys:
+        raise InvalidRequest(f"{path} cannot be read; expected a file with an API key.")
+    return keys[0]
+
+
+def _check_version(version: int | None, label: str | None) -> None:
+    if version is not None and (
+        type(version) is not int or not abs(version) <= _MAX_VERSION
+    ):
+        raise InvalidRequest(f"version is {version!r:.40}; expected a whole number.")
+    if label is not None and (
+        not isinstance(label, str) or not label or not {"/", ":"}.isdisjoint(label)
+    ):
+        raise InvalidRequest(
+            f"version_label is {label!r:.40}; expected a name such as stable, without "
+            '"/" and ":".'
+        )
+    if version is not None and label is not None:
+        raise InvalidRequest("Give a version or a version_label, not both.")
+
+
+def _check_timeout(timeout_s: float) -> None:
+    number = isinstance(timeout_s, int | float)
+    if not number or not 0 < timeout_s <= _MAX_TIMEOUT_S:
+        raise InvalidRequest(
+            f"timeout_s is {timeout_s!r:.40}; expected seconds above 0, no more than "
+            "a day."
+        )
+
+
+def _check_key(key: str) -> None:
+    # gRPC's own refusal would quote the key.
+    text = isinstance(key, str)
+    if not text or not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise InvalidRequest(
+            "api_key must be one word of printable ASCII characters; is it the "
+            "content of the key file, and not its path?"
+        )

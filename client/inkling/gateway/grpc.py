@@ -1,0 +1,131 @@
+"""The classifier behind a gateway's gRPC port."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from inkling.gateway.channel import (
+    CHANNEL_OPTIONS,
+    check_address,
+    credentials,
+    error_of_call,
+    prediction_of,
+    request_for,
+)
+from inkling.gateway.connection import Connection
+from inkling.gateway.error_classes import closed
+from inkling.gateway.remote import RemoteClassifier
+from inkling.gateway.versions import contract_of
+from inkling.v1 import classifier_pb2 as pb
+from inkling.v1.classifier_pb2_grpc import ClassifierStub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from inkling.contract import Contract
+    from inkling.errors import InklingError
+    from inkling.types import Prediction
+
+__all__ = ["GrpcClassifier"]
+
+
+class GrpcClassifier(RemoteClassifier):
+    """A classifier behind a gateway's gRPC port; its channel is made on first use."""
+
+    _window = 16
+
+    def __init__(self, target: str, **options: Any) -> None:
+        """Take where the gateway is; nothing is sent yet.
+
+        Args:
+            target: `host:port` of the gateway's gRPC port.
+            options: The attributes of `inkling.gateway.connection.Connection`.
+
+        Raises:
+            InvalidRequest: The address or an option is impossible.
+        """
+        self._connection = Connection.to(check_address(target), options)
+        self._metadata = list(self._connection.authorization.items())
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._stub: ClassifierStub | None = None
+        self._process = os.getpid()
+
+    def contract(self) -> Contract:
+        """Return the contract of the version that answers now, as the gateway has it.
+
+        Raises:
+            InklingError: No version is ready, or the gateway cannot be reached.
+        """
+        request = pb.GetModelRequest(model=self._connection.model)
+        model = self._answered("GetModel", request)
+        return contract_of(self._connection, model.versions)
+
+    def close(self) -> None:
+        """Close the channel; a later call opens another."""
+        with self._lock:
+            # A call that this ends finds that the stub is no longer its own.
+            channel, self._channel, self._stub = self._channel, None, None
+            if channel is not None and self._process == os.getpid():
+                channel.close()
+
+    def _begin(self, image: bytes, top_k: int, abstain: bool) -> _GrpcCall:
+        request = request_for(self._connection, image, top_k, abstain)
+        stub = self._ready_stub()
+        future = stub.Classify.future(
+            request, timeout=self._connection.timeout_s, metadata=self._metadata
+        )
+        return _GrpcCall(future, lambda: self._error(stub, future))
+
+    def _ask(self, image: bytes, top_k: int, abstain: bool) -> Prediction:
+        request = request_for(self._connection, image, top_k, abstain)
+        return prediction_of(self._answered("Classify", request))
+
+    def _answered(self, method: str, request: Any) -> Any:
+        """Return the answer to one call; a future takes half as much CPU time again."""
+        stub = self._ready_stub()
+        try:
+            return getattr(stub, method)(
+                request, timeout=self._connection.timeout_s, metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            raise self._error(stub, error) from None
+
+    def _error(self, stub: ClassifierStub, call: Any) -> InklingError:
+        if stub is not self._stub:
+            return closed()
+        return error_of_call(self._connection, call)
+
+    def _ready_stub(self) -> ClassifierStub:
+        with self._lock:
+            if self._stub is None or self._process != os.getpid():
+                self._process = os.getpid()
+                self._channel = self._opened()
+                self._stub = ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
+            return self._stub
+
+    def _opened(self) -> grpc.Channel:
+        target, secret = self._connection.target, credentials(self._connection)
+        if secret is None:
+            return grpc.insecure_channel(target, CHANNEL_OPTIONS)
+        return grpc.secure_channel(target, secret, CHANNEL_OPTIONS)
+
+
+class _GrpcCall:
+    """A classification under way."""
+
+    def __init__(self, future: Any, error: Callable[[], InklingError]) -> None:
+        self._future, self._error = future, error
+
+    def result(self) -> Prediction:
+        try:
+            return prediction_of(self._future.result())
+        except grpc.RpcError:
+            raise self._error() from None
+
+    def cancel(self) -> None:
+        self._future.cancel()

@@ -1,0 +1,127 @@
+"""The classifier behind a gateway's HTTP port."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from inkling.errors import InternalError, InvalidImage
+from inkling.gateway.connection import Connection
+from inkling.gateway.http_transport import Exchange, HttpTransport
+from inkling.gateway.remote import RemoteClassifier
+from inkling.gateway.versions import contract_of
+from inkling.types import Origin, Prediction, Score
+
+if TYPE_CHECKING:
+    from inkling.contract import Contract
+
+__all__ = ["HttpClassifier"]
+
+
+class HttpClassifier(RemoteClassifier):
+    """A classifier behind a gateway's HTTP port; it connects on first use."""
+
+    # Each call under way has a connection of its own.
+    _window = 8
+
+    def __init__(self, target: str, **options: Any) -> None:
+        """Take where the gateway is; nothing is sent yet.
+
+        Args:
+            target: `http://host:port` or `https://host:port` of the gateway; a path
+                stands before `/v1` in every request.
+            options: The attributes of `inkling.gateway.connection.Connection`.
+
+        Raises:
+            InvalidRequest: The address or an option is impossible.
+        """
+        self._connection = Connection.to(target, options)
+        self._transport = HttpTransport(self._connection)
+
+    def contract(self) -> Contract:
+        """Return the contract of the version that answers now, as the gateway has it.
+
+        Raises:
+            InklingError: No version is ready, or the gateway cannot be reached.
+        """
+        path = f"/v1/models/{quote(self._connection.model, safe='')}"
+        found = self._transport.json("GET", path)
+        try:
+            versions = [_version(version) for version in found["versions"]]
+        except (KeyError, TypeError):
+            raise _strange(self._transport.target) from None
+        return contract_of(self._connection, versions)
+
+    def close(self) -> None:
+        """Close the connections, and end the calls under way; a later call connects."""
+        self._transport.close()
+
+    def _begin(self, image: bytes, top_k: int, abstain: bool) -> _HttpCall:
+        if not image:
+            # Over HTTP the gateway could not tell it from a request without a body.
+            raise InvalidImage("The picture is empty; expected a PNG or JPEG file.")
+        query = {"top_k": str(top_k)} if top_k > 1 else {}
+        if abstain:
+            query["abstain"] = "true"
+        path = _classify_path(self._connection)
+        if query:
+            path += f"?{urlencode(query)}"
+        exchange = self._transport.begin("POST", path, image)
+        return _HttpCall(exchange, self._transport.target)
+
+
+class _HttpCall:
+    """A classification under way."""
+
+    def __init__(self, exchange: Exchange, target: str) -> None:
+        self._exchange, self._target = exchange, target
+
+    def result(self) -> Prediction:
+        answer = self._exchange.json()
+        try:
+            return _prediction(answer)
+        except (KeyError, TypeError, ValueError):
+            raise _strange(self._target) from None
+
+    def cancel(self) -> None:
+        self._exchange.cancel()
+
+
+@dataclass(frozen=True)
+class _Version:
+    version: int
+    version_labels: list[str]
+    contract_json: str
+
+
+def _classify_path(connection: Connection) -> str:
+    path = f"/v1/models/{quote(connection.model, safe='')}"
+    if connection.version is not None:
+        path += f"/versions/{connection.version}"
+    elif connection.version_label is not None:
+        path += f"/labels/{quote(connection.version_label, safe='')}"
+    return f"{path}:classify"
+
+
+def _version(found: Any) -> _Version:
+    labels, contract = found["version_labels"], found.get("contract_json", "")
+    return _Version(found["version"], labels, contract)
+
+
+def _prediction(answer: Any) -> Prediction:
+    [result] = answer["results"]
+    top = tuple(
+        Score(score["label"], score["index"], score["probability"])
+        for score in result["top"]
+    )
+    origin = Origin(answer["model"], answer["version"], answer["contract"])
+    if not top:
+        raise ValueError("no label")
+    return Prediction(top, origin, result.get("abstained"))
+
+
+def _strange(target: str) -> InternalError:
+    return InternalError(
+        f"{target} did not answer as a gateway of Inkling does; is this its address?"
+    )

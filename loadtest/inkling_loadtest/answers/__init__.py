@@ -1,0 +1,1 @@
+"""Answers: which are right, and what became of a request."""

@@ -1,0 +1,58 @@
+"""Asks for each picture alone, before the load; these answers are the references."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from inkling import Classifier
+from inkling.errors import (
+    DeadlineExceeded,
+    InklingError,
+    InternalError,
+    NotReady,
+    Overloaded,
+)
+from inkling_loadtest.answers.references import References, Verdict, failed, reply_of
+from inkling_loadtest.load.pictures import LabelledPicture
+
+__all__ = ["learn"]
+
+_RETRIES = 5
+_RETRY_AFTER_S = 0.3
+
+
+def learn(
+    classifier: Classifier, references: References, pictures: Sequence[LabelledPicture]
+) -> None:
+    """Ask for each picture twice, and let the references remember the answers.
+
+    Raises:
+        InternalError: An answer is missing, or the second differs from the first.
+    """
+    places = range(len(pictures))
+    for place in (*places, *places):
+        verdict = _verdict(classifier, references, place, pictures[place])
+        if verdict.outcome != "right":
+            raise InternalError(
+                "A picture that was asked for alone, before the load, got no reliable "
+                f"answer: {verdict.reason}. {verdict.detail}"
+            )
+
+
+def _verdict(
+    classifier: Classifier, references: References, place: int, picture: LabelledPicture
+) -> Verdict:
+    verdict = failed("no answer")
+    for attempt in range(_RETRIES + 1):
+        # Refusals and lost requests are measured under load, not here.
+        time.sleep(_RETRY_AFTER_S if attempt else 0)
+        try:
+            prediction = classifier.classify(picture.image)
+        except InklingError as error:
+            verdict = failed(error.code, error.message)
+            if not isinstance(error, NotReady | Overloaded | DeadlineExceeded):
+                break
+        else:
+            return references.judge([place], reply_of(prediction))
+    return verdict

@@ -1,0 +1,1 @@
+"""The load: when requests are due, which requests they are, and their pictures."""

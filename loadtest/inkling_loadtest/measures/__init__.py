@@ -1,0 +1,1 @@
+"""Measures: counts, latencies, and what the gateway says of itself."""

@@ -1,0 +1,1 @@
+"""The report: assembled, drawn, written and compared."""
