@@ -274,7 +274,7 @@ def _variable(name: str) -> str:
 
 
 def _refuse_unknown(name: str, known: list[str]) -> None:
-    if name in FOREIGN_VARIABLES or name.startswith("INKLING_TEST_"):
+    if name in FOREIGN_VARIABLES:
         return
     near = difflib.get_close_matches(name, known, n=1)
     hint = (

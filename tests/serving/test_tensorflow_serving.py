@@ -65,7 +65,7 @@ from tests.support.machine import (
 )
 from tests.support.official_server import OfficialServer, meta_graph, saved_model
 
-_REAL_ADDRESS = os.environ.get("INKLING_TEST_TFS_ADDRESS", "")
+_REAL_ADDRESS = os.environ.get("TEST_TFS_ADDRESS", "")
 _INVALID = grpc.StatusCode.INVALID_ARGUMENT
 _NOT_FOUND = grpc.StatusCode.NOT_FOUND
 _AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
@@ -1252,7 +1252,7 @@ def test_what_waited_is_taken_off_the_deadline(
 
 @pytest.mark.skipif(
     not _REAL_ADDRESS,
-    reason="INKLING_TEST_TFS_ADDRESS names no TensorFlow Serving; NOTHING was checked "
+    reason="TEST_TFS_ADDRESS names no TensorFlow Serving; NOTHING was checked "
     "against a real one",
 )
 def test_a_real_server(inputs: np.ndarray) -> None:
@@ -1270,7 +1270,7 @@ def test_a_real_server(inputs: np.ndarray) -> None:
 
 @pytest.mark.skipif(
     not _REAL_ADDRESS,
-    reason="INKLING_TEST_TFS_ADDRESS names no TensorFlow Serving; NOTHING was checked "
+    reason="TEST_TFS_ADDRESS names no TensorFlow Serving; NOTHING was checked "
     "against a real one",
 )
 def test_a_real_server_has_these_codes_and_messages() -> None:

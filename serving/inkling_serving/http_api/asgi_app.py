@@ -8,15 +8,13 @@ only read something in threads of their own, so that probes never wait for pictu
 
 from __future__ import annotations
 
-import io
 import re
-import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from werkzeug.test import run_wsgi_app
+from werkzeug.test import create_environ, run_wsgi_app
 
 from inkling.errors import InklingError, InvalidRequest, TooLarge
 from inkling_serving.http_api.flask_app import REQUEST_KEY, create_app
@@ -41,6 +39,8 @@ _Message = MutableMapping[str, Any]
 _MAX_UNDER_WAY = 512
 # Threads for requests that only read the state of the gateway, and how many may wait.
 _STATUS_THREADS, _STATUS_QUEUE = 2, 128
+# Flask builds no addresses, so the caller's name for this host is not in it.
+_ENVIRON = create_environ()
 # RFC 3986's host and RFC 9110's port; an empty host is allowed.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
@@ -170,23 +170,12 @@ def _request(scope: _Message) -> Request:
 
 def _environ(request: Request) -> dict[str, Any]:
     """Return the WSGI environment (PEP 3333) in which Flask answers a request."""
-    environ: dict[str, Any] = {
+    environ = {
+        **_ENVIRON,
         REQUEST_KEY: request,
         "REQUEST_METHOD": request.method,
-        "SCRIPT_NAME": "",
         "PATH_INFO": request.path.encode().decode("latin-1"),
         "QUERY_STRING": request.query,
-        # Flask builds no addresses, so the caller's name for this host is not used.
-        "SERVER_NAME": "inkling",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
     }
     # Only the page looks at headers: whether the browser's copy of a file is fresh.
     for name in ("if-none-match", "if-modified-since"):
@@ -203,12 +192,7 @@ async def _send(
     if method != "HEAD" or "content-length" not in headers:
         headers["content-length"] = str(len(response.body))
     encoded = [(n.encode(), value.encode("latin-1")) for n, value in headers.items()]
-    await send(
-        {
-            "type": "http.response.start",
-            "status": response.status,
-            "headers": encoded,
-        }
-    )
+    start = {"type": "http.response.start", "status": response.status}
+    await send({**start, "headers": encoded})
     body = b"" if method == "HEAD" else response.body
     await send({"type": "http.response.body", "body": body})

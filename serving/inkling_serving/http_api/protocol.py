@@ -1,8 +1,8 @@
 """uvicorn's HTTP protocol with limits on the head of a request.
 
 uvicorn limits neither the size nor the number of headers nor the time that they take,
-and reads a request to upgrade the protocol as one without a body. A test fails where
-the methods of uvicorn change that are overridden here.
+and reads a request to upgrade the protocol as one without a body. Each method below that
+overrides a method of uvicorn states why. A test fails if uvicorn changes these methods.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ IS_HERE = "inkling.is_here"
 _MAX_HEAD_BYTES = 32 * 1024
 _MAX_URL_BYTES = 16 * 1024
 _MAX_HEADERS = 100
-# Pieces of one body, most of them chunks, and trailers: of a byte each, they would cost
-# more than any picture.
+# Chunks and trailers of one body. Chunks of one byte would cost more CPU time than any
+# picture.
 _MAX_PIECES = 100_000
 _HEAD_TIMEOUT_S = 5.0
 _LINGER_S = 0.5
@@ -37,17 +37,17 @@ _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Collects the head of a request, within bounds, before it is parsed.
+    """Collects the head of a request, within limits, before the parser gets it.
 
     Attributes:
-        ending: Whether each answer is the connection's last.
+        ending: Whether the next answer is the last one of the connection.
     """
 
-    # Why what follows is refused, where the parser is told to stop.
+    # The status of the refusal after a callback has stopped the parser.
     _why = HTTPStatus.BAD_REQUEST
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to wait for the first request."""
+        """Start the timer for the first head, which uvicorn does not limit."""
         super().connection_made(transport)
         self._head = bytearray()
         self._in_head = True
@@ -59,10 +59,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self.shutdown()
 
     def shutdown(self) -> None:
-        """Answer what is under way and what a kept connection sends at this moment.
+        """Wait half a second for a request before an idle connection is closed.
 
-        A client that has just sent a request on it could not tell whether it was
-        worked on, had the connection been closed under it.
+        uvicorn closes the connection at once. A client that has just sent a request then
+        cannot know whether the request was answered.
         """
         if self.cycle is None or self.cycle.response_complete:
             self.ending = True
@@ -76,12 +76,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop the timer."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Collect what belongs to a head; hand on everything else."""
+        """Collect a head up to its limits; uvicorn would parse heads of any size."""
         if self._refused:
             return
         if not self._in_head:
@@ -105,12 +105,14 @@ class BoundedProtocol(HttpToolsProtocol):
         super().data_received(_UPGRADE.sub(b"", head) + rest)
 
     def on_headers_complete(self) -> None:
-        """The body follows, if there is one."""
+        """Stop the timer, and keep the trailers apart from the headers.
+
+        uvicorn adds the trailers of a body to the headers of its request.
+        """
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             raise ValueError("another version of HTTP")
         self._in_head = False
         self._stop_waiting()
-        # A list of its own: trailers, which come after the body, are no headers.
         self.scope["headers"] = list(self.headers)
         super().on_headers_complete()
         self.scope["state"][UNDER_WAY] = len(self.tasks)
@@ -118,28 +120,28 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Hand on a piece of the body."""
+        """Count the pieces of a body, which uvicorn does not limit."""
         self._count_piece()
         super().on_body(body)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; what comes after the body is not looked at."""
+        """Count the headers, which uvicorn does not limit, and drop trailers."""
         if not self._in_head:
             self._count_piece()
             return
         if len(self.headers) == _MAX_HEADERS:
-            # Heads that follow another request in one piece come here uncounted.
+            # `data_received` sees only the first head in a piece of data.
             self._why = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             raise ValueError("too many headers")
         super().on_header(name, value)
 
     def on_message_begin(self) -> None:
-        """A request begins, perhaps in the same piece as the end of the one before."""
+        """Begin to count; a request may begin in the piece that ends another one."""
         self._in_head, self._pieces = True, 0
         super().on_message_begin()
 
     def on_message_complete(self) -> None:
-        """Wait for the next head; the application need not wait for this body."""
+        """Tell the application that the whole body is here, and wait for a head."""
         super().on_message_complete()
         self.scope["state"][IS_HERE] = True
         self._in_head = True
@@ -164,10 +166,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Answer without a request, in the form of all errors, and hang up."""
+        """Answer a request that cannot be parsed, as JSON, and close the connection."""
         self._stop_waiting()
         if self._is_answering():
-            # Answers keep the order of the requests; that one is the last.
+            # Answers keep the order of the requests; the one before is the last.
             self._refused = True
             self.cycle.keep_alive = False
             return
@@ -183,8 +185,8 @@ class BoundedProtocol(HttpToolsProtocol):
             "connection: close\r\n\r\n".encode()
             + content
         )
-        # A client that is still sending would not see the answer, but a reset. So what
-        # it sends is thrown away for a while.
+        # If the connection is closed while the client sends, the client sees a reset and
+        # not the answer. So its data is read and dropped for a while.
         self._refused = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -193,23 +195,23 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _is_answering(self) -> bool:
-        """Whether a request before, which arrived whole, waits for its answer."""
+        """Return whether an earlier request, which has arrived, waits for its answer."""
         cycle = self.cycle
         return not (cycle is None or cycle.response_complete or cycle.more_body)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
-        del msg  # uvicorn's words, in plain text
+        """Answer invalid HTTP as JSON; uvicorn answers with text."""
+        del msg
         self._refuse(self._why)
 
 
 def _is_hopeless(head: bytearray) -> bool:
-    """Whether these bytes can become no request, so that waiting is pointless."""
+    """Return whether more bytes cannot make a request out of these."""
     return not head[:1].isalpha() or b"\n\n" in head
 
 
 def _refusal(head: bytes) -> HTTPStatus | None:
-    """Return why a whole head is refused; None where it is not."""
+    """Return the status with which a whole head is refused, or None."""
     if len(head) > _MAX_HEAD_BYTES:
         return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
     if head.find(b"\r\n") > _MAX_URL_BYTES:

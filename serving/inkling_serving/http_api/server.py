@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from inkling_serving.http_api.protocol import BoundedProtocol
+from inkling_serving.runtime.listeners import Listener
 from inkling_serving.security import CertificateFiles
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class HttpServer(uvicorn.Server):
         """Accept the connections that wait, and answer them like the others."""
         waiting: list[socket.socket] = []
         for listener in sockets or []:
-            waiting += await _last(listener)
+            assert isinstance(listener, Listener)
+            waiting += await listener.last()
         for server in self.servers:
             server.close()
         taken = [asyncio.create_task(self._take(one)) for one in waiting]
@@ -89,12 +91,6 @@ class HttpServer(uvicorn.Server):
         """Read the certificate again where its files have changed."""
         if self.config.ssl is not None and self._certificate.changed():
             self._certificate.load_into(self.config.ssl)
-
-
-async def _last(listener: socket.socket) -> list[socket.socket]:
-    """Return the connections that wait on a listener of this process's gateway."""
-    last: Any = getattr(listener, "last", None)
-    return await last() if last else []
 
 
 def _config(
