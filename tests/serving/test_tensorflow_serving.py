@@ -42,10 +42,8 @@ from inkling.errors import (
 )
 from inkling.image.preprocess import to_input
 from inkling.model.repository import Repository
-from inkling_serving.engines.tensorflow_serving import (
-    ENGINE_ERRORS,
-    TensorFlowServingEngine,
-)
+from inkling_serving.engines.stub import ENGINE_ERRORS
+from inkling_serving.engines.tensorflow_serving import TensorFlowServingEngine
 from inkling_serving.settings import Settings
 from inkling_serving.tensorflow_serving_wire import tensorflow_serving_pb2 as wire
 from inkling_serving.tensorflow_serving_wire.tensors import (
