@@ -139,6 +139,10 @@ def _channel(
     target: str, max_message_bytes: int, credentials: grpc.ChannelCredentials | None
 ) -> grpc.Channel:
     options = [*_OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)]
+    if "," in target:
+        # By default gRPC says to each server that its name is the whole list.
+        first = target.partition(":")[2].partition(",")[0]
+        options.append(("grpc.default_authority", first))
     if credentials is None:
         return grpc.insecure_channel(target, options)
     return grpc.secure_channel(target, credentials, options)
