@@ -82,7 +82,7 @@ def measure(load: Load) -> tuple[list[Round], list[Round]]:
     found: tuple[list[Round], list[Round]] = ([], [])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        timed = ("benchmarks.peers.timed_engine", "{grpc}", str(load.call_s))
+        timed = ("benchmarks.peers.timed_engine", "127.0.0.1:{grpc}", str(load.call_s))
         engines = [_started(stack, folder, timed) for _ in range(2)]
         for engine in engines:
             engine.wait()

@@ -1,6 +1,6 @@
 """TensorFlow Serving's protocol around a clock: each call takes the same time.
 
-    python -m benchmarks.peers.timed_engine PORT SECONDS
+    python -m benchmarks.peers.timed_engine HOST:PORT SECONDS
 
 It runs no model and needs next to no CPU, so a gateway in front of it shows what the
 gateway itself does with its calls. Calls take turns, as on one accelerator; the number
@@ -151,4 +151,4 @@ class TimedEngine:
 
 
 if __name__ == "__main__":
-    TimedEngine(f"127.0.0.1:{sys.argv[1]}", float(sys.argv[2])).wait()
+    TimedEngine(sys.argv[1], float(sys.argv[2])).wait()

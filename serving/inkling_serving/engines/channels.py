@@ -13,9 +13,13 @@ import grpc
 
 __all__ = ["Channels"]
 
-# A call that ends with one of these had no answer: no server took it, or the server
-# died. Every method that is called here may be called twice.
-_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
+# A call that ends with one of these was lost: no server took it, the server died, or it
+# was shutting down. Every method that is called here may be called twice.
+_RETRIED = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+)
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
