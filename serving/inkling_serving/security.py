@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inkling.errors import InvalidRequest, Unauthenticated
+from inkling_serving.engines.credentials import engine_credentials
 
 if TYPE_CHECKING:
     import grpc
@@ -153,6 +154,7 @@ def check_security(settings: Settings) -> None:
         InvalidRequest: A file is missing, cannot be read, or has the wrong content.
     """
     ApiKeys(settings.api_key_file)
+    engine_credentials(settings)
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise InvalidRequest(
             "INKLING_TLS_CERTIFICATE and INKLING_TLS_KEY go together; one is missing."

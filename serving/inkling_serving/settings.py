@@ -104,6 +104,15 @@ class Settings:
     tensorflow_serving: str = _setting(
         "127.0.0.1:8500", "gRPC addresses of TensorFlow Serving, separated by commas"
     )
+    tensorflow_serving_root_certificates: str = _setting(
+        "",
+        "PEM file with the authorities that signed TensorFlow Serving's certificate; "
+        "given means TLS",
+    )
+    tensorflow_serving_certificate: str = _setting(
+        "", "PEM file with the certificate chain that TensorFlow Serving asks for"
+    )
+    tensorflow_serving_key: str = _setting("", "PEM file with that certificate's key")
     served_models: str = _setting(
         "mlp,cnn", "models to request from TensorFlow Serving, separated by commas"
     )
@@ -112,6 +121,12 @@ class Settings:
     )
     engine_batch: int = _setting(
         32, "largest number of pictures in one call of TensorFlow Serving", 1
+    )
+    engine_calls: int = _setting(
+        0,
+        "calls of TensorFlow Serving under way at once, per model version and process; "
+        "0 is one for each address, at least two",
+        0,
     )
     tflite_format: str = _setting(
         "float32", "TFLite file that the embedded engine runs: float32, float16 or int8"
@@ -178,6 +193,8 @@ class Settings:
         _check_choice(self, "tflite_format", FORMATS)
         _check_choice(self, "grpc_compression", ("none", "deflate", "gzip"))
         _check_choice(self, "log_level", ("debug", "info", "warning", "error"))
+        if self.engine == "tensorflow_serving":
+            _check_addresses(self.addresses)
 
     @property
     def workers_wanted(self) -> int:
@@ -195,6 +212,15 @@ class Settings:
     def addresses(self) -> list[str]:
         """The addresses of TensorFlow Serving."""
         return _listed(self.tensorflow_serving)
+
+    @property
+    def engine_calls_at_once(self) -> int:
+        """Calls of TensorFlow Serving under way at once.
+
+        A name may stand for more servers than one, and how many may change at any
+        time; who has more of them says so with `engine_calls`.
+        """
+        return self.engine_calls or max(2, len(self.addresses))
 
     @property
     def model_names(self) -> list[str]:
@@ -267,6 +293,19 @@ def from_flags(options: argparse.Namespace) -> Settings:
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _check_addresses(addresses: list[str]) -> None:
+    """Accept HOST:PORT, and URIs that gRPC knows, such as dns:///a:1 or unix:/a/b."""
+    for address in addresses or [""]:
+        host, _, port = address.rpartition(":")
+        has_port = port.isdecimal() and int(port) <= _MAX_PORT
+        if not host or not (has_port or address.startswith("unix:")):
+            raise InvalidRequest(
+                f"INKLING_TENSORFLOW_SERVING has the address {address!r:.100}; "
+                "expected HOST:PORT, such as 127.0.0.1:8500, or several with commas "
+                "between."
+            )
 
 
 def _variable(name: str) -> str:

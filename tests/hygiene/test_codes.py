@@ -22,7 +22,7 @@ from inkling.gateway.status import error_from_rpc
 from inkling.model.repository import Repository
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
-from inkling_serving.engines.tensorflow_serving import ENGINE_ERRORS
+from inkling_serving.engines.stub import ENGINE_ERRORS
 from tests.support.gateway_process import serving
 from tests.support.machine import free_port, until
 from tests.support.official_server import OfficialServer

@@ -1,7 +1,7 @@
-"""Joins what is waiting into one call, and never waits for more.
+"""Joins the inputs of waiting requests into few calls, and never waits for more inputs.
 
-While a call is under way, what arrives is queued; the next call takes all of it, up to
-a limit. So a lone request is sent at once; the busier it gets, the larger the calls.
+A request that finds a free call takes all inputs that wait, up to a limit. So a lone
+request is sent at once; the busier the gateway is, the larger its calls are.
 """
 
 from __future__ import annotations
@@ -27,10 +27,21 @@ __all__ = ["Coalescer"]
 
 @dataclass(eq=False)
 class _Job:
-    """Inputs that wait for their scores, or for what went wrong."""
+    """The inputs of one request, and later their scores or the error.
+
+    Attributes:
+        inputs: Shape (n, h, w, c).
+        deadline: When the request gives up, on the monotonic clock.
+        changed: Notified when the job is done, or when its thread may start a call.
+        waiting: Whether the job is in the queue; else a call has it.
+        scores: Shape (n, classes), once there are any.
+        error: Why there are no scores.
+    """
 
     inputs: Array
     deadline: float
+    changed: threading.Condition
+    waiting: bool = True
     scores: Array | None = None
     error: InklingError | None = None
 
@@ -40,61 +51,92 @@ class _Job:
 
 
 class Coalescer:
-    """Runs a batched function for many threads, one call at a time.
+    """Runs a batched function for many threads, in a few calls at once.
 
-    A thread that finds nobody calling calls for all who wait, itself among them. There
-    is no thread that does nothing else, so none can die and leave the others waiting.
+    The thread of a request makes the call, for its own inputs and for those of others.
+    No thread belongs to the coalescer, so none can die and leave requests waiting.
     """
 
     def __init__(
-        self, predict: Callable[[Array, float], Array], max_batch: int
+        self, predict: Callable[[Array, float], Array], max_batch: int, calls: int
     ) -> None:
-        """Take the function.
+        """Take the function, which several threads may call at once.
 
         Args:
             predict: Takes inputs (n, h, w, c) and seconds; returns scores (n, classes).
-            max_batch: Largest n; a single job may be larger.
+            max_batch: Largest n; the inputs of a single request may be more.
+            calls: Calls under way at once, of any size. As many again may be under way
+                if they are full: no input could join these by waiting.
         """
         self._predict = predict
         self._max_batch = max_batch
-        self._changed = threading.Condition()
+        self._calls = calls
+        self._lock = threading.Lock()
         self._waiting: deque[_Job] = deque()
-        self._calling = False
+        self._under_way = 0
 
     def predict(self, inputs: Array, timeout_s: float) -> Array:
-        """Return the scores for the inputs; what `predict` raised is raised here.
+        """Return the scores for the inputs, or raise the error of their call.
 
         Raises:
-            DeadlineExceeded: It took longer than `timeout_s`.
+            DeadlineExceeded: The scores took longer than `timeout_s`.
         """
-        job = _Job(inputs, time.monotonic() + timeout_s)
-        with self._changed:
+        deadline = time.monotonic() + timeout_s
+        job = _Job(inputs, deadline, threading.Condition(self._lock))
+        with self._lock:
             self._waiting.append(job)
-        while not job.done:
-            with self._changed:
-                turn = self._changed.wait_for(
-                    lambda: job.done or not self._calling,
-                    max(0.0, job.deadline - time.monotonic()),
-                )
-                if job.done:
-                    break
-                if not turn:
-                    self._give_up(job, timeout_s)
-                self._calling = True
-                jobs = self._taken()
+        while jobs := self._jobs_to_call_for(job, timeout_s):
             self._call(jobs, job)
         if job.error is not None:
             raise job.error
         assert job.scores is not None
         return job.scores
 
-    def _give_up(self, job: _Job, timeout_s: float) -> None:
-        if job in self._waiting:
-            self._waiting.remove(job)
-        raise DeadlineExceeded(f"The model did not answer within {timeout_s:.3g} s.")
+    def _jobs_to_call_for(self, job: _Job, timeout_s: float) -> list[_Job]:
+        """Wait until a job is done, or is first in the queue and a call may start.
+
+        Returns:
+            The jobs for the call, this one first; none if the job is done.
+
+        Raises:
+            DeadlineExceeded: Neither happened before the job's deadline.
+        """
+        with self._lock:
+            try:
+                while not job.done:
+                    if self._may_start():
+                        if self._waiting[0] is job:
+                            return self._taken()
+                        self._waiting[0].changed.notify()
+                    left_s = job.deadline - time.monotonic()
+                    if left_s <= 0:
+                        raise DeadlineExceeded(
+                            f"The model did not answer within {timeout_s:.3g} s. Allow "
+                            "more time."
+                        )
+                    job.changed.wait(left_s)
+                return []
+            finally:
+                if job.waiting:
+                    self._waiting.remove(job)
+                self._tell_first()
+
+    def _may_start(self) -> bool:
+        """Return whether inputs wait, and another call may be under way with them."""
+        if not self._waiting or self._under_way >= 2 * self._calls:
+            return False
+        if self._under_way < self._calls:
+            return True
+        return sum(len(job.inputs) for job in self._waiting) >= self._max_batch
+
+    def _tell_first(self) -> None:
+        """Wake the thread that is to make the next call, if one may start."""
+        if self._may_start():
+            self._waiting[0].changed.notify()
 
     def _taken(self) -> list[_Job]:
         """Take the next jobs off the queue, as many as fit into a call."""
+        self._under_way += 1
         jobs: list[_Job] = []
         size = 0
         while self._waiting:
@@ -102,42 +144,51 @@ class Coalescer:
             if jobs and size + count > self._max_batch:
                 break
             jobs.append(self._waiting.popleft())
+            jobs[-1].waiting = False
             size += count
         return jobs
 
     def _call(self, jobs: list[_Job], own: _Job) -> None:
-        """Answer the jobs with one call, and let the next caller begin.
+        """Answer the jobs with one call, and let the next call begin.
 
         The call takes no longer than the caller itself may; jobs that have more time
-        then wait for another.
+        then wait for another call.
         """
+        # An error that nobody foresaw is raised to this caller alone, and logged there.
+        error: InklingError = InternalError(
+            "The engine call that this request was part of failed. Try again."
+        )
+        scores: Array | None = None
         try:
             timeout_s = own.deadline - time.monotonic()
-            scores = self._predict(
-                np.concatenate([job.inputs for job in jobs]), max(0.0, timeout_s)
-            )
-            start = 0
-            for job in jobs:
+            inputs = np.concatenate([job.inputs for job in jobs])
+            scores = self._predict(inputs, max(0.0, timeout_s))
+        except InklingError as raised:
+            error = raised
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                self._settle(jobs, own, scores, error)
+                self._tell_first()
+
+    def _settle(
+        self, jobs: list[_Job], own: _Job, scores: Array | None, error: InklingError
+    ) -> None:
+        """Give each job its scores or the error, or put it back into the queue."""
+        now = time.monotonic()
+        start = 0
+        for job in jobs:
+            if scores is not None:
                 job.scores = scores[start : start + len(job.inputs)]
                 start += len(job.inputs)
-        except DeadlineExceeded as error:
-            now = time.monotonic()
-            patient = [job for job in jobs if job is not own and job.deadline > now]
-            for job in jobs:
-                job.error = None if job in patient else error
-            jobs = [job for job in jobs if job not in patient]
-            with self._changed:
-                self._waiting.extendleft(reversed(patient))
-        except InklingError as error:
-            for job in jobs:
+            elif (
+                job is own
+                or job.deadline <= now
+                or not isinstance(error, DeadlineExceeded)
+            ):
                 job.error = error
-        finally:
-            # What was not foreseen is raised to this caller alone, and logged there.
-            for job in jobs:
-                if not job.done:
-                    job.error = InternalError(
-                        "The call that this one was part of failed."
-                    )
-            with self._changed:
-                self._calling = False
-                self._changed.notify_all()
+            job.changed.notify()
+        patient = [job for job in jobs if not job.done]
+        for job in patient:
+            job.waiting = True
+        self._waiting.extendleft(reversed(patient))

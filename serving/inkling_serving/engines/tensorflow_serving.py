@@ -1,20 +1,17 @@
 """The engine behind the network: TensorFlow Serving, one server or several.
 
-What is served and under which contract is asked of the servers themselves, so no disk
-is shared. Every request names its version, so a swap cannot mix two.
+The servers themselves answer which versions they serve and under which contracts, so
+the gateway needs no model files. Every request names its version, so no answer mixes
+two versions while servers swap them.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
-
-import grpc
-import numpy as np
-from google.protobuf.message import DecodeError, Message
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from inkling.contract import Contract
 from inkling.errors import (
@@ -22,10 +19,8 @@ from inkling.errors import (
     DeadlineExceeded,
     InklingError,
     InternalError,
-    InvalidRequest,
     ModelNotFound,
     NotReady,
-    Overloaded,
 )
 from inkling.types import are_scores
 from inkling_serving.engines.base import (
@@ -36,65 +31,30 @@ from inkling_serving.engines.base import (
 )
 from inkling_serving.engines.channels import Channels
 from inkling_serving.engines.coalescer import Coalescer
+from inkling_serving.engines.credentials import engine_credentials
+from inkling_serving.engines.stub import ENGINE_MESSAGES, Stub
 from inkling_serving.runtime.poller import Repeating
 from inkling_serving.tensorflow_serving_wire import tensorflow_serving_pb2 as wire
-from inkling_serving.tensorflow_serving_wire.tensors import (
-    array_of,
-    strings_of,
-    tensor_of,
-)
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
     from inkling_serving.settings import Settings
 
-__all__ = ["ENGINE_ERRORS", "RemoteVersion", "TensorFlowServingEngine"]
+__all__ = ["RemoteVersion", "TensorFlowServingEngine"]
 
 _log = logging.getLogger(__name__)
-_M = TypeVar("_M", bound=Message)
 
-_PREDICT = "/tensorflow.serving.PredictionService/Predict"
-_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
-_ASK_TIMEOUT_S = 2.0
+# A server answers a status from memory; the question is asked twice.
+_STATUS_TIMEOUT_S = 0.5
 _POLL_WHILE_MISSING_S = 0.2
 _PREDICT_TIMEOUT_S = 10.0
-# What a model's `device` signature answers where it runs on one.
+# The answer of a model's `device` signature where the model runs on a GPU.
 _GPU = 1
-# Softmax in float32 sums to one within this; int8 exports are not served this way.
+# TensorFlow Serving runs float32, and the sum of such a softmax differs from 1 by less.
 _SUM_TOLERANCE = 1e-3
-
-# Which of our errors a status of TensorFlow Serving is. RESOURCE_EXHAUSTED is a full
-# queue or a request that expired in it; UNKNOWN is a server that was killed in a call.
-ENGINE_ERRORS: Mapping[grpc.StatusCode, type[InklingError]] = MappingProxyType(
-    {
-        grpc.StatusCode.CANCELLED: DeadlineExceeded,
-        grpc.StatusCode.UNKNOWN: NotReady,
-        grpc.StatusCode.INVALID_ARGUMENT: InternalError,
-        grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-        grpc.StatusCode.NOT_FOUND: NotReady,
-        grpc.StatusCode.ALREADY_EXISTS: InternalError,
-        grpc.StatusCode.PERMISSION_DENIED: NotReady,
-        grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
-        grpc.StatusCode.FAILED_PRECONDITION: NotReady,
-        grpc.StatusCode.ABORTED: NotReady,
-        grpc.StatusCode.OUT_OF_RANGE: InternalError,
-        grpc.StatusCode.UNIMPLEMENTED: InternalError,
-        grpc.StatusCode.INTERNAL: InternalError,
-        grpc.StatusCode.UNAVAILABLE: NotReady,
-        grpc.StatusCode.DATA_LOSS: InternalError,
-        grpc.StatusCode.UNAUTHENTICATED: NotReady,
-    }
-)
-
-_MESSAGES: Mapping[type[InklingError], str] = MappingProxyType(
-    {
-        DeadlineExceeded: "The engine did not answer in time. Allow more.",
-        NotReady: "The engine cannot be reached, or not answer yet. Try again.",
-        Overloaded: "The engine has too much waiting. Try again in a second.",
-        InternalError: "The engine refused what the gateway sent; the log has it.",
-    }
-)
+_SILENT = "TensorFlow Serving does not answer."
 
 
 class RemoteVersion:
@@ -105,18 +65,20 @@ class RemoteVersion:
         model: str,
         version: int,
         contract: Contract,
-        channels: Channels,
-        max_batch: int,
+        stub: Stub,
+        settings: Settings,
     ) -> None:
         self.model = model
         self.version = version
         self.contract = contract
-        self._channels = channels
-        self._coalescer = Coalescer(self._call, max_batch)
+        self._stub = stub
+        self._coalescer = Coalescer(
+            self._call, settings.engine_batch, settings.engine_calls_at_once
+        )
 
     @property
     def quick(self) -> bool:
-        """Never: it waits for the network."""
+        """False: a prediction waits for the network."""
         return False
 
     def predict(
@@ -125,10 +87,10 @@ class RemoteVersion:
         """Return scores (n, classes), float32, for inputs (n, h, w, c), float32.
 
         Raises:
-            DeadlineExceeded: It took longer than `timeout_s`.
+            DeadlineExceeded: The scores took longer than `timeout_s`.
             NotReady: No server can be reached.
-            Overloaded: The servers have too much waiting.
-            InternalError: What came back are no scores.
+            Overloaded: Too many requests wait for the servers.
+            InternalError: The answer does not hold scores.
         """
         if timeout_s is None:
             timeout_s = _PREDICT_TIMEOUT_S
@@ -137,47 +99,59 @@ class RemoteVersion:
     def _call(
         self, inputs: npt.NDArray[np.float32], timeout_s: float
     ) -> npt.NDArray[np.float32]:
-        request = wire.PredictRequest()
-        request.model_spec.name = self.model
-        request.model_spec.version.value = self.version
-        request.inputs["inputs"].CopyFrom(tensor_of(inputs))
-        request.output_filter.append("scores")
-        response = _asked(
-            self._channels, _PREDICT, request, wire.PredictResponse(), timeout_s
-        )
-        try:
-            answer = response.outputs["scores"]
-            scores = array_of(answer) if answer.dtype == wire.DT_FLOAT else np.empty(0)
-        except InvalidRequest:
-            scores = np.empty(0)
+        scores = self._stub.scores(self.model, self.version, inputs, timeout_s)
         shape = (len(inputs), len(self.contract.labels))
         if not are_scores(scores, shape, _SUM_TOLERANCE):
             _log.error(
-                "%s version %d answered with shape %s, or with what does not sum to 1",
+                "%s version %d answered with values of shape %s; expected scores of "
+                "shape %s, each row with the sum 1",
                 self.model,
                 self.version,
                 scores.shape,
+                shape,
             )
-            raise InternalError("The engine answered with something that is no scores.")
-        return scores.astype(np.float32, copy=False)
+            raise InternalError("The engine's answer does not hold scores.")
+        return scores
 
 
 @dataclass(frozen=True)
 class _Model:
-    """An immutable picture of one model; replaced as a whole, never changed."""
+    """An immutable picture of one model; replaced as a whole, never changed.
+
+    Attributes:
+        loaded: The versions that requests are sent to.
+        status: The model as the gateway reports it.
+    """
 
     loaded: Mapping[int, RemoteVersion]
     status: ModelStatus
+
+    def silent(self) -> _Model:
+        """Return the model as not ready, for its servers answer nothing at the moment.
+
+        Requests are still sent: each has a deadline, and some server may answer.
+        """
+        versions = [
+            replace(version, state=State.FAILED, reason=_SILENT)
+            for version in self.status.versions
+        ]
+        return _Model(self.loaded, replace(self.status, versions=tuple(versions)))
 
 
 class TensorFlowServingEngine:
     """Serves the models that the settings name, from TensorFlow Serving."""
 
     def __init__(self, settings: Settings) -> None:
-        self._channels = Channels(settings.addresses, settings.max_body_bytes)
-        self._poll_s = settings.poll_s
-        self._max_batch = settings.engine_batch
-        self._expect_gpu = settings.expect_gpu
+        """Ask for what is served, and then again and again.
+
+        Raises:
+            InvalidRequest: A file for the encryption cannot be used.
+        """
+        self._settings = settings
+        self._channels = Channels(
+            settings.addresses, settings.max_body_bytes, engine_credentials(settings)
+        )
+        self._stub = Stub(self._channels)
         self._models: Mapping[str, _Model] = {
             name: _Model({}, ModelStatus(name, ())) for name in settings.model_names
         }
@@ -193,11 +167,11 @@ class TensorFlowServingEngine:
             raise ModelNotFound(NO_SUCH_MODEL)
         if version_label is not None:
             raise ModelNotFound(
-                "TensorFlow Serving's version labels are not known here; ask for a "
-                "version."
+                "The gateway does not know TensorFlow Serving's version labels. Ask "
+                "for a version."
             )
         if not found.loaded:
-            raise NotReady(_MESSAGES[NotReady])
+            raise NotReady(ENGINE_MESSAGES[NotReady])
         if version is None:
             version = max(found.loaded)
         if version not in found.loaded:
@@ -220,30 +194,44 @@ class TensorFlowServingEngine:
 
     def _pause_s(self) -> float:
         """Return the seconds to the next question; fewer while something is missing."""
-        ready = all(model.loaded for model in self._models.values())
-        return self._poll_s if ready else min(self._poll_s, _POLL_WHILE_MISSING_S)
+        poll_s = self._settings.poll_s
+        ready = all(model.status.ready for model in self._models.values())
+        return poll_s if ready else min(poll_s, _POLL_WHILE_MISSING_S)
 
     def _refresh(self) -> None:
         for name, before in self._models.items():
-            after = self._asked_about(name, before)
+            try:
+                after = self._asked_about(name, before)
+            except DeadlineExceeded:
+                # All models have the same servers, and asking on would take longer.
+                self._fall_silent()
+                return
             self._models = {**self._models, name: after}
 
+    def _fall_silent(self) -> None:
+        if any(model.status.ready for model in self._models.values()):
+            _log.warning("not ready: %s", _SILENT)
+        self._models = {name: model.silent() for name, model in self._models.items()}
+
     def _asked_about(self, name: str, before: _Model) -> _Model:
-        request = wire.GetModelStatusRequest()
-        request.model_spec.name = name
-        answer = wire.GetModelStatusResponse()
+        """Return the model as the servers have it now.
+
+        Raises:
+            DeadlineExceeded: No server answers.
+        """
         try:
-            _asked(self._channels, _STATUS, request, answer, _ASK_TIMEOUT_S)
+            versions = self._versions_of(name)
         except DeadlineExceeded:
-            # Busy, perhaps; requests will find out, each by its own deadline.
-            return before
+            raise
         except InklingError as error:
             if before.loaded:
                 _log.warning("%s is not served any more: %s", name, error.message)
             return _Model({}, ModelStatus(name, ()))
+        if versions is None:
+            return before
         loaded: dict[int, RemoteVersion] = {}
         statuses: list[VersionStatus] = []
-        for known in answer.model_version_status:
+        for known in versions:
             if known.state == wire.ModelVersionStatus.AVAILABLE:
                 statuses.append(self._with_version(name, known.version, before, loaded))
             elif known.status.error_code:
@@ -251,6 +239,30 @@ class TensorFlowServingEngine:
                 statuses.append(VersionStatus(known.version, State.FAILED, reason))
         statuses.sort(key=lambda status: status.version, reverse=True)
         return _Model(loaded, ModelStatus(name, tuple(statuses)))
+
+    def _versions_of(self, name: str) -> list[wire.ModelVersionStatus] | None:
+        """Ask for the versions of a model, and a second time if no answer comes.
+
+        Returns:
+            The versions; None if the servers are too busy to say: they answered other
+            calls meanwhile.
+
+        Raises:
+            InklingError: The question was refused, or no server can be reached.
+            DeadlineExceeded: The servers answered nothing at all.
+        """
+        began = time.monotonic()
+        try:
+            return self._stub.versions(name, _STATUS_TIMEOUT_S)
+        except DeadlineExceeded:
+            # The next server in turn may answer.
+            pass
+        try:
+            return self._stub.versions(name, _STATUS_TIMEOUT_S)
+        except DeadlineExceeded:
+            if self._channels.answered_at < began:
+                raise
+            return None
 
     def _with_version(
         self,
@@ -265,7 +277,7 @@ class TensorFlowServingEngine:
             if known is None:
                 contract = self._contract(name, version)
                 known = RemoteVersion(
-                    name, version, contract, self._channels, self._max_batch
+                    name, version, contract, self._stub, self._settings
                 )
                 _log.info("%s version %d is available", name, version)
                 self._say_device(name, version)
@@ -278,26 +290,26 @@ class TensorFlowServingEngine:
         """Ask the model itself for its contract.
 
         Raises:
-            BrokenVersion: It has none.
+            BrokenVersion: The model has no contract.
         """
         try:
-            [text] = strings_of(self._about(name, version, "contract"))
-        except (InvalidRequest, ValueError, InternalError, NotReady):
+            text = self._stub.contract(name, version)
+        except (ValueError, InternalError, NotReady):
             raise BrokenVersion(
                 "The model does not answer its contract; publish it with inkling train."
             ) from None
         return Contract.from_json(text)
 
     def _say_device(self, name: str, version: int) -> None:
-        """Say on what a version runs; TensorFlow Serving itself does not."""
+        """Write into the log on which device a version runs; the model knows it."""
         try:
-            [index] = array_of(self._about(name, version, "device")).tolist()
+            device = self._stub.device(name, version)
         except (InklingError, ValueError):
-            _log.warning("%s version %d does not say on what it runs", name, version)
+            _log.warning("%s version %d does not answer its device", name, version)
             return
-        if index == _GPU:
+        if device == _GPU:
             _log.info("%s version %d runs on a GPU", name, version)
-        elif self._expect_gpu:
+        elif self._settings.expect_gpu:
             _log.warning(
                 "%s version %d runs on the CPU, and a GPU was asked for: TensorFlow "
                 "Serving found none, or no driver that fits",
@@ -306,44 +318,3 @@ class TensorFlowServingEngine:
             )
         else:
             _log.info("%s version %d runs on the CPU", name, version)
-
-    def _about(self, name: str, version: int, signature: str) -> wire.Tensor:
-        """Ask a model about itself; the signature and its output have one name.
-
-        Raises:
-            InklingError: It does not answer.
-        """
-        request = wire.PredictRequest()
-        request.model_spec.name = name
-        request.model_spec.version.value = version
-        request.model_spec.signature_name = signature
-        asked = request.inputs["asked"]
-        asked.dtype = wire.DT_INT32
-        asked.tensor_shape.dim.add(size=1)
-        asked.int_val.append(0)
-        answer = wire.PredictResponse()
-        _asked(self._channels, _PREDICT, request, answer, _ASK_TIMEOUT_S)
-        return answer.outputs[signature]
-
-
-def _asked(
-    channels: Channels, method: str, request: Message, answer: _M, timeout_s: float
-) -> _M:
-    """Fill in and return the answer to a request.
-
-    Raises:
-        InklingError: The call failed; which class, says `ENGINE_ERRORS`.
-    """
-    try:
-        body = channels.call(method, request.SerializeToString(), timeout_s)
-    except grpc.RpcError as error:
-        kind = ENGINE_ERRORS.get(error.code(), InternalError)
-        if kind is Overloaded and "larger than max" in (error.details() or ""):
-            kind = InternalError  # an answer of megabytes is no scores
-        _log.debug("%s: %s %s", method, error.code().name, error.details())
-        raise kind(_MESSAGES[kind]) from None
-    try:
-        answer.ParseFromString(body)
-    except DecodeError:
-        raise InternalError("The engine answered with something else.") from None
-    return answer

@@ -1,8 +1,8 @@
 """uvicorn's HTTP protocol with limits on the head of a request.
 
 uvicorn limits neither the size nor the number of headers nor the time that they take,
-and reads a request to upgrade the protocol as one without a body. Each method below that
-overrides a method of uvicorn states why. A test fails if uvicorn changes these methods.
+and reads a request to upgrade the protocol as one without a body. Each method below
+that overrides a method of uvicorn states why. A test fails if uvicorn changes them.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Wait half a second for a request before an idle connection is closed.
 
-        uvicorn closes the connection at once. A client that has just sent a request then
-        cannot know whether the request was answered.
+        uvicorn closes the connection at once. A client that has just sent a request
+        cannot know then whether the request was answered.
         """
         if self.cycle is None or self.cycle.response_complete:
             self.ending = True
@@ -166,7 +166,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Answer a request that cannot be parsed, as JSON, and close the connection."""
+        """Answer a request that is refused unparsed, and close the connection."""
         self._stop_waiting()
         if self._is_answering():
             # Answers keep the order of the requests; the one before is the last.
@@ -195,7 +195,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _is_answering(self) -> bool:
-        """Return whether an earlier request, which has arrived, waits for its answer."""
+        """Return whether an earlier request, which is here, waits for its answer."""
         cycle = self.cycle
         return not (cycle is None or cycle.response_complete or cycle.more_body)
 
