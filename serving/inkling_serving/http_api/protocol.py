@@ -185,8 +185,8 @@ class BoundedProtocol(HttpToolsProtocol):
             "connection: close\r\n\r\n".encode()
             + content
         )
-        # If the connection is closed while the client sends, the client sees a reset and
-        # not the answer. So its data is read and dropped for a while.
+        # If the connection is closed while the client sends, the client sees a reset
+        # and not the answer. So its data is read and dropped for a while.
         self._refused = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -195,7 +195,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _is_answering(self) -> bool:
-        """Return whether an earlier request, which is here, waits for its answer."""
+        """Return whether an earlier request, all here, waits for its answer."""
         cycle = self.cycle
         return not (cycle is None or cycle.response_complete or cycle.more_body)
 
