@@ -154,7 +154,10 @@ class Faulty:
                 body or None,
                 {"Content-Type": kind.partition(b": ")[2].decode()},
             )
-            self._known[key] = await asyncio.to_thread(_fetch, request)
+            answer = await asyncio.to_thread(_fetch, request)
+            if not answer.startswith(b"HTTP/1.1 200"):
+                return answer  # the next one may be another
+            self._known[key] = answer
         return self._known[key]
 
 

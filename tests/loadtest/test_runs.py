@@ -37,7 +37,7 @@ def _faults(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
     """Start a run against each fault; pictures alone, which the server then knows."""
     few = ["--pictures", str(_pictures(folder))]
     faults: dict[str, tuple[dict[str, Any], list[str]]] = {
-        "swap": ({"swap_every": 1000}, ["--users", "3", "--duration", "5s"]),
+        "swap": ({"swap_every": 200}, ["--users", "3", "--duration", "5s"]),
         "drop": (
             {"drop_every": 100, "metrics": True},
             ["--rate", "150", "--duration", "4s", "--slo", "p99<10s,errors<0.1%"],
@@ -85,6 +85,14 @@ def _wide(folder: Path, gateway: GatewayProcess, stack: ExitStack) -> Run:
     return load(folder / "wide", stack.enter_context(server), *arguments)
 
 
+def _slow(folder: Path, gateway: GatewayProcess, stack: ExitStack) -> Run:
+    """Start two processes that learn the right answers for longer than the load is."""
+    server = faulty_grpc(gateway.grpc_target, slots=64, queue=0, work_s=1.5)
+    arguments = ["--rate", "10", "--duration", "2s", "--mix", "unary"]
+    arguments += ["--processes", "2", "--pictures", str(_pictures(folder))]
+    return load(folder / "slow", stack.enter_context(server), *arguments)
+
+
 def _stalls(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
     """Start an open and a closed loop against servers that stall as often."""
     loops = {
@@ -122,6 +130,7 @@ def outcomes(
         wave = _faults(folder, gateway.url, stack) | _sound(folder, gateway)
         wave["turned"] = _turned(folder, gateway, stack)
         wave["wide"] = _wide(folder, gateway, stack)
+        wave["slow"] = _slow(folder, gateway, stack)
         found |= {name: run.outcome() for name, run in wave.items()}
         wave = _stalls(folder, gateway.url, stack)
         wave["cut"] = _cut(folder, gateway)
@@ -130,12 +139,12 @@ def outcomes(
 
 
 def test_swapped_answers_are_caught(outcomes: dict[str, Outcome]) -> None:
-    """Two answers of 1,000 exchanged fail the run, and are named."""
+    """Two answers of 200 exchanged fail the run, and are named."""
     run = outcomes["swap"]
 
     assert run.code == 1, run.text
     counts = run.report["total"]["counts"]
-    assert 2 <= counts["failed"] <= 2 * (counts["offered"] // 1000 + 1)
+    assert 2 <= counts["failed"] <= 2 * (counts["offered"] // 200 + 1)
     assert "mixed-up answer" in run.text
     assert "alone, now" in run.report["total"]["examples"]["mixed-up answer"]
 
@@ -226,6 +235,16 @@ def test_grpc_in_two_processes(outcomes: dict[str, Outcome]) -> None:
     assert 15 < report["total"]["counts"]["offered"] < 80
     assert report["total"]["counts"]["right"] == report["total"]["counts"]["offered"]
     assert "missing" in report["server"]
+
+
+def test_the_load_begins_when_all_processes_are_ready(
+    outcomes: dict[str, Outcome],
+) -> None:
+    """Two workers that learn for 6 s miss nothing of a load of 2 s."""
+    run = outcomes["slow"]
+
+    assert run.code == 0, run.text
+    assert 5 < run.report["total"]["counts"]["right"] < 40
 
 
 def test_the_report_stands_alone(outcomes: dict[str, Outcome]) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from inkling import Classifier
 from inkling.errors import (
-    DeadlineExceeded,
     InklingError,
     InternalError,
-    NotReady,
-    Overloaded,
+    InvalidRequest,
+    ModelNotFound,
+    TooLarge,
+    Unauthenticated,
+    UnsupportedMediaType,
 )
 from inkling_loadtest.answers.references import References, Verdict, failed, reply_of
 from inkling_loadtest.load.pictures import LabelledPicture
@@ -20,6 +22,14 @@ __all__ = ["learn"]
 
 _RETRIES = 5
 _RETRY_AFTER_S = 0.3
+# Errors that another attempt would meet again.
+_LASTING = (
+    InvalidRequest,
+    ModelNotFound,
+    TooLarge,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
 
 
 def learn(
@@ -51,7 +61,7 @@ def _verdict(
             prediction = classifier.classify(picture.image)
         except InklingError as error:
             verdict = failed(error.code, error.message)
-            if not isinstance(error, NotReady | Overloaded | DeadlineExceeded):
+            if isinstance(error, _LASTING):
                 break
         else:
             return references.judge([place], reply_of(prediction))

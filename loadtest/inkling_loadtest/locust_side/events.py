@@ -30,7 +30,8 @@ __all__ = ["LoadShape", "LoadTest", "register"]
 
 _SPAWN_RATE = 100.0
 _SPARE_THREADS = 10
-_BEGIN, _END, _SETTLED = "inkling_begin", "inkling_end", "inkling_settled"
+_READY, _SETTLED = "inkling_ready", "inkling_settled"
+_BEGIN, _END = "inkling_begin", "inkling_end"
 
 
 class LoadTest:
@@ -52,6 +53,8 @@ class LoadTest:
         self._generator: LoadGenerator | None = None
         self._results: Results | None = None
         self._metrics: ServerMetrics | None = None
+        # Processes that have learned the references, and those that ended the stage.
+        self._ready = 0
         self._settled = 0
         # Clear while pictures are asked for; Locust's shape must wait for that.
         self._renewing = Event()
@@ -61,6 +64,7 @@ class LoadTest:
             runner.register_message(_BEGIN, self._on_begin)
             runner.register_message(_END, self._on_end, concurrent=True)
         if self._coordinates:
+            runner.register_message(_READY, self._on_ready)
             runner.register_message(_SETTLED, self._on_settled)
         headless = environment.parsed_options and environment.parsed_options.headless
         if self._coordinates and headless:
@@ -91,6 +95,7 @@ class LoadTest:
             return
         try:
             self._prepare()
+            self._runner.send_message(_READY)
         except InklingError as error:
             print(f"inkling: {error.message}", file=sys.stderr)
             gevent.spawn(self._runner.quit)
@@ -100,7 +105,7 @@ class LoadTest:
         if self.coordinator and self._options and self._metrics is None:
             self._metrics = ServerMetrics(self._options)
             gevent.spawn(self._collect, self._metrics)
-            gevent.spawn(self.coordinator.run)
+            gevent.spawn(self._run_once_ready, self.coordinator)
 
     def report(self) -> dict[str, Any]:
         """Return what happened in this process since the last time."""
@@ -153,6 +158,7 @@ class LoadTest:
             self._generator = user.generator = LoadGenerator(self._options, worker)
         if self._coordinates:
             environment.user_classes = [user]
+            self._ready = 0
             self._results = Results(TallyTable(self._options.deadline_s))
             self.coordinator = Coordinator(
                 self._options,
@@ -160,6 +166,12 @@ class LoadTest:
                 self._begin_everywhere,
                 self._end_everywhere,
             )
+
+    def _run_once_ready(self, coordinator: Coordinator) -> None:
+        """Run the stages once every worker knows the right answers."""
+        while not self._sends and self._ready < self._num_processes():
+            gevent.sleep(0.05)
+        coordinator.run()
 
     def _begin_everywhere(self, place: int, stage: Stage) -> None:
         parts = self._num_processes()
@@ -188,6 +200,9 @@ class LoadTest:
         if self._generator:
             self._generator.end()
         self._runner.send_message(_SETTLED, self.report())
+
+    def _on_ready(self, environment: Environment, msg: Any, **_: Any) -> None:
+        self._ready += 1
 
     def _on_settled(self, environment: Environment, msg: Any, **_: Any) -> None:
         self.absorb(msg.data)
