@@ -6,8 +6,6 @@ import io
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from inkling.model.repository import Repository
 from tests.support import digits
 from tests.support.gateway_process import GatewayProcess, Killable, serving
 from tests.support.machine import free_port
+from tests.support.published import is_whole, once, trained, training_digest
 
 # A shell starts what it runs in the background with SIGINT ignored, and every child
 # inherits that; a handler of ours becomes the default action in a child.
@@ -28,15 +27,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with an MLP and a CNN, trained on the bundled digits by the command."""
-    folder = tmp_path_factory.mktemp("published")
-    command = [sys.executable, "-m", "inkling", "train", "mlp", "cnn"]
-    command += ["--dataset", "digits", "--recipe", "quick"]
-    command += ["--models-dir", str(folder / "models"), "--runs-dir", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "models"
+def published(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A repository with an MLP and a CNN, trained on the bundled digits by the command.
+
+    It lies in pytest's cache until code or libraries change; `--cache-clear` trains anew.
+    """
+    cache: pytest.Cache = request.config.cache  # type: ignore[assignment]
+    models = Path(cache.mkdir("published")) / training_digest() / "models"
+    yield once(models, trained, is_whole)
+    assert is_whole(models), f"a test changed {models}, which all tests share"
 
 
 @pytest.fixture
