@@ -95,21 +95,21 @@ def judged(
         GateFailed: Its scores are no numbers.
     """
     contract = dataset.contract
-
-    def scored(inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        scores = model.predict(inputs, batch_size=_PREDICT_BATCH, verbose=0)
-        if not np.isfinite(scores).all():
-            raise GateFailed(
-                "The model's scores are no numbers; nothing was published."
-            )
-        return np.asarray(scores)
-
-    caught = {}
-    if are_digits(contract):
-        for kind, pixels in held_out(dataset.validation, _SEED).items():
-            unlabelled = Split(pixels, np.zeros(len(pixels), np.int64))
-            caught[kind] = _abstained(scored(unlabelled.inputs(contract)), contract)
-    return Judgement(contract, scored(inputs), dataset.test.labels, caught)
+    others = held_out(dataset.validation, _SEED) if are_digits(contract) else {}
+    parts = [inputs]
+    for pixels in others.values():
+        parts.append(Split(pixels, np.zeros(len(pixels), np.int64)).inputs(contract))
+    # In one go: Keras traces a model anew for each call with another number of pictures.
+    whole = model.predict(np.concatenate(parts), batch_size=_PREDICT_BATCH, verbose=0)
+    if not np.isfinite(whole).all():
+        raise GateFailed("The model's scores are no numbers; nothing was published.")
+    ends = np.cumsum([len(part) for part in parts])
+    scores, *of_others = np.split(whole, ends[:-1])
+    caught = {
+        kind: _abstained(found, contract)
+        for kind, found in zip(others, of_others, strict=True)
+    }
+    return Judgement(contract, scores, dataset.test.labels, caught)
 
 
 def _abstained(scores: npt.NDArray[np.float32], contract: Contract) -> float:
