@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from inkling_serving.settings import Settings
-from tests.support.gateway_process import Running, environment
+from tests.support.gateway_process import Running
 from tests.support.machine import until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -173,7 +173,7 @@ def test_the_installed_gateway_lives_without_its_engine(
         return subprocess.run(command, capture_output=True).returncode == 0
 
     command = [built.bin / "inkling", *json.loads(_said(built.runtime, "CMD")[0])]
-    environ = {**environment(), **variables}
+    environ = {**os.environ, **variables}
     environ.pop("PYTHONPATH", None)
     log = tmp_path / "log"
     with log.open("wb") as output:

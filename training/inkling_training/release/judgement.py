@@ -99,7 +99,7 @@ def judged(
     parts = [inputs]
     for pixels in others.values():
         parts.append(Split(pixels, np.zeros(len(pixels), np.int64)).inputs(contract))
-    # In one go: Keras traces a model anew for each call with another number of pictures.
+    # In one go: Keras traces a model anew for each other number of pictures.
     whole = model.predict(np.concatenate(parts), batch_size=_PREDICT_BATCH, verbose=0)
     if not np.isfinite(whole).all():
         raise GateFailed("The model's scores are no numbers; nothing was published.")
