@@ -109,8 +109,8 @@ def judged(
     whole = model.predict(np.concatenate(parts), batch_size=_PREDICT_BATCH, verbose=0)
     if not np.isfinite(whole).all():
         raise GateFailed(
-            "The model has NaN or infinite scores; nothing was published. Train it with a "
-            "lower learning rate."
+            "The model has NaN or infinite scores; nothing was published. Train it "
+            "with a lower learning rate."
         )
     ends = np.cumsum([len(part) for part in parts])
     scores, *of_others = np.split(whole, ends[:-1])
