@@ -33,7 +33,9 @@ def grpc_retry_config(service: str) -> Mapping[str, Any]:
                     "initialBackoff": f"{_INITIAL_BACKOFF_S:g}s",
                     "maxBackoff": f"{_MAX_BACKOFF_S:g}s",
                     "backoffMultiplier": _BACKOFF_MULTIPLIER,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    # A server that ends answers CANCELLED to calls that have arrived
+                    # and that it has not begun.
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ],
