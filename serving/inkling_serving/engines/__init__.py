@@ -1,1 +1,1 @@
-"""What runs a model: in this process, or behind the network."""
+"""The engines that run the models: in this process, or behind the network."""

@@ -1,8 +1,8 @@
-"""The seam between the service and whatever runs the models.
+"""What the service expects of an engine, which is what runs the models.
 
-A request first selects a servable and keeps it until it is answered. A new version
-that is swapped in meanwhile changes what the next request selects and nothing else,
-so contract, labels, scores and version number of one answer always belong together.
+A request first selects a servable and keeps it until it is answered. If a new version
+is swapped in meanwhile, only later requests select it. So the contract, labels, scores
+and version number of one answer always belong together.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NO_SUCH_MODEL = "There is no such model. GET /v1/models lists those that are her
 
 
 class State(StrEnum):
-    """Whether a version answers; AVAILABLE is TensorFlow Serving's word."""
+    """Whether a version answers requests; the words are TensorFlow Serving's."""
 
     AVAILABLE = "AVAILABLE"
     FAILED = "FAILED"
@@ -50,11 +50,11 @@ class Servable(Protocol):
 
     @property
     def contract(self) -> Contract:
-        """What the version expects of an image."""
+        """The version's contract."""
 
     @property
     def quick(self) -> bool:
-        """Whether one input is answered sooner than a thread is found for it."""
+        """Whether predicting one input takes less time than handing it to a thread."""
 
     def predict(
         self, inputs: npt.NDArray[np.float32], timeout_s: float | None = None
@@ -62,21 +62,23 @@ class Servable(Protocol):
         """Return scores (n, classes), float32, for inputs (n, h, w, c), float32.
 
         Raises:
-            DeadlineExceeded: It took longer than `timeout_s`.
-            NotReady: What runs the model cannot be reached.
+            DeadlineExceeded: The scores took longer than `timeout_s`.
+            NotReady: The engine cannot be reached.
         """
 
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """What is known of one version.
+    """The state of one version.
 
     Attributes:
         version: Its number.
-        state: Where it is.
-        reason: Why it, or what was published over it, is not served; else None.
+        state: Whether it answers requests.
+        reason: Why the version, or the files that replaced it, cannot be served; None
+            if they can.
         contract: Its contract, once it could be read.
-        accuracy: Share of right answers on its test set, of the format that runs.
+        accuracy: Share of right answers on its test set, of the format that runs, 0 to
+            1; None if it is not known.
     """
 
     version: int
@@ -88,7 +90,13 @@ class VersionStatus:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """What is known of one model; `versions` has the newest first."""
+    """The state of one model.
+
+    Attributes:
+        name: The model's name.
+        versions: Its versions, the newest first.
+        version_labels: Names, such as `stable`, and the versions they stand for.
+    """
 
     name: str
     versions: tuple[VersionStatus, ...]
@@ -96,7 +104,7 @@ class ModelStatus:
 
     @property
     def ready(self) -> bool:
-        """Whether any version can answer."""
+        """Whether any version answers requests."""
         return any(version.state == State.AVAILABLE for version in self.versions)
 
     def labels_of(self, version: int) -> list[str]:
@@ -113,12 +121,12 @@ class Engine(Protocol):
         """Return the version asked for, or the newest that is available.
 
         Raises:
-            ModelNotFound: There is no such model, version or label.
-            NotReady: It exists and cannot answer yet.
+            ModelNotFound: The engine does not have this model, version or label.
+            NotReady: The version exists and cannot answer yet.
         """
 
     def status(self) -> list[ModelStatus]:
         """Return all models, sorted by name."""
 
     def close(self) -> None:
-        """Stop working in the background; requests under way finish."""
+        """Stop all background work."""

@@ -1,8 +1,8 @@
 """The embedded engine: LiteRT in this process, on the files of the repository.
 
-A thread looks at the repository every second. A version that is new there is checked
-(manifest, contract, golden pictures), warmed, and only then swapped in; one that fails
-stays out, with the reason, and the versions that serve go on serving.
+A thread looks at the repository every second. It checks a new version (manifest,
+contract, golden pictures), runs it once, and only then swaps it in. A version that
+fails is reported with the reason, and the versions that serve go on serving.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ _log = logging.getLogger(__name__)
 
 # The newest version and the one to go back to.
 _VERSIONS_KEPT = 2
-# Handing a request to a thread costs about 0.1 ms, and waits for the interpreter; a
-# model that takes longer than this holds up all other requests of the process.
+# Handing a request to a thread costs about 0.1 ms, and the thread then waits for the
+# interpreter. A model that takes longer than this and is run without a thread holds up
+# all other requests of the process.
 _QUICK_S = 0.002
 _TRIALS = 5
 
@@ -56,7 +57,7 @@ class LoadedVersion:
 
     @property
     def contract(self) -> Contract:
-        """What the version expects of an image."""
+        """The version's contract."""
         return self.runner.contract
 
     def predict(
@@ -64,7 +65,7 @@ class LoadedVersion:
     ) -> npt.NDArray[np.float32]:
         """Return scores (n, classes), float32, for inputs (n, h, w, c), float32.
 
-        A model in this process is quick or not at all: `timeout_s` is not looked at.
+        Nothing can interrupt a model in this process, so `timeout_s` has no effect.
         """
         del timeout_s
         return self.runner.run_prepared(inputs)
@@ -76,8 +77,9 @@ class _Model:
 
     Attributes:
         loaded: The versions that can answer.
-        fingerprints: What each version's files were when it was tried.
-        failed: The reasons of those that cannot answer.
+        fingerprints: The fingerprint of each version's files at the last attempt to
+            load them.
+        failed: Why a version's files could not be loaded.
         version_labels: Names, such as `stable`, and the versions they stand for.
     """
 
@@ -87,7 +89,7 @@ class _Model:
     version_labels: Mapping[str, int] = field(default_factory=dict)
 
     def status(self, name: str) -> ModelStatus:
-        """Return what is reported of this model."""
+        """Return the model as the gateway reports it."""
         available = [
             VersionStatus(
                 version,
@@ -108,7 +110,7 @@ class _Model:
 
 
 class EmbeddedEngine:
-    """Serves a model repository from memory and follows what is published there."""
+    """Serves a model repository from memory, and loads what is published there."""
 
     def __init__(
         self, repository: Repository, tflite_format: str, poll_s: float
@@ -138,7 +140,7 @@ class EmbeddedEngine:
             return found.loaded[version]
         if version is None or version in found.failed:
             raise NotReady(
-                f'The model "{model}" cannot answer yet; GET /v1/models/{model} says '
+                f'The model "{model}" cannot answer yet. GET /v1/models/{model} says '
                 "why."
             )
         available = ", ".join(map(str, sorted(found.loaded))) or "none"
@@ -165,8 +167,8 @@ class EmbeddedEngine:
     def _refreshed(self, name: str, model: _Model) -> _Model:
         """Return the model as the repository has it now.
 
-        Loaded are the newest versions that are good, and those with a label; broken
-        ones do not count, so that what is good is never crowded out.
+        The newest versions that can be loaded are kept, and those with a label. A
+        broken version does not count, so that it never takes the place of a good one.
         """
         labels = self._version_labels(name, model)
         good, keep = 0, set()
@@ -176,23 +178,25 @@ class EmbeddedEngine:
             model = self._with_version(model, self._repository.files(name, version))
             keep.add(version)
             good += version in model.loaded
-            # A version is swapped in as soon as it is ready, not with the others.
+            # A version is swapped in as soon as it is ready; others may take long.
             self._models = {**self._models, name: model}
         if not keep & set(model.loaded):
-            # Nothing that can answer is left on disk: what is in memory stays.
+            # No version on disk can answer, so the versions in memory stay.
             keep |= set(model.loaded)
-        # A label moves once the version that it moves to is there.
+        # A label moves once its new version is loaded.
         return replace(_only(model, keep), version_labels=labels)
 
     def _version_labels(self, name: str, model: _Model) -> Mapping[str, int]:
         try:
             return self._repository.version_labels(name)
         except BrokenVersion as error:
-            _log.warning("model %s keeps its version labels: %s", name, error.message)
+            _log.warning(
+                "the version labels of %s stay as they were: %s", name, error.message
+            )
             return model.version_labels
 
     def _with_version(self, model: _Model, files: VersionFiles) -> _Model:
-        """Return the model with this version loaded, or with why it cannot be."""
+        """Return the model with this version loaded, or with the reason why not."""
         version, fingerprint = files.version, files.fingerprint()
         if model.fingerprints.get(version) == fingerprint:
             return model
@@ -220,7 +224,7 @@ class EmbeddedEngine:
 
 
 def _only(model: _Model, keep: set[int]) -> _Model:
-    """Return the model without the versions that are not to be kept."""
+    """Return the model with these versions alone."""
     return replace(
         model,
         loaded={key: value for key, value in model.loaded.items() if key in keep},
@@ -230,7 +234,10 @@ def _only(model: _Model, keep: set[int]) -> _Model:
 
 
 def _is_quick(runner: TFLiteRunner) -> bool:
-    """Try how long one input takes; the best of a few, as others use the cores, too."""
+    """Return whether a model predicts one input within `_QUICK_S`.
+
+    The best of a few trials counts, since other work uses the cores as well.
+    """
     inputs = np.zeros((1, *runner.contract.input_shape), np.float32)
     times = []
     for _ in range(_TRIALS):

@@ -1,4 +1,4 @@
-"""A thread that does one thing again and again until it is told to stop."""
+"""A thread that calls a function again and again until it is told to stop."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ _log = logging.getLogger(__name__)
 
 
 class Repeating:
-    """Calls a function with pauses between, in a thread of its own."""
+    """Calls a function in a thread of its own, with pauses between the calls."""
 
     def __init__(
         self, name: str, call: Callable[[], None], pause_s: Callable[[], float]
     ) -> None:
-        """Start; `pause_s` is asked before each pause, the first one included."""
+        """Start the thread, which pauses first.
+
+        Args:
+            name: What the function does, for the log.
+            call: The function; an error that it raises is logged.
+            pause_s: Returns the seconds to wait; asked before each pause.
+        """
         self._call = call
         self._pause_s = pause_s
         self._stop = threading.Event()
@@ -25,7 +31,7 @@ class Repeating:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return once the thread has ended."""
+        """End the thread, and return once a call under way has ended."""
         self._stop.set()
         self._thread.join()
 
@@ -34,4 +40,4 @@ class Repeating:
             try:
                 self._call()
             except Exception:  # noqa: BLE001 - the edge of this thread, which must go on
-                _log.exception("%s failed; it will try again", self._thread.name)
+                _log.exception("%s failed and is tried again", self._thread.name)

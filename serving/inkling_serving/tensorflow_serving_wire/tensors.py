@@ -1,4 +1,4 @@
-"""NumPy arrays <-> the tensors of TensorFlow Serving's protocol."""
+"""Turns NumPy arrays into the tensors of TensorFlow Serving's protocol, and back."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["array_of", "int_tensor", "strings_of", "strings_tensor", "tensor_of"]
 
-# More than any batch of pictures has; one value can stand for a terabyte of them.
+# More than any batch of pictures has. A tensor may hold a single value that stands for
+# all, so that a few bytes could ask for a terabyte.
 _MAX_RANK = 8
 _MAX_VALUES = 4 * 1024 * 1024
-# The data type and the field that holds single values, by NumPy's name.
+# NumPy's name of each data type, and the field for values that are not raw bytes.
 _FIELDS: Mapping[int, tuple[str, str]] = MappingProxyType(
     {
         wire.DT_FLOAT: ("<f4", "float_val"),
@@ -32,7 +33,7 @@ _FIELDS: Mapping[int, tuple[str, str]] = MappingProxyType(
 
 
 def tensor_of(array: npt.NDArray[np.float32]) -> wire.Tensor:
-    """Return the tensor of a float32 array, its values as raw bytes."""
+    """Return the tensor of a float32 array of any shape, its values as raw bytes."""
     return wire.Tensor(
         dtype=wire.DT_FLOAT,
         tensor_shape=_shape(array.shape),
@@ -41,15 +42,19 @@ def tensor_of(array: npt.NDArray[np.float32]) -> wire.Tensor:
 
 
 def array_of(tensor: wire.Tensor) -> npt.NDArray[Any]:
-    """Return the array of a numeric tensor, in either form that servers write.
+    """Return the array of a tensor of float32, float64, int32 or int64.
 
-    The values are raw bytes, or single values, of which one may stand for all.
+    Servers write the values as raw bytes, or one by one. A single value stands for all.
 
     Raises:
-        InvalidRequest: The values do not fill the shape, or the type is another.
+        InvalidRequest: The values do not fill the shape, the tensor is too large, or
+            its type is none of these.
     """
     if tensor.dtype not in _FIELDS:
-        raise InvalidRequest("The tensor is neither of floats nor of whole numbers.")
+        raise InvalidRequest(
+            "The tensor's type is not supported; expected float, double, int32 or "
+            "int64."
+        )
     dtype, field = _FIELDS[tensor.dtype]
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     if len(shape) > _MAX_RANK:
@@ -90,10 +95,10 @@ def int_tensor(value: int, count: int) -> wire.Tensor:
 
 
 def strings_of(tensor: wire.Tensor) -> list[bytes]:
-    """Return the texts of a tensor.
+    """Return the texts of a tensor of strings, as bytes, in order.
 
     Raises:
-        InvalidRequest: It holds none.
+        InvalidRequest: The tensor holds no texts, or a part of one.
     """
     texts = list(tensor.string_val)
     if not texts:
