@@ -192,7 +192,9 @@ class EmbeddedEngine:
         try:
             return self._repository.version_labels(name)
         except BrokenVersion as error:
-            _log.warning("model %s keeps its version labels: %s", name, error.message)
+            _log.warning(
+                "the version labels of %s stay as they were: %s", name, error.message
+            )
             return model.version_labels
 
     def _with_version(self, model: _Model, files: VersionFiles) -> _Model:

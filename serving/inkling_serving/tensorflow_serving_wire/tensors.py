@@ -33,7 +33,7 @@ _FIELDS: Mapping[int, tuple[str, str]] = MappingProxyType(
 
 
 def tensor_of(array: npt.NDArray[np.float32]) -> wire.Tensor:
-    """Return the tensor of a float32 array, its values as raw bytes."""
+    """Return the tensor of a float32 array of any shape, its values as raw bytes."""
     return wire.Tensor(
         dtype=wire.DT_FLOAT,
         tensor_shape=_shape(array.shape),
@@ -92,7 +92,7 @@ def int_tensor(value: int, count: int) -> wire.Tensor:
 
 
 def strings_of(tensor: wire.Tensor) -> list[bytes]:
-    """Return the texts of a tensor.
+    """Return the texts of a tensor of strings, as bytes, in order.
 
     Raises:
         InvalidRequest: The tensor does not contain texts.
