@@ -79,40 +79,53 @@ class CertificateFiles:
     """The files of the gateway's certificate, which may be replaced while it serves."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take the paths; the files are read with `load_into` and `read`."""
+        """Take the paths; the files are read with `context` and `read`."""
         self._certificate = settings.tls_certificate
         self._key = settings.tls_key
         self._client_ca = settings.tls_client_ca
         self._state = self._looked_at()
 
-    def changed(self) -> bool:
-        """Whether the files were replaced since the last `True`, and can be used.
+    def renewed(self) -> ssl.SSLContext | None:
+        """Return a context with the files where they were replaced and can be used.
 
         While a certificate and a key do not belong together, as between two writes,
         the ones that were read before stay in use.
         """
         state = self._looked_at()
         if state == self._state:
-            return False
+            return None
+        self._state = state
         try:
-            self.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+            context = self.context()
         except OSError as error:  # ssl.SSLError is one
             _log.warning("the new certificate cannot be used yet: %s", error)
-            return False
-        self._state = state
+            return None
         _log.info("the certificate was replaced; new connections get the new one")
-        return True
+        return context
 
-    def load_into(self, context: ssl.SSLContext) -> None:
-        """Give a context the certificate, its key and the authorities of clients.
+    def unchanged(self) -> bool:
+        """Whether the files are still those of the last look at them."""
+        return self._looked_at() == self._state
+
+    def context(self) -> ssl.SSLContext:
+        """Return a context with the certificate, its key and the clients' authorities.
 
         Raises:
             OSError: A file cannot be read or used, or certificate and key do not belong
                 together.
         """
-        context.load_cert_chain(self._certificate, self._key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # With no password at all, OpenSSL asks for one at the terminal.
+        context.load_cert_chain(self._certificate, self._key, password="")
         if self._client_ca:
             context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+            # A client that resumes a session shows no certificate, so it could go on
+            # after its authority was taken out of the file. Sessions of TLS 1.2 cannot
+            # be forbidden here.
+            context.num_tickets = 0
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+        return context
 
     def read(self) -> tuple[bytes, bytes, bytes | None]:
         """Return the key, the certificate, and the authorities of clients, as PEM."""
@@ -130,7 +143,8 @@ def _state_of(path: str) -> tuple[int, ...]:
         found = os.stat(path)
     except OSError:
         return ()
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
+    # The last changes with the mode, too.
+    return (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
 
 
 def _keys(path: str) -> list[str]:
@@ -164,9 +178,7 @@ def check_security(settings: Settings) -> None:
         )
     if settings.tls_certificate:
         try:
-            CertificateFiles(settings).load_into(
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            )
+            CertificateFiles(settings).context()
         except OSError:  # ssl.SSLError is one
             raise InvalidRequest(
                 "The files of INKLING_TLS_CERTIFICATE, INKLING_TLS_KEY and, where it "
@@ -193,7 +205,11 @@ def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
         )
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
-        return configuration() if files.changed() else None
+        if files.renewed() is None:
+            return None
+        renewed = configuration()
+        # Files that were replaced again meanwhile are for the next handshake.
+        return renewed if files.unchanged() else None
 
     return grpc.dynamic_ssl_server_credentials(
         configuration(),

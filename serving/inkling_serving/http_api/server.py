@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +46,12 @@ class HttpServer(uvicorn.Server):
             when_started: Is called once connections are accepted.
             supervised: Whether a supervisor passes the signals of a terminal on.
         """
-        super().__init__(_config(settings, application, self._renew_certificate))
+        self._certificate = CertificateFiles(settings)
+        super().__init__(
+            _config(settings, application, self._certificate, self._renew_certificate)
+        )
         self._when_started = when_started
         self._supervised = supervised
-        self._certificate = CertificateFiles(settings)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end; end at once where this is the second signal."""
@@ -86,9 +89,23 @@ class HttpServer(uvicorn.Server):
             )
 
     async def _renew_certificate(self) -> None:
-        """Read the certificate again where its files have changed."""
-        if self.config.ssl is not None and self._certificate.changed():
-            self._certificate.load_into(self.config.ssl)
+        """Hand new connections over to a new context where the files have changed.
+
+        The context of the listener cannot be exchanged, and one that is loaded anew
+        would go on to trust the authorities that were in its file before.
+        """
+        if self.config.ssl is None:
+            return
+        renewed = self._certificate.renewed()
+        if renewed is not None:
+            self.config.ssl.sni_callback = partial(_hand_over, renewed)
+
+
+def _hand_over(
+    to: ssl.SSLContext, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext
+) -> None:
+    del name  # it is asked for all names, and where a client sends none
+    connection.context = to
 
 
 async def _last(listener: socket.socket) -> list[socket.socket]:
@@ -98,7 +115,10 @@ async def _last(listener: socket.socket) -> list[socket.socket]:
 
 
 def _config(
-    settings: Settings, application: Callable[[], Any], notify: Callable[..., Any]
+    settings: Settings,
+    application: Callable[[], Any],
+    certificate: CertificateFiles,
+    notify: Callable[..., Any],
 ) -> uvicorn.Config:
     return uvicorn.Config(
         application,
@@ -114,10 +134,9 @@ def _config(
         proxy_headers=False,
         # asyncio accepts as many connections at a time as may wait.
         backlog=1,
-        ssl_certfile=settings.tls_certificate or None,
-        ssl_keyfile=settings.tls_key or None,
-        ssl_ca_certs=settings.tls_client_ca or None,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
+        ssl_context_factory=(
+            (lambda *_: certificate.context()) if settings.tls_certificate else None
+        ),
         timeout_graceful_shutdown=int(settings.drain_timeout_s),
         callback_notify=notify,
         timeout_notify=_LOOK_AT_CERTIFICATE_S,
