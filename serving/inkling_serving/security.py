@@ -80,40 +80,53 @@ class CertificateFiles:
     """The files of the gateway's certificate; they may be replaced while it serves."""
 
     def __init__(self, settings: Settings) -> None:
-        """Store the paths; `load_into` and `read` read the files."""
+        """Take the paths; the files are read with `context` and `read`."""
         self._certificate = settings.tls_certificate
         self._key = settings.tls_key
         self._client_ca = settings.tls_client_ca
         self._state = self._looked_at()
 
-    def changed(self) -> bool:
-        """Return whether the files were replaced since the last `True`, and are usable.
+    def renewed(self) -> ssl.SSLContext | None:
+        """Return a context with the files where they were replaced and can be used.
 
         While a certificate and a key do not match, as between two writes, the gateway
         keeps using the previous ones.
         """
         state = self._looked_at()
         if state == self._state:
-            return False
-        try:
-            self.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-        except OSError as error:  # ssl.SSLError is an OSError
-            _log.warning("the new certificate cannot be used yet: %s", error)
-            return False
+            return None
         self._state = state
-        _log.info("the certificate was replaced; new connections use the new one")
-        return True
+        try:
+            context = self.context()
+        except OSError as error:  # ssl.SSLError is one
+            _log.warning("the new certificate cannot be used yet: %s", error)
+            return None
+        _log.info("the certificate was replaced; new connections get the new one")
+        return context
 
-    def load_into(self, context: ssl.SSLContext) -> None:
-        """Load the certificate, its key and the client authorities into a context.
+    def unchanged(self) -> bool:
+        """Whether the files are still those of the last look at them."""
+        return self._looked_at() == self._state
+
+    def context(self) -> ssl.SSLContext:
+        """Return a context with the certificate, its key and the clients' authorities.
 
         Raises:
             OSError: A file cannot be read or used, or the certificate and the key do
                 not match.
         """
-        context.load_cert_chain(self._certificate, self._key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # With no password at all, OpenSSL asks for one at the terminal.
+        context.load_cert_chain(self._certificate, self._key, password="")
         if self._client_ca:
             context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+            # A client that resumes a session shows no certificate, so it could go on
+            # after its authority was taken out of the file. Sessions of TLS 1.2 cannot
+            # be forbidden here.
+            context.num_tickets = 0
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+        return context
 
     def read(self) -> tuple[bytes, bytes, bytes | None]:
         """Return the key, the certificate and the client authorities, as PEM."""
@@ -131,7 +144,8 @@ def _state_of(path: str) -> tuple[int, ...]:
         found = os.stat(path)
     except OSError:
         return ()
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
+    # The last changes with the mode, too.
+    return (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
 
 
 def _keys(path: str) -> list[str]:
@@ -168,10 +182,8 @@ def check_security(settings: Settings) -> None:
         )
     if settings.tls_certificate:
         try:
-            CertificateFiles(settings).load_into(
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            )
-        except OSError:  # ssl.SSLError is an OSError
+            CertificateFiles(settings).context()
+        except OSError:  # ssl.SSLError is one
             raise InvalidRequest(
                 "The files of INKLING_TLS_CERTIFICATE, INKLING_TLS_KEY and, if set, "
                 "INKLING_TLS_CLIENT_CA must be readable PEM files without a password, "
@@ -197,7 +209,11 @@ def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
         )
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
-        return configuration() if files.changed() else None
+        if files.renewed() is None:
+            return None
+        renewed = configuration()
+        # Files that were replaced again meanwhile are for the next handshake.
+        return renewed if files.unchanged() else None
 
     return grpc.dynamic_ssl_server_credentials(
         configuration(),

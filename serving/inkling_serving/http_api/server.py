@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -46,10 +47,12 @@ class HttpServer(uvicorn.Server):
             when_started: Is called once the server accepts connections.
             supervised: Whether a supervisor passes a terminal's signals on.
         """
-        super().__init__(_config(settings, application, self._renew_certificate))
+        self._certificate = CertificateFiles(settings)
+        super().__init__(
+            _config(settings, application, self._certificate, self._renew_certificate)
+        )
         self._when_started = when_started
         self._supervised = supervised
-        self._certificate = CertificateFiles(settings)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; a second signal ends the server at once."""
@@ -88,13 +91,30 @@ class HttpServer(uvicorn.Server):
             )
 
     async def _renew_certificate(self) -> None:
-        """Read the certificate again where its files have changed."""
-        if self.config.ssl is not None and self._certificate.changed():
-            self._certificate.load_into(self.config.ssl)
+        """Hand new connections over to a new context where the files have changed.
+
+        The context of the listener cannot be exchanged, and one that is loaded anew
+        would go on to trust the authorities that were in its file before.
+        """
+        if self.config.ssl is None:
+            return
+        renewed = self._certificate.renewed()
+        if renewed is not None:
+            self.config.ssl.sni_callback = partial(_hand_over, renewed)
+
+
+def _hand_over(
+    to: ssl.SSLContext, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext
+) -> None:
+    del name  # it is asked for all names, and where a client sends none
+    connection.context = to
 
 
 def _config(
-    settings: Settings, application: Callable[[], Any], notify: Callable[..., Any]
+    settings: Settings,
+    application: Callable[[], Any],
+    certificate: CertificateFiles,
+    notify: Callable[..., Any],
 ) -> uvicorn.Config:
     return uvicorn.Config(
         application,
@@ -110,10 +130,9 @@ def _config(
         proxy_headers=False,
         # asyncio accepts up to `backlog` connections at a time.
         backlog=1,
-        ssl_certfile=settings.tls_certificate or None,
-        ssl_keyfile=settings.tls_key or None,
-        ssl_ca_certs=settings.tls_client_ca or None,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
+        ssl_context_factory=(
+            (lambda *_: certificate.context()) if settings.tls_certificate else None
+        ),
         timeout_graceful_shutdown=int(settings.drain_timeout_s),
         callback_notify=notify,
         timeout_notify=_LOOK_AT_CERTIFICATE_S,
