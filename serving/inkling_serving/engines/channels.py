@@ -41,8 +41,8 @@ _SERVICE_CONFIG = {
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ("grpc.enable_retries", 1),
-    # A call that has sent more than this is not repeated; the default is 256 KiB, which
-    # two pictures of 224 x 224 in colour exceed.
+    # A call that has sent more than this is not repeated. The default is 256 KiB, less
+    # than one picture of 224 x 224 in colour.
     ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),
     # A server that comes back is found soon; by default the pauses between attempts
     # grow to two minutes, and names are resolved every 30 s at most.
@@ -52,7 +52,8 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     # Also the time that an attempt to connect may take.
     ("grpc.min_reconnect_backoff_ms", 1000),
     # A server that says nothing for a second while calls are under way is asked for a
-    # sign of life, and left when none comes; its calls go to another server.
+    # sign of life, and left when none comes in time; its calls go to another server.
+    # The time is not `grpc.keepalive_timeout_ms`, which has no effect in grpcio 1.85.
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.http2.ping_timeout_ms", 2000),
     ("grpc.max_send_message_length", -1),
