@@ -97,7 +97,7 @@ class CertificateFiles:
             return False
         try:
             self.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-        except OSError as error:  # ssl.SSLError is an OSError
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             _log.warning("the new certificate cannot be used yet: %s", error)
             return False
         self._state = state
@@ -110,8 +110,10 @@ class CertificateFiles:
         Raises:
             OSError: A file cannot be read or used, or the certificate and the key do
                 not match.
+            ValueError: The key has a password.
         """
-        context.load_cert_chain(self._certificate, self._key)
+        # Without `password`, OpenSSL would ask for a key's password on the terminal.
+        context.load_cert_chain(self._certificate, self._key, password="")
         if self._client_ca:
             context.load_verify_locations(self._client_ca)
 
@@ -137,7 +139,12 @@ def _state_of(path: str) -> tuple[int, ...]:
 def _keys(path: str) -> list[str]:
     if not path:
         return []
-    keys = _text(path, "INKLING_API_KEY_FILE").split()
+    try:
+        keys = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        raise InvalidRequest(
+            f"The file of INKLING_API_KEY_FILE cannot be read as UTF-8 text: {path}"
+        ) from None
     printable = all(key.isascii() and key.isprintable() for key in keys)
     if not keys or not printable or min(map(len, keys)) < _MIN_KEY:
         raise InvalidRequest(
@@ -171,7 +178,7 @@ def check_security(settings: Settings) -> None:
             CertificateFiles(settings).load_into(
                 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             )
-        except OSError:  # ssl.SSLError is an OSError
+        except (OSError, ValueError):  # ssl.SSLError is an OSError
             raise InvalidRequest(
                 "The files of INKLING_TLS_CERTIFICATE, INKLING_TLS_KEY and, if set, "
                 "INKLING_TLS_CLIENT_CA must be readable PEM files without a password, "
@@ -204,12 +211,3 @@ def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
         renewed,  # type: ignore[arg-type] # grpcio allows None; its stubs do not
         require_client_authentication=bool(settings.tls_client_ca),
     )
-
-
-def _text(path: str, variable: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        raise InvalidRequest(
-            f"The file of {variable} cannot be read as UTF-8 text: {path}"
-        ) from None
