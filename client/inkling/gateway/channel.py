@@ -33,7 +33,7 @@ CHANNEL_OPTIONS: Sequence[tuple[str, object]] = (
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_retries", 1),
-    # gRPC does not repeat a call that has sent more than this; by default 256 KiB, which
+    # gRPC repeats no call that has sent more than this; by default 256 KiB, which
     # a photo exceeds.
     ("grpc.per_rpc_retry_buffer_size", 16 * 1024 * 1024),
     ("grpc.max_send_message_length", -1),

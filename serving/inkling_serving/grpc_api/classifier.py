@@ -64,7 +64,8 @@ class Classifier(ClassifierServicer):
     ) -> Iterator[pb.ClassifyStreamResponse]:
         """Yield the response to each request as soon as it is ready."""
         stream = _Stream(
-            lambda request: self._stream_answer(request, context), self._refused
+            lambda request: self._stream_answer(request, context),
+            lambda request, error: self._refusal(request.id, error, Timings()),
         )
         try:
             self._open(stream)
@@ -159,11 +160,6 @@ class Classifier(ClassifierServicer):
             return pb.ClassifyStreamResponse(id=request.id, response=response)
 
         return answer() if quick else self._pool.submit(answer, left_s)
-
-    def _refused(
-        self, request: pb.ClassifyStreamRequest, error: InklingError
-    ) -> pb.ClassifyStreamResponse:
-        return self._refusal(request.id, error, Timings())
 
     def _refusal(
         self, name: str, error: Exception, timings: Timings
