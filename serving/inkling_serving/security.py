@@ -94,20 +94,11 @@ class CertificateFiles:
         """
         state = self._looked_at()
         if state == self._state:
-<<<<<<< HEAD
             return None
-=======
-            return False
-        try:
-            self.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            _log.warning("the new certificate cannot be used yet: %s", error)
-            return False
->>>>>>> words2
         self._state = state
         try:
             context = self.context()
-        except OSError as error:  # ssl.SSLError is one
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             _log.warning("the new certificate cannot be used yet: %s", error)
             return None
         _log.info("the certificate was replaced; new connections get the new one")
@@ -123,14 +114,9 @@ class CertificateFiles:
         Raises:
             OSError: A file cannot be read or used, or the certificate and the key do
                 not match.
-            ValueError: The key has a password.
         """
-<<<<<<< HEAD
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         # With no password at all, OpenSSL asks for one at the terminal.
-=======
-        # Without `password`, OpenSSL would ask for a key's password on the terminal.
->>>>>>> words2
         context.load_cert_chain(self._certificate, self._key, password="")
         if self._client_ca:
             context.load_verify_locations(self._client_ca)
@@ -165,12 +151,7 @@ def _state_of(path: str) -> tuple[int, ...]:
 def _keys(path: str) -> list[str]:
     if not path:
         return []
-    try:
-        keys = Path(path).read_text(encoding="utf-8").split()
-    except (OSError, ValueError):
-        raise InvalidRequest(
-            f"The file of INKLING_API_KEY_FILE cannot be read as UTF-8 text: {path}"
-        ) from None
+    keys = _text(path, "INKLING_API_KEY_FILE").split()
     printable = all(key.isascii() and key.isprintable() for key in keys)
     if not keys or not printable or min(map(len, keys)) < _MIN_KEY:
         raise InvalidRequest(
@@ -201,15 +182,8 @@ def check_security(settings: Settings) -> None:
         )
     if settings.tls_certificate:
         try:
-<<<<<<< HEAD
             CertificateFiles(settings).context()
-        except OSError:  # ssl.SSLError is one
-=======
-            CertificateFiles(settings).load_into(
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            )
         except (OSError, ValueError):  # ssl.SSLError is an OSError
->>>>>>> words2
             raise InvalidRequest(
                 "The files of INKLING_TLS_CERTIFICATE, INKLING_TLS_KEY and, if set, "
                 "INKLING_TLS_CLIENT_CA must be readable PEM files without a password, "
@@ -246,3 +220,12 @@ def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
         renewed,  # type: ignore[arg-type] # grpcio allows None; its stubs do not
         require_client_authentication=bool(settings.tls_client_ca),
     )
+
+
+def _text(path: str, variable: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        raise InvalidRequest(
+            f"The file of {variable} cannot be read as UTF-8 text: {path}"
+        ) from None
