@@ -70,12 +70,19 @@ class MessageInterceptor(grpc.ServerInterceptor):
             timeout_s: The seconds in which a message must arrive.
         """
         self._timeout_s = timeout_s
+        # The calls that have not ended.
+        self._open: set[grpc.ServicerContext] = set()
         # The calls that wait for their message, and when each is given up.
         self._waiting: dict[grpc.ServicerContext, float] = {}
         self._handlers: dict[str, _Handler] = {}
         self._reaper = Repeating(
             "ending calls whose message is late", self._end_late, lambda: _LOOK_S
         )
+
+    @property
+    def idle(self) -> bool:
+        """Whether all calls have ended."""
+        return not self._open
 
     def intercept_service(
         self, continuation: _Continuation, details: Any
@@ -102,6 +109,9 @@ class MessageInterceptor(grpc.ServerInterceptor):
         behaviour = handler.stream_stream or handler.unary_unary or handler.unary_stream
 
         def answer(bodies: Iterator[bytes], context: Any, *send: Any) -> Any:
+            self._open.add(context)
+            if not context.add_callback(lambda: self._open.discard(context)):
+                self._open.discard(context)
             request: Any = map(parse, bodies)
             if not streaming:
                 request = self._only(request, context)
