@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from inkling.errors import InklingError, NotReady
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierServicer
-from inkling_serving.grpc_api.calls import Calls, end_with, foreseen
+from inkling_serving.grpc_api.calls import Calls, end_with, foreseen, seconds_left
 from inkling_serving.grpc_api.stream import Stream
 from inkling_serving.runtime.thread_pool import ThreadPool, too_many
 from inkling_serving.runtime.timings import Timings
@@ -52,7 +52,7 @@ class Classifier(ClassifierServicer):
         def answer(timings: Timings) -> pb.ClassifyResponse:
             classify, quick = self._classification(request, timings)
             if quick:
-                return classify(context.time_remaining())
+                return classify(seconds_left(context))
             return self._calls.pooled(context, classify, timings)
 
         return self._calls.answer(context, answer)
@@ -146,15 +146,15 @@ class Classifier(ClassifierServicer):
     def _stream_answer(
         self, request: pb.ClassifyStreamRequest, context: grpc.ServicerContext
     ) -> pb.ClassifyStreamResponse | Future[pb.ClassifyStreamResponse]:
-        timings, left_s = Timings(), context.time_remaining()
+        timings, left_s = Timings(), seconds_left(context)
         submitted = perf_counter()
         classify, quick = self._classification(request.request, timings)
 
         def answer() -> pb.ClassifyStreamResponse:
             timings.queue = 0.0 if quick else perf_counter() - submitted
             try:
-                response = classify(context.time_remaining())
-            except Exception as error:  # noqa: BLE001 - every error becomes a response
+                response = classify(seconds_left(context))
+            except Exception as error:  # noqa: BLE001 - the edge of the gRPC door
                 return self._refusal(request.id, error, timings)
             self._calls.count("ok", timings)
             return pb.ClassifyStreamResponse(id=request.id, response=response)
