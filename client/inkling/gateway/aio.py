@@ -43,7 +43,7 @@ class AioClassifier:
     """What `inkling.Classifier` offers, for asyncio; belongs to one event loop."""
 
     def __init__(self, target: str, **options: Any) -> None:
-        """Take where the gateway is; nothing is sent yet.
+        """Take the address of the gateway; nothing is sent yet.
 
         Args:
             target: `host:port` of the gateway's gRPC port.
