@@ -64,7 +64,7 @@ class AioClassifier:
     async def classify(
         self, picture: Picture, top_k: int = 1, *, abstain: bool = False
     ) -> Prediction:
-        """Return what the model says of one picture; see `Classifier.classify`.
+        """Return the prediction for one picture; see `Classifier.classify`.
 
         Raises:
             InklingError: The same class that the gateway raised.
