@@ -1,4 +1,4 @@
-"""What the synchronous and the asyncio gRPC client share: everything but waiting."""
+"""The part of the gRPC clients that both share, synchronous and asyncio."""
 
 from __future__ import annotations
 
