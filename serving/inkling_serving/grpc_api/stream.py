@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import grpc
 
 from inkling.errors import InklingError
-from inkling_serving.grpc_api.calls import foreseen
+from inkling_serving.grpc_api.errors import foreseen
 
 __all__ = ["Stream"]
 
