@@ -137,12 +137,9 @@ def test_connect_is_refused(here: Here) -> None:
 # Slow clients.
 
 
-def test_slow_heads_and_bodies_are_ended_and_disturb_nobody(
-    here: Here, picture: bytes
-) -> None:
-    """A head has five seconds, a body the time that is set; others are answered."""
+def test_slow_bodies_are_ended_and_disturb_nobody(here: Here, picture: bytes) -> None:
+    """A body has the time that is set, in whatever form; others are answered."""
     drips = {
-        "head": (b"GET /livez HTTP/1.1\r\n", b"X: a\r\n", 408, 5.0),
         "body": (_post(bytes(1000))[:-1000], b"x", 504, 1.0),
         "chunks": (
             b"POST /v1/models/mlp:classify HTTP/1.1\r\nHost: x\r\n"
