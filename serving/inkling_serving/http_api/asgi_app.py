@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, MutableMapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,8 @@ _MAX_UNDER_WAY = 512
 _STATUS_THREADS, _STATUS_QUEUE = 2, 128
 # Flask builds no URLs here, so the environment does not need the caller's Host header.
 _ENVIRON = create_environ()
+# An answer that takes longer than these seconds may be one that waits in the queue.
+_LONGER_S = 0.05
 # The host of RFC 3986 and the port of RFC 9110; the host may be empty.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
@@ -153,16 +155,36 @@ async def _pooled(
         request.timings.queue = perf_counter() - submitted
         return answer()
 
-    work = asyncio.ensure_future(pool.run(begin))
-    left = asyncio.ensure_future(client_left(receive))
+    work = pool.submit(begin, None)
+    async with _watched(receive, work.cancel) as has_left:
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            if has_left():
+                raise ClientGone from None
+            raise
+
+
+@asynccontextmanager
+async def _watched(
+    receive: Callable[[], Any], when_it_leaves: Callable[[], object]
+) -> AsyncIterator[Callable[[], bool]]:
+    """Watch a client whose answer takes longer; yield whether the client has left."""
+    loop = asyncio.get_running_loop()
+    watches: list[asyncio.Task[None]] = []
+
+    def watch() -> None:
+        watches.append(loop.create_task(client_left(receive)))
+        watches[0].add_done_callback(lambda _: when_it_leaves())
+
+    # A task for each request would cost a tenth of a small one.
+    timer = loop.call_later(_LONGER_S, watch)
     try:
-        await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientGone
-        return work.result()
+        yield lambda: any(task.done() for task in watches)
     finally:
-        left.cancel()
-        work.cancel()
+        timer.cancel()
+        for task in watches:
+            task.cancel()
 
 
 def _check_host(headers: list[tuple[bytes, bytes]], http_version: str) -> None:

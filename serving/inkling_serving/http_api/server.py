@@ -74,6 +74,9 @@ class HttpServer(uvicorn.Server):
             waiting += await listener.last()
         for server in self.servers:
             server.close()
+        # From Python 3.12 on, uvicorn would wait for clients that have connected and do
+        # not begin with TLS, although they have asked for nothing.
+        self.servers.clear()
         taken = [asyncio.create_task(self._take(one)) for one in waiting]
         if taken:
             await asyncio.wait(taken, timeout=_HANDSHAKE_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inkling.errors import InvalidRequest
 
@@ -18,8 +18,11 @@ _BACKLOG = 2048
 # A signal to all processes may reach a worker before the supervisor sets `ending`.
 _TOLD_S = 0.2
 _LOOK_S = 0.01
-# The number of attempts to empty the queue before the socket is closed in any case.
-_TRIES = 100
+# The time for handshakes that have begun: the way to the client and back.
+_HANDSHAKE_S = 0.2
+# From linux/in.h and linux/in6.h: the least time-to-live of a packet for a socket, and
+# more of it than the packets of usual systems have.
+_IP_MINTTL, _IPV6_MINHOPCOUNT, _FROM_NOWHERE = 21, 73, 255
 # After a minute without data, the kernel probes the client three times.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 
@@ -62,39 +65,29 @@ class Listener(socket.socket):
         """Let many connections wait, although asyncio accepts one at a time."""
         super().listen(max(backlog, _BACKLOG))
 
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; packets of any distance may belong to it."""
+        connection, address = super().accept()
+        _set_least_ttl(connection, 0)
+        return connection, address
+
     async def last(self) -> list[socket.socket]:
         """Accept the connections that wait, and stop further ones before the close.
 
         If only this process ends, the other processes accept the connections. When the
         last listener closes, the kernel resets the connections that wait, perhaps with
-        requests in them. So this method closes the queue first: with a backlog of 0,
-        Linux lets one connection wait and ignores further clients, which try again and
-        are then refused. This process makes that one connection itself.
+        requests in them. The same happens to clients whose handshake is not complete,
+        and who may have sent a request already. So this method first stops new
+        handshakes, and then gives those that have begun the time to complete. For new
+        handshakes the kernel checks how many routers a packet has passed; it does not
+        for those that have begun. Clients whose packets are dropped try again, and are
+        refused once the socket is closed.
         """
         if self.ending is not None and not await _is_set(self.ending):
             return []
-        super().listen(0)
-        found = self._accepted()
-        for _ in range(_TRIES):
-            if self._is_plugged():
-                break
-            found += self._accepted()
-        return found
-
-    def _is_plugged(self) -> bool:
-        """Connect to this listener; return whether this connection fills the queue."""
-        host, port = self.getsockname()[:2]
-        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        with socket.socket(self.family, socket.SOCK_STREAM) as plug:
-            plug.setblocking(False)
-            # On the loopback, the handshake is complete when `connect` returns, unless
-            # another client's connection fills the queue.
-            plug.connect_ex((loopback, port))
-            try:
-                plug.getpeername()
-            except OSError:
-                return False
-            return True
+        _set_least_ttl(self, _FROM_NOWHERE)
+        await asyncio.sleep(_HANDSHAKE_S)
+        return self._accepted()
 
     def _accepted(self) -> list[socket.socket]:
         found: list[socket.socket] = []
@@ -112,6 +105,15 @@ async def _is_set(event: Event) -> bool:
     while not event.is_set() and loop.time() < give_up:
         await asyncio.sleep(_LOOK_S)
     return event.is_set()
+
+
+def _set_least_ttl(connection: socket.socket, ttl: int) -> None:
+    """Drop packets with a smaller time-to-live (RFC 5082); only Linux can."""
+    with suppress(OSError):
+        # A socket of IPv6 may have clients of both.
+        connection.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, ttl)
+        if connection.family == socket.AF_INET6:
+            connection.setsockopt(socket.IPPROTO_IPV6, _IPV6_MINHOPCOUNT, ttl)
 
 
 def bound(host: str, port: int, flag: str) -> socket.socket:
@@ -146,16 +148,28 @@ def reserved(host: str, port: int, flag: str) -> socket.socket:
     """
     holder = _socket(host)
     try:
-        # SO_REUSEADDR lets the bind ignore earlier connections (TIME_WAIT). After that,
-        # the options change: another gateway can no longer bind the address, and the
-        # processes of this gateway, which set SO_REUSEPORT, can.
-        holder.bind((host, port))
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        _bind_alone(holder, (host, port))
+        # From now on the processes of this gateway, which set SO_REUSEPORT, can bind
+        # the address, and another gateway cannot.
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError:
         holder.close()
         raise _taken(host, port, flag) from None
     return holder
+
+
+def _bind_alone(holder: socket.socket, address: tuple[str, int]) -> None:
+    """Bind an address that no other socket has, whatever the others' options are."""
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    try:
+        holder.bind(address)
+    except OSError:
+        # Perhaps only earlier connections have it (TIME_WAIT), which SO_REUSEADDR
+        # ignores. It also ignores another gateway that does the same at this moment, so
+        # it comes second.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(address)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
 
 def _socket(host: str) -> socket.socket:

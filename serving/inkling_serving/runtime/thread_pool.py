@@ -150,6 +150,13 @@ class ThreadPool:
                 # frees the memory of the call's pictures at once.
                 wanted.clear()
 
-        future = self._pool.submit(begin)
+        try:
+            future = self._pool.submit(begin)
+        except RuntimeError:
+            # The pool is closed, or the system allows it no thread at all.
+            wanted.clear()
+            with self._lock:
+                self._count -= 1
+            raise too_many(self._count) from None
         future.add_done_callback(leave)
         return future

@@ -316,13 +316,13 @@ def test_connections_end_when_they_are_old(
     """The age and its grace hold; our client moves on and none of its calls fails."""
     ages = {"grpc_max_connection_age_s": 1.0, "grpc_max_connection_age_grace_s": 1.0}
     with served_here(digit_contract, **ages) as here:
-        stop = time.monotonic() + 4
+        stop = time.monotonic() + 3
         with (
             inkling.connect(f"127.0.0.1:{here.port}", model="mlp") as classifier,
             Connection(here.port) as connection,
         ):
             told = threading.Thread(
-                target=lambda: ages.update(told=_kinds(connection, 4, GOAWAY))
+                target=lambda: ages.update(told=_kinds(connection, 3, GOAWAY))
             )
             told.start()
             count = 0

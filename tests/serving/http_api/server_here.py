@@ -80,6 +80,7 @@ async def _nothing_beside() -> AsyncIterator[None]:
 def served_here(
     contract: Contract,
     *,
+    host: str = "127.0.0.1",
     quick: bool = False,
     threads: int = 2,
     queue: int = 64,
@@ -89,7 +90,7 @@ def served_here(
     wanted, engine = Settings(**settings), HeldEngine(contract, quick=quick)
     pool = ThreadPool(threads, queue, wanted.queue_timeout_s)
     handlers = handlers_over(engine, wanted)
-    listener = Listener(fileno=bound("127.0.0.1", 0, "--http-port").detach())
+    listener = Listener(fileno=bound(host, 0, "--http-port").detach())
     started = threading.Event()
     server = HttpServer(
         wanted,

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,12 +137,9 @@ def test_connect_is_refused(here: Here) -> None:
 # Slow clients.
 
 
-def test_slow_heads_and_bodies_are_ended_and_disturb_nobody(
-    here: Here, picture: bytes
-) -> None:
-    """A head has five seconds, a body the time that is set; others are answered."""
+def test_slow_bodies_are_ended_and_disturb_nobody(here: Here, picture: bytes) -> None:
+    """A body has the time that is set, in whatever form; others are answered."""
     drips = {
-        "head": (b"GET /livez HTTP/1.1\r\n", b"X: a\r\n", 408, 5.0),
         "body": (_post(bytes(1000))[:-1000], b"x", 504, 1.0),
         "chunks": (
             b"POST /v1/models/mlp:classify HTTP/1.1\r\nHost: x\r\n"
@@ -192,21 +188,30 @@ def test_slow_heads_and_bodies_are_ended_and_disturb_nobody(
 # The end.
 
 
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """The authority of the server's certificate."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def tls(
+    authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """Settings with a certificate."""
+    folder, pair = tmp_path_factory.mktemp("tls"), authority.issue_cert("127.0.0.1")
+    pair.cert_chain_pems[0].write_to_path(folder / "crt")
+    pair.private_key_pem.write_to_path(folder / "key")
+    return {"tls_certificate": str(folder / "crt"), "tls_key": str(folder / "key")}
+
+
 def test_a_client_that_agrees_late_on_tls_is_answered_once(
-    digit_contract: Contract, tmp_path: Path
+    digit_contract: Contract, authority: trustme.CA, tls: dict[str, str]
 ) -> None:
     """A connection that was accepted before the end does not delay it by asking on."""
-    authority = trustme.CA()
-    pair = authority.issue_cert("127.0.0.1")
-    pair.cert_chain_pems[0].write_to_path(tmp_path / "crt")
-    pair.private_key_pem.write_to_path(tmp_path / "key")
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    files = {
-        "tls_certificate": str(tmp_path / "crt"),
-        "tls_key": str(tmp_path / "key"),
-    }
-    with served_here(digit_contract, **files) as here, ExitStack() as stack:
+    with served_here(digit_contract, **tls) as here, ExitStack() as stack:
         address = ("127.0.0.1", here.port)
         busy = context.wrap_socket(
             socket.create_connection(address, 10), server_hostname="127.0.0.1"
@@ -229,6 +234,21 @@ def test_a_client_that_agrees_late_on_tls_is_answered_once(
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" in answer
     assert b"" == rest
+
+
+def test_who_does_not_agree_on_tls_is_not_waited_for(
+    digit_contract: Contract, tls: dict[str, str]
+) -> None:
+    """A client that has connected and says nothing does not delay the end."""
+    with ExitStack() as stack:
+        with served_here(digit_contract, drain_timeout_s=15.0, **tls) as here:
+            address = ("127.0.0.1", here.port)
+            stack.enter_context(socket.create_connection(address, 10))
+            time.sleep(0.2)  # until it is accepted
+            started = time.monotonic()
+        took = time.monotonic() - started
+
+    within(took, 5)
 
 
 def test_the_end_answers_what_was_asked(

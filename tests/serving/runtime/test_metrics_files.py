@@ -1,0 +1,81 @@
+"""The figures of several workers, whatever happens to the folder where they meet."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from inkling_serving.runtime.metrics import Metrics
+from inkling_serving.runtime.poller import Repeating
+from inkling_serving.runtime.timings import Timings
+from tests.support.machine import until, within
+
+
+def _counted(metrics: Metrics, name: str = "inkling_requests_total") -> float:
+    lines = metrics.exposition().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def _asked(metrics: Metrics, times: int = 1) -> None:
+    timings = Timings()
+    timings.model, timings.version = "mlp", 1
+    for _ in range(times):
+        metrics.observe("http", "ok", timings)
+
+
+def test_saving_goes_on_after_the_disk_was_full(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder that is gone for a while is said in the log, and filled when it is back."""
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    metrics = Metrics(folder)
+    saver = Repeating("saving the metrics", metrics.save, lambda: 0.02)
+    own = folder / f"{os.getpid()}.json"
+    until(own.exists)
+    shutil.rmtree(folder)
+    until(lambda: "saving the metrics" in caplog.text)
+    _asked(metrics, 3)
+    assert 3 == _counted(metrics)
+    folder.mkdir()
+    within(until(own.exists), 2)
+    saver.stop()
+
+    assert 3 == sum(count for *_, count in json.loads(own.read_text())["requests"])
+
+
+def test_a_disk_without_room_is_no_end(tmp_path: Path) -> None:
+    """Where a file cannot be written, the figures of this process are told all the same."""
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    metrics = Metrics(folder)
+    (folder / f"{os.getpid()}.new").mkdir()  # nothing can be written there
+    _asked(metrics)
+    with pytest.raises(OSError, match="directory"):
+        metrics.save()
+
+    assert 1 == _counted(metrics)
+    (folder / f"{os.getpid()}.new").rmdir()
+    metrics.save()
+    assert (folder / f"{os.getpid()}.json").exists()
+
+
+def test_others_are_added_and_the_dead_hold_no_memory(tmp_path: Path) -> None:
+    """Counters of workers that died stay; their memory and their place do not."""
+    metrics = Metrics(tmp_path)
+    _asked(metrics, 2)
+    metrics.save()
+    own = json.loads((tmp_path / f"{os.getpid()}.json").read_text())
+    for number, age_s in ((1, 0), (2, 60)):
+        other = {**own, "at": time.time() - age_s, "memory": 1_000}
+        (tmp_path / f"{number}.json").write_text(json.dumps(other))
+
+    assert 6 == _counted(metrics)
+    assert 2 == _counted(metrics, "inkling_workers")
+    memory = _counted(metrics, "process_resident_memory_bytes")
+    assert memory < own["memory"] * 1.5 + 1_000
