@@ -8,23 +8,34 @@ NAMES := inkling inkling-serving inkling-training inkling-loadtest
 PACKAGES := client/inkling serving/inkling_serving training/inkling_training loadtest/inkling_loadtest
 SOURCES := $(MEMBERS) tests scripts benchmarks
 
+PYTEST := $(BIN)/python -m pytest
+# A file's tests stay together, as they share what they start; see tests/conftest.py.
+BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 # With it, each process that is started here compiles TensorFlow anew: 11 s of CPU time
 # instead of 4.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check format lint types lock proto setup style soak bench clean
+.PHONY: help up test test-all check format lint types lock proto setup bench clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: setup ## train, publish and serve; then open http://127.0.0.1:8080/
 	@$(BIN)/inkling up
 
-test: setup ## run the tests
-	@$(BIN)/python -m pytest
+test: setup ## run all that a change must pass: the checks, then the tests
+	@$(MAKE) --no-print-directory --jobs 2 check
+	@failed=0; \
+	$(PYTEST) $(BESIDE) -m "not alone and not soak" || failed=1; \
+	$(PYTEST) -m "alone and not soak" || failed=1; \
+	exit $$failed
 
-check: setup format-check lint types lock-check proto-check test ## all that a change must pass
+test-all: test ## and the tests that take long or are seldom needed
+	@$(PYTEST) -m soak
+
+check: format-check lint types lock-check proto-check ## run the checks without the tests
 
 format: setup ## put the code into its format
 	@$(BIN)/ruff format $(SOURCES)
@@ -33,18 +44,12 @@ format: setup ## put the code into its format
 format-check: setup
 	@$(BIN)/ruff format --check $(SOURCES)
 
-lint: setup ## look for mistakes and departures from the house style
+lint: setup ## look for mistakes, and print the budgets of the house style
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/python scripts/style_budgets.py
 
 types: setup ## check the types
 	@$(BIN)/mypy
-
-style: setup ## print the style budgets
-	@$(BIN)/python scripts/style_budgets.py
-
-soak: setup ## run the long forms of the tests
-	@$(BIN)/python -m pytest -m soak
 
 bench: setup ## compare with other ways to serve; see docs/benchmarks.md
 	@$(BIN)/python -m benchmarks
@@ -66,16 +71,25 @@ lock-check: $(UV)
 PROTOC = $(UV) run --quiet --no-project --isolated --python $(PYTHON) \
 	--with grpcio-tools==1.74.0 --with 'setuptools<81' python -m grpc_tools.protoc
 
-proto: $(UV) ## generate the gRPC code anew after a .proto file has changed
-	@cd client && ../$(PROTOC) -I. --python_out=. --pyi_out=. --grpc_python_out=. \
-		inkling/v1/classifier.proto
-	@cd serving && ../$(PROTOC) -I. --python_out=. --pyi_out=. \
-		inkling_serving/tensorflow_serving_wire/tensorflow_serving.proto
+CLASSIFIER := inkling/v1/classifier.proto
+TENSORFLOW_SERVING := inkling_serving/tensorflow_serving_wire/tensorflow_serving.proto
+# $(call generate,FOLDER): write the generated code into FOLDER/client and FOLDER/serving.
+define generate
+	@cd client && ../$(PROTOC) -I. --python_out=$(1)/client --pyi_out=$(1)/client \
+		--grpc_python_out=$(1)/client $(CLASSIFIER)
+	@cd serving && ../$(PROTOC) -I. --python_out=$(1)/serving --pyi_out=$(1)/serving \
+		$(TENSORFLOW_SERVING)
+endef
 
-proto-check: proto
-	@git diff --exit-code --stat -- client/inkling/v1 serving/inkling_serving/tensorflow_serving_wire || \
-		{ echo "the generated code was out of date; commit what make proto made" >&2; \
-		exit 1; }
+proto: $(UV) ## generate the gRPC code anew after a .proto file has changed
+	$(call generate,..)
+
+proto-check: $(UV)
+	@rm -rf .tools/proto && mkdir -p .tools/proto/client .tools/proto/serving
+	$(call generate,../.tools/proto)
+	@cd .tools/proto && find . -type f | while read -r file; do \
+		cmp "$$file" "../../$$file" || exit 1; done || \
+		{ echo "the generated code is out of date; run: make proto" >&2; exit 1; }
 
 setup: .venv/.done ## install everything into .venv
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,24 +18,61 @@ from PIL import Image
 from inkling.contract import Contract, TrainingData
 from inkling.model.repository import Repository
 from tests.support import digits
+from tests.support.alone import alone_in
 from tests.support.gateway_process import GatewayProcess, Killable, serving
 from tests.support.machine import free_port
+from tests.support.published import is_whole, once, trained, training_digest
 
 # A shell starts what it runs in the background with SIGINT ignored, and every child
 # inherits that; a handler of ours becomes the default action in a child.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Variables that change what Inkling, Locust, argparse or rich do: no test is to depend on
+# whose shell it was started from.
+_FOREIGN = re.compile(
+    r"INKLING_(?!TEST_)|LOCUST_|(COLUMNS|LINES|FORCE_COLOR|NO_COLOR)$"
+)
+_LOOPBACK = "127.0.0.1,localhost"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment() -> Iterator[dict[str, str]]:
+    """Take away what would change the tests; give the variables of the caller."""
+    given = dict(os.environ)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in filter(_FOREIGN.match, given):
+            patch.delenv(name)
+        # Where the way out leads through a proxy, the way to our own servers does not.
+        for name in ("no_proxy", "NO_PROXY"):
+            patch.setenv(name, ",".join(filter(None, (given.get(name), _LOOPBACK))))
+        yield given
+
+
+# Where the longest files are; the others even out what two workers have left to do.
+_FIRST = ("loadtest", "training")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; mark the tests that are to run alone."""
+    items.sort(key=lambda item: item.path.parent.name not in _FIRST)
+    for item in items:
+        name = getattr(item, "originalname", item.name)
+        if name in alone_in(item.path):
+            item.add_marker("alone")
+
+
 @pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with an MLP and a CNN, trained on the bundled digits by the command."""
-    folder = tmp_path_factory.mktemp("published")
-    command = [sys.executable, "-m", "inkling", "train", "mlp", "cnn"]
-    command += ["--dataset", "digits", "--recipe", "quick"]
-    command += ["--models-dir", str(folder / "models"), "--runs-dir", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "models"
+def published(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A repository with an MLP and a CNN, trained on the bundled digits by the command.
+
+    It lies in pytest's cache until code or libraries change; `--cache-clear` trains anew.
+    """
+    cache: pytest.Cache = request.config.cache  # type: ignore[assignment]
+    models = Path(cache.mkdir("published")) / training_digest() / "models"
+    yield once(models, trained, is_whole)
+    assert is_whole(models), f"a test changed {models}, which all tests share"
 
 
 @pytest.fixture
@@ -95,9 +131,9 @@ def start_gateway(tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def data_dir() -> Path:
+def data_dir(own_environment: dict[str, str]) -> Path:
     """Where the full data sets are; a test that needs them is skipped without."""
-    folder = Path(os.environ.get("INKLING_DATA_DIR", ""))
+    folder = Path(own_environment.get("INKLING_DATA_DIR", ""))
     if not (folder / "mnist.npz").is_file():
         pytest.skip("INKLING_DATA_DIR names no folder with mnist.npz; nothing checked")
     return folder.resolve()

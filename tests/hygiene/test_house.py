@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import os
 import pkgutil
 import re
 import subprocess
@@ -126,7 +127,7 @@ def test_members_hold_their_package_and_nothing_else() -> None:
         directories = {
             path.name
             for path in (ROOT / folder).iterdir()
-            if path.is_dir() and path.name not in ("__pycache__", "dist")
+            if path.is_dir() and not path.name.startswith((".", "__pycache__", "dist"))
         }
         assert {package} == directories
 
@@ -244,7 +245,10 @@ def test_only_what_is_too_slow_is_tried_again(tmp_path: Path) -> None:
     file.write_text(_TRIED)
     command = [sys.executable, "-m", "pytest", "-v", "-c", ROOT / "pyproject.toml"]
     command += ["-p", "no:cacheprovider", "--rootdir", tmp_path, file]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environ
+    )
     found = re.findall(r"::test_(\w+) (RERUN|PASSED|FAILED)", done.stdout)
 
     assert found == [

@@ -21,7 +21,7 @@ from inkling_loadtest.load.pictures import drawn_digits
 from tests.loadtest.faulty import faulty, faulty_grpc
 from tests.support.gateway_process import GatewayProcess
 from tests.support.load_run import PATIENCE_S, Outcome, Run, load
-from tests.support.machine import until
+from tests.support.machine import free_port, until
 
 
 def _pictures(folder: Path) -> Path:
@@ -64,9 +64,12 @@ def _sound(folder: Path, gateway: GatewayProcess) -> dict[str, Run]:
     plain += ["--host", gateway.url, "--model", "mlp", "--duration", "3s"]
     rate = ["--rate", "10", "--users", "16", "--duration", "4s", "--slo", "errors<=0%"]
     grpc = f"grpc://{gateway.grpc_target}"
+    # Somebody's own gateway may listen on 8080, and their Locust on 5557.
+    rate += ["--metrics-url", f"http://127.0.0.1:{free_port()}/metrics"]
+    rate += ["--master-port", str(free_port()), "--processes", "2"]
     return {
         "plain": Run(folder / "plain", *plain),
-        "grpc": load(folder / "grpc", grpc, *rate, "--processes", "2"),
+        "grpc": load(folder / "grpc", grpc, *rate),
     }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.gateway_process import Running, children_of, environment
+from tests.support.gateway_process import Running, children_of
 
 if TYPE_CHECKING:
     from tests.support.official_server import OfficialServer
@@ -27,13 +27,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
     def started(*words: object, **options: Any) -> Running:
         log = tmp_path / f"log-{len(running)}"
-        environ = environment()
         command = [sys.executable, "-m", "inkling", *map(str, words)]
         with log.open("wb") as file:
             now = time.monotonic()
-            process = subprocess.Popen(
-                command, env=environ, stdout=file, stderr=file, **options
-            )
+            process = subprocess.Popen(command, stdout=file, stderr=file, **options)
         running.append(Running(process, log, now))
         return running[-1]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import signal
 import subprocess
@@ -69,11 +68,6 @@ class GatewayProcess:
             connection.close()
 
 
-def environment() -> dict[str, str]:
-    """Return this process's environment without settings of Inkling's."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("INKLING_")}
-
-
 @contextmanager
 def serving(models_dir: Path, *flags: str, log: Path) -> Iterator[GatewayProcess]:
     """Run a gateway on a free port until the block ends; it must exit with 0."""
@@ -82,9 +76,8 @@ def serving(models_dir: Path, *flags: str, log: Path) -> Iterator[GatewayProcess
     if "--workers" not in flags:
         command += ["--workers", "1"]
     command += ["--models-dir", str(models_dir), *flags]
-    environ = environment()
     with log.open("w") as output:
-        process = subprocess.Popen(command, stderr=output, env=environ, text=True)
+        process = subprocess.Popen(command, stderr=output, text=True)
     try:
         port = _port(process, log)
         grpc = re.search(r"listening on grpcs?://[^:]+:(\d+)", log.read_text())
@@ -143,9 +136,8 @@ class Killable:
             command += ["--workers", "1"]
         command += ["--models-dir", str(self.models_dir)]
         command += ["--http-port", str(self.port), "--grpc-port", str(self.grpc_port)]
-        environ = environment()
         with self.log.open("ab") as output:
-            self.process = subprocess.Popen(command, stderr=output, env=environ)
+            self.process = subprocess.Popen(command, stderr=output)
         return self
 
     def get(self, path: str) -> tuple[int, Any]:

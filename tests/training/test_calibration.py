@@ -17,10 +17,9 @@ _RECIPE = recipe_for("default", "mlp", "digits", 6)
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits(digits: Dataset) -> Dataset:
     """The bundled digits, with a third of them to calibrate on."""
-    found = datasets.load("digits")
-    return replace(found, validation=found.train.first(400))
+    return replace(digits, validation=digits.train.first(400))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from inkling.contract import Contract, TrainingData
 from inkling.image.preprocess import to_input
 from inkling.model.repository import FORMATS, Repository, VersionFiles
 from inkling.model.runner import TFLiteRunner
-from inkling_training.data import datasets
 from inkling_training.data.datasets import Dataset, Split
 from inkling_training.fit.recipes import recipe_for
 from inkling_training.fit.train import Run, Trained, identity, train
@@ -68,11 +67,13 @@ def _colours() -> Dataset:
 
 @pytest.fixture(scope="module", params=["mlp of digits", "cnn of colours"])
 def version(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    digits: Dataset,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> _Published:
     """A version of a grey MLP, or of a colour CNN with other labels."""
     model, _, of = request.param.split()
-    dataset = datasets.load("digits") if of == "digits" else _colours()
+    dataset = digits if of == "digits" else _colours()
     # Batches small enough that a few hundred pictures are some steps.
     recipe = replace(recipe_for("quick", model, "digits", 2), batch_size=32)
     folder = tmp_path_factory.mktemp(model)

@@ -1,4 +1,4 @@
-"""The full data sets; skipped, and said so, where they are not."""
+"""The full data sets, in `make test-all`; skipped, and said so, where they are not."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ import pytest
 from inkling.cli.main import main
 from inkling.model.loading import load_version
 from inkling.model.repository import FORMATS, Repository, VersionFiles
+
+pytestmark = pytest.mark.soak
 
 
 def _published(folder: Path, *flags: str) -> VersionFiles:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from inkling.model.repository import Repository
-from inkling_training.data import datasets, doodles, outliers
+from inkling_training.data import doodles, outliers
 from inkling_training.data.datasets import Dataset
 from inkling_training.fit import batches
 from inkling_training.fit.recipes import recipe_for
@@ -16,11 +16,10 @@ _RECIPE = replace(recipe_for("default", "mlp", "digits", 1), outlier_share=0.5)
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits(digits: Dataset) -> Dataset:
     """The bundled digits, a hundred of each part."""
-    found = datasets.load("digits")
-    few = {part: getattr(found, part).first(100) for part in ("train", "validation")}
-    return replace(found, **few)
+    few = {part: getattr(digits, part).first(100) for part in ("train", "validation")}
+    return replace(digits, **few)
 
 
 @pytest.fixture(scope="module")

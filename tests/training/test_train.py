@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import keras
@@ -22,7 +22,6 @@ from tensorflow.core.util import event_pb2
 
 from inkling.cli.main import main
 from inkling.contract import TrainingData
-from inkling_training.data import datasets
 from inkling_training.data.datasets import Dataset
 from inkling_training.errors import TrainingDiverged
 from inkling_training.fit.augment import augmented
@@ -60,12 +59,11 @@ def _fit(
     model: str = "mlp",
     recipe: Recipe = _MLP,
     *,
+    dataset: Dataset,
     interrupt: int = 0,
     resume: bool = False,
     seed: int = 0,
-    dataset: Dataset | None = None,
 ) -> Trained:
-    dataset = dataset or datasets.load("digits")
     run = Run(directory, identity(model, dataset, recipe, seed))
     if not interrupt:
         return train(model, dataset, recipe, run, seed=seed, resume=resume)
@@ -76,15 +74,15 @@ def _fit(
 
 
 @pytest.fixture
-def fit(tmp_path: Path) -> Fit:
+def fit(tmp_path: Path, few_digits: Dataset) -> Fit:
     """Train under `tmp_path`: `fit("mlp", recipe, interrupt=epoch, resume=True)`."""
-    return functools.partial(_fit, tmp_path / "run")
+    return functools.partial(_fit, tmp_path / "run", dataset=few_digits)
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
-    """The bundled digits."""
-    return datasets.load("digits")
+def fit_few(few_digits: Dataset) -> Fit:
+    """Train anywhere: `fit_few(directory, "mlp", recipe, ...)`."""
+    return functools.partial(_fit, dataset=few_digits)
 
 
 @pytest.fixture(scope="module")
@@ -94,29 +92,53 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(runs: Path) -> dict[str, Trained]:
+def whole(runs: Path, fit_few: Fit) -> dict[str, Trained]:
     """Each model, trained without interruption with the seed 0."""
     return {
-        model: _fit(runs / model, model, recipe) for model, recipe in _RECIPES.items()
+        model: fit_few(runs / model, model, recipe)
+        for model, recipe in _RECIPES.items()
     }
 
 
 @pytest.fixture(scope="module")
-def interrupted(runs: Path) -> dict[str, Path]:
+def interrupted(runs: Path, fit_few: Fit) -> dict[str, Path]:
     """The directory of each model's run, interrupted after its first epoch."""
     for model, recipe in _RECIPES.items():
-        _fit(runs / f"{model} interrupted", model, recipe, interrupt=1)
+        fit_few(runs / f"{model} interrupted", model, recipe, interrupt=1)
     return {model: runs / f"{model} interrupted" for model in _RECIPES}
 
 
 @pytest.fixture(scope="module")
-def resumed(runs: Path, interrupted: dict[str, Path]) -> dict[str, Trained]:
+def resumed(
+    runs: Path, interrupted: dict[str, Path], fit_few: Fit
+) -> dict[str, Trained]:
     """Each model, resumed after that interruption."""
     found = {}
     for model, recipe in _RECIPES.items():
         copy = shutil.copytree(interrupted[model], runs / f"{model} resumed")
-        found[model] = _fit(copy, model, recipe, resume=True)
+        found[model] = fit_few(copy, model, recipe, resume=True)
     return found
+
+
+@dataclass(frozen=True)
+class _Again:
+    """A run where another had been, whose progress went to no terminal."""
+
+    trained: Trained
+    directory: Path
+    lines: list[str]
+
+
+@pytest.fixture(scope="module")
+def again(runs: Path, interrupted: dict[str, Path], fit_few: Fit) -> _Again:
+    """The MLP trained once more, over an interrupted run and without resuming it."""
+    directory = Path(shutil.copytree(interrupted["mlp"], runs / "mlp again"))
+    (directory / "tensorboard" / "stale").touch()
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "40")
+        trained = fit_few(directory)
+    return _Again(trained, directory, said.getvalue().splitlines())
 
 
 def _same(first: keras.Model, second: keras.Model) -> bool:
@@ -129,15 +151,19 @@ def _command(folder: Path, *flags: str) -> list[str]:
     return ["train", "mlp", "--dataset", "digits", *where, *flags]
 
 
-def test_same_seed_same_weights(fit: Fit, whole: dict[str, Trained]) -> None:
+def test_same_seed_same_weights(again: _Again, whole: dict[str, Trained]) -> None:
     """Two runs with one seed agree in every bit, and in their histories.
 
     Of the CNN that is shown by resuming it.
     """
-    again = fit()
+    assert _same(whole["mlp"].model, again.trained.model)
+    assert whole["mlp"].history == again.trained.history
 
-    assert _same(whole["mlp"].model, again.model)
-    assert whole["mlp"].history == again.history
+
+def test_without_resume_a_run_starts_anew(again: _Again) -> None:
+    """Not asked to resume, a run begins anew and its logs with it."""
+    assert len(again.trained.history) == _EPOCHS
+    assert not (again.directory / "tensorboard" / "stale").exists()
 
 
 def test_another_seed_other_weights(fit: Fit, whole: dict[str, Trained]) -> None:
@@ -158,16 +184,16 @@ def test_resume_ends_with_the_same_weights(
     assert whole[model].best_epoch == resumed[model].best_epoch
 
 
-def test_only_kernels_decay(fit: Fit, digits: Dataset) -> None:
+def test_only_kernels_decay(fit: Fit, few_digits: Dataset) -> None:
     """Biases and normalisation are left alone by the weight decay."""
     # One step with all of its change in the decay.
     recipe = replace(_CNN, epochs=1, learning_rate=1e-9, weight_decay=1e8)
-    one_step = replace(digits, train=digits.train.first(recipe.batch_size))
+    one_step = replace(few_digits, train=few_digits.train.first(recipe.batch_size))
 
     after = fit("cnn", recipe, dataset=one_step).model
 
     keras.utils.set_random_seed(0)
-    before = MODELS["cnn"](digits.contract.input_shape, 10, recipe.dropout)
+    before = MODELS["cnn"](few_digits.contract.input_shape, 10, recipe.dropout)
     pairs = zip(before.trainable_weights, after.trainable_weights, strict=True)
     changed = {a.path: not np.allclose(a, b, atol=1e-6) for a, b in pairs}
     assert {path: path.endswith("kernel") for path in changed} == changed
@@ -214,53 +240,50 @@ _OTHER_RECIPES = [
 
 @pytest.mark.parametrize("recipe", [*_OTHER_RECIPES, None], ids=lambda _: "")
 def test_any_change_makes_another_run(
-    recipe: Recipe | None, digits: Dataset, tmp_path: Path, interrupted: dict[str, Path]
+    recipe: Recipe | None,
+    few_digits: Dataset,
+    tmp_path: Path,
+    interrupted: dict[str, Path],
 ) -> None:
     """A run is only taken up with the very recipe, seed, model and data it has."""
     directory = Path(shutil.copytree(interrupted["mlp"], tmp_path / "run"))
     if recipe:
-        assert not Run(directory, identity("mlp", digits, recipe, 0)).start(resume=True)
+        assert not Run(directory, identity("mlp", few_digits, recipe, 0)).start(
+            resume=True
+        )
         assert list(directory.iterdir()) == []
     else:
-        assert Run(directory, identity("mlp", digits, _MLP, 0)).start(resume=True)
+        assert Run(directory, identity("mlp", few_digits, _MLP, 0)).start(resume=True)
     data = TrainingData("digits", "sha256:other")
-    other_data = replace(digits, contract=replace(digits.contract, training_data=data))
-    others = [("cnn", digits, 0), ("mlp", digits, 1), ("mlp", other_data, 0)]
-    mine = identity("mlp", digits, _MLP, 0)
+    other_data = replace(
+        few_digits, contract=replace(few_digits.contract, training_data=data)
+    )
+    others = [("cnn", few_digits, 0), ("mlp", few_digits, 1), ("mlp", other_data, 0)]
+    mine = identity("mlp", few_digits, _MLP, 0)
     assert mine not in [identity(m, d, _MLP, seed) for m, d, seed in others]
 
 
-def test_without_resume_a_run_starts_anew(
-    fit: Fit, tmp_path: Path, interrupted: dict[str, Path], whole: dict[str, Trained]
-) -> None:
-    """Not asked to resume, a run begins anew and its logs with it."""
-    shutil.copytree(interrupted["mlp"], tmp_path / "run")
-    stale = tmp_path / "run" / "tensorboard" / "stale"
-    stale.touch()
-
-    assert _same(whole["mlp"].model, fit().model)
-    assert not stale.exists()
-
-
 @pytest.fixture(scope="module")
-def stopped(runs: Path) -> Trained:
+def stopped(runs: Path, fit_few: Fit) -> Trained:
     """A run that patience ended: the epoch after its best one was no better."""
-    return _fit(runs / "stopped", recipe=replace(_HASTY, patience=1))
+    return fit_few(runs / "stopped", recipe=replace(_HASTY, patience=1))
 
 
 def _ranks(trained: Trained) -> list[tuple[float, float]]:
     return [(epoch["val_accuracy"], -epoch["val_loss"]) for epoch in trained.history]
 
 
-def test_weights_are_those_of_the_best_epoch(stopped: Trained, digits: Dataset) -> None:
+def test_weights_are_those_of_the_best_epoch(
+    stopped: Trained, few_digits: Dataset
+) -> None:
     """The model has the weights of the best epoch by validation, not of the last."""
     ranks = _ranks(stopped)
     best = stopped.history[stopped.best_epoch - 1]
 
-    inputs = digits.validation.inputs(digits.contract)
+    inputs = few_digits.validation.inputs(few_digits.contract)
     scores = stopped.model(inputs, training=False).numpy()
 
-    accuracy = float((scores.argmax(axis=1) == digits.validation.labels).mean())
+    accuracy = float((scores.argmax(axis=1) == few_digits.validation.labels).mean())
     assert stopped.best_epoch < len(ranks)
     assert max(ranks) == ranks[stopped.best_epoch - 1]
     assert best["val_accuracy"] == pytest.approx(accuracy, abs=1e-6)
@@ -380,33 +403,28 @@ def test_divergence_advises_a_rate_that_works(diverged: tuple[int, str]) -> None
     assert float(advised.group(1)) <= 0.1
 
 
-def test_divergence_in_the_last_step_is_noticed(fit: Fit, digits: Dataset) -> None:
+def test_divergence_in_the_last_step_is_noticed(fit: Fit, few_digits: Dataset) -> None:
     """Weights that the very last step ruined are no model either."""
     recipe = replace(_MLP, epochs=1, learning_rate=1e30)
-    one_step = replace(digits, train=digits.train.first(recipe.batch_size))
+    one_step = replace(few_digits, train=few_digits.train.first(recipe.batch_size))
 
     with pytest.raises(TrainingDiverged):
         fit(recipe=recipe, dataset=one_step)
 
 
-def test_fewer_pictures_than_a_batch(fit: Fit, digits: Dataset) -> None:
+def test_fewer_pictures_than_a_batch(fit: Fit, few_digits: Dataset) -> None:
     """A dataset that does not fill a batch is trained on, or refused with a reason."""
-    few = replace(digits, train=digits.train.first(100))
+    few = replace(few_digits, train=few_digits.train.first(100))
 
     trained = fit(recipe=replace(_MLP, epochs=1), dataset=few)
 
     assert len(trained.history) == 1
 
 
-def test_progress_is_a_line_per_epoch(
-    fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_is_a_line_per_epoch(again: _Again) -> None:
     """Where no terminal is, each epoch is one plain line, however narrow."""
-    monkeypatch.setenv("COLUMNS", "40")
+    trained, lines = again.trained, again.lines
 
-    trained = fit()
-
-    lines = capsys.readouterr().out.splitlines()
     found = [
         re.fullmatch(
             rf"  epoch +(\d)/{_EPOCHS}  loss (\S+)  accuracy (\S+)%  "
@@ -461,12 +479,12 @@ class _PressedInADestructor(Run):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ctrl_c_in_a_destructor(tmp_path: Path, digits: Dataset) -> None:
+def test_ctrl_c_in_a_destructor(tmp_path: Path, few_digits: Dataset) -> None:
     """Ctrl-C ends a run, too, where it comes while a destructor runs."""
-    run = _PressedInADestructor(tmp_path / "run", identity("mlp", digits, _MLP, 0))
+    run = _PressedInADestructor(tmp_path / "run", identity("mlp", few_digits, _MLP, 0))
 
     with pytest.raises(KeyboardInterrupt):
-        train("mlp", digits, _MLP, run, seed=0, resume=False)
+        train("mlp", few_digits, _MLP, run, seed=0, resume=False)
 
     assert len(run.history) == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -480,14 +498,15 @@ def test_ctrl_c_gives_the_cursor_back(stopped_by_hand: tuple[str, int, Path]) ->
 
 
 def test_same_seed_same_epoch_in_another_process(
-    stopped_by_hand: tuple[str, int, Path], fit: Fit
+    stopped_by_hand: tuple[str, int, Path], fit: Fit, digits: Dataset
 ) -> None:
     """Another process with the seed comes to the same figures, bit for bit."""
     _, _, folder = stopped_by_hand
     with np.load(folder / "runs" / "mlp-digits-0" / "state.npz") as arrays:
         state = str(arrays["described"])
 
-    here = fit(recipe=recipe_for("default", "mlp", "digits", 2000), interrupt=1)
+    recipe = recipe_for("default", "mlp", "digits", 2000)
+    here = fit(recipe=recipe, dataset=digits, interrupt=1)
 
     assert here.history == json.loads(state)["history"][:1]
 

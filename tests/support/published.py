@@ -1,0 +1,65 @@
+"""The trained models that most tests serve, kept from run to run."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from inkling.errors import InklingError
+from inkling.model.repository import Repository
+
+_ROOT = Path(__file__).parent.parent.parent
+_MODELS = ("mlp", "cnn")
+
+
+def training_digest() -> str:
+    """Return a digest of all that a training depends on: code, libraries, interpreter."""
+    files = [_ROOT / "requirements.lock"]
+    for package in ("client/inkling", "training/inkling_training"):
+        files += sorted((_ROOT / package).rglob("*.py"))
+    found = hashlib.sha256(sys.version.encode())
+    for file in files:
+        found.update(f"\0{file.relative_to(_ROOT)}\0".encode())
+        found.update(file.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def trained(folder: Path) -> None:
+    """Train an MLP and a CNN on the bundled digits by the command, into a new folder."""
+    command = [sys.executable, "-m", "inkling", "train", *_MODELS]
+    command += ["--dataset", "digits", "--recipe", "quick"]
+    command += ["--models-dir", str(folder), "--runs-dir", str(folder.parent / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def once(
+    folder: Path, make: Callable[[Path], None], is_whole: Callable[[Path], bool]
+) -> Path:
+    """Return a folder; whichever process asks first makes it, and the others wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_whole(folder):
+            unfinished = folder.with_suffix(".unfinished")
+            for old in (folder, unfinished):
+                shutil.rmtree(old, ignore_errors=True)
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
+def is_whole(models: Path) -> bool:
+    """Return whether each model is there, in the one version that was published."""
+    repository = Repository(models)
+    try:
+        for model in _MODELS:
+            repository.newest(model).verify()
+        return [repository.versions(model) for model in _MODELS] == [[1], [1]]
+    except InklingError:
+        return False

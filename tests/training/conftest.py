@@ -1,0 +1,32 @@
+"""The pictures that trainings of the tests learn from: few, as most need no more."""
+
+from dataclasses import replace
+
+import pytest
+
+from inkling_training.data import datasets
+from inkling_training.data.datasets import Dataset
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """The bundled digits, all of them."""
+    return datasets.load("digits")
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits: Dataset) -> Dataset:
+    """A batch or two of them to train on, and some to choose the epoch by."""
+    train, validation = digits.train.first(300), digits.validation.first(60)
+    return replace(digits, train=train, validation=validation)
+
+
+@pytest.fixture(scope="session")
+def plain_digits(digits: Dataset) -> Dataset:
+    """All of them, as samples in which nothing has to be found.
+
+    Nothing but digits is made up to train and to judge with, which takes longer than
+    all else about a publication.
+    """
+    contract = replace(digits.contract, kind="sample", finder="none")
+    return replace(digits, contract=contract)
