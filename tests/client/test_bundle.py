@@ -140,7 +140,7 @@ def _flipped(content: bytes, bit: int) -> bytes:
 def test_flipped_bits_of_a_published_file_are_detected(
     seed: int, tflite: Path, tmp_path: Path
 ) -> None:
-    """F11: 200 flips over a file, 200 refused; LiteRT itself would run on."""
+    """200 flips over a file, 200 refused; LiteRT itself would run on."""
     content = tflite.read_bytes()
     chance = random.Random(seed)
     path = tmp_path / "flipped.tflite"

@@ -119,7 +119,7 @@ def _text(name: str, text: str | bytes) -> Callable[[Path], None]:
 def test_threads_get_the_same_answers(
     published: Path, inputs: np.ndarray, model: str, tflite_format: str, calls: int
 ) -> None:
-    """F13: from 8 threads at once every score is right to the last bit."""
+    """From 8 threads at once every score is right to the last bit."""
     runner = _runner(Repository(published).newest(model), tflite_format)
     expected = [runner.run(row[np.newaxis]).tobytes() for row in inputs]
     start = threading.Barrier(_THREADS)
@@ -140,7 +140,7 @@ def test_threads_get_the_same_answers(
 def test_threads_with_batches_of_many_sizes(
     mlp: VersionFiles, inputs: np.ndarray
 ) -> None:
-    """T6: threads that change the batch size do not disturb each other."""
+    """Threads that change the batch size do not disturb each other."""
     runner = _runner(mlp)
     single = np.concatenate([runner.run(row[np.newaxis]) for row in inputs])
 
@@ -193,7 +193,7 @@ def test_scores_are_the_callers_own(mlp: VersionFiles, inputs: np.ndarray) -> No
 
 
 def test_threads_that_end_leave_no_memory(published: Path, inputs: np.ndarray) -> None:
-    """R2: the interpreters of 150 threads that came and went are gone."""
+    """The interpreters of 150 threads that came and went are gone."""
     runner = _runner(Repository(published).newest("cnn"))
 
     def serve(threads: int) -> None:
@@ -211,7 +211,7 @@ def test_threads_that_end_leave_no_memory(published: Path, inputs: np.ndarray) -
 
 @pytest.mark.parametrize("eighth", range(8))
 def test_truncated_models_are_refused(mlp: VersionFiles, eighth: int) -> None:
-    """M3: a TFLite file that was cut short is a broken version, and no crash."""
+    """A TFLite file that was cut short is a broken version, and no crash."""
     model = mlp.tflite("float32").read_bytes()
 
     with pytest.raises(BrokenVersion, match="cannot load"):
@@ -225,7 +225,7 @@ def test_truncated_models_are_refused(mlp: VersionFiles, eighth: int) -> None:
     ids=["empty", "zeros", "text", "header only", "noise", "a picture"],
 )  # fmt: skip
 def test_garbage_is_refused(digit_contract: Contract, model: bytes) -> None:
-    """M3: what is no TFLite file is a broken version."""
+    """What is no TFLite file is a broken version."""
     with pytest.raises(BrokenVersion, match="cannot load"):
         TFLiteRunner(model, digit_contract)
 
@@ -244,7 +244,7 @@ def test_garbage_is_refused(digit_contract: Contract, model: bytes) -> None:
 def test_models_that_are_not_as_their_contract(
     mlp: VersionFiles, change: dict[str, object]
 ) -> None:
-    """M5: another input shape or class count than the contract's is refused."""
+    """Another input shape or class count than the contract's is refused."""
     contract = dataclasses.replace(mlp.contract(), **change)
 
     with pytest.raises(BrokenVersion, match="its contract states"):
@@ -253,7 +253,7 @@ def test_models_that_are_not_as_their_contract(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -0.1, 1.1, 255.0])
 def test_inputs_out_of_range_are_refused(mlp: VersionFiles, value: float) -> None:
-    """T5: no value gets in that the contract's scaling cannot give."""
+    """No value gets in that the contract's scaling cannot give."""
     array = np.zeros((1, 28, 28, 1), np.float32)
     array[0, 14, 14, 0] = value
 
@@ -444,7 +444,7 @@ def test_versions_that_lack_what_is_needed_are_refused(
     change: Callable[[Path], None],
     error: type[InklingError],
 ) -> None:
-    """B8, M14: a version that contradicts itself is refused when it is loaded."""
+    """A version that contradicts itself is refused when it is loaded."""
     files = _changed(mlp, tmp_path, change)
 
     with pytest.raises(error):
@@ -454,7 +454,7 @@ def test_versions_that_lack_what_is_needed_are_refused(
 def test_version_that_changed_after_publishing_is_refused(
     models_dir: Path,
 ) -> None:
-    """T7: one flipped bit in the TFLite file is found before it is loaded."""
+    """One flipped bit in the TFLite file is found before it is loaded."""
     files = Repository(models_dir).newest("cnn")
     path = files.tflite("float32")
     data = bytearray(path.read_bytes())
@@ -466,7 +466,7 @@ def test_version_that_changed_after_publishing_is_refused(
 
 
 def test_missing_litert_is_named(published: Path) -> None:
-    """R7: without LiteRT the error says what to install."""
+    """Without LiteRT the error says what to install."""
     command = [sys.executable, "-c", _WITHOUT_LITERT, str(published)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 

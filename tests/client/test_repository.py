@@ -147,7 +147,7 @@ def test_published_versions_can_be_read_by_others(tmp_path: Path) -> None:
 
 
 def test_publishing_is_one_rename_between_syncs(tmp_path: Path) -> None:
-    """M13: files and folders are synced, then one rename, then the parent is synced."""
+    """Files and folders are synced, then one rename, then the parent is synced."""
     command = [sys.executable, "-c", _TRACED_PUBLISHER, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     staging, events = done.stdout.splitlines()
@@ -187,7 +187,7 @@ def test_publishing_is_one_rename_between_syncs(tmp_path: Path) -> None:
 def test_names_that_are_versions(
     tmp_path: Path, name: str, expected: list[int]
 ) -> None:
-    """M11: only plain numbers without leading zeros are versions."""
+    """Only plain numbers without leading zeros are versions."""
     _write(tmp_path / "m" / name, {MANIFEST_FILE: b"{}"})
 
     assert expected == Repository(tmp_path).versions("m")
@@ -203,7 +203,7 @@ def test_versions_are_sorted_as_numbers(tmp_path: Path) -> None:
 
 
 def test_versions_without_a_manifest_are_not_there_yet(tmp_path: Path) -> None:
-    """M1: a directory is no version before its manifest is a file; nor is a file."""
+    """A directory is no version before its manifest is a file; nor is a file."""
     _write(tmp_path / "m", {"1/model.bin": b"", "2/manifest.json/x": b"", "3": b""})
 
     assert Repository(tmp_path).versions("m") == []
@@ -227,7 +227,7 @@ def test_versions_without_a_manifest_are_not_there_yet(tmp_path: Path) -> None:
     ],
 )
 def test_next_version(tmp_path: Path, existing: list[str], expected: int) -> None:
-    """M11: the next version is one more than any number that was ever in use."""
+    """The next version is one more than any number that was ever in use."""
     for name in existing:
         _write(tmp_path / "m" / name, {"file": b""})
 
@@ -236,7 +236,7 @@ def test_next_version(tmp_path: Path, existing: list[str], expected: int) -> Non
 
 @pytest.mark.timeout(30)
 def test_numbers_run_out(tmp_path: Path) -> None:
-    """M11: after the largest number publishing is refused, and leaves nothing."""
+    """After the largest number publishing is refused, and leaves nothing."""
     largest = "9" * 18
     _write(tmp_path / "m" / largest, {MANIFEST_FILE: b"{}"})
 
@@ -351,7 +351,7 @@ _DAMAGES: dict[str, Callable[[Path], None]] = {
 def test_damaged_versions_are_refused(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    """M4: what is not exactly as it was published is refused, and says so."""
+    """What is not exactly as it was published is refused, and says so."""
     files = _publish(Repository(tmp_path))
     damage(files.path)
 
@@ -360,7 +360,7 @@ def test_damaged_versions_are_refused(
 
 
 def test_version_that_is_a_link_is_not_served(tmp_path: Path) -> None:
-    """M4: a version that leads out of the repository is no version, or refused."""
+    """A version that leads out of the repository is no version, or refused."""
     elsewhere = _publish(Repository(tmp_path / "elsewhere"))
     repository = Repository(tmp_path / "models")
     (repository.root / "m").mkdir(parents=True)
@@ -372,7 +372,7 @@ def test_version_that_is_a_link_is_not_served(tmp_path: Path) -> None:
 
 
 def test_single_flipped_bits_are_detected(models_dir: Path) -> None:
-    """F11: of 300 flips over all files of a trained version, 300 are detected."""
+    """Of 300 flips over all files of a trained version, 300 are detected."""
     files = Repository(models_dir).newest("cnn")
     names = sorted(p for p in files.path.rglob("*") if p.is_file())
     rng = random.Random(11)
@@ -395,7 +395,7 @@ def test_single_flipped_bits_are_detected(models_dir: Path) -> None:
 
 
 def test_every_bit_of_a_manifest_counts(tmp_path: Path) -> None:
-    """F11: no single flipped bit of a manifest goes unnoticed."""
+    """No single flipped bit of a manifest goes unnoticed."""
     files = _publish(Repository(tmp_path), files={"model.bin": b"w"})
     path = files.path / MANIFEST_FILE
     data = path.read_bytes()
@@ -418,7 +418,7 @@ def test_every_bit_of_a_manifest_counts(tmp_path: Path) -> None:
     [(2, 25), (3, 25), (4, 25), pytest.param(4, 200, marks=pytest.mark.soak)],
 )
 def test_publishers_at_once(tmp_path: Path, publishers: int, each: int) -> None:
-    """F14: each publisher gets its own numbers, and no reader sees half a version."""
+    """Each publisher gets its own numbers, and no reader sees half a version."""
     repository = Repository(tmp_path)
     stop, torn, seen = threading.Event(), [], set()
 
@@ -471,7 +471,7 @@ def _nothing() -> None:
 def test_publishers_that_fail_leave_nothing(
     tmp_path: Path, way_out: Callable[[], None]
 ) -> None:
-    """M8: without a commit nothing stays, and the next one takes the same number."""
+    """Without a commit nothing stays, and the next one takes the same number."""
     repository = Repository(tmp_path)
     _publish(repository)
 
@@ -507,7 +507,7 @@ def _publish_link(repository: Repository) -> None:
 
 @pytest.mark.parametrize("kills", [8, pytest.param(40, marks=pytest.mark.soak)])
 def test_killed_publishers_leave_only_staging(tmp_path: Path, kills: int) -> None:
-    """M9: after SIGKILL at any moment there are whole versions and staging, no more."""
+    """After SIGKILL at any moment there are whole versions and staging, no more."""
     rng = random.Random(9)
     for tag in range(kills):
         process = _python(_PUBLISHER, tmp_path, tag, 10_000, "large")
@@ -530,7 +530,7 @@ def test_killed_publishers_leave_only_staging(tmp_path: Path, kills: int) -> Non
 
 
 def test_old_staging_is_swept(tmp_path: Path) -> None:
-    """M9: the next publisher removes what was left an hour ago, and nothing else."""
+    """The next publisher removes what was left an hour ago, and nothing else."""
     old, young = tmp_path / "m" / ".staging-old", tmp_path / "m" / ".staging-young"
     for directory in (old, young, tmp_path / "m" / "1.denied"):
         _write(directory, _FILES)
@@ -548,7 +548,7 @@ def test_old_staging_is_swept(tmp_path: Path) -> None:
     ids=["first file", "last file", "no byte", "only the manifest"],
 )
 def test_full_disk_leaves_nothing(tmp_path: Path, limit: int, sizes: list[int]) -> None:
-    """M8: when a file cannot be written, no number appears and staging is gone."""
+    """When a file cannot be written, no number appears and staging is gone."""
     command = [sys.executable, "-c", _LIMITED_PUBLISHER, tmp_path, limit, *sizes]
     done = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, check=False
@@ -601,7 +601,7 @@ def test_names_that_are_models(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", _BAD_NAMES)
 def test_names_that_are_no_models(tmp_path: Path, name: str) -> None:
-    """M4: no method follows a name that could lead elsewhere."""
+    """No method follows a name that could lead elsewhere."""
     repository = Repository(tmp_path / "models")
 
     for use in (check_model_name, repository.versions, repository.newest,

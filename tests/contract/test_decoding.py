@@ -45,7 +45,7 @@ def _png(
 
 @pytest.mark.parametrize("image", [b"", b"\x89", b"hello", b"\x00" * 100, b"\xff\xd8"])
 def test_bytes_that_are_no_picture(image: bytes) -> None:
-    """I1: whatever starts like no picture is an invalid image."""
+    """Whatever starts like no picture is an invalid image."""
     with pytest.raises(InvalidImage, match="PNG nor JPEG|empty"):
         _decode(image)
 
@@ -54,7 +54,7 @@ def test_bytes_that_are_no_picture(image: bytes) -> None:
 def test_truncated_at_every_thirty_second(
     kind: str, encode: Encode, sample: np.ndarray
 ) -> None:
-    """I2: a cut picture is refused, or whole; never half decoded."""
+    """A cut picture is refused, or whole; never half decoded."""
     whole = encode(np.kron(sample, np.ones((4, 4), np.uint8)), kind)
     expected = np.asarray(_decode(whole))
     for part in range(32):
@@ -68,7 +68,7 @@ def test_truncated_at_every_thirty_second(
 
 @pytest.mark.parametrize("size", [(50_000, 50_000), (2**31 - 1, 2**31 - 1), (8193, 1)])
 def test_huge_headers_cost_nothing(size: tuple[int, int]) -> None:
-    """I3: a header of 74 bytes with gigapixels is refused before anything is read."""
+    """A header of 74 bytes with gigapixels is refused before anything is read."""
     image = _png(*size, (b"IDAT", zlib.compress(b"")))
     started = time.process_time()
 
@@ -79,7 +79,7 @@ def test_huge_headers_cost_nothing(size: tuple[int, int]) -> None:
 
 
 def test_bombs_are_refused_by_their_size() -> None:
-    """I4: real pictures of 89 megapixels are refused before they are decoded."""
+    """Real pictures of 89 megapixels are refused before they are decoded."""
     file = io.BytesIO()
     Image.new("1", (8000, 8000)).save(file, "PNG")
     tracemalloc.start()
@@ -114,7 +114,7 @@ def test_byte_limit_is_exact(excess: int, encode: Encode, sample: np.ndarray) ->
 
 
 def test_notes_cost_nothing(encode: Encode, sample: np.ndarray) -> None:
-    """I6: text that inflates to 70 MiB is not looked at; 50,000 notes are refused."""
+    """Text that inflates to 70 MiB is not looked at; 50,000 notes are refused."""
     bomb = b"k\x00\x00" + zlib.compress(b"\x00" * (70 * 2**20), 9)
     image = _png(4, 4, (b"zTXt", bomb), (b"IDAT", zlib.compress(b"\x00" * 20)))
     notes = PngImagePlugin.PngInfo()
@@ -178,14 +178,14 @@ def test_damaged_notes_are_no_damaged_picture(
     "kind", ["GIF", "WEBP", "TIFF", "BMP", "ICO", "JPEG2000", "PDF"]
 )
 def test_other_formats_are_named(kind: str, encode: Encode, sample: np.ndarray) -> None:
-    """I7: a picture in another format is refused by name, without its decoder."""
+    """A picture in another format is refused by name, without its decoder."""
     with pytest.raises(UnsupportedMediaType, match="expected PNG or JPEG"):
         _decode(encode(sample, kind))
 
 
 @pytest.mark.parametrize("image", [b"%!PS-Adobe", b"<svg/>", b"\x00\x00\x00 ftypheic"])
 def test_other_formats_without_an_encoder_here(image: bytes) -> None:
-    """I7: nor PostScript, SVG or a phone's HEIC."""
+    """Nor PostScript, SVG or a phone's HEIC."""
     with pytest.raises(UnsupportedMediaType):
         _decode(image)
 
@@ -193,7 +193,7 @@ def test_other_formats_without_an_encoder_here(image: bytes) -> None:
 def test_frames_after_the_first_are_not_decoded(
     encode: Encode, sample: np.ndarray
 ) -> None:
-    """I8: an animated PNG is its first picture."""
+    """An animated PNG is its first picture."""
     frames = [Image.fromarray(255 - sample)] * 100
     image = encode(sample, save_all=True, append_images=frames)
 
@@ -201,7 +201,7 @@ def test_frames_after_the_first_are_not_decoded(
 
 
 def test_no_pixels(encode: Encode) -> None:
-    """I10: a picture without width is damaged."""
+    """A picture without width is damaged."""
     with pytest.raises((InvalidImage, TooLarge)):
         _decode(_png(0, 4, (b"IDAT", zlib.compress(b"\x00" * 4))))
 

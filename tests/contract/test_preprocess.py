@@ -28,7 +28,7 @@ def _seen(image: bytes, contract: Contract) -> np.ndarray:
 def test_every_mode_is_the_same_picture(
     mode: str, digit_contract: Contract, sample: np.ndarray, encode: Encode
 ) -> None:
-    """I9: black and white pixels arrive as themselves from every mode of PNG."""
+    """Black and white pixels arrive as themselves from every mode of PNG."""
     hard = np.where(sample > 127, 255, 0).astype(np.uint8)
     if mode == "I;16":
         picture = Image.fromarray(hard.astype(np.uint16) * 257)
@@ -42,14 +42,14 @@ def test_every_mode_is_the_same_picture(
 def test_sixteen_bits_are_scaled_and_not_clipped(
     digit_contract: Contract, sample: np.ndarray, encode: Encode
 ) -> None:
-    """T4: 16 bits a pixel keep their greys."""
+    """16 bits a pixel keep their greys."""
     image = encode(Image.fromarray(sample.astype(np.uint16) * 256))
 
     assert np.array_equal(sample, _seen(image, digit_contract)[..., 0])
 
 
 def test_cmyk_jpeg_is_read(digit_contract: Contract, encode: Encode) -> None:
-    """I9: a printer's JPEG is a picture like others."""
+    """A printer's JPEG is a picture like others."""
     grey = np.zeros((28, 28), np.uint8)
     grey[8:20, 12:16] = 255
     image = encode(Image.fromarray(grey).convert("CMYK"), "JPEG", quality=100)

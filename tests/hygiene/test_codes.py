@@ -1,4 +1,4 @@
-"""F12: one mistake, one code word, over whatever protocol and before whatever engine."""
+"""One mistake, one code word, over whatever protocol and before whatever engine."""
 
 from __future__ import annotations
 
