@@ -17,7 +17,7 @@ __all__ = ["LOADTEST"]
 # Options of Locust's own that are handed through.
 _NUMBERS = {
     "--processes": "processes that send, each with its share; Locust's own",
-    "--master-port": "where the master is; Locust's own",
+    "--master-port": "the port on which the master listens; Locust's own",
     "--expect-workers": "workers that the master waits for; Locust's own",
 }
 _TEXTS = {
@@ -100,6 +100,9 @@ def _arguments(given: argparse.Namespace, options: Options) -> list[str]:
     if given.master_bind_host is None:
         # Locust's master trusts every process that reaches it, on all addresses.
         arguments += ["--master-bind-host", "127.0.0.1"]
+    if given.master_port and not given.worker:
+        # Locust has a second option for the port on which the master itself listens.
+        arguments += ["--master-bind-port", str(given.master_port)]
     return arguments
 
 

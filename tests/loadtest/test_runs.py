@@ -58,15 +58,20 @@ def _faults(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
     }
 
 
+def _two_processes() -> list[str]:
+    """Return the options for two processes that find each other on a free port."""
+    return ["--processes", "2", "--master-port", str(free_port())]
+
+
 def _sound(folder: Path, gateway: GatewayProcess) -> dict[str, Run]:
     """Start runs against the gateway as it is."""
     plain = ["locust", "-f", "loadtest/locustfile.py", "--headless", "--users", "2"]
     plain += ["--host", gateway.url, "--model", "mlp", "--duration", "3s"]
     rate = ["--rate", "10", "--users", "16", "--duration", "4s", "--slo", "errors<=0%"]
     grpc = f"grpc://{gateway.grpc_target}"
-    # Somebody's own gateway may listen on 8080, and their Locust on 5557.
+    # Another gateway may listen on 8080, where metrics are looked for.
     rate += ["--metrics-url", f"http://127.0.0.1:{free_port()}/metrics"]
-    rate += ["--master-port", str(free_port()), "--processes", "2"]
+    rate += _two_processes()
     return {
         "plain": Run(folder / "plain", *plain),
         "grpc": load(folder / "grpc", grpc, *rate),
@@ -92,7 +97,7 @@ def _slow(folder: Path, gateway: GatewayProcess, stack: ExitStack) -> Run:
     """Start two processes that learn the right answers for longer than the load is."""
     server = faulty_grpc(gateway.grpc_target, slots=64, queue=0, work_s=1.5)
     arguments = ["--rate", "10", "--duration", "2s", "--mix", "unary"]
-    arguments += ["--processes", "2", "--pictures", str(_pictures(folder))]
+    arguments += [*_two_processes(), "--pictures", str(_pictures(folder))]
     return load(folder / "slow", stack.enter_context(server), *arguments)
 
 
