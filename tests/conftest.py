@@ -1,4 +1,4 @@
-"""Real things for all tests: a trained repository, a gateway process, full data sets."""
+"""Fixtures for all tests: a trained repository, a gateway process, full data sets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LOOPBACK = "127.0.0.1,localhost"
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment() -> Iterator[dict[str, str]]:
-    """Take away what would change the tests; give the variables of the caller."""
+    """Remove the variables that would change the tests; return the caller's environment."""
     given = dict(os.environ)
     with pytest.MonkeyPatch.context() as patch:
         for name in filter(_FOREIGN.match, given):

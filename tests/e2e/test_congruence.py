@@ -1,4 +1,4 @@
-"""The same pictures get the same answers on every path, to the last digit that counts.
+"""The same pictures get the same answers on every path, within the contract's tolerance.
 
 The reference is the SavedModel that Keras exported, run by TensorFlow in this process
 on what `inkling.image.preprocess` makes of each picture.
@@ -49,7 +49,7 @@ _SETS = ("digits", "enlarged", "mnist", "drawn", "phones")
 
 @dataclass
 class Bench:
-    """Everything that answers, and what each was found to differ by."""
+    """Everything that answers, and the differences that were measured."""
 
     published: Path
     over_http: Any
@@ -278,7 +278,7 @@ def test_every_path_gives_the_same_answer(
 
 
 def test_the_table(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was found, path by path, over all sets; at least the bundled ones ran."""
+    """The differences of every path on every set are printed; the bundled sets have run."""
     with capsys.disabled():
         print(f"\n{'model':5} {'path':16} {'set':9} pictures labels-differ worst-score")
         for (model, path, name), (count, differ, worst) in sorted(bench.rows.items()):

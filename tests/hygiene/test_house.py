@@ -1,4 +1,4 @@
-"""The rules of the house that a reader should not have to check."""
+"""The rules of the house that a program can check."""
 
 import ast
 import importlib
@@ -92,7 +92,7 @@ def _subclasses(parent: type[InklingError]) -> list[type[InklingError]]:
 
 
 def test_versions_are_one() -> None:
-    """All members have one version, ask for each other at it, and say it."""
+    """All members have one version, require each other at it, and state it."""
     version = inkling.__version__
     for package, folder in MEMBERS.items():
         project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())[
@@ -185,7 +185,7 @@ def test_importing_the_client_is_light() -> None:
 
 
 def test_no_addresses_are_committed() -> None:
-    """The lock file pins by hash and names no index."""
+    """The lock file pins every distribution by hash, and names no index."""
     lock = (ROOT / "requirements.lock").read_text()
 
     assert "://" not in lock
@@ -217,7 +217,7 @@ def test_never():
 
 
 def test_only_what_is_too_slow_is_tried_again(tmp_path: Path) -> None:
-    """Three tries where a time was too long, and said so; one where anything was wrong."""
+    """A test that ends with TooSlow is tried three times, any other failure once."""
     file = tmp_path / "test_tries.py"
     file.write_text(_TRIED)
     command = [sys.executable, "-m", "pytest", "-v", "-c", ROOT / "pyproject.toml"]

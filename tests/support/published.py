@@ -1,4 +1,4 @@
-"""The trained models that most tests serve, kept from run to run."""
+"""The trained models that most tests serve; they are kept from run to run."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _KEYS = ("x_train", "y_train", "x_test", "y_test")
 def _arrays(
     shape: tuple[int, ...] = (28, 28), train: int = 48, test: int = 12
 ) -> Arrays:
-    """Return pictures of noise, all different, with labels that go round."""
+    """Return pictures of noise, all different, with labels from 0 to 9 in turn."""
     rng = np.random.default_rng(1)
     return {
         "x_train": rng.integers(0, 256, (train, *shape), np.uint8),
@@ -50,7 +50,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def _python(code: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own, whose home is `home`, with no way out."""
+    """Run code in a process whose home is `home`, and which reaches no network."""
     environ = {
         **{
             k: v
@@ -96,7 +96,7 @@ for each in asked:
 
 @pytest.fixture(scope="module")
 def looked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What came of looking into a data directory, Keras's cache, and nowhere at all.
+    """The results of loading from a data directory, from Keras's cache, and from nowhere.
 
     One process for all, as each costs an import of TensorFlow; it begins with the
     command, whose output is there as `command` and `stderr`.
@@ -140,7 +140,7 @@ def test_source_order(case: str, expected: str, looked: dict[str, str]) -> None:
 def test_offline_names_every_source_and_the_ways_on(
     case: str, looked: dict[str, str]
 ) -> None:
-    """Without any source the error says where was looked, and what to do."""
+    """Without any source the error names the places that were searched, and a remedy."""
     folder = f"{looked['empty']} does not hold mnist.npz"
     words = folder if case == "nowhere" else "no --data-dir was given"
     words = [words, "~/.keras/datasets", "downloaded", "Put mnist.npz into a folder"]
@@ -327,7 +327,7 @@ def test_digits_look_like_mnist() -> None:
 @pytest.mark.parametrize("part", ["x_train", "x_test"])
 @pytest.mark.parametrize("place", [0, 5000, -1])
 def test_digest_changes_with_any_pixel(part: str, place: int, write: Write) -> None:
-    """The digest is of every pixel of both parts."""
+    """The digest changes with any pixel of either part."""
     before = datasets.load("mnist", write()).contract.training_data.digest
     pixels = _arrays()[part]
     pixels.reshape(-1)[place] ^= 1
@@ -340,7 +340,7 @@ def test_digest_changes_with_any_pixel(part: str, place: int, write: Write) -> N
 
 
 def test_digest_changes_with_a_label(write: Write) -> None:
-    """The digest is of the labels too."""
+    """The digest changes with any label."""
     before = datasets.load("mnist", write()).contract.training_data.digest
     labels = _arrays()["y_train"]
     labels[0] += 1
@@ -477,14 +477,14 @@ def test_auto_falls_back_to_the_digits_and_says_so(
 
 
 def test_nothing_is_written_to_stderr(looked: dict[str, str]) -> None:
-    """A command that went well leaves stderr empty: no library chatters there."""
+    """A command that succeeds writes nothing to stderr, and neither do its libraries."""
     assert looked["stderr"] == ""
 
 
 def test_auto_does_not_hide_a_broken_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A data directory whose MNIST is damaged is an error, not a reason for less."""
+    """A damaged MNIST file is an error; `auto` does not fall back to the digits then."""
     (tmp_path / "mnist.npz").write_bytes(b"<html>404</html>")
     command = ["train", "mlp", "--data-dir", str(tmp_path), "--epochs", "1"]
     command += ["--models-dir", str(tmp_path / "m"), "--runs-dir", str(tmp_path / "r")]
