@@ -10,7 +10,7 @@ from inkling_training.data import doodles, outliers
 from inkling_training.data.datasets import Dataset
 from inkling_training.fit import batches
 from inkling_training.fit.recipes import recipe_for
-from inkling_training.fit.train import _Accuracy
+from inkling_training.fit.train import Accuracy
 
 _RECIPE = replace(recipe_for("default", "mlp", "digits", 1), outlier_share=0.5)
 
@@ -97,7 +97,7 @@ def test_outliers_stand_beside_each_batch(digits: Dataset) -> None:
 
 def test_accuracy_is_of_the_digits_alone() -> None:
     """The accuracy in the history of a run does not count pictures without a label."""
-    metric = _Accuracy()
+    metric = Accuracy()
     targets = tf.constant([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.5, 0.5]])
 
     metric.update_state(targets, tf.constant([[0.9, 0.1]] * 4))
