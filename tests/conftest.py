@@ -38,7 +38,7 @@ _LOOPBACK = "127.0.0.1,localhost"
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment() -> Iterator[dict[str, str]]:
-    """Remove the variables that would change the tests; return the caller's environment."""
+    """Remove the settings that would change the tests; return the caller's environment."""
     given = dict(os.environ)
     with pytest.MonkeyPatch.context() as patch:
         for name in filter(_FOREIGN.match, given):
@@ -46,7 +46,9 @@ def own_environment() -> Iterator[dict[str, str]]:
         # Where the way out leads through a proxy, the way to our own servers does not.
         for name in ("no_proxy", "NO_PROXY"):
             patch.setenv(name, ",".join(filter(None, (given.get(name), _LOOPBACK))))
+        before = os.umask(0o022)
         yield given
+        os.umask(before)
 
 
 # Where the longest files are; the others even out what two workers have left to do.
