@@ -1,9 +1,9 @@
 """What a second engine behind one gateway process adds: it should double the rate.
 
-    python -m benchmarks.replicas [--rounds 3] [--seconds 3] [--call-ms 20] [--batch 8]
+    python -m benchmarks.replicas [--rounds 3] [--seconds 3] [--call-ms 20] [--batch 4]
 
-The engines take a fixed time for a call, one call after the other, and next to no CPU:
-so they are the limit, and not this machine.
+The engines take a fixed time for a call, one call after the other, and next to no CPU
+time: so they are the limit, and not this machine.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Load:
 
     rounds: int = 3
     seconds: float = 3.0
-    connections: int = 64
-    threads: int = 64
+    connections: int = 32
+    threads: int = 32
     call_s: float = 0.02
-    batch: int = 8
+    batch: int = 4
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""API keys and TLS, both read from files."""
+"""API keys and TLS credentials of the gateway, from files."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _log = logging.getLogger(__name__)
 
 _MIN_KEY = 16
 _SCHEME = "bearer"
-# The probes and the files of the page tell nothing of the models.
+# The probes and the files of the page contain no information about the models.
 _OPEN_PATHS = frozenset({"/livez", "/readyz", "/"})
 _OPEN_PREFIX = "/page/"
 
 
 class ApiKeys:
-    """The keys of a file, one on each line; with two, the old and the new one work."""
+    """The keys of a file, one on each line; with two keys, a caller may send either."""
 
     def __init__(self, path: str) -> None:
-        """Read the keys; with an empty `path`, no key is asked for.
+        """Read the keys; with an empty `path`, callers need no key.
 
         Raises:
             InvalidRequest: The file cannot be read, has no key, or has a key that is
@@ -47,76 +47,89 @@ class ApiKeys:
         self._wanted = [key.encode() for key in _keys(path)]
 
     def check(self, authorization: str | bytes | None) -> None:
-        """Return if the header `Authorization` holds a key, or none is needed.
+        """Check the header `Authorization`, if callers need a key.
 
-        The comparison takes as long for a key that is nearly right as for any other.
+        The duration of the comparison does not depend on how similar the keys are.
 
         Raises:
-            Unauthenticated: The header holds none of the keys.
+            Unauthenticated: The header does not contain a valid key.
         """
         if not self._wanted:
             return
         given = authorization or b""
         if isinstance(given, str):
             given = given.encode()
-        # The scheme is case-insensitive (RFC 9110, section 11.1), the key is not.
+        # The scheme is case-insensitive (RFC 9110, section 11.1); the key is not.
         scheme, _, key = given.partition(b" ")
         known = scheme.lower() == _SCHEME.encode()
         right = [hmac.compare_digest(key.strip(), wanted) for wanted in self._wanted]
         if not known or True not in right:
-            came = "a wrong one" if given else "none"
+            came = "a wrong key" if given else "no key"
             raise Unauthenticated(
-                f"This server asks for an API key, and {came} came. Send the header "
-                "Authorization: Bearer KEY."
+                f"This server requires an API key; the request has {came}. Send the "
+                "header Authorization: Bearer KEY."
             )
 
 
 def needs_key(path: str) -> bool:
-    """Whether a request for this path of the HTTP port needs a key, where keys are."""
+    """Return whether HTTP requests for this path need a key, if keys are set."""
     return path not in _OPEN_PATHS and not path.startswith(_OPEN_PREFIX)
 
 
 class CertificateFiles:
-    """The files of the gateway's certificate, which may be replaced while it serves."""
+    """The files of the gateway's certificate; they may be replaced while it serves."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take the paths; the files are read with `load_into` and `read`."""
+        """Take the paths; the files are read with `context` and `read`."""
         self._certificate = settings.tls_certificate
         self._key = settings.tls_key
         self._client_ca = settings.tls_client_ca
         self._state = self._looked_at()
 
-    def changed(self) -> bool:
-        """Whether the files were replaced since the last `True`, and can be used.
+    def renewed(self) -> ssl.SSLContext | None:
+        """Return a context with the files where they were replaced and can be used.
 
-        While a certificate and a key do not belong together, as between two writes,
-        the ones that were read before stay in use.
+        While a certificate and a key do not match, as between two writes, the gateway
+        keeps using the previous ones.
         """
         state = self._looked_at()
         if state == self._state:
-            return False
+            return None
+        self._state = state
         try:
-            self.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+            context = self.context()
         except OSError as error:  # ssl.SSLError is one
             _log.warning("the new certificate cannot be used yet: %s", error)
-            return False
-        self._state = state
+            return None
         _log.info("the certificate was replaced; new connections get the new one")
-        return True
+        return context
 
-    def load_into(self, context: ssl.SSLContext) -> None:
-        """Give a context the certificate, its key and the authorities of clients.
+    def unchanged(self) -> bool:
+        """Whether the files are still those of the last look at them."""
+        return self._looked_at() == self._state
+
+    def context(self) -> ssl.SSLContext:
+        """Return a context with the certificate, its key and the clients' authorities.
 
         Raises:
-            OSError: A file cannot be read or used, or certificate and key do not belong
-                together.
+            OSError: A file cannot be read or used, or the certificate and the key do
+                not match.
         """
-        context.load_cert_chain(self._certificate, self._key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # With no password at all, OpenSSL asks for one at the terminal.
+        context.load_cert_chain(self._certificate, self._key, password="")
         if self._client_ca:
             context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+            # A client that resumes a session shows no certificate, so it could go on
+            # after its authority was taken out of the file. Sessions of TLS 1.2 cannot
+            # be forbidden here.
+            context.num_tickets = 0
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+        return context
 
     def read(self) -> tuple[bytes, bytes, bytes | None]:
-        """Return the key, the certificate, and the authorities of clients, as PEM."""
+        """Return the key, the certificate and the client authorities, as PEM."""
         authorities = Path(self._client_ca).read_bytes() if self._client_ca else None
         key, certificate = Path(self._key), Path(self._certificate)
         return key.read_bytes(), certificate.read_bytes(), authorities
@@ -131,7 +144,8 @@ def _state_of(path: str) -> tuple[int, ...]:
         found = os.stat(path)
     except OSError:
         return ()
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
+    # The last changes with the mode, too.
+    return (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
 
 
 def _keys(path: str) -> list[str]:
@@ -141,14 +155,15 @@ def _keys(path: str) -> list[str]:
     printable = all(key.isascii() and key.isprintable() for key in keys)
     if not keys or not printable or min(map(len, keys)) < _MIN_KEY:
         raise InvalidRequest(
-            f"The file of INKLING_API_KEY_FILE must have a key on each line, each of "
-            f"{_MIN_KEY} or more ASCII letters. Make one with: openssl rand -hex 24"
+            "The file of INKLING_API_KEY_FILE must have one key on each line; a key "
+            f"has {_MIN_KEY} or more printable ASCII characters. Make a key with: "
+            "openssl rand -hex 24"
         )
     return keys
 
 
 def check_security(settings: Settings) -> None:
-    """Find out before anything starts whether the files can be used.
+    """Check all files before the gateway starts.
 
     Raises:
         InvalidRequest: A file is missing, cannot be read, or has the wrong content.
@@ -157,32 +172,31 @@ def check_security(settings: Settings) -> None:
     engine_credentials(settings)
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise InvalidRequest(
-            "INKLING_TLS_CERTIFICATE and INKLING_TLS_KEY go together; one is missing."
+            "INKLING_TLS_CERTIFICATE and INKLING_TLS_KEY go together; one of them is "
+            "missing."
         )
     if settings.tls_client_ca and not settings.tls_certificate:
         raise InvalidRequest(
-            "INKLING_TLS_CLIENT_CA needs INKLING_TLS_CERTIFICATE and INKLING_TLS_KEY: "
-            "clients show their certificates over TLS only."
+            "INKLING_TLS_CLIENT_CA needs INKLING_TLS_CERTIFICATE and INKLING_TLS_KEY, "
+            "because clients send certificates only over TLS."
         )
     if settings.tls_certificate:
         try:
-            CertificateFiles(settings).load_into(
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            )
+            CertificateFiles(settings).context()
         except OSError:  # ssl.SSLError is one
             raise InvalidRequest(
-                "The files of INKLING_TLS_CERTIFICATE, INKLING_TLS_KEY and, where it "
-                "is set, INKLING_TLS_CLIENT_CA must be readable, in PEM form, without "
-                "a password, and certificate and key must belong together."
+                "The files of INKLING_TLS_CERTIFICATE, INKLING_TLS_KEY and, if set, "
+                "INKLING_TLS_CLIENT_CA must be readable PEM files without a password, "
+                "and the certificate must match the key."
             ) from None
 
 
 def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
     """Return the credentials of the gRPC port; None for a port without TLS.
 
-    grpcio asks at each handshake whether the certificate has changed.
+    At each handshake, grpcio asks whether the certificate has changed.
     """
-    import grpc  # noqa: PLC0415 - a WSGI server needs the keys alone
+    import grpc  # noqa: PLC0415 - a WSGI server needs only the keys
 
     if not settings.tls_certificate:
         return None
@@ -195,11 +209,15 @@ def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
         )
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
-        return configuration() if files.changed() else None
+        if files.renewed() is None:
+            return None
+        renewed = configuration()
+        # Files that were replaced again meanwhile are for the next handshake.
+        return renewed if files.unchanged() else None
 
     return grpc.dynamic_ssl_server_credentials(
         configuration(),
-        renewed,  # type: ignore[arg-type] # None: the stubs forget that it is allowed
+        renewed,  # type: ignore[arg-type] # grpcio allows None; its stubs do not
         require_client_authentication=bool(settings.tls_client_ca),
     )
 
@@ -209,5 +227,5 @@ def _text(path: str, variable: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError):
         raise InvalidRequest(
-            f"The file of {variable} cannot be read as text: {path}"
+            f"The file of {variable} cannot be read as UTF-8 text: {path}"
         ) from None

@@ -99,9 +99,9 @@ class Service:
     ) -> Answer:
         """Return one prediction per encoded image, in order, all by one version.
 
-        `timeout_s` is what the caller allows; what is left of it goes to the engine.
+        `timeout_s` is the caller's limit; the engine gets the seconds that are left.
         With `abstain`, a picture that the model is not sure of gets no label.
-        `timings` takes note of who answers and how long each part takes.
+        `timings` records the version that answers and the duration of each phase.
 
         Raises:
             InvalidRequest: The request has no image, or `top_k` is invalid.
@@ -171,10 +171,10 @@ class Service:
         """Return the scores for inputs that the caller has prepared.
 
         Args:
-            target: Which model.
+            target: The model and version.
             inputs: Shape (n, height, width, channels), float32, as
                 `inkling.image.preprocess` makes them.
-            timeout_s: What the caller allows.
+            timeout_s: As in `classify`.
             timings: As in `classify`.
 
         Raises:

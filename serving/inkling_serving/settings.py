@@ -215,10 +215,10 @@ class Settings:
 
     @property
     def engine_calls_at_once(self) -> int:
-        """Calls of TensorFlow Serving under way at once.
+        """The number of open calls to TensorFlow Serving, of any size.
 
-        A name may stand for more servers than one, and how many may change at any
-        time; who has more of them says so with `engine_calls`.
+        The default is one for each address, and at least two. An address may stand for
+        several servers; `engine_calls` then sets a larger number.
         """
         return self.engine_calls or max(2, len(self.addresses))
 

@@ -182,7 +182,7 @@ def test_a_file_is_run_here(form: str, published: Path, picture: bytes) -> None:
         ("ftp://localhost:8081", {}, "host:port"),
         ("", {}, "host:port"),
         ("models/cnn/999", {}, "host:port"),
-        ("missing.tflite", {}, "does not exist"),
+        ("missing.tflite", {}, "missing.tflite"),
         ("http://", {}, "http://localhost:8080"),
         ("http://localhost:http", {}, "http://localhost:8080"),
         ("http://localhost:99999", {}, "http://localhost:8080"),
@@ -210,7 +210,7 @@ def test_a_file_is_run_here(form: str, published: Path, picture: bytes) -> None:
         ("localhost:1", {"api_key": "line\nbreak"}, "api_key"),
         ("localhost:1", {"root_certificates": "missing.pem"}, "root_certificates"),
         ("localhost:1", {"client_certificate": "missing.pem"}, "go together"),
-        ("localhost:1", {"fallback": "missing.tflite"}, "does not exist"),
+        ("localhost:1", {"fallback": "missing.tflite"}, "missing.tflite"),
     ],
 )
 @pytest.mark.parametrize("protocol", ["gRPC", "HTTP", "asyncio"])

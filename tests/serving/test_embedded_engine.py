@@ -628,7 +628,7 @@ def test_version_labels_move(
     until(lambda: set(_states(engine)) == {4, 3, 2})
 
     assert engine.select("m", version_label="stable").version == 2
-    with pytest.raises(ModelNotFound, match="no such version label"):
+    with pytest.raises(ModelNotFound, match="does not have this version label"):
         engine.select("m", version_label="canary")
 
 

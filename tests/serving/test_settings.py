@@ -185,6 +185,34 @@ def test_bad_values_are_named(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "value", ["", " , ", "a", "a:", ":8500", "a:port", "a:-1", "a:65536", "a:1,b"]
+)
+def test_addresses_of_the_engine_are_checked(value: str) -> None:
+    """Each must be HOST:PORT, if TensorFlow Serving is asked for at all."""
+    with pytest.raises(InvalidRequest, match="INKLING_TENSORFLOW_SERVING .*HOST:PORT"):
+        Settings(engine="tensorflow_serving", tensorflow_serving=value)
+    assert Settings(tensorflow_serving=value).engine == "embedded"
+
+
+@pytest.mark.parametrize(
+    ("value", "calls", "expected"),
+    [
+        ("a:1", 0, 2),
+        ("10.0.0.1:1, [::1]:2", 0, 2),
+        ("a:1,b:1,dns:///c:1,unix:/tmp/socket", 0, 4),
+        ("a:1,b:1,c:1", 1, 1),
+    ],
+)
+def test_calls_are_as_many_as_addresses(value: str, calls: int, expected: int) -> None:
+    """Without a number, one call for each address is under way, at least two."""
+    found = Settings(
+        engine="tensorflow_serving", tensorflow_serving=value, engine_calls=calls
+    )
+
+    assert expected == found.engine_calls_at_once
+
+
+@pytest.mark.parametrize(
     ("name", "value", "choice"),
     [("tflite_format", "int-8", "int8"), ("log_level", "warn", "warning")],
 )

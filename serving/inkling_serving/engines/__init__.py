@@ -1,1 +1,1 @@
-"""What runs a model: in this process, or behind the network."""
+"""The engines, which run models: in this process or on other servers."""

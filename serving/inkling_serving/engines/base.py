@@ -1,8 +1,8 @@
-"""The seam between the service and whatever runs the models.
+"""The interface between the service and the engine that runs the models.
 
-A request first selects a servable and keeps it until it is answered. A new version
-that is swapped in meanwhile changes what the next request selects and nothing else,
-so contract, labels, scores and version number of one answer always belong together.
+A request first selects a servable and keeps it until the request is answered. A new
+version that arrives meanwhile only changes the selection of later requests. So the
+contract, labels, scores and version number of one answer always belong together.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = [
     "VersionStatus",
 ]
 
-NO_SUCH_MODEL = "There is no such model. GET /v1/models lists those that are here."
+NO_SUCH_MODEL = "This server does not have the model. GET /v1/models lists its models."
 
 
 class State(StrEnum):
-    """Whether a version answers; AVAILABLE is TensorFlow Serving's word."""
+    """The state of a version; the name AVAILABLE is TensorFlow Serving's."""
 
     AVAILABLE = "AVAILABLE"
     FAILED = "FAILED"
 
 
 class Servable(Protocol):
-    """One version of one model, ready to answer for as long as it is held."""
+    """One version of one model; it can answer as long as a caller keeps it."""
 
     @property
     def model(self) -> str:
@@ -50,11 +50,11 @@ class Servable(Protocol):
 
     @property
     def contract(self) -> Contract:
-        """What the version expects of an image."""
+        """The requirements of the version for an image."""
 
     @property
     def quick(self) -> bool:
-        """Whether one input is answered sooner than a thread is found for it."""
+        """Whether one prediction is quicker than the hand-over to a thread."""
 
     def predict(
         self, inputs: npt.NDArray[np.float32], timeout_s: float | None = None
@@ -62,21 +62,23 @@ class Servable(Protocol):
         """Return scores (n, classes), float32, for inputs (n, h, w, c), float32.
 
         Raises:
-            DeadlineExceeded: It took longer than `timeout_s`.
-            NotReady: What runs the model cannot be reached.
+            DeadlineExceeded: The prediction took longer than `timeout_s`.
+            NotReady: The engine cannot be reached.
         """
 
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """What is known of one version.
+    """The status of one version.
 
     Attributes:
-        version: Its number.
-        state: Where it is.
-        reason: Why it, or what was published over it, is not served; else None.
-        contract: Its contract, once it could be read.
-        accuracy: Share of right answers on its test set, of the format that runs.
+        version: The version's number.
+        state: Whether the version can answer.
+        reason: The reason why the version, or newer files of the version, cannot be
+            served; None if there is no failure.
+        contract: The contract, once the engine has read it.
+        accuracy: The share of correct answers on the test set, from 0 to 1, for the
+            format that runs.
     """
 
     version: int
@@ -88,7 +90,7 @@ class VersionStatus:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """What is known of one model; `versions` has the newest first."""
+    """The status of one model; the first of `versions` is the newest version."""
 
     name: str
     versions: tuple[VersionStatus, ...]
@@ -96,7 +98,7 @@ class ModelStatus:
 
     @property
     def ready(self) -> bool:
-        """Whether any version can answer."""
+        """Whether at least one version can answer."""
         return any(version.state == State.AVAILABLE for version in self.versions)
 
     def labels_of(self, version: int) -> list[str]:
@@ -110,15 +112,15 @@ class Engine(Protocol):
     def select(
         self, model: str, version: int | None = None, version_label: str | None = None
     ) -> Servable:
-        """Return the version asked for, or the newest that is available.
+        """Return the requested version, or the newest version that can answer.
 
         Raises:
-            ModelNotFound: There is no such model, version or label.
-            NotReady: It exists and cannot answer yet.
+            ModelNotFound: The engine does not have the model, version or label.
+            NotReady: The engine has the version, which cannot answer yet.
         """
 
     def status(self) -> list[ModelStatus]:
-        """Return all models, sorted by name."""
+        """Return the status of all models, sorted by name."""
 
     def close(self) -> None:
-        """Stop working in the background; requests under way finish."""
+        """Stop the work in the background; open requests finish."""

@@ -1,4 +1,4 @@
-"""Calls to TensorFlow Serving; gRPC itself balances, repeats and reconnects."""
+"""Calls to TensorFlow Serving; gRPC balances and retries the calls, and reconnects."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import grpc
 
 __all__ = ["Channels"]
 
-# A call that ends with one of these was lost: no server took it, the server died, or it
-# was shutting down. Every method that is called here may be called twice.
+# A call that ends with one of these statuses was lost: no server accepted the call, or
+# the server died or shut down. All methods that are called here may be called twice.
 _RETRIED = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.UNKNOWN,
@@ -34,25 +34,25 @@ _SERVICE_CONFIG = {
             },
         }
     ],
-    # A failure costs a token and a success returns a tenth of one; with half of them
-    # gone no call is repeated. So an outage is not made worse.
+    # A failure takes a token, and a success returns a tenth of a token. With half of
+    # the tokens left, gRPC does not retry, so that retries cannot worsen an outage.
     "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
 }
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ("grpc.enable_retries", 1),
-    # A call that has sent more than this is not repeated; the default is 256 KiB, which
-    # two pictures of 224 x 224 in colour exceed.
+    # gRPC does not retry a call that has sent more bytes. The default is 256 KiB, and
+    # two colour pictures of 224 x 224 have more.
     ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),
-    # A server that comes back is found soon; by default the pauses between attempts
-    # grow to two minutes, and names are resolved every 30 s at most.
+    # gRPC finds a restarted server soon. By default, the pauses between attempts grow
+    # to two minutes, and gRPC resolves names every 30 s at most.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.dns_min_time_between_resolutions_ms", 500),
-    # Also the time that an attempt to connect may take.
+    # This is also the limit for an attempt to connect.
     ("grpc.min_reconnect_backoff_ms", 1000),
-    # A server that says nothing for a second while calls are under way is asked for a
-    # sign of life, and left when none comes; its calls go to another server.
+    # gRPC pings a server that sends nothing for a second during calls, and disconnects
+    # if the server does not answer; the calls go to another server.
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.http2.ping_timeout_ms", 2000),
     ("grpc.max_send_message_length", -1),
@@ -60,10 +60,10 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
 
 
 class Channels:
-    """Calls the servers at some addresses, in turn; several threads may use it.
+    """Calls several servers in turn; several threads may use it.
 
     Attributes:
-        answered_at: When a server last answered, on the monotonic clock.
+        answered_at: The time of the last answer of a server, on the monotonic clock.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Channels:
         max_message_bytes: int,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        """Connect when the first call comes.
+        """Create the channels, which connect at the first call.
 
         Args:
-            addresses: `HOST:PORT`, or any target that gRPC can resolve. A name with
-                several IP addresses stands for a server at each of them.
-            max_message_bytes: Largest answer.
-            credentials: How to encrypt the connections; None for no encryption.
+            addresses: The servers as `HOST:PORT` or as targets that gRPC can resolve. A
+                name with several IP addresses stands for a server at each address.
+            max_message_bytes: The largest response.
+            credentials: The credentials for TLS; None for connections without TLS.
         """
         self._channels = [
             _channel(target, max_message_bytes, credentials)
@@ -99,7 +99,7 @@ class Channels:
         while True:
             channel = self._channels[(turn + left_to_try) % len(self._channels)]
             left_to_try -= 1
-            # Without serialisers, bytes go in and out.
+            # Without serialisers, requests and responses are bytes.
             multicallable: Any = channel.unary_unary(method)
             left_s = deadline - time.monotonic()
             try:
@@ -113,17 +113,17 @@ class Channels:
                 return answer
 
     def close(self) -> None:
-        """Close the connections; calls under way are cancelled."""
+        """Close the connections; open calls are cancelled."""
         for channel in self._channels:
             channel.close()
 
 
 def _targets(addresses: Sequence[str], joined: bool) -> list[str]:
-    """Return what gRPC is to connect to: one target for all, if gRPC can.
+    """Return the targets for gRPC: a single target for all addresses, if possible.
 
-    gRPC takes a list of IP addresses and no list of names; and with encryption it holds
-    each server's certificate against the whole list. What it does not take as a list
-    gets a channel for each address, and `Channels.call` goes from one to the next.
+    gRPC accepts a list of IP addresses but not of names, and with TLS it compares each
+    server's certificate with the whole list. In these cases each address gets its own
+    channel, and `Channels.call` tries one after the other.
     """
     for scheme, version in (("ipv4", 4), ("ipv6", 6)):
         if joined and all(_ip_version(address) == version for address in addresses):
@@ -144,7 +144,7 @@ def _channel(
 ) -> grpc.Channel:
     options = [*_OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)]
     if "," in target:
-        # By default gRPC says to each server that its name is the whole list.
+        # By default, gRPC sends the whole list to each server as the server's name.
         first = target.partition(":")[2].partition(",")[0]
         options.append(("grpc.default_authority", first))
     if credentials is None:

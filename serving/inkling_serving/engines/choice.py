@@ -1,4 +1,4 @@
-"""Which engine runs the models: the settings decide."""
+"""Creates the engine that the settings name."""
 
 from __future__ import annotations
 

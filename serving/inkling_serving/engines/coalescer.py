@@ -1,7 +1,7 @@
-"""Joins the inputs of waiting requests into few calls, and never waits for more inputs.
+"""Joins the inputs of waiting requests into few calls, without waiting for more inputs.
 
-A request that finds a free call takes all inputs that wait, up to a limit. So a lone
-request is sent at once; the busier the gateway is, the larger its calls are.
+A request that may start a call takes all inputs that wait, up to a limit. So a single
+request is sent at once, and the calls grow with the load.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class _Job:
     """The inputs of one request, and later their scores or the error.
 
     Attributes:
-        inputs: Shape (n, h, w, c).
-        deadline: When the request gives up, on the monotonic clock.
+        inputs: Shape (n, h, w, c), float32.
+        deadline: The end of the request's time, on the monotonic clock.
         changed: Notified when the job is done, or when its thread may start a call.
-        waiting: Whether the job is in the queue; else a call has it.
-        scores: Shape (n, classes), once there are any.
-        error: Why there are no scores.
+        waiting: Whether the job is in the queue; otherwise, the job is part of a call.
+        scores: Shape (n, classes), float32, after a successful call.
+        error: The error of the call, after a failed call.
     """
 
     inputs: Array
@@ -60,13 +60,14 @@ class Coalescer:
     def __init__(
         self, predict: Callable[[Array, float], Array], max_batch: int, calls: int
     ) -> None:
-        """Take the function, which several threads may call at once.
+        """Create the coalescer.
 
         Args:
-            predict: Takes inputs (n, h, w, c) and seconds; returns scores (n, classes).
-            max_batch: Largest n; the inputs of a single request may be more.
-            calls: Calls under way at once, of any size. As many again may be under way
-                if they are full: no input could join these by waiting.
+            predict: Takes inputs (n, h, w, c) and a timeout in seconds; returns scores
+                (n, classes). Several threads may call the function at once.
+            max_batch: The largest n of a call; a single request may have more inputs.
+            calls: The number of open calls of any size. The same number of further
+                calls may be open if they are full, because no input could join them.
         """
         self._predict = predict
         self._max_batch = max_batch
@@ -76,10 +77,11 @@ class Coalescer:
         self._under_way = 0
 
     def predict(self, inputs: Array, timeout_s: float) -> Array:
-        """Return the scores for the inputs, or raise the error of their call.
+        """Return the scores (n, classes) for inputs (n, h, w, c).
 
         Raises:
             DeadlineExceeded: The scores took longer than `timeout_s`.
+            InklingError: The call failed with this error.
         """
         deadline = time.monotonic() + timeout_s
         job = _Job(inputs, deadline, threading.Condition(self._lock))
@@ -96,10 +98,10 @@ class Coalescer:
         """Wait until a job is done, or is first in the queue and a call may start.
 
         Returns:
-            The jobs for the call, this one first; none if the job is done.
+            The jobs for the call, with this job first; an empty list if `job` is done.
 
         Raises:
-            DeadlineExceeded: Neither happened before the job's deadline.
+            DeadlineExceeded: The job's deadline passed first.
         """
         with self._lock:
             try:
@@ -111,8 +113,8 @@ class Coalescer:
                     left_s = job.deadline - time.monotonic()
                     if left_s <= 0:
                         raise DeadlineExceeded(
-                            f"The model did not answer within {timeout_s:.3g} s. Allow "
-                            "more time."
+                            f"The model did not answer within {timeout_s:.3g} s. Set a "
+                            "longer deadline."
                         )
                     job.changed.wait(left_s)
                 return []
@@ -122,7 +124,7 @@ class Coalescer:
                 self._tell_first()
 
     def _may_start(self) -> bool:
-        """Return whether inputs wait, and another call may be under way with them."""
+        """Return whether inputs wait and may start another call."""
         if not self._waiting or self._under_way >= 2 * self._calls:
             return False
         if self._under_way < self._calls:
@@ -130,12 +132,12 @@ class Coalescer:
         return sum(len(job.inputs) for job in self._waiting) >= self._max_batch
 
     def _tell_first(self) -> None:
-        """Wake the thread that is to make the next call, if one may start."""
+        """Wake the thread that makes the next call, if a call may start."""
         if self._may_start():
             self._waiting[0].changed.notify()
 
     def _taken(self) -> list[_Job]:
-        """Take the next jobs off the queue, as many as fit into a call."""
+        """Remove from the queue as many jobs as fit into a call, and return them."""
         self._under_way += 1
         jobs: list[_Job] = []
         size = 0
@@ -151,12 +153,13 @@ class Coalescer:
     def _call(self, jobs: list[_Job], own: _Job) -> None:
         """Answer the jobs with one call, and let the next call begin.
 
-        The call takes no longer than the caller itself may; jobs that have more time
-        then wait for another call.
+        The call must end before the deadline of this thread's own job; jobs with later
+        deadlines then wait for another call.
         """
-        # An error that nobody foresaw is raised to this caller alone, and logged there.
+        # An unexpected error is raised in this thread only, which also logs the error.
+        # The other jobs get this one.
         error: InklingError = InternalError(
-            "The engine call that this request was part of failed. Try again."
+            "The engine's call for this request failed. Try again."
         )
         scores: Array | None = None
         try:
@@ -174,7 +177,7 @@ class Coalescer:
     def _settle(
         self, jobs: list[_Job], own: _Job, scores: Array | None, error: InklingError
     ) -> None:
-        """Give each job its scores or the error, or put it back into the queue."""
+        """Give each job its scores or the error, or return the job to the queue."""
         now = time.monotonic()
         start = 0
         for job in jobs:

@@ -1,4 +1,4 @@
-"""What encrypts the connections to TensorFlow Serving: TLS, with files in PEM form."""
+"""The TLS credentials for connections to TensorFlow Serving, from PEM files."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ _KEY = "INKLING_TENSORFLOW_SERVING_KEY"
 
 
 def engine_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
-    """Return what encrypts the connections; None for connections in the clear.
+    """Return the credentials for TLS; None for connections without TLS.
 
     Raises:
-        InvalidRequest: A file is missing, cannot be read, or holds something else than
-            its setting says.
+        InvalidRequest: A file is missing, cannot be read, or has the wrong content.
     """
     roots = settings.tensorflow_serving_root_certificates
     certificate = settings.tensorflow_serving_certificate
     key = settings.tensorflow_serving_key
     if bool(certificate) != bool(key):
-        raise InvalidRequest(f"{_CERTIFICATE} and {_KEY} go together; one is missing.")
+        raise InvalidRequest(
+            f"{_CERTIFICATE} and {_KEY} go together; one of them is missing."
+        )
     if certificate and not roots:
         raise InvalidRequest(
             f"{_CERTIFICATE} needs {_ROOTS}, the authorities that signed TensorFlow "
@@ -48,18 +49,19 @@ def engine_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
 
 
 def _check(roots: str, certificate: str, key: str) -> None:
-    """Find out now what gRPC would only say with the first connection, into its log."""
+    """Check the files; gRPC would only log an error at the first connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(roots)
-    except OSError:  # ssl.SSLError is one
+    except OSError:  # ssl.SSLError is an OSError
         raise InvalidRequest(
             f"The file of {_ROOTS} must be readable, and hold certificates in PEM form."
         ) from None
     if not certificate:
         return
     try:
-        # A key with a password cannot be used; without this, a prompt asks for it.
+        # A key with a password cannot be used; without `password`, OpenSSL would ask
+        # for the password on the terminal.
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError):
         raise InvalidRequest(

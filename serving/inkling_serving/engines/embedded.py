@@ -1,8 +1,8 @@
-"""The embedded engine: LiteRT in this process, on the files of the repository.
+"""The embedded engine: LiteRT in this process runs the files of the repository.
 
-A thread looks at the repository every second. A version that is new there is checked
-(manifest, contract, golden pictures), warmed, and only then swapped in; one that fails
-stays out, with the reason, and the versions that serve go on serving.
+A thread reads the repository every second. The engine checks a new version (manifest,
+contract, golden pictures), warms it up, and only then serves it. If a version fails,
+the engine reports the reason and keeps serving the other versions.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ __all__ = ["EmbeddedEngine", "LoadedVersion"]
 
 _log = logging.getLogger(__name__)
 
-# The newest version and the one to go back to.
+# The newest version, and the version before it for a rollback.
 _VERSIONS_KEPT = 2
-# Handing a request to a thread costs about 0.1 ms, and waits for the interpreter; a
-# model that takes longer than this holds up all other requests of the process.
+# The hand-over to a thread costs about 0.1 ms and waits for the interpreter lock. On
+# the event loop, a slower model would delay all other requests of the process.
 _QUICK_S = 0.002
 _TRIALS = 5
 
@@ -56,7 +56,7 @@ class LoadedVersion:
 
     @property
     def contract(self) -> Contract:
-        """What the version expects of an image."""
+        """The requirements of the version for an image."""
         return self.runner.contract
 
     def predict(
@@ -64,7 +64,7 @@ class LoadedVersion:
     ) -> npt.NDArray[np.float32]:
         """Return scores (n, classes), float32, for inputs (n, h, w, c), float32.
 
-        A model in this process is quick or not at all: `timeout_s` is not looked at.
+        A run of a model in this process cannot be interrupted: `timeout_s` is ignored.
         """
         del timeout_s
         return self.runner.run_prepared(inputs)
@@ -72,13 +72,14 @@ class LoadedVersion:
 
 @dataclass(frozen=True)
 class _Model:
-    """An immutable picture of one model; replaced as a whole, never changed.
+    """An immutable state of one model; a new state replaces it.
 
     Attributes:
         loaded: The versions that can answer.
-        fingerprints: What each version's files were when it was tried.
-        failed: The reasons of those that cannot answer.
-        version_labels: Names, such as `stable`, and the versions they stand for.
+        fingerprints: The fingerprint of each version's files at the last attempt to
+            load them.
+        failed: The reasons of the versions whose files cannot be served.
+        version_labels: Labels, such as `stable`, and their versions.
     """
 
     loaded: Mapping[int, LoadedVersion] = field(default_factory=dict)
@@ -87,7 +88,7 @@ class _Model:
     version_labels: Mapping[str, int] = field(default_factory=dict)
 
     def status(self, name: str) -> ModelStatus:
-        """Return what is reported of this model."""
+        """Return the status that the engine reports for this model."""
         available = [
             VersionStatus(
                 version,
@@ -108,7 +109,7 @@ class _Model:
 
 
 class EmbeddedEngine:
-    """Serves a model repository from memory and follows what is published there."""
+    """Serves the models of a repository from memory, and loads new versions."""
 
     def __init__(
         self, repository: Repository, tflite_format: str, poll_s: float
@@ -124,22 +125,25 @@ class EmbeddedEngine:
     def select(
         self, model: str, version: int | None = None, version_label: str | None = None
     ) -> LoadedVersion:
-        """Return the version asked for, or the newest that is available."""
+        """Return the requested version, or the newest version that can answer."""
         found = self._models.get(model)
         if found is None:
             raise ModelNotFound(NO_SUCH_MODEL)
         if version_label is not None:
             version = found.version_labels.get(version_label)
             if version is None:
-                raise ModelNotFound(f'The model "{model}" has no such version label.')
+                raise ModelNotFound(
+                    f'The model "{model}" does not have this version label. GET '
+                    f"/v1/models/{model} lists its labels."
+                )
         if version is None:
             version = max(found.loaded, default=None)
         if version is not None and version in found.loaded:
             return found.loaded[version]
         if version is None or version in found.failed:
             raise NotReady(
-                f'The model "{model}" cannot answer yet; GET /v1/models/{model} says '
-                "why."
+                f'The model "{model}" cannot answer yet; GET /v1/models/{model} states '
+                "the reason."
             )
         available = ", ".join(map(str, sorted(found.loaded))) or "none"
         raise ModelNotFound(
@@ -147,12 +151,12 @@ class EmbeddedEngine:
         )
 
     def status(self) -> list[ModelStatus]:
-        """Return all models, sorted by name."""
+        """Return the status of all models, sorted by name."""
         models = self._models
         return [models[name].status(name) for name in sorted(models)]
 
     def close(self) -> None:
-        """Stop watching the repository."""
+        """Stop reading the repository."""
         self._watcher.stop()
 
     def _refresh(self) -> None:
@@ -163,10 +167,10 @@ class EmbeddedEngine:
                 self._models = {**self._models, name: after}
 
     def _refreshed(self, name: str, model: _Model) -> _Model:
-        """Return the model as the repository has it now.
+        """Return the model in the repository's current state.
 
-        Loaded are the newest versions that are good, and those with a label; broken
-        ones do not count, so that what is good is never crowded out.
+        The engine loads the newest versions that work, and the versions with a label.
+        Broken versions do not count, so that they never displace a working version.
         """
         labels = self._version_labels(name, model)
         good, keep = 0, set()
@@ -176,23 +180,25 @@ class EmbeddedEngine:
             model = self._with_version(model, self._repository.files(name, version))
             keep.add(version)
             good += version in model.loaded
-            # A version is swapped in as soon as it is ready, not with the others.
+            # Requests can use a version as soon as it is loaded, before the others are.
             self._models = {**self._models, name: model}
         if not keep & set(model.loaded):
-            # Nothing that can answer is left on disk: what is in memory stays.
+            # No version on disk can answer, so the versions in memory stay.
             keep |= set(model.loaded)
-        # A label moves once the version that it moves to is there.
+        # A label moves only after its new version was loaded.
         return replace(_only(model, keep), version_labels=labels)
 
     def _version_labels(self, name: str, model: _Model) -> Mapping[str, int]:
         try:
             return self._repository.version_labels(name)
         except BrokenVersion as error:
-            _log.warning("model %s keeps its version labels: %s", name, error.message)
+            _log.warning(
+                "the version labels of %s stay as they were: %s", name, error.message
+            )
             return model.version_labels
 
     def _with_version(self, model: _Model, files: VersionFiles) -> _Model:
-        """Return the model with this version loaded, or with why it cannot be."""
+        """Return the model with this version loaded, or with the reason for failure."""
         version, fingerprint = files.version, files.fingerprint()
         if model.fingerprints.get(version) == fingerprint:
             return model
@@ -220,17 +226,17 @@ class EmbeddedEngine:
 
 
 def _only(model: _Model, keep: set[int]) -> _Model:
-    """Return the model without the versions that are not to be kept."""
+    """Return the model with only the versions in `keep`."""
     return replace(
         model,
-        loaded={key: value for key, value in model.loaded.items() if key in keep},
+        loaded={k: v for k, v in model.loaded.items() if k in keep},
         fingerprints={k: v for k, v in model.fingerprints.items() if k in keep},
-        failed={key: value for key, value in model.failed.items() if key in keep},
+        failed={k: v for k, v in model.failed.items() if k in keep},
     )
 
 
 def _is_quick(runner: TFLiteRunner) -> bool:
-    """Try how long one input takes; the best of a few, as others use the cores, too."""
+    """Measure one prediction; the fastest of five, since others use the cores, too."""
     inputs = np.zeros((1, *runner.contract.input_shape), np.float32)
     times = []
     for _ in range(_TRIALS):

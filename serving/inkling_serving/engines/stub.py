@@ -1,4 +1,4 @@
-"""TensorFlow Serving's methods as functions: arrays in and out, and our own errors."""
+"""TensorFlow Serving's methods as functions that take arrays and raise our errors."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _M = TypeVar("_M", bound=Message)
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
-# For what a model answers about itself; its graph may run for the first time.
+# For questions to the model itself; the model's graph may run for the first time.
 _ABOUT_TIMEOUT_S = 2.0
 
-# Our error for each status of a call. TensorFlow Serving says RESOURCE_EXHAUSTED for a
-# full queue and for a request that expired in it.
+# Our error for each status of a call. TensorFlow Serving uses RESOURCE_EXHAUSTED for a
+# full queue and for a request that expired in the queue.
 ENGINE_ERRORS: Mapping[grpc.StatusCode, type[InklingError]] = MappingProxyType(
     {
         grpc.StatusCode.CANCELLED: DeadlineExceeded,
@@ -66,10 +66,10 @@ ENGINE_ERRORS: Mapping[grpc.StatusCode, type[InklingError]] = MappingProxyType(
 
 ENGINE_MESSAGES: Mapping[type[InklingError], str] = MappingProxyType(
     {
-        DeadlineExceeded: "The engine did not answer in time. Allow more time.",
-        NotReady: "The engine cannot be reached, or does not answer yet. Try again.",
+        DeadlineExceeded: "The engine did not answer in time. Set a longer deadline.",
+        NotReady: "The engine cannot be reached, or cannot answer yet. Try again.",
         Overloaded: "Too many requests wait for the engine. Try again in a second.",
-        InternalError: "The engine refused the gateway's call. The log says why.",
+        InternalError: "The engine refused the gateway's call. The log has the reason.",
     }
 )
 
@@ -77,8 +77,7 @@ ENGINE_MESSAGES: Mapping[type[InklingError], str] = MappingProxyType(
 class Stub:
     """Calls TensorFlow Serving; several threads may use it.
 
-    Every method raises an `InklingError` where the call fails: of the class that
-    `ENGINE_ERRORS` has for the call's status.
+    If a call fails, every method raises the error of `ENGINE_ERRORS` for the status.
     """
 
     def __init__(self, channels: Channels) -> None:
@@ -93,8 +92,8 @@ class Stub:
     ) -> npt.NDArray[np.float32]:
         """Return the output `scores` for inputs (n, h, w, c), float32.
 
-        Neither shape nor values are checked. What is not a tensor of float32 comes back
-        as an empty array.
+        The method checks neither shape nor values. It returns an empty array if the
+        output is not a tensor of float32.
         """
         request = _predict_request(model, version)
         request.inputs["inputs"].CopyFrom(tensor_of(inputs))
@@ -109,7 +108,7 @@ class Stub:
         return np.empty(0, np.float32)
 
     def versions(self, model: str, timeout_s: float) -> list[wire.ModelVersionStatus]:
-        """Return what TensorFlow Serving knows of each version of a model."""
+        """Return TensorFlow Serving's status of each version of a model."""
         request = wire.GetModelStatusRequest()
         request.model_spec.name = model
         answer = wire.GetModelStatusResponse()
@@ -117,10 +116,10 @@ class Stub:
         return list(answer.model_version_status)
 
     def contract(self, model: str, version: int) -> str:
-        """Return the contract's JSON, which the model itself answers.
+        """Return the JSON of the contract, which the model itself contains.
 
         Raises:
-            ValueError: The model answered with something else.
+            ValueError: The model's answer is not one text.
         """
         try:
             [text] = strings_of(self._about(model, version, "contract"))
@@ -132,7 +131,7 @@ class Stub:
         """Return the number of the device that a version runs on; 1 is a GPU.
 
         Raises:
-            ValueError: The model answered with something else.
+            ValueError: The model's answer is not one number.
         """
         try:
             [index] = array_of(self._about(model, version, "device")).tolist()
@@ -141,7 +140,7 @@ class Stub:
         return index
 
     def _about(self, model: str, version: int, signature: str) -> wire.Tensor:
-        """Ask a model about itself; the signature and its output have the same name."""
+        """Call a model's signature; the signature and its output have the same name."""
         request = _predict_request(model, version)
         request.model_spec.signature_name = signature
         asked = request.inputs["asked"]
@@ -153,20 +152,20 @@ class Stub:
         return answer.outputs[signature]
 
     def _call(self, method: str, request: Message, answer: _M, timeout_s: float) -> _M:
-        """Fill in and return the answer to a request."""
+        """Call a method, and return `answer` filled with the response."""
         try:
             body = self._channels.call(method, request.SerializeToString(), timeout_s)
         except grpc.RpcError as error:
             kind = ENGINE_ERRORS.get(error.code(), InternalError)
             if kind is Overloaded and "larger than max" in (error.details() or ""):
-                kind = InternalError  # the answer has more bytes than scores could have
+                kind = InternalError  # the response is too large to hold scores
             _log.debug("%s: %s %s", method, error.code().name, error.details())
             raise kind(ENGINE_MESSAGES[kind]) from None
         try:
             answer.ParseFromString(body)
         except DecodeError:
             raise InternalError(
-                "The engine's answer is not one of TensorFlow Serving's messages."
+                "The engine's response is not a message of TensorFlow Serving."
             ) from None
         return answer
 

@@ -1,8 +1,8 @@
-"""The engine behind the network: TensorFlow Serving, one server or several.
+"""The engine on other servers: one or several servers of TensorFlow Serving.
 
-The servers themselves answer which versions they serve and under which contracts, so
-the gateway needs no model files. Every request names its version, so no answer mixes
-two versions while servers swap them.
+The servers report their versions and the contracts, so the gateway needs no model
+files. Each request names its version, so that an answer never mixes two versions while
+the servers change to a new version.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ __all__ = ["RemoteVersion", "TensorFlowServingEngine"]
 
 _log = logging.getLogger(__name__)
 
-# A server answers a status from memory; the question is asked twice.
+# A server has the status in memory; the gateway asks twice.
 _STATUS_TIMEOUT_S = 0.5
 _POLL_WHILE_MISSING_S = 0.2
 _PREDICT_TIMEOUT_S = 10.0
-# The answer of a model's `device` signature where the model runs on a GPU.
+# The output of a model's `device` signature if the model runs on a GPU.
 _GPU = 1
-# TensorFlow Serving runs float32, and the sum of such a softmax differs from 1 by less.
+# TensorFlow Serving runs float32; the sum of a float32 softmax differs from 1 by less.
 _SUM_TOLERANCE = 1e-3
 _SILENT = "TensorFlow Serving does not answer."
 
@@ -78,7 +78,7 @@ class RemoteVersion:
 
     @property
     def quick(self) -> bool:
-        """False: a prediction waits for the network."""
+        """Always False, because a prediction waits for the network."""
         return False
 
     def predict(
@@ -90,7 +90,7 @@ class RemoteVersion:
             DeadlineExceeded: The scores took longer than `timeout_s`.
             NotReady: No server can be reached.
             Overloaded: Too many requests wait for the servers.
-            InternalError: The answer does not hold scores.
+            InternalError: The response does not contain scores.
         """
         if timeout_s is None:
             timeout_s = _PREDICT_TIMEOUT_S
@@ -110,26 +110,26 @@ class RemoteVersion:
                 scores.shape,
                 shape,
             )
-            raise InternalError("The engine's answer does not hold scores.")
+            raise InternalError("The engine's response does not contain scores.")
         return scores
 
 
 @dataclass(frozen=True)
 class _Model:
-    """An immutable picture of one model; replaced as a whole, never changed.
+    """An immutable state of one model; a new state replaces it.
 
     Attributes:
-        loaded: The versions that requests are sent to.
-        status: The model as the gateway reports it.
+        loaded: The versions that can get requests.
+        status: The status that the gateway reports.
     """
 
     loaded: Mapping[int, RemoteVersion]
     status: ModelStatus
 
     def silent(self) -> _Model:
-        """Return the model as not ready, for its servers answer nothing at the moment.
+        """Return the model as not ready, because its servers do not answer.
 
-        Requests are still sent: each has a deadline, and some server may answer.
+        The gateway still sends requests: each has a deadline, and a server may answer.
         """
         versions = [
             replace(version, state=State.FAILED, reason=_SILENT)
@@ -142,10 +142,10 @@ class TensorFlowServingEngine:
     """Serves the models that the settings name, from TensorFlow Serving."""
 
     def __init__(self, settings: Settings) -> None:
-        """Ask for what is served, and then again and again.
+        """Ask the servers for their versions now, and then repeatedly.
 
         Raises:
-            InvalidRequest: A file for the encryption cannot be used.
+            InvalidRequest: A file for TLS cannot be used.
         """
         self._settings = settings
         self._channels = Channels(
@@ -161,14 +161,14 @@ class TensorFlowServingEngine:
     def select(
         self, model: str, version: int | None = None, version_label: str | None = None
     ) -> RemoteVersion:
-        """Return the version asked for, or the newest that is available."""
+        """Return the requested version, or the newest version that can answer."""
         found = self._models.get(model)
         if found is None:
             raise ModelNotFound(NO_SUCH_MODEL)
         if version_label is not None:
             raise ModelNotFound(
-                "The gateway does not know TensorFlow Serving's version labels. Ask "
-                "for a version."
+                "The gateway does not know TensorFlow Serving's version labels. Send a "
+                "version number instead."
             )
         if not found.loaded:
             raise NotReady(ENGINE_MESSAGES[NotReady])
@@ -183,17 +183,17 @@ class TensorFlowServingEngine:
         return found.loaded[version]
 
     def status(self) -> list[ModelStatus]:
-        """Return all models, sorted by name."""
+        """Return the status of all models, sorted by name."""
         models = self._models
         return [models[name].status for name in sorted(models)]
 
     def close(self) -> None:
-        """Stop asking, and close the connections."""
+        """Stop the status calls, and close the connections."""
         self._watcher.stop()
         self._channels.close()
 
     def _pause_s(self) -> float:
-        """Return the seconds to the next question; fewer while something is missing."""
+        """Return the seconds to the next status call: few while a model is missing."""
         poll_s = self._settings.poll_s
         ready = all(model.status.ready for model in self._models.values())
         return poll_s if ready else min(poll_s, _POLL_WHILE_MISSING_S)
@@ -203,7 +203,7 @@ class TensorFlowServingEngine:
             try:
                 after = self._asked_about(name, before)
             except DeadlineExceeded:
-                # All models have the same servers, and asking on would take longer.
+                # All models have the same servers, so further calls would time out.
                 self._fall_silent()
                 return
             self._models = {**self._models, name: after}
@@ -214,7 +214,7 @@ class TensorFlowServingEngine:
         self._models = {name: model.silent() for name, model in self._models.items()}
 
     def _asked_about(self, name: str, before: _Model) -> _Model:
-        """Return the model as the servers have it now.
+        """Return the model in the servers' current state.
 
         Raises:
             DeadlineExceeded: No server answers.
@@ -235,21 +235,24 @@ class TensorFlowServingEngine:
             if known.state == wire.ModelVersionStatus.AVAILABLE:
                 statuses.append(self._with_version(name, known.version, before, loaded))
             elif known.status.error_code:
-                reason = "TensorFlow Serving could not load it; its log says why."
+                reason = (
+                    "TensorFlow Serving could not load the version; its log has the "
+                    "reason."
+                )
                 statuses.append(VersionStatus(known.version, State.FAILED, reason))
         statuses.sort(key=lambda status: status.version, reverse=True)
         return _Model(loaded, ModelStatus(name, tuple(statuses)))
 
     def _versions_of(self, name: str) -> list[wire.ModelVersionStatus] | None:
-        """Ask for the versions of a model, and a second time if no answer comes.
+        """Ask for the versions of a model, and ask again after a timeout.
 
         Returns:
-            The versions; None if the servers are too busy to say: they answered other
-            calls meanwhile.
+            The versions; None if the servers are only busy: they answered other calls
+            meanwhile.
 
         Raises:
-            InklingError: The question was refused, or no server can be reached.
-            DeadlineExceeded: The servers answered nothing at all.
+            InklingError: The servers refused the call, or cannot be reached.
+            DeadlineExceeded: The servers did not answer any call.
         """
         began = time.monotonic()
         try:
@@ -271,7 +274,7 @@ class TensorFlowServingEngine:
         before: _Model,
         loaded: dict[int, RemoteVersion],
     ) -> VersionStatus:
-        """Add an available version to `loaded`; return what is reported of it."""
+        """Add an available version to `loaded`; return the status of the version."""
         known = before.loaded.get(version)
         try:
             if known is None:
@@ -296,23 +299,23 @@ class TensorFlowServingEngine:
             text = self._stub.contract(name, version)
         except (ValueError, InternalError, NotReady):
             raise BrokenVersion(
-                "The model does not answer its contract; publish it with inkling train."
+                "The model does not contain a contract; publish it with inkling train."
             ) from None
         return Contract.from_json(text)
 
     def _say_device(self, name: str, version: int) -> None:
-        """Write into the log on which device a version runs; the model knows it."""
+        """Ask the model on which device a version runs, and log the device."""
         try:
             device = self._stub.device(name, version)
         except (InklingError, ValueError):
-            _log.warning("%s version %d does not answer its device", name, version)
+            _log.warning("%s version %d does not report its device", name, version)
             return
         if device == _GPU:
             _log.info("%s version %d runs on a GPU", name, version)
         elif self._settings.expect_gpu:
             _log.warning(
-                "%s version %d runs on the CPU, and a GPU was asked for: TensorFlow "
-                "Serving found none, or no driver that fits",
+                "%s version %d runs on the CPU, but the settings expect a GPU: "
+                "TensorFlow Serving did not find a GPU or a matching driver",
                 name,
                 version,
             )

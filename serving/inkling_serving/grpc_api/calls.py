@@ -1,4 +1,4 @@
-"""Around one unary call: its errors become statuses, and its phases are counted."""
+"""Answers a unary call: turns its errors into statuses, and counts its phases."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["Calls", "StatusError", "end_with", "foreseen"]
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-# A caller that sends this metadata gets the phases of its request as trailing metadata.
+# A caller that sends this metadata gets the phases of its call as trailing metadata.
 _TIMING = ("inkling-timing", "true")
-# How long a client that retries should wait, in milliseconds.
+# The milliseconds after which a client should try again.
 _PUSHBACK_MS = "1000"
-# TensorFlow Serving cuts its messages at the same length (grpc_status_util.cc).
+# TensorFlow Serving truncates its messages at this length (grpc_status_util.cc).
 _MAX_MESSAGE = 1024
 
 
 class StatusError(InklingError):
-    """A refusal whose gRPC status is decided by another protocol than ours."""
+    """An error with the gRPC status that another protocol prescribes."""
 
     def __init__(self, status: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
@@ -42,13 +42,7 @@ class Calls:
     """Answers the unary calls of one servicer."""
 
     def __init__(self, pool: ThreadPool, metrics: Metrics, protocol: str) -> None:
-        """Take the parts.
-
-        Args:
-            pool: Runs what takes long.
-            metrics: Counts the answers.
-            protocol: The name of the servicer's protocol in the metrics.
-        """
+        """Create the object; `protocol` is the servicer's name in the metrics."""
         self._pool = pool
         self._metrics = metrics
         self._protocol = protocol
@@ -60,12 +54,12 @@ class Calls:
 
         Args:
             context: The call.
-            answer: Makes the response, and fills in the phases.
+            answer: Makes the response, and fills in the durations of the phases.
         """
         timings = Timings()
         try:
             response = answer(timings)
-        except Exception as error:  # noqa: BLE001 - the edge of the gRPC door
+        except Exception as error:  # noqa: BLE001 - every error becomes a status
             refusal = foreseen(error)
         else:
             self.count("ok", timings)
@@ -82,12 +76,12 @@ class Calls:
         answer: Callable[[float | None], _T],
         timings: Timings,
     ) -> _T:
-        """Return the response of a call that takes long: the pool runs it.
+        """Return the response of a call that takes long: the pool runs the call.
 
         Args:
             context: The call.
-            answer: Makes the response within the seconds that are left for it.
-            timings: Gets the seconds that the call waited for a thread.
+            answer: Makes the response; its argument is the seconds that are left.
+            timings: Gets the seconds for which the call waited for a thread.
         """
         submitted = perf_counter()
 
@@ -104,15 +98,18 @@ class Calls:
 
 
 def foreseen(error: Exception) -> InklingError:
-    """Return the error that the caller is told; an unforeseen one goes to the log."""
+    """Return the error for the caller; an unexpected error goes to the log."""
     if isinstance(error, InklingError):
         return error
     _log.error("a call failed", exc_info=error)
-    return InternalError("Something went wrong here, not with your request.")
+    return InternalError(
+        "The server failed; your request is not the cause. The server's log has the "
+        "error."
+    )
 
 
 def end_with(context: grpc.ServicerContext, error: InklingError) -> NoReturn:
-    """End a call with the status, the code word and the message of an error."""
+    """End a call with the status, the error code and the message of an error."""
     if isinstance(error, StatusError):
         context.abort(error.status, _cut(error.message))
     trailing = [(ERROR_CODE_KEY, str(error.code))]
@@ -123,7 +120,7 @@ def end_with(context: grpc.ServicerContext, error: InklingError) -> NoReturn:
 
 
 def _cut(message: str) -> str:
-    """Return a message of a length that fits into gRPC's metadata."""
-    # A character outside ASCII takes up to twelve letters on the wire.
+    """Return the message, truncated so that it fits into gRPC's metadata."""
+    # A character outside ASCII takes up to twelve bytes on the wire.
     limit = _MAX_MESSAGE if message.isascii() else _MAX_MESSAGE // 12
     return message if len(message) <= limit else message[:limit] + "...TRUNCATED"

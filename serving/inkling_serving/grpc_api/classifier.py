@@ -1,4 +1,4 @@
-"""The service `inkling.v1.Classifier`: from messages to the service and back."""
+"""Answers `inkling.v1.Classifier`: turns messages into calls of the service."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Classifier(ClassifierServicer):
     def __init__(
         self, service: Service, pool: ThreadPool, metrics: Metrics, max_streams: int
     ) -> None:
-        """Take the parts; `max_streams` streams may be open at once."""
+        """Create the servicer; `max_streams` streams may be open at once."""
         self._service = service
         self._pool = pool
         self._calls = Calls(pool, metrics, "grpc")
@@ -62,7 +62,7 @@ class Classifier(ClassifierServicer):
         requests: Iterator[pb.ClassifyStreamRequest],
         context: grpc.ServicerContext,
     ) -> Iterator[pb.ClassifyStreamResponse]:
-        """Yield an answer for each request as soon as it is there."""
+        """Yield the response to each request as soon as it is ready."""
         stream = _Stream(
             lambda request: self._stream_answer(request, context), self._refused
         )
@@ -78,7 +78,7 @@ class Classifier(ClassifierServicer):
         if stream.error is not None:
             end_with(context, stream.error)
         if self._ending:
-            end_with(context, NotReady("This server ends; send the rest again."))
+            end_with(context, NotReady("This server stops; send the rest again."))
 
     def ListModels(
         self, request: pb.ListModelsRequest, context: grpc.ServicerContext
@@ -101,7 +101,7 @@ class Classifier(ClassifierServicer):
         )
 
     def end(self) -> None:
-        """Read no more requests of open streams; those that were read are answered."""
+        """Stop reading from open streams; requests that were read are answered."""
         with self._lock:
             self._ending = True
             streams = list(self._streams)
@@ -111,7 +111,7 @@ class Classifier(ClassifierServicer):
     def _open(self, stream: _Stream) -> None:
         with self._lock:
             if self._ending:
-                raise NotReady("This server ends; ask again.")
+                raise NotReady("This server stops; send the call again.")
             if len(self._streams) >= self._max_streams:
                 raise too_many(len(self._streams))
             self._streams.add(stream)
@@ -119,7 +119,7 @@ class Classifier(ClassifierServicer):
     def _classification(
         self, request: pb.ClassifyRequest, timings: Timings
     ) -> tuple[Callable[[float | None], pb.ClassifyResponse], bool]:
-        """Return a function that classifies in time, and whether it is quick."""
+        """Return a function that classifies within seconds, and whether it is quick."""
         choice = request.WhichOneof("choice")
         target = Target(
             request.model,
@@ -153,7 +153,7 @@ class Classifier(ClassifierServicer):
             timings.queue = 0.0 if quick else perf_counter() - submitted
             try:
                 response = classify(context.time_remaining())
-            except Exception as error:  # noqa: BLE001 - the edge of the gRPC door
+            except Exception as error:  # noqa: BLE001 - every error becomes a response
                 return self._refusal(request.id, error, timings)
             self._calls.count("ok", timings)
             return pb.ClassifyStreamResponse(id=request.id, response=response)
@@ -180,7 +180,7 @@ def _response(answer: Answer, timings: Timings) -> pb.ClassifyResponse:
         model=origin.model, version=origin.version, contract=origin.contract
     )
     for result in answer.results:
-        # Added in place: a message that is made apart is copied.
+        # The messages are added in place: protobuf would copy a separate message.
         prediction = response.results.add(abstained=result.abstained)
         for score in result.top:
             prediction.top.add(

@@ -1,4 +1,4 @@
-"""gRPC's health service: the state of the server, and of each model by its name."""
+"""gRPC's health service: the state of the server, and of each model under its name."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ __all__ = ["Health"]
 _LOOK_S = 0.5
 _SERVING: int = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
-# The names of the server as a whole; clients of TensorFlow Serving ask for the last.
+# The names of the whole server; clients of TensorFlow Serving use the last name.
 _WHOLE_SERVER = ("", "inkling.v1.Classifier", "PredictionService")
 
 
 class _Servicer(HealthServicer):  # type: ignore[misc]
-    """grpcio's servicer, which can also end the watches; a watch holds no thread."""
+    """grpcio's servicer with a way to end the watches; a watch occupies no thread."""
 
     def __init__(self) -> None:
         super().__init__(experimental_non_blocking=True)
         self._watches: set[Callable[[Any], None]] = set()
 
     def Watch(self, request: Any, context: Any, send_response_callback: Any) -> None:
-        """Tell a caller each change of a status until it leaves, or until the end."""
+        """Send a caller each change of a status until the caller or the server ends."""
         self._watches.add(send_response_callback)
         context.add_callback(lambda: self._watches.discard(send_response_callback))
         super().Watch(request, context, send_response_callback)
 
     def end(self) -> None:
-        """Say NOT_SERVING from now on; end the watches, which would delay the end."""
+        """Report NOT_SERVING; end the watches, which would delay the server's end."""
         self.enter_graceful_shutdown()
         for send in list(self._watches):
             send(None)
@@ -46,11 +46,11 @@ class Health:
     """Tells grpcio's health servicer which models can answer.
 
     Attributes:
-        servicer: Answers Check and Watch.
+        servicer: The servicer that answers Check and Watch.
     """
 
     def __init__(self, service: Service) -> None:
-        """Look at the models now, and twice a second from now on."""
+        """Read the state of the models now, and then twice a second."""
         self.servicer = _Servicer()
         self._service = service
         self._told: dict[str, int] = {}
@@ -60,17 +60,17 @@ class Health:
         )
 
     def end(self) -> None:
-        """Say NOT_SERVING of everything from now on."""
+        """Report NOT_SERVING for all names from now on."""
         self.servicer.end()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._watcher.stop()
 
     def _tell(self) -> None:
         models = {model.name: model.ready for model in self._service.models()}
         whole = dict.fromkeys(_WHOLE_SERVER, any(models.values()))
-        # A model that has gone from the repository can no longer answer.
+        # A model that was removed from the repository can no longer answer.
         gone = dict.fromkeys(self._told, False)
         for name, ready in {**gone, **models, **whole}.items():
             status = _SERVING if ready else _NOT_SERVING

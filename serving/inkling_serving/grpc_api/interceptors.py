@@ -1,10 +1,10 @@
-"""Checks the key and the message of a call before its servicer sees the call.
+"""Checks the key and the message of a call before its servicer gets the call.
 
 grpcio gives each call a thread before the call's message has arrived, waits for the
-message without a limit in time, and reports a malformed message as the server's fault.
-The second interceptor bounds the time and reports the fault as the caller's. To do so,
-it serves a method with one request as a method with a stream of requests: on the wire
-both are the same.
+message without a time limit, and reports a malformed message as the server's fault. The
+message interceptor limits the time and reports the fault as the caller's. For this, it
+serves a method with one request as a method with a stream of requests: on the wire both
+are the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LOOK_S = 0.5
 
 
 class KeyInterceptor(grpc.ServerInterceptor):
-    """Refuses a call without an API key; questions about the health need no key."""
+    """Refuses a call without an API key; calls of the health service need no key."""
 
     def __init__(self, keys: ApiKeys) -> None:
         self._keys = keys
@@ -41,7 +41,7 @@ class KeyInterceptor(grpc.ServerInterceptor):
     def intercept_service(
         self, continuation: _Continuation, details: Any
     ) -> _Handler | None:
-        """Return the handler of a call, or one that refuses the call."""
+        """Return the handler of a call, or a handler that refuses the call."""
         if details.method.startswith(_HEALTH):
             return continuation(details)
         metadata = dict(details.invocation_metadata)
@@ -56,21 +56,17 @@ def _refusing(error: Unauthenticated) -> _Handler:
     def refuse(_: object, context: grpc.ServicerContext) -> None:
         end_with(context, error)
 
-    # A handler of a stream is called at once: no message of the caller is waited for.
+    # grpcio calls the handler of a stream at once, without waiting for a message.
     return grpc.stream_unary_rpc_method_handler(refuse)
 
 
 class MessageInterceptor(grpc.ServerInterceptor):
-    """Reads the messages of a call, the first of a unary call within some seconds."""
+    """Reads the messages of a call; limits the time for the message of a unary call."""
 
     def __init__(self, timeout_s: float) -> None:
-        """Start the thread that ends calls whose message is late.
-
-        Args:
-            timeout_s: The seconds in which a message must arrive.
-        """
+        """Start the thread that ends calls whose message takes over `timeout_s`."""
         self._timeout_s = timeout_s
-        # The calls that wait for their message, and when each is given up.
+        # The calls that wait for their message, and the time at which each is ended.
         self._waiting: dict[grpc.ServicerContext, float] = {}
         self._handlers: dict[str, _Handler] = {}
         self._reaper = Repeating(
@@ -80,7 +76,7 @@ class MessageInterceptor(grpc.ServerInterceptor):
     def intercept_service(
         self, continuation: _Continuation, details: Any
     ) -> _Handler | None:
-        """Return a handler that reads the message itself."""
+        """Return a handler that reads and checks the message."""
         method = details.method
         known = self._handlers.get(method)
         if known is not None:
@@ -88,12 +84,12 @@ class MessageInterceptor(grpc.ServerInterceptor):
         handler = continuation(details)
         if handler is None:
             return None
-        # Only methods that exist come here, so the dictionary is bounded.
+        # Only existing methods get here, so the dictionary cannot grow without limit.
         made = self._handlers[method] = self._reading(handler, method)
         return made
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._reaper.stop()
 
     def _reading(self, handler: Any, method: str) -> _Handler:
@@ -107,8 +103,8 @@ class MessageInterceptor(grpc.ServerInterceptor):
                 request = self._only(request, context)
             return behaviour(request, context, *send)
 
-        # grpcio looks for these on the function: with the first a health watch holds no
-        # thread, with the second a method runs in threads of its own.
+        # grpcio reads these attributes of the function. With the first, a health watch
+        # occupies no thread; with the second, a method has its own threads.
         for name in ("experimental_non_blocking", "experimental_thread_pool"):
             if hasattr(behaviour, name):
                 setattr(answer, name, getattr(behaviour, name))
@@ -120,12 +116,12 @@ class MessageInterceptor(grpc.ServerInterceptor):
         return make(answer, None, handler.response_serializer)
 
     def _only(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
-        """Return the one request of a call, or end the call."""
+        """Return the only request of a call, or end the call with an error."""
         self._waiting[context] = time.monotonic() + self._timeout_s
         try:
             return next(requests)
         except StopIteration:
-            refusal = InvalidRequest("The call takes one message; none came.")
+            refusal = InvalidRequest("The call has 0 messages; send one message.")
         except InvalidRequest as error:
             refusal = error
         finally:
@@ -145,8 +141,8 @@ def _parser(parse: Callable[[bytes], Any], method: str) -> Callable[[bytes], Any
             return parse(body)
         except DecodeError:
             raise InvalidRequest(
-                f"The message is not one of {method}; generate the client from the "
-                "same .proto file."
+                f"The message is not a request of {method}; generate the client from "
+                "the server's .proto file."
             ) from None
 
     return parsed

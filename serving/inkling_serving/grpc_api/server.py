@@ -1,4 +1,4 @@
-"""The gRPC server of one gateway process: grpcio's own, with our settings."""
+"""The gRPC server of one gateway process: grpcio's server with our settings."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["GrpcServer"]
 
-# Calls of a process that may be open at once. Each has a thread, which is idle while
-# the call waits for its message, for the pool, or for the next request of its stream.
+# The most open calls of a process. Each call has a thread, which is idle while the call
+# waits for its message, for the thread pool, or for the next request of its stream.
 _MAX_CALLS = 256
 _MAX_CALLS_OF_CONNECTION = 128
-# grpcio answers a ping flood with GOAWAY; clients may ping as often as this.
+# Clients may send a ping every 10 s; grpcio answers more frequent pings with GOAWAY.
 _MIN_PING_INTERVAL_MS = 10_000
 _COMPRESSION = {
     "none": grpc.Compression.NoCompression,
@@ -47,7 +47,7 @@ class GrpcServer:
         metrics: Metrics,
         settings: Settings,
     ) -> None:
-        """Make the server; it starts with `start`."""
+        """Create the server; `start` starts it."""
         self._settings = settings
         self._classifier = Classifier(service, pool, metrics, settings.grpc_max_streams)
         self._health = Health(service)
@@ -71,14 +71,14 @@ class GrpcServer:
 
     @property
     def server(self) -> grpc.Server:
-        """The server, for other servicers to be added."""
+        """The grpcio server, to which other servicers can be added."""
         return self._server
 
     def start(self, host: str, port: int) -> None:
-        """Listen, beside other processes of the gateway that listen on the same port.
+        """Listen on the port, which other processes of the gateway may share.
 
         Raises:
-            InvalidRequest: The address cannot be listened on.
+            InvalidRequest: The server cannot listen on the address.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         credentials = grpc_credentials(self._settings)
@@ -92,21 +92,21 @@ class GrpcServer:
         self._server.start()
 
     def end(self) -> threading.Event:
-        """Take no more calls; return what is set once the open calls have ended."""
+        """Accept no more calls; return an event that is set once all calls ended."""
         self._health.end()
         self._classifier.end()
         ended: threading.Event = self._server.stop(self._settings.drain_timeout_s)
         return ended
 
     def close(self) -> None:
-        """End the threads that are left; all calls have ended."""
+        """Stop the remaining threads, once all calls have ended."""
         self._health.stop()
         self._messages.stop()
 
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:
     options: dict[str, Any] = {
-        # Each process of a gateway listens on the port; the system spreads connections.
+        # Each process of a gateway listens on the port; the kernel spreads connections.
         "grpc.so_reuseport": 1,
         "grpc.max_receive_message_length": settings.max_body_bytes,
         "grpc.max_concurrent_streams": _MAX_CALLS_OF_CONNECTION,
@@ -130,7 +130,7 @@ def _add_reflection(server: grpc.Server) -> None:
 
     names = ("inkling.v1.Classifier", "grpc.health.v1.Health", reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    # grpcio-reflection has v1alpha alone. Tools ask for v1 first, which is the same.
+    # grpcio-reflection has only v1alpha. Tools ask for v1 first; both are the same.
     method = grpc.stream_stream_rpc_method_handler(
         reflection.ReflectionServicer(names).ServerReflectionInfo,
         wire.ServerReflectionRequest.FromString,

@@ -1,4 +1,4 @@
-"""One ClassifyStream call: several of its requests are answered at once."""
+"""One ClassifyStream call: it answers several of its requests at once."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["Stream"]
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-# Requests of one stream that are being answered or whose answers wait to be sent. The
-# next request is read once there is room, and the rest waits in the client.
+# The most requests of one stream that are being answered or whose answers wait to be
+# sent. At this limit the stream stops reading, and further requests wait in the client.
 _WINDOW = 16
 
 
 class Stream(Generic[_Request, _Response]):
-    """A stream of requests and answers, for as long as it lasts.
+    """A stream of requests and answers.
 
     gRPC's thread yields the answers. A second thread reads the requests, because an
     answer must not wait for the next request.
 
     Attributes:
-        error: Why the rest of the requests cannot be read; None where it can.
+        error: The error because of which the other requests cannot be read, or None.
     """
 
     def __init__(
@@ -36,12 +36,11 @@ class Stream(Generic[_Request, _Response]):
         answer: Callable[[_Request], _Response | Future[_Response]],
         refuse: Callable[[_Request, InklingError], _Response],
     ) -> None:
-        """Take the functions that answer one request.
+        """Create the stream from the functions that answer one request.
 
         Args:
-            answer: Returns the answer, or the future of one; both may raise an
-                InklingError.
-            refuse: Returns the answer that tells such an error.
+            answer: Returns the answer or its future; both may raise an InklingError.
+            refuse: Returns the answer for an InklingError.
         """
         self.error: InklingError | None = None
         self._answer = answer
@@ -55,7 +54,7 @@ class Stream(Generic[_Request, _Response]):
         self._ended = False
 
     def answers(self, requests: Iterator[_Request]) -> Iterator[_Response]:
-        """Yield an answer for each request, as soon as it is there."""
+        """Yield the answer to each request as soon as it is ready."""
         reader = threading.Thread(
             target=self._read, args=(requests,), name="inkling-stream", daemon=True
         )
@@ -71,8 +70,14 @@ class Stream(Generic[_Request, _Response]):
                 future.cancel()
 
     def end(self) -> None:
-        """Read no more requests; those that were read are answered."""
-        self._finish_reading()
+        """Stop reading; requests that were read are answered."""
+        with self._lock:
+            if self._read_all:
+                return
+            self._read_all = True
+            last = not self._under_way
+        if last:
+            self._answers.put(None)
 
     def _read(self, requests: Iterator[_Request]) -> None:
         try:
@@ -84,9 +89,9 @@ class Stream(Generic[_Request, _Response]):
         except InklingError as error:
             self.error = error
         except grpc.RpcError:
-            return  # the client has left; gRPC's thread is told the same
+            return  # the client has left; gRPC's thread gets the same error
         finally:
-            self._finish_reading()
+            self.end()
 
     def _begin(self, request: _Request) -> None:
         try:
@@ -109,14 +114,5 @@ class Stream(Generic[_Request, _Response]):
         with self._lock:
             self._under_way.discard(future)
             last = self._read_all and not self._under_way
-        if last:
-            self._answers.put(None)
-
-    def _finish_reading(self) -> None:
-        with self._lock:
-            if self._read_all:
-                return
-            self._read_all = True
-            last = not self._under_way
         if last:
             self._answers.put(None)

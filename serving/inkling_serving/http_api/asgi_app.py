@@ -1,9 +1,9 @@
-"""The ASGI application: reads bodies within limits, and hands the requests on.
+"""The ASGI application: it reads bodies within limits, and passes the requests on.
 
-A request goes one of two ways. A classification goes to its handler: on the event loop
-where it takes less time than finding a thread for it, else in the pool of threads. Any
-other request goes through Flask, in threads: `:explain` in the pool, and requests that
-only read something in threads of their own, so that probes never wait for pictures.
+A classification goes to its handler directly: on the event loop where it takes less
+time than the hand-over to a thread, else in the thread pool. Flask answers all other
+requests in threads: `:explain` in the thread pool, and requests that only read the
+gateway's state in two other threads, so that probes never wait for pictures.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ if TYPE_CHECKING:
 __all__ = ["AsgiApp"]
 
 _Message = MutableMapping[str, Any]
-# Requests of a process, of all kinds, beside which a quick one is still answered: at a
-# third of a millisecond each, the last of so many waits for about 150 ms.
+# With more open requests than these, the process refuses a quick classification: at a
+# third of a millisecond each, the last of 512 requests waits for about 150 ms.
 _MAX_UNDER_WAY = 512
-# Threads for requests that only read the state of the gateway, and how many may wait.
+# The threads for requests that only read the gateway's state, and the length of their
+# queue.
 _STATUS_THREADS, _STATUS_QUEUE = 2, 128
-# Flask builds no addresses, so the caller's name for this host is not in it.
+# Flask builds no URLs here, so the environment does not need the caller's Host header.
 _ENVIRON = create_environ()
-# RFC 3986's host and RFC 9110's port; an empty host is allowed.
+# The host of RFC 3986 and the port of RFC 9110; the host may be empty.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
 
@@ -55,13 +56,14 @@ class AsgiApp:
         settings: Settings,
         lifespan: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        """Take the parts.
+        """Create the application.
 
         Args:
-            handlers: Answer the requests.
-            pool: Runs what takes long.
-            settings: The limits on bodies.
-            lifespan: Is entered before the first request and left after the last.
+            handlers: The handlers that answer the requests.
+            pool: The threads for requests that take long.
+            settings: The settings; the limits on bodies come from them.
+            lifespan: Makes the context that is entered before the first request and
+                left after the last one.
         """
         self._handlers = handlers
         self._pool = pool
@@ -98,7 +100,7 @@ class AsgiApp:
         except InklingError as error:
             is_here = is_here and not isinstance(error, TooLarge)
             response = self._handlers.refuse(error, request)
-        # The rest of an unread body must not be taken for the next request.
+        # The server must not read the rest of an unread body as the next request.
         extra = {} if is_here else {"connection": "close"}
         await _send(response, request.method, send, extra)
 
@@ -121,7 +123,7 @@ class AsgiApp:
             self._flask, _environ(request), buffered=True
         )
         found = {name.lower(): value for name, value in headers.items()}
-        found.pop("date", None)  # uvicorn writes it
+        found.pop("date", None)  # uvicorn writes this header
         return Response(int(status.split(" ", 1)[0]), b"".join(chunks), found)
 
     async def _lifespan(
@@ -177,7 +179,7 @@ def _environ(request: Request) -> dict[str, Any]:
         "PATH_INFO": request.path.encode().decode("latin-1"),
         "QUERY_STRING": request.query,
     }
-    # Only the page looks at headers: whether the browser's copy of a file is fresh.
+    # Only the page reads headers: they say whether the browser's copy of a file is new.
     for name in ("if-none-match", "if-modified-since"):
         if name in request.headers:
             key = "HTTP_" + name.upper().replace("-", "_")

@@ -2,8 +2,7 @@
 
 `create_app()` without arguments makes the application from the environment, for a WSGI
 server or for `flask --app inkling_serving.http_api.flask_app routes`. `inkling serve`
-runs the same application behind its ASGI application, which hands over the request that
-it has read.
+runs the same application behind its ASGI application, which reads each request first.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _PAGE_HEADERS = {
 
 
 class _Name(BaseConverter):
-    """A name in a path, as `Route.rule` has it; the handlers say which are valid."""
+    """A name in a path, as in `Route.rule`; the handlers check whether it is valid."""
 
     regex = "[^/:]*"
 
@@ -59,14 +58,14 @@ def create_app(
     """Return the application.
 
     Args:
-        settings: The gateway's settings; by default those of the environment.
-        handlers: The handlers; by default new ones, with an engine of their own.
+        settings: The gateway's settings; by default, they come from the environment.
+        handlers: The handlers; by default, new handlers with a new engine.
     """
     settings = settings or Settings.from_env(os.environ)
     handlers = handlers or _handlers(settings)
     app = flask.Flask("inkling_serving", static_folder=None)
     app.url_map.converters["name"] = _Name
-    # An address with a slash too many is another address, not a redirection.
+    # A path with a doubled slash is an unknown address; Flask must not redirect it.
     app.url_map.merge_slashes = False
     app.before_request(partial(_begin, handlers, settings.max_body_bytes))
     views = {r.handler: partial(_view, handlers, r.handler) for r in ROUTES}
@@ -86,7 +85,7 @@ def _handlers(settings: Settings) -> Handlers:
 
 
 def _begin(handlers: Handlers, max_body_bytes: int) -> flask.Response | None:
-    """Read the request of a WSGI server; one that was handed over is complete."""
+    """Read the request of a WSGI server; the ASGI application passes a complete one."""
     came = flask.request
     request = came.environ.get(REQUEST_KEY)
     if request is None:
@@ -95,8 +94,8 @@ def _begin(handlers: Handlers, max_body_bytes: int) -> flask.Response | None:
         request = Request(came.method, came.path, query, headers)
         try:
             handlers.check_key(request)
-            # Werkzeug's own limit cuts a chunked body off at the limit without a word,
-            # so one byte more is read.
+            # Werkzeug's own limit cuts a chunked body off without an error, so this
+            # reads one byte more than the limit.
             request.body = came.stream.read(max_body_bytes + 1)
             if len(request.body) > max_body_bytes:
                 raise too_long(max_body_bytes)
@@ -117,7 +116,7 @@ def _page(name: str = "index.html") -> flask.Response:
 
 
 def _refused(handlers: Handlers, error: HTTPException) -> flask.Response:
-    """Tell an error of Flask's in the form of all errors."""
+    """Return the JSON response for one of Flask's own errors."""
     return _flask_response(handlers.refuse(_told(error), flask.g.request))
 
 
@@ -129,7 +128,7 @@ def _told(error: HTTPException) -> Exception:
         return MethodNotAllowed(shown, tuple(sorted(allowed)))
     if error.code == HTTPStatus.NOT_FOUND:
         return NotFound(NOTHING_HERE)
-    # Flask wraps what was not foreseen; the original goes to the log.
+    # Flask wraps an unexpected exception; the log gets the original.
     original: Any = getattr(error, "original_exception", None)
     return original or error
 

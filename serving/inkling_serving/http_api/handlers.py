@@ -1,7 +1,7 @@
-"""What each HTTP address answers: functions from a request value to a response value.
+"""The handlers of the HTTP addresses: they turn a request into a response.
 
-A handler reads the request, calls the service and writes the response; it has no other
-logic. `ROUTES` is the one table of addresses. Flask serves all of them
+A handler reads the request, calls the service and writes the response; it contains no
+other logic. `ROUTES` is the only table of addresses. Flask serves all addresses
 (`inkling_serving.http_api.flask_app`), and the ASGI application
 (`inkling_serving.http_api.asgi_app`) calls the handler of a classification directly.
 """
@@ -76,10 +76,10 @@ NOTHING_HERE = (
     "There is nothing at this address. GET /v1/models lists the models; POST a picture "
     "to /v1/models/NAME:classify."
 )
-# Machines ask these again and again; they are not counted.
+# The metrics do not count these: orchestrators and Prometheus poll them all the time.
 _UNCOUNTED = frozenset({"/livez", "/readyz", "/metrics"})
-# An id must differ from other ids, and nothing more; asking the system for random bytes
-# takes four times as long.
+# An id must only differ from other ids. Random bytes from the system would take four
+# times as long.
 _ids = random.Random()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TOP_K = re.compile(r"[1-9][0-9]{0,5}")
@@ -92,14 +92,14 @@ class Request:
     """An HTTP request with its whole body.
 
     Attributes:
-        method: In capitals.
-        path: Percent-decoded, without the query.
-        query: What follows the `?`, still encoded.
-        headers: By lower-case name.
-        body: The body; the door that read it has refused one that was too long.
-        timings: The phases of the answer, filled in on the way.
-        id: The caller's `X-Request-Id`, or a new id where the caller's is missing or
-            holds characters that do not belong into a log.
+        method: The method in capital letters.
+        path: The percent-decoded path, without the query.
+        query: The part after the `?`, still percent-encoded.
+        headers: The headers by their names in lower case.
+        body: The whole body; a body over the limit was refused before.
+        timings: The durations of the phases, filled in while the request is answered.
+        id: The caller's `X-Request-Id`, or a new id if the caller sent none or one with
+            characters that must not get into a log.
     """
 
     method: str
@@ -137,8 +137,8 @@ class Route:
 
     Attributes:
         method: GET or POST.
-        rule: The path as Flask's rules are written; `name` matches any characters but
-            `/` and `:`.
+        rule: The path as a rule of Flask; `name` matches all characters but `/` and
+            `:`.
         handler: A method of `Handlers`.
     """
 
@@ -153,38 +153,38 @@ class Route:
 
 
 class Handlers:
-    """The handlers, over one service."""
+    """The handlers of one service."""
 
     def __init__(
         self, service: Service, metrics: Metrics, keys: ApiKeys, max_batch: int
     ) -> None:
-        """Take the parts; a request may have up to `max_batch` images."""
+        """Create the handlers; a request may have up to `max_batch` images."""
         self._service = service
         self._metrics = metrics
         self._keys = keys
         self._max_batch = max_batch
 
     def check_key(self, request: Request) -> None:
-        """Return if a request may be answered.
+        """Check the API key of a request.
 
         Raises:
-            Unauthenticated: It needs a key, and has none that is known.
+            Unauthenticated: The path needs a key, and the request has no valid one.
         """
         if needs_key(request.path):
             self._keys.check(request.headers.get("authorization"))
 
     def answer(self, handler: Handler, request: Request, names: Names) -> Response:
-        """Return the response of a handler, or the one that tells its error."""
+        """Return the response of a handler, or the response for its error."""
         try:
             response = handler(self, request, names)
-        except Exception as error:  # noqa: BLE001 - the edge of the HTTP door
+        except Exception as error:  # noqa: BLE001 - every error becomes a response
             return self.refuse(error, request)
         if request.path not in _UNCOUNTED:
             self._metrics.observe("http", "ok", request.timings)
         return response
 
     def refuse(self, error: Exception, request: Request) -> Response:
-        """Return the response that tells an error, and count it."""
+        """Return the response for an error, and count it."""
         response = _error_response(error, request.id)
         if request.path not in _UNCOUNTED:
             code = error.code if isinstance(error, InklingError) else ErrorCode.INTERNAL
@@ -192,7 +192,7 @@ class Handlers:
         return response
 
     def is_quick(self, request: Request, names: Names) -> bool:
-        """Whether a classification takes less time than handing it to a thread."""
+        """Return whether a classification is quicker than its hand-over to a thread."""
         try:
             return self._service.is_quick(_target(names), request.body)
         except InvalidRequest:
@@ -216,7 +216,9 @@ class Handlers:
         query = _Query.of(request)
         asked = envelope_of(request.headers, request.body, 1)
         if len(asked.images) != 1:
-            raise InvalidRequest(f"Explain takes one image; {len(asked.images)} came.")
+            raise InvalidRequest(
+                f"The request has {len(asked.images)} images; explain takes one."
+            )
         answer, stages = self._service.explain(
             _target(names),
             asked.images[0],
@@ -240,11 +242,11 @@ class Handlers:
         return _json_response(HTTPStatus.OK, shown, request.id)
 
     def live(self, request: Request, _: Names) -> Response:
-        """Answer `/livez`: the process answers requests."""
+        """Answer `/livez`: this process can answer requests."""
         return _json_response(HTTPStatus.OK, {"live": True}, request.id)
 
     def ready(self, request: Request, _: Names) -> Response:
-        """Answer `/readyz`: a model can classify."""
+        """Answer `/readyz`: at least one model can classify."""
         self._service.check_ready()
         return _json_response(HTTPStatus.OK, {"ready": True}, request.id)
 
@@ -281,12 +283,12 @@ def classification_names(request: Request) -> Names | None:
 
 
 def _error_response(error: Exception, request_id: str) -> Response:
-    """Return the answer to a failed request; what was not foreseen goes to the log."""
+    """Return the response for an error; an unexpected error goes to the log."""
     if not isinstance(error, InklingError):
         _log.error("request %s failed", request_id, exc_info=error)
         error = InternalError(
-            "Something went wrong here, not with your request. The log has it under "
-            "the request id."
+            "The server failed; your request is not the cause. The server's log has "
+            "the error under this request id."
         )
     status = HTTP_STATUS[error.code]
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -340,7 +342,7 @@ def _target(names: Mapping[str, str | None]) -> Target:
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """What the query of a classification asks for."""
+    """The query parameters of a classification."""
 
     top_k: int = 1
     abstain: bool = False

@@ -1,8 +1,9 @@
 """uvicorn's HTTP protocol with limits on the head of a request.
 
-uvicorn limits neither the size nor the number of headers nor the time that they take,
-and reads a request to upgrade the protocol as one without a body. Each method below
-that overrides a method of uvicorn states why. A test fails if uvicorn changes them.
+uvicorn does not limit the size of headers, their number or the time in which they
+arrive, and it reads an upgrade request as a request without a body. Each method below
+that overrides a method of uvicorn states the reason. A test fails if uvicorn changes
+the methods.
 """
 
 from __future__ import annotations
@@ -18,32 +19,32 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 __all__ = ["IS_HERE", "UNDER_WAY", "BoundedProtocol"]
 
 # Keys in the state of a request's scope: the number of requests that this process has
-# not answered, and whether the whole body of this one has arrived.
+# not answered, and whether the whole body of this request has arrived.
 UNDER_WAY = "inkling.under_way"
 IS_HERE = "inkling.is_here"
 
 _MAX_HEAD_BYTES = 32 * 1024
 _MAX_URL_BYTES = 16 * 1024
 _MAX_HEADERS = 100
-# Chunks and trailers of one body. Chunks of one byte would cost more CPU time than any
-# picture.
+# The most chunks and trailers of one body. Chunks of one byte would cost more CPU time
+# than any picture.
 _MAX_PIECES = 100_000
 _HEAD_TIMEOUT_S = 5.0
 _LINGER_S = 0.5
 _DISCARD_S = 1.0
 _END = b"\r\n\r\n"
-# Upgrades are not offered; a server may ignore the wish (RFC 9110, section 7.8).
+# This server does not upgrade; it may ignore the header (RFC 9110, section 7.8).
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Collects the head of a request, within limits, before the parser gets it.
+    """Collects the head of a request, within limits, before the parser gets the head.
 
     Attributes:
-        ending: Whether the next answer is the last one of the connection.
+        ending: Whether the next response is the last one of the connection.
     """
 
-    # The status of the refusal after a callback has stopped the parser.
+    # The status of the refusal, once a callback has stopped the parser.
     _why = HTTPStatus.BAD_REQUEST
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -62,7 +63,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Wait half a second for a request before an idle connection is closed.
 
         uvicorn closes the connection at once. A client that has just sent a request
-        cannot know then whether the request was answered.
+        could not know then whether the server processed it.
         """
         if self.cycle is None or self.cycle.response_complete:
             self.ending = True
@@ -81,7 +82,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Collect a head up to its limits; uvicorn would parse heads of any size."""
+        """Collect a head up to the limits; uvicorn would parse a head of any size."""
         if self._refused:
             return
         if not self._in_head:
@@ -136,12 +137,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_message_begin(self) -> None:
-        """Begin to count; a request may begin in the piece that ends another one."""
+        """Reset the count; one piece of data may end a request and begin the next."""
         self._in_head, self._pieces = True, 0
         super().on_message_begin()
 
     def on_message_complete(self) -> None:
-        """Tell the application that the whole body is here, and wait for a head."""
+        """Tell the application that the body is complete, and wait for a head."""
         super().on_message_complete()
         self.scope["state"][IS_HERE] = True
         self._in_head = True
@@ -166,10 +167,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Answer a request that is refused unparsed, and close the connection."""
+        """Refuse a request that was not parsed, and close the connection."""
         self._stop_waiting()
         if self._is_answering():
-            # Answers keep the order of the requests; the one before is the last.
+            # Responses keep the order of the requests, so the response to the earlier
+            # request is the last one of the connection.
             self._refused = True
             self.cycle.keep_alive = False
             return
@@ -185,8 +187,8 @@ class BoundedProtocol(HttpToolsProtocol):
             "connection: close\r\n\r\n".encode()
             + content
         )
-        # If the connection is closed while the client sends, the client sees a reset
-        # and not the answer. So its data is read and dropped for a while.
+        # If the server closed the connection while the client sends, the client would
+        # see a reset and not the response. So the server reads and drops data at first.
         self._refused = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -195,23 +197,23 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _is_answering(self) -> bool:
-        """Return whether an earlier request, all here, waits for its answer."""
+        """Return whether an earlier, complete request waits for its response."""
         cycle = self.cycle
         return not (cycle is None or cycle.response_complete or cycle.more_body)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer invalid HTTP as JSON; uvicorn answers with text."""
+        """Answer invalid HTTP with JSON; uvicorn would answer with text."""
         del msg
         self._refuse(self._why)
 
 
 def _is_hopeless(head: bytearray) -> bool:
-    """Return whether more bytes cannot make a request out of these."""
+    """Return whether these bytes cannot become a request, whatever bytes follow."""
     return not head[:1].isalpha() or b"\n\n" in head
 
 
 def _refusal(head: bytes) -> HTTPStatus | None:
-    """Return the status with which a whole head is refused, or None."""
+    """Return the status that refuses a whole head, or None for an accepted head."""
     if len(head) > _MAX_HEAD_BYTES:
         return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
     if head.find(b"\r\n") > _MAX_URL_BYTES:

@@ -10,15 +10,15 @@ from inkling.errors import DeadlineExceeded, TooLarge
 
 __all__ = ["ClientGone", "read_body", "too_long"]
 
-# A body over the limit is read and thrown away, for so long and up to so many times the
-# limit: a client that is still sending does not see an answer, and a connection that
-# ends with something unread may take the answer with it.
+# The server reads and drops a body over the limit, for 2 s and up to 4 times the limit.
+# A client that still sends does not read the response, and a connection that is closed
+# with unread data may lose the response.
 _DISCARD_TIMEOUT_S = 2.0
 _DISCARD_LIMITS = 4
 
 
 class ClientGone(Exception):
-    """The connection ended before the body did; there is nobody to answer."""
+    """The client closed the connection before the end of the body."""
 
 
 def too_long(max_bytes: int) -> TooLarge:
@@ -38,16 +38,16 @@ async def read_body(
     """Return the whole body.
 
     Args:
-        receive: ASGI's.
-        headers: By lower-case name.
-        max_bytes: The most bytes that a body may have, whatever it announces.
-        timeout_s: The seconds in which it must arrive.
+        receive: The function of ASGI that returns the next message.
+        headers: The headers by their names in lower case.
+        max_bytes: The most bytes of a body, independent of its Content-Length.
+        timeout_s: The seconds in which the body must arrive.
         is_here: Whether the whole body has arrived, so that no timer is needed.
 
     Raises:
-        TooLarge: It has more.
-        DeadlineExceeded: It took longer.
-        ClientGone: It ended in the middle.
+        TooLarge: The body has more bytes.
+        DeadlineExceeded: The body took longer.
+        ClientGone: The connection ended before the body.
     """
     if is_here:
         body = (await _message(receive)).get("body", b"")
@@ -56,7 +56,7 @@ async def read_body(
         return bytes(body)
     announced = headers.get("content-length", "0")
     if announced.isdecimal() and int(announced[:20]) > max_bytes:
-        # A client that sent `Expect` waits to be told, and sends nothing.
+        # A client that sent `Expect` sends its body only after an interim response.
         if "expect" not in headers:
             await _discard(_pieces(receive), max_bytes)
         raise too_long(max_bytes)
@@ -75,7 +75,8 @@ async def _read(
                     break
     except TimeoutError:
         raise DeadlineExceeded(
-            f"The body did not arrive within {timeout_s:g} s."
+            f"The body did not arrive within {timeout_s:g} s. Send it faster, or send "
+            "fewer pictures in a request."
         ) from None
     if len(body) > max_bytes:
         body.clear()

@@ -1,4 +1,4 @@
-"""A request's body -> the encoded images in it: bare, multipart or JSON with base64."""
+"""Finds the encoded images in a request's body: bare, multipart or base64 in JSON."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from inkling.errors import InvalidRequest, TooLarge, UnsupportedMediaType
 __all__ = ["Envelope", "envelope_of"]
 
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
-# A JSON body has at most this many of the characters below besides those that its
-# images need; more of them could only blow up in memory, up to 24 times.
+# A JSON body may have 64 of these characters, and 32 more for each image. With more of
+# them, the parsed JSON could take up to 24 times the memory of the body.
 _JSON_STRUCTURE = b'{}[],:"'
 _STRUCTURE_SPARE = 64
-# RFC 2046 allows a boundary 70 letters; a file's name and type need no more than this.
+_STRUCTURE_PER_IMAGE = 32
+# RFC 2046 allows 70 characters in a boundary.
 _MAX_BOUNDARY = 70
+# The name and the type of a file need fewer bytes.
 _MAX_PART_HEAD = 8192
-# A field that is no file is passed over, but is no way to send a picture.
+# The server ignores the other fields of a form; a larger field may be a picture that
+# was not sent as a file.
 _MAX_FIELD = 64 * 1024
 _MAX_TYPE = 256
 _DAMAGED_FORM = (
     "The multipart body is damaged or cut short; send it as curl -F image=@picture.png "
     "does."
 )
-_STRUCTURE_PER_IMAGE = 32
-# A parameter of that name, after whatever is not in quotes or is in whole ones.
+# The parameter `filename` or `filename*`, outside of the quoted values before it.
 _FILE_NAME = re.compile(
     rb'(?:[^"]|"(?:[^"\\]|\\.)*")*?;\s*filename\*?\s*=', re.IGNORECASE | re.DOTALL
 )
@@ -40,11 +42,11 @@ _FILE_NAME = re.compile(
 
 @dataclass(frozen=True)
 class Envelope:
-    """What a body asks.
+    """The content of a body.
 
     Attributes:
         images: The encoded images, in order.
-        abstain: Whether the model may abstain; only JSON has a place to say so.
+        abstain: Whether the model may abstain; only a JSON body can set this.
     """
 
     images: list[bytes]
@@ -52,15 +54,15 @@ class Envelope:
 
 
 def envelope_of(headers: Mapping[str, str], body: bytes, max_images: int) -> Envelope:
-    """Return what a body asks.
+    """Return the content of a body.
 
-    A body that starts like a PNG or JPEG is one image, whatever its type claims to be;
-    `curl --data-binary` calls every body a form.
+    A body that starts like a PNG or JPEG is one image, also with another Content-Type:
+    `curl --data-binary` names every body a form.
 
     Raises:
-        InvalidRequest: The body is empty, or not what its type says.
-        TooLarge: It has more than `max_images`.
-        UnsupportedMediaType: It is compressed, or multipart without a boundary.
+        InvalidRequest: The body is empty, or does not match its Content-Type.
+        TooLarge: The body has more than `max_images` images.
+        UnsupportedMediaType: The body is compressed, or multipart without a boundary.
     """
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
@@ -84,11 +86,12 @@ def envelope_of(headers: Mapping[str, str], body: bytes, max_images: int) -> Env
 
 
 def _from_multipart(body: bytes, boundary: str, max_images: int) -> list[bytes]:
-    """Return every file of a form; fields that are no files are passed over."""
+    """Return the files of a form, and ignore its other fields."""
     if not 1 <= len(boundary) <= _MAX_BOUNDARY or not boundary.isascii():
         raise UnsupportedMediaType(
-            "The multipart body names no boundary of 1 to 70 letters. Let the HTTP "
-            "library set the Content-Type: curl -F image=@picture.png URL"
+            "The Content-Type of the multipart body lacks a boundary of 1 to 70 "
+            "letters. Let the HTTP library set the Content-Type: curl -F "
+            "image=@picture.png URL"
         )
     images = []
     for head, content in _parts(body, boundary.encode(), 2 * max_images + 8):
@@ -96,12 +99,12 @@ def _from_multipart(body: bytes, boundary: str, max_images: int) -> list[bytes]:
             images.append(content)
         elif len(content) > _MAX_FIELD:
             raise TooLarge(
-                f"A field that is no file has more than {_MAX_FIELD:,} bytes. Send "
-                "each picture as a file: curl -F image=@picture.png URL"
+                f"A field of the form has more than {_MAX_FIELD:,} bytes and is not a "
+                "file. Send each picture as a file: curl -F image=@picture.png URL"
             )
     if not images:
         raise InvalidRequest(
-            "The form has no file. Send each picture as one: curl -F "
+            "The form has no file. Send each picture as a file: curl -F "
             "image=@picture.png URL"
         )
     return images
@@ -138,14 +141,13 @@ def _is_file(head: bytes) -> bool:
 def _from_json(body: bytes, max_images: int) -> Envelope:
     if not body.isascii():
         raise InvalidRequest(
-            "The JSON has letters outside ASCII; base64 and the names around it need "
-            "none."
+            "The JSON has characters outside ASCII; expected base64 and ASCII names."
         )
     limit = _STRUCTURE_SPARE + _STRUCTURE_PER_IMAGE * max_images
     if sum(body.count(character) for character in _JSON_STRUCTURE) > limit:
         raise TooLarge(
-            f"The JSON has more parts than {max_images} images need. Send fewer images "
-            "in a request."
+            f"The JSON has more elements than {max_images} images need. Send fewer "
+            "images in a request."
         )
     try:
         document = json.loads(
@@ -170,7 +172,7 @@ def _from_json(body: bytes, max_images: int) -> Envelope:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return values
 
 

@@ -1,4 +1,4 @@
-"""What the service says -> the JSON of HTTP's answers."""
+"""Turns the service's answers into the JSON of HTTP responses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["answer_json", "model_json", "stage_json"]
 
-# Long side of a stage's picture in an explanation; the model input is never larger.
+# The longer side, in pixels, of a stage's picture in an explanation; a model's input is
+# never larger.
 _STAGE_SIDE = 320
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
-    """Return the predictions with which version gave them."""
+    """Return the predictions, and the version that made them."""
     return {
         "model": answer.origin.model,
         "version": answer.origin.version,
@@ -31,7 +32,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 
 
 def _prediction_json(result: Prediction) -> dict[str, Any]:
-    # Only who asked for it is answered by it.
+    # Only a caller that asked for abstention can get this field.
     abstained = {"abstained": result.abstained} if result.abstained else {}
     return {
         "label": result.label,
@@ -63,7 +64,7 @@ def stage_json(stage: Stage) -> dict[str, Any]:
 
 
 def model_json(status: ModelStatus) -> dict[str, Any]:
-    """Return what is known of a model, newest version first."""
+    """Return the status of a model, with the newest version first."""
     return {
         "name": status.name,
         "ready": status.ready,

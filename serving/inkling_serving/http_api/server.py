@@ -1,4 +1,4 @@
-"""uvicorn's server for the HTTP port of one process, which drains without loss."""
+"""uvicorn's server for the HTTP port of one process; it drains and loses nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpServer"]
 
-# The time in which a client that is accepted at the end must agree on how to encrypt.
+# The seconds for the TLS handshakes of connections that are accepted at the end.
 _HANDSHAKE_S = 1.0
 _LOOK_AT_CERTIFICATE_S = 1
 
 
 class HttpServer(uvicorn.Server):
-    """Shares its listener with other processes, and answers what waits at the end."""
+    """Shares its listener with other processes; answers waiting clients at the end."""
 
     def __init__(
         self,
@@ -38,33 +39,35 @@ class HttpServer(uvicorn.Server):
         when_started: Callable[[], None],
         supervised: bool,
     ) -> None:
-        """Take the parts.
+        """Create the server.
 
         Args:
-            settings: Certificate and drain time.
+            settings: The settings; the certificate and the drain time come from them.
             application: Makes the ASGI application.
-            when_started: Is called once connections are accepted.
-            supervised: Whether a supervisor passes the signals of a terminal on.
+            when_started: Is called once the server accepts connections.
+            supervised: Whether a supervisor passes a terminal's signals on.
         """
-        super().__init__(_config(settings, application, self._renew_certificate))
+        self._certificate = CertificateFiles(settings)
+        super().__init__(
+            _config(settings, application, self._certificate, self._renew_certificate)
+        )
         self._when_started = when_started
         self._supervised = supervised
-        self._certificate = CertificateFiles(settings)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; end at once where this is the second signal."""
+        """Begin to drain; a second signal ends the server at once."""
         if self._supervised and sig == signal.SIGINT:
-            return  # a terminal sends it to all processes
+            return  # a terminal sends SIGINT to all processes
         self.force_exit = self.should_exit
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
+        """Start, and call `when_started`."""
         await super().startup(sockets)
         self._when_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept the connections that wait, and answer them like the others."""
+        """Accept the connections that still wait, then drain all of them."""
         waiting: list[socket.socket] = []
         for listener in sockets or []:
             assert isinstance(listener, Listener)
@@ -78,7 +81,7 @@ class HttpServer(uvicorn.Server):
 
     async def _take(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with suppress(OSError):  # a client that left, or that speaks no TLS
+        with suppress(OSError):  # the client has left, or does not use TLS
             await loop.connect_accepted_socket(
                 lambda: BoundedProtocol(
                     self.config, self.server_state, self.lifespan.state
@@ -88,19 +91,36 @@ class HttpServer(uvicorn.Server):
             )
 
     async def _renew_certificate(self) -> None:
-        """Read the certificate again where its files have changed."""
-        if self.config.ssl is not None and self._certificate.changed():
-            self._certificate.load_into(self.config.ssl)
+        """Hand new connections over to a new context where the files have changed.
+
+        The context of the listener cannot be exchanged, and one that is loaded anew
+        would go on to trust the authorities that were in its file before.
+        """
+        if self.config.ssl is None:
+            return
+        renewed = self._certificate.renewed()
+        if renewed is not None:
+            self.config.ssl.sni_callback = partial(_hand_over, renewed)
+
+
+def _hand_over(
+    to: ssl.SSLContext, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext
+) -> None:
+    del name  # it is asked for all names, and where a client sends none
+    connection.context = to
 
 
 def _config(
-    settings: Settings, application: Callable[[], Any], notify: Callable[..., Any]
+    settings: Settings,
+    application: Callable[[], Any],
+    certificate: CertificateFiles,
+    notify: Callable[..., Any],
 ) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         factory=True,
-        # The standard loop was as fast as uvloop in our measurements, and keeps
-        # signals that uvloop loses while it starts.
+        # The standard event loop was as fast as uvloop in our measurements, and does
+        # not lose signals while it starts, as uvloop does.
         loop="asyncio",
         http=BoundedProtocol,
         ws="none",
@@ -108,12 +128,11 @@ def _config(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        # asyncio accepts as many connections at a time as may wait.
+        # asyncio accepts up to `backlog` connections at a time.
         backlog=1,
-        ssl_certfile=settings.tls_certificate or None,
-        ssl_keyfile=settings.tls_key or None,
-        ssl_ca_certs=settings.tls_client_ca or None,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
+        ssl_context_factory=(
+            (lambda *_: certificate.context()) if settings.tls_certificate else None
+        ),
         timeout_graceful_shutdown=int(settings.drain_timeout_s),
         callback_notify=notify,
         timeout_notify=_LOOK_AT_CERTIFICATE_S,

@@ -1,1 +1,1 @@
-"""The commands, and how a gateway is put together."""
+"""The commands `inkling serve` and `inkling up`, and the assembly of a gateway."""

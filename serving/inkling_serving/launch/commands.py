@@ -24,11 +24,11 @@ def _add_up_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir",
         default=argparse.SUPPRESS,
-        help="where the pictures to train on are, such as mnist.npz (INKLING_DATA_DIR)",
+        help="directory of the training pictures, such as mnist.npz (INKLING_DATA_DIR)",
     )
     add_client_certificate(parser)
     parser.add_argument(
-        "models", nargs="*", default=["mlp", "cnn"], help="what to train and serve"
+        "models", nargs="*", default=["mlp", "cnn"], help="models to train and serve"
     )
 
 
@@ -37,7 +37,9 @@ def _up(options: argparse.Namespace) -> int:
 
     given = [name for name in (options.client_certificate, options.client_key) if name]
     if len(given) == 1:
-        raise InvalidRequest("--client-certificate and --client-key go together.")
+        raise InvalidRequest(
+            "--client-certificate and --client-key go together; one of them is missing."
+        )
     client = (given[0], given[1]) if given else None
     data_dir = getattr(options, "data_dir", None)
     return up(settings.from_flags(options), options.models, data_dir, client)
@@ -49,7 +51,7 @@ SERVE = Command(
     run=_serve,
 )
 UP = Command(
-    help="train what is not yet published, and serve it as it becomes ready",
+    help="serve the models, and train those that are not published yet",
     add_arguments=_add_up_arguments,
     run=_up,
 )

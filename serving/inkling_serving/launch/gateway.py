@@ -1,4 +1,4 @@
-"""Puts a gateway together: engine, service, both servers, and their processes."""
+"""Assembles a gateway: the engine, the service, both servers, and the processes."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from inkling_serving.settings import Settings
 __all__ = ["application", "serve"]
 
 _log = logging.getLogger(__name__)
-# malloc.h
+# The numbers of these options are in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-# Above the 256 KiB that asyncio asks for each time it reads from a socket.
+# More than the 256 KiB that asyncio allocates for each read from a socket.
 _BIG_BUFFER_BYTES = 512 * 1024
 _SWITCH_INTERVAL_S = 0.0005
 _SAVE_PAUSE_S = 1.0
@@ -76,16 +76,16 @@ def serve(settings: Settings) -> int:
 def application(
     settings: Settings, grpc_address: tuple[str, int], folder: Path | None
 ) -> AsgiApp:
-    """Return the ASGI application of one process, which starts and ends gRPC with it.
+    """Return the ASGI application of one process, which starts and ends gRPC, too.
 
     Args:
         settings: The gateway's settings.
         grpc_address: The host and the port for gRPC.
-        folder: Where the workers leave their metrics; None where this process is alone.
+        folder: The directory for the metrics of all workers; None for a single process.
     """
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
     _give_memory_back()
-    # A request in the pool gives the interpreter back sooner to the loop.
+    # With it, threads of the pool give the interpreter lock to the event loop sooner.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     engine = create_engine(settings)
     service = Service(engine, settings.limits, settings.max_batch)
@@ -98,11 +98,11 @@ def application(
         dialect = TensorFlowServingDialect(service, pool, metrics)
         dialect.add_to(grpc_server.server)
         grpc_server.start(*grpc_address)
-        # uvicorn tells its application of the end only once HTTP has drained. gRPC says
-        # at the same moment as HTTP that it is leaving.
+        # uvicorn ends its application only after HTTP has drained. gRPC must begin to
+        # drain at the same time as HTTP.
         ended = _ended_by_signals(grpc_server.end)
         saver = Repeating("saving the metrics", metrics.save, lambda: _SAVE_PAUSE_S)
-        # What is there now stays; looking through it again and again frees nothing.
+        # The objects that exist now stay, so the garbage collector need not visit them.
         gc.collect()
         gc.freeze()
         try:
@@ -131,8 +131,8 @@ def _serve(settings: Settings, ports: Ports, worker: Worker | None) -> int:
         supervised=worker is not None,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        # From now on, and not only from when uvicorn sets its own. It raises the signal
-        # again that stopped it once all is answered; this handler then does no harm.
+        # uvicorn sets its own handlers only later. After it has drained, uvicorn raises
+        # the signal again, and this handler then has no further effect.
         signal.signal(number, server.handle_exit)
     for number in (signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -144,7 +144,7 @@ def _ended_by_signals(end: Callable[[], Any]) -> Callable[[], Any]:
     """Call `end` on the event loop at the first signal that ends uvicorn.
 
     Returns:
-        A function that awaits the result of `end`, which it calls where no signal came.
+        A function that awaits the result of `end`, and calls `end` without a signal.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[Any] = loop.create_future()
@@ -172,12 +172,12 @@ def _ended_by_signals(end: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _give_memory_back() -> None:
-    """Have the buffers of big pictures go back to the system when they are freed.
+    """Make glibc return the buffers of big pictures to the system when they are freed.
 
-    glibc raises its thresholds with each big buffer that is freed, and then keeps what
-    it has: after 250 photos 131 MB were resident, and are 92 MB with this.
+    glibc raises its thresholds with each big buffer that is freed, and then keeps the
+    memory: after 250 photos, 131 MB were resident without this call, and 92 MB with it.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's alone
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has mallopt
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _BIG_BUFFER_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _BIG_BUFFER_BYTES)
@@ -196,11 +196,12 @@ def _warn_of_openness(settings: Settings) -> None:
         return
     if not settings.api_key_file and not settings.tls_client_ca:
         _log.warning(
-            "everyone who reaches %s can use this; --api-key-file asks for a key",
+            "every client that reaches %s can use this gateway; set --api-key-file to "
+            "require a key",
             settings.host,
         )
     elif not settings.tls_certificate:
         _log.warning(
-            "keys and pictures cross the network in the clear; encrypt here with "
-            "--tls-certificate and --tls-key, or in a proxy in front"
+            "keys and pictures cross the network without encryption; set "
+            "--tls-certificate and --tls-key, or use a proxy with TLS"
         )

@@ -1,7 +1,7 @@
-"""`inkling up`: serves at once, and trains beside that the models that are missing.
+"""`inkling up`: serves at once, and meanwhile trains the models that are missing.
 
-Training and gateway are processes of their own, started through the command line, so
-that the gateway loads no TensorFlow, and neither imports the other.
+The training and the gateway run as separate processes of the command line. So the
+gateway does not load TensorFlow, and neither package imports the other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ClientFiles = tuple[str, str]
 _INKLING = (sys.executable, "-m", "inkling")
 _ASK_AGAIN_S = 0.2
 _READY_TIMEOUT_S = 30.0
-# The addresses on which a gateway listens that listens on all, by what it is told.
+# An address of this machine for each value of --host that means all addresses.
 _OWN_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
@@ -44,13 +44,13 @@ def up(
     data_dir: str | None,
     client: ClientFiles | None = None,
 ) -> int:
-    """Serve, train what is missing, and stay until stopped; return the exit code.
+    """Serve, train the missing models, and wait for the end; return the exit code.
 
     Args:
-        settings: The gateway's.
-        models: The models to train, where they are not published yet, and to serve.
-        data_dir: Where the pictures to train on are.
-        client: What to show to the gateway if it asks for a client's certificate.
+        settings: The gateway's settings.
+        models: The models to serve; those that are not published yet are trained.
+        data_dir: The directory of the training pictures.
+        client: The client certificate, if the gateway requires one.
 
     Raises:
         InklingError: The gateway did not start, or a file cannot be used.
@@ -61,9 +61,8 @@ def up(
     environ = {**os.environ, **settings.to_env()}
     if environ.get("INKLING_TLS_CLIENT_CA") and client is None:
         raise InvalidRequest(
-            "With --tls-client-ca the gateway asks for a certificate, also when "
-            "inkling up asks whether it is ready: name one that it accepts with "
-            "--client-certificate and --client-key."
+            "With --tls-client-ca, inkling up itself needs a client certificate to ask "
+            "whether the gateway is ready. Set --client-certificate and --client-key."
         )
     with (
         _probes(settings, client) as probes,
@@ -78,7 +77,10 @@ def up(
             if code != 0 and not gateway.announced:
                 return code
             if code != 0:
-                print(f"{name} was not published; what is served goes on.", flush=True)
+                print(
+                    f"{name} was not published; the other models are still served.",
+                    flush=True,
+                )
             elif not gateway.announced:
                 gateway.announce()
         ready = probes.ready_models()
@@ -88,7 +90,7 @@ def up(
 
 
 class _Gateway:
-    """The gateway's process, and how it is asked."""
+    """The gateway's process, and the probes that ask it."""
 
     def __init__(
         self, settings: Settings, probes: Probes, process: subprocess.Popen[bytes]
@@ -97,7 +99,7 @@ class _Gateway:
         self._settings, self._probes, self._process = settings, probes, process
 
     def announce(self) -> None:
-        """Wait until a model is ready, and say how it is asked."""
+        """Wait until a model is ready, and print an example of a request."""
         self.wait_for("/readyz", self._probes.is_ready)
         name, url = self._probes.ready_models()[0], _url(self._settings)
         words = ["curl", "--data-binary", "@picture.png"]
@@ -112,10 +114,10 @@ class _Gateway:
         self.announced = True
 
     def wait_for(self, path: str, is_there: Callable[[], bool]) -> None:
-        """Wait until a probe is true.
+        """Wait until a probe returns True.
 
         Raises:
-            InklingError: The gateway ended, or the probe was not true in time.
+            InklingError: The gateway ended, or the probe did not return True in time.
         """
         give_up, why = time.monotonic() + _READY_TIMEOUT_S, ""
         while time.monotonic() < give_up:
@@ -136,16 +138,16 @@ class _Gateway:
         if not self._settings.tls_certificate:
             return ""
         return (
-            "Browsers and curl trust the address only by a name that is in the "
+            "Browsers and curl accept the address only if its name is in the "
             "certificate.\n"
         )
 
 
 def _probes(settings: Settings, client: ClientFiles | None) -> Probes:
-    """Return what asks the gateway, with its key and its own certificate.
+    """Return probes that use the gateway's API key and trust only its certificate.
 
-    The certificate need not be for the address that is asked here, which is the
-    loopback's as a rule: the gateway is known by its certificate, not by a name.
+    The certificate need not name the address that the probes use, which is usually
+    the loopback: the probes recognise the gateway by the certificate itself.
     """
     options: dict[str, Any] = {}
     if settings.api_key_file:
@@ -165,11 +167,11 @@ def _url(settings: Settings) -> str:
 
 
 def _with_http_port(settings: Settings) -> Settings:
-    """Return the settings with a free port in place of port 0.
+    """Return the settings with a free port instead of port 0.
 
-    The gateway alone would learn its port, and tell it to its log, which may be off.
-    Between here and there another process may take the port; the gateway then stops
-    and says so.
+    Otherwise, only the gateway and its log would know the port, and the log may be off.
+    Another process may take the port before the gateway does; the gateway then stops
+    with a message.
     """
     if settings.http_port:
         return settings
@@ -179,7 +181,7 @@ def _with_http_port(settings: Settings) -> Settings:
             probe.bind((settings.host, 0))
             return replace(settings, http_port=probe.getsockname()[1])
     except OSError:
-        return settings  # the gateway cannot listen there either, and says so
+        return settings  # the gateway cannot listen there either, and reports the error
 
 
 def _train(
@@ -196,8 +198,8 @@ def _train(
 def _running(
     command: Sequence[str], environ: dict[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process, and end it with us whatever happens."""
-    # Whatever ends us ends the process too.
+    """Run a process, and end it when this process ends."""
+    # These signals raise KeyboardInterrupt here, so that the process is ended, too.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     process = subprocess.Popen(command, env=environ)

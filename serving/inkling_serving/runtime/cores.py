@@ -1,4 +1,4 @@
-"""How many cores this process may use: in a container, not those of the host."""
+"""Counts the cores that this process may use; a container has fewer than its host."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["usable_cores"]
 def usable_cores(system: Path = Path("/")) -> int:
     """Return the cores that the process may use, at least 1.
 
-    Neither `os.cpu_count` nor Python 3.13's `os.process_cpu_count` knows what a
-    container is allowed (`docker run --cpus`, a CPU limit in Kubernetes). With a worker
-    for each core of a large host a gateway would run out of its memory.
+    Neither `os.cpu_count` nor Python 3.13's `os.process_cpu_count` knows the limit of a
+    container (`docker run --cpus`, a CPU limit in Kubernetes). With a worker for each
+    core of a large host, a gateway in a container would run out of memory.
 
     Args:
-        system: Where `proc` and `sys` are; another place for tests.
+        system: The directory with `proc` and `sys`; tests use another directory.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -29,10 +29,11 @@ def usable_cores(system: Path = Path("/")) -> int:
 
 
 def _quotas(system: Path) -> Iterator[float]:
-    """Yield the limits, in cores, of the cgroups that the process is in.
+    """Yield the limits, in cores, of the cgroups of this process.
 
-    See the kernel's documentation, "CPU Interface Files" of Control Group v2 and "CFS
-    Bandwidth Control" for version 1, which a container finds at the root of its mount.
+    The kernel's documentation describes the files: "CPU Interface Files" of Control
+    Group v2, and "CFS Bandwidth Control" for version 1. A container has the files of
+    version 1 at the root of its mount.
     """
     mount = system / "sys/fs/cgroup"
     group = mount / _group(system)
@@ -43,7 +44,7 @@ def _quotas(system: Path) -> Iterator[float]:
 
 
 def _group(system: Path) -> str:
-    """Return the path of the group of version 2, which has the number 0."""
+    """Return the path of the cgroup of version 2, which has the number 0."""
     with suppress(OSError):
         for line in (system / "proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::/"):
@@ -52,7 +53,7 @@ def _group(system: Path) -> str:
 
 
 def _quota(*files: Path) -> Iterator[float]:
-    """Yield the quota over the period; nothing where there is no limit, or no file."""
+    """Yield the quota divided by the period; nothing without a limit or a file."""
     with suppress(OSError, ValueError):
         quota, period = " ".join(file.read_text() for file in files).split()
         if quota not in ("max", "-1"):

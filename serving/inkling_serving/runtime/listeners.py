@@ -1,4 +1,4 @@
-"""The ports of a gateway: a shared socket for HTTP, and a reserved port for gRPC."""
+"""The ports of a gateway: a shared socket for HTTP and a reserved port for gRPC."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 __all__ = ["Listener", "Ports", "bound", "reserved"]
 
 _BACKLOG = 2048
-# A signal to all processes may reach a worker before the supervisor has said so.
+# A signal to all processes may reach a worker before the supervisor sets `ending`.
 _TOLD_S = 0.2
 _LOOK_S = 0.01
-# Times that the queue is looked at before the socket is closed all the same.
+# The number of attempts to empty the queue before the socket is closed in any case.
 _TRIES = 100
-# After a minute of silence the system asks three times whether the other side is there.
+# After a minute without data, the kernel probes the client three times.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
 
 
 class Ports(NamedTuple):
-    """What the processes of a gateway listen on.
+    """The sockets of a gateway's ports.
 
     Attributes:
         http: A listening socket that all processes share.
-        grpc: A bound socket that does not listen. Each process listens on its port by
-            itself, because grpcio takes no sockets.
+        grpc: A bound socket that does not listen. Each process opens another socket on
+            the same port, because grpcio does not accept sockets.
     """
 
     http: socket.socket
@@ -43,33 +43,33 @@ class Ports(NamedTuple):
         return host, port
 
     def close(self) -> None:
-        """Close both in this process."""
+        """Close both sockets in this process."""
         self.http.close()
         self.grpc.close()
 
 
 class Listener(socket.socket):
-    """A listening socket that loses no connection on the way in or at the end.
+    """A listening socket that loses no connection under load or at the end.
 
     Attributes:
-        ending: Is set when all processes that share the socket end; None where no other
-            process shares it.
+        ending: Is set when all processes that share the socket end; None if no other
+            process shares the socket.
     """
 
     ending: Event | None = None
 
     def listen(self, backlog: int = _BACKLOG) -> None:
-        """Let many connections wait, also where asyncio accepts one at a time."""
+        """Let many connections wait, although asyncio accepts one at a time."""
         super().listen(max(backlog, _BACKLOG))
 
     async def last(self) -> list[socket.socket]:
-        """Accept the connections that wait, and let no more come before the close.
+        """Accept the connections that wait, and stop further ones before the close.
 
-        Where only this process ends, the others go on to accept them. The system resets
-        connections that wait when the last listener closes, perhaps with requests in
-        them. So the queue is closed first: with a backlog of 0, Linux lets one
-        connection wait and ignores further clients, which try again and are then
-        refused. That one connection is our own.
+        If only this process ends, the other processes accept the connections. When the
+        last listener closes, the kernel resets the connections that wait, perhaps with
+        requests in them. So this method closes the queue first: with a backlog of 0,
+        Linux lets one connection wait and ignores further clients, which try again and
+        are then refused. This process makes that one connection itself.
         """
         if self.ending is not None and not await _is_set(self.ending):
             return []
@@ -82,13 +82,13 @@ class Listener(socket.socket):
         return found
 
     def _is_plugged(self) -> bool:
-        """Connect to the listener itself; return whether that is what waits now."""
+        """Connect to this listener; return whether this connection fills the queue."""
         host, port = self.getsockname()[:2]
         loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         with socket.socket(self.family, socket.SOCK_STREAM) as plug:
             plug.setblocking(False)
-            # On the own machine a handshake is over when `connect` returns. It is not
-            # where somebody else's connection fills the queue.
+            # On the loopback, the handshake is complete when `connect` returns, unless
+            # another client's connection fills the queue.
             plug.connect_ex((loopback, port))
             try:
                 plug.getpeername()
@@ -98,7 +98,7 @@ class Listener(socket.socket):
 
     def _accepted(self) -> list[socket.socket]:
         found: list[socket.socket] = []
-        with suppress(OSError):  # none is left
+        with suppress(OSError):  # no connection is left
             while True:
                 connection, _ = self.accept()
                 connection.setblocking(False)
@@ -118,18 +118,18 @@ def bound(host: str, port: int, flag: str) -> socket.socket:
     """Return a socket that listens on the address, and that other processes may share.
 
     Raises:
-        InvalidRequest: The port is taken, or the address is not this machine's; `flag`
-            is how to choose another port.
+        InvalidRequest: The port is taken, or the address is not this machine's. The
+            message names `flag` as the option for another port.
     """
     listener = _socket(host)
-    # A connection inherits it: a client whose machine is gone never says goodbye.
+    # Connections inherit the option: a client that lost its network sends no FIN.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE.items():
         if hasattr(socket, name):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     try:
         listener.bind((host, port))
-        # Two gateways that start at once would both bind; only one can listen.
+        # Two gateways that start at once can both bind; only one of them can listen.
         listener.listen(_BACKLOG)
     except OSError:
         listener.close()
@@ -139,16 +139,16 @@ def bound(host: str, port: int, flag: str) -> socket.socket:
 
 
 def reserved(host: str, port: int, flag: str) -> socket.socket:
-    """Return a socket that keeps the address for the listeners of this gateway's own.
+    """Return a socket that reserves the address for the listeners of this gateway.
 
     Raises:
         InvalidRequest: As for `bound`.
     """
     holder = _socket(host)
     try:
-        # SO_REUSEADDR lets the bind pass over connections of the past (TIME_WAIT). Then
+        # SO_REUSEADDR lets the bind ignore earlier connections (TIME_WAIT). After that,
         # the options change: another gateway can no longer bind the address, and the
-        # processes of this one, which set SO_REUSEPORT, can.
+        # processes of this gateway, which set SO_REUSEPORT, can.
         holder.bind((host, port))
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -160,8 +160,8 @@ def reserved(host: str, port: int, flag: str) -> socket.socket:
 
 def _socket(host: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off only where it is told that this is TCP; with
-    # it, every answer on a kept connection waits 40 ms for the client's delayed ACK.
+    # asyncio turns Nagle's algorithm off only for sockets with IPPROTO_TCP. With the
+    # algorithm, each response on a kept connection waits 40 ms for a delayed ACK.
     made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return made

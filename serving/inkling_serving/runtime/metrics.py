@@ -1,9 +1,10 @@
-"""What the gateway measures of itself: every request by its phases, for Prometheus.
+"""The metrics of the gateway for Prometheus: counts and durations of all requests.
 
-Counting is a handful of additions in plain Python, because it happens in each request;
-prometheus_client is there for the format. With several workers each leaves a snapshot
-once a second in a folder that they share, and whichever is asked adds them up. The
-snapshots of workers that died stay, so that no counter ever goes down.
+Each request is counted with a few additions in plain Python, because this code runs in
+each request; prometheus_client only writes the format. Each of several workers writes a
+snapshot into a shared directory once a second. The worker that answers `/metrics` adds
+the snapshots up. The snapshots of workers that have ended stay, so that no counter ever
+decreases.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from inkling_serving.runtime.timings import PHASES, Timings
 
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 
-# Upper bounds in seconds; from a small model's forward pass to a full time-out.
+# Upper bounds in seconds, from a small model's forward pass to a whole timeout.
 _BUCKETS = (
     *(5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-# A snapshot that is older is of a worker that is gone; its memory is free.
+# A worker whose snapshot is older has ended; its memory is free.
 _GONE_AFTER_S = 5.0
 
 
@@ -60,10 +61,10 @@ class _Histogram:
 
 
 class Metrics:
-    """Counts the requests of a process; safe to use from several threads."""
+    """Counts the requests of a process; several threads may use it."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Start at zero; `folder` is where the workers of one gateway meet."""
+        """Start at zero; `folder` is the directory that all workers share, if any."""
         self._folder = folder
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, str, str]] = Counter()
@@ -71,7 +72,7 @@ class Metrics:
         self._phases: dict[tuple[str, ...], list[_Histogram]] = {}
 
     def observe(self, protocol: str, code: str, timings: Timings) -> None:
-        """Count a request that was answered, with `ok` or an error's code word."""
+        """Count an answered request under `ok` or the code of its error."""
         with self._lock:
             self._requests[protocol, timings.model, code] += 1
             if timings.version:
@@ -96,7 +97,7 @@ class Metrics:
         phases[5].add(timings.encode)
 
     def save(self) -> None:
-        """Leave a snapshot for the other workers, if there are any."""
+        """Write a snapshot for the other workers, if there are any."""
         if self._folder is None:
             return
         path = self._folder / f"{os.getpid()}.json"
@@ -144,7 +145,7 @@ class Metrics:
 
 
 class _Sum:
-    """Adds snapshots up, as a collector of prometheus_client."""
+    """A collector of prometheus_client that adds snapshots up."""
 
     def __init__(self, snapshots: list[dict[str, Any]]) -> None:
         self._snapshots = snapshots
@@ -153,7 +154,7 @@ class _Sum:
         """Yield every metric."""
         requests = CounterMetricFamily(
             "inkling_requests",
-            "Requests answered; code is ok or the word of the error.",
+            "Answered requests; code is ok or the code of the error.",
             labels=("protocol", "model", "code"),
         )
         counted: Counter[tuple[str, ...]] = Counter()
@@ -166,13 +167,13 @@ class _Sum:
         yield self._histograms(
             "seconds",
             "inkling_request_seconds",
-            "From the head of a request to its answer, where a model was found.",
+            "Seconds from the head of a request to its response, if a model was found.",
             ("protocol", "model", "version"),
         )
         yield self._histograms(
             "phases",
             "inkling_phase_seconds",
-            "The parts of that: " + ", ".join(PHASES) + ".",
+            "Seconds of each phase of a request: " + ", ".join(PHASES) + ".",
             ("phase", "model", "version"),
         )
         yield from self._process()
@@ -205,13 +206,13 @@ class _Sum:
             "process_resident_memory_bytes", "Memory of all workers.", sum_of("memory")
         )
         yield GaugeMetricFamily(
-            "inkling_workers", "Workers that are there.", sum_of("workers")
+            "inkling_workers", "Workers that are alive.", sum_of("workers")
         )
 
 
 def _resident_bytes() -> int:
     try:
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:  # only Linux has it
+    except OSError:  # only Linux has this file
         return 0
     return int(pages) * _PAGE_BYTES

@@ -1,4 +1,4 @@
-"""A thread that does one thing again and again until it is told to stop."""
+"""A thread that calls a function repeatedly until it is stopped."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _log = logging.getLogger(__name__)
 
 
 class Repeating:
-    """Calls a function with pauses between, in a thread of its own."""
+    """Calls a function repeatedly, with pauses between, in its own thread."""
 
     def __init__(
         self, name: str, call: Callable[[], None], pause_s: Callable[[], float]
     ) -> None:
-        """Start; `pause_s` is asked before each pause, the first one included."""
+        """Start with a pause; `pause_s` is called before each pause."""
         self._call = call
         self._pause_s = pause_s
         self._stop = threading.Event()
@@ -25,7 +25,7 @@ class Repeating:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return once the thread has ended."""
+        """Stop the thread, and return once it has ended."""
         self._stop.set()
         self._thread.join()
 
@@ -33,5 +33,5 @@ class Repeating:
         while not self._stop.wait(self._pause_s()):
             try:
                 self._call()
-            except Exception:  # noqa: BLE001 - the edge of this thread, which must go on
+            except Exception:  # noqa: BLE001 - the thread must continue after any error
                 _log.exception("%s failed; it will try again", self._thread.name)

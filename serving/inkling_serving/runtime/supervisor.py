@@ -1,9 +1,9 @@
 """The processes of a gateway: a supervisor keeps several workers alive, and ends them.
 
-The workers share the listening socket for HTTP. Each accepts one connection at a time,
-so that none takes all that arrive at once. At the end the last worker answers the
-connections that the system had accepted already: a connection that waits when the last
-listener closes is reset.
+The workers share the listening socket for HTTP. Each worker accepts one connection at a
+time, so that no worker takes all connections that arrive together. At the end, the last
+worker answers the connections that still wait: the kernel resets connections that wait
+when the last listener closes.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = ["Worker", "run"]
 
 _log = logging.getLogger(__name__)
 _context = multiprocessing.get_context("spawn")
-# Starting and stopping may take this long beside the requests under way.
+# The seconds that the start and the end of a worker may take without its requests.
 _SLACK_S = 5.0
 _RESTART_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker process knows of the others.
+    """The objects that a worker process shares with the other processes.
 
     Attributes:
-        folder: Where the workers leave their metrics.
-        serving: Is set by the worker once it accepts connections.
-        ending: Is set when all workers end.
+        folder: The directory for the metrics of all workers.
+        serving: An event that the worker sets once it accepts connections.
+        ending: An event that is set when all workers end.
     """
 
     folder: Path
@@ -63,16 +63,16 @@ def run(
     drain_timeout_s: float,
     not_started: int,
 ) -> int:
-    """Keep so many workers serving until SIGTERM or SIGINT; return the exit code.
+    """Keep workers serving until SIGTERM or SIGINT; return the exit code.
 
     Args:
-        serve: Runs in each worker; a function of a module, since processes are spawned.
-        settings: Is handed to `serve`.
-        ports: As above.
+        serve: The function of a module that runs in each spawned process.
+        settings: The first argument of `serve`.
+        ports: The second argument of `serve`.
         workers: The number of processes.
-        drain_timeout_s: The seconds that requests under way may take at the end.
-        not_started: The exit code of a worker that cannot start, after which the
-            supervisor gives up.
+        drain_timeout_s: The seconds that open requests may take at the end.
+        not_started: The exit code of a worker that cannot start; after this code the
+            supervisor ends all workers.
     """
     with tempfile.TemporaryDirectory(prefix="inkling-") as folder:
         supervisor = _Supervisor(serve, settings, ports, Path(folder))
@@ -80,14 +80,14 @@ def run(
 
 
 class _Supervisor:
-    """Keeps as many workers alive as there are to be."""
+    """Keeps a number of workers alive."""
 
     def __init__(self, serve: Serve, settings: Any, ports: Ports, folder: Path) -> None:
         self._arguments = (serve, settings, ports)
         self._ports = ports
         self._folder = folder
         self._workers: list[BaseProcess] = []
-        # By the name of the worker, whether it has begun to accept connections.
+        # The event `Worker.serving` of each worker, by the worker's name.
         self._serving: dict[str, Event] = {}
         self._signals = 0
         self._ending = _context.Event()
@@ -118,25 +118,29 @@ class _Supervisor:
         return worker
 
     def _keep(self, not_started: int) -> int:
-        """Replace workers that die until a signal comes, or until one cannot start."""
+        """Replace ended workers until a signal comes or a worker cannot start."""
         while not self._signals:
             wait([self._awake, *(worker.sentinel for worker in self._workers)])
             for place, worker in enumerate(self._workers):
                 if self._signals or worker.exitcode is None:
                     continue
                 if worker.exitcode == not_started:
-                    _log.error("a worker could not start; this is the end")
+                    _log.error("a worker could not start; the gateway stops")
                     return 1
-                _log.error("a worker ended with %s; another follows", worker.exitcode)
+                _log.error(
+                    "a worker ended with exit code %s; a new worker replaces it",
+                    worker.exitcode,
+                )
                 del self._serving[worker.name]
                 time.sleep(_RESTART_PAUSE_S)
                 self._workers[place] = self._started()
         return 0
 
     def _end(self, drain_timeout_s: float) -> None:
-        """Pass the end on; the last worker takes what still waits on the listener.
+        """End the workers; the last worker accepts the connections that still wait.
 
-        One that does not serve yet may end without a look at it, and so goes first.
+        A worker that does not serve yet may end without accepting them, so it ends
+        first.
         """
         self._ending.set()
         late = [one for one in self._workers if not self._serving[one.name].is_set()]
@@ -145,7 +149,7 @@ class _Supervisor:
         self._end_all(self._workers, drain_timeout_s + _SLACK_S)
 
     def _end_all(self, workers: list[BaseProcess], within_s: float) -> None:
-        """End workers; a second signal, and at last the time, make it immediate."""
+        """End workers; end them at once after a second signal or after `within_s`."""
         passed_on, give_up = 0, time.monotonic() + within_s
         while alive := [one for one in workers if one.exitcode is None]:
             if time.monotonic() > give_up:
@@ -176,7 +180,7 @@ def _work(serve: Serve, settings: Any, ports: Ports, worker: Worker) -> None:
 
 
 def _end_with_parent(ending: Event) -> None:
-    """End a worker whose supervisor was killed, so that it does not hold the port."""
+    """End this worker if its supervisor was killed, so that the port becomes free."""
     supervisor = multiprocessing.parent_process()
     assert supervisor is not None
 

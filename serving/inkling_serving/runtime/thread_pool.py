@@ -1,4 +1,4 @@
-"""The threads that classify pictures, with a bounded queue in front of them."""
+"""The threads that classify pictures, with a bounded queue."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ _T = TypeVar("_T")
 
 
 def too_many(count: int) -> Overloaded:
-    """Return the refusal of a request that finds `count` requests before it."""
+    """Return the error for a request that comes after `count` open requests."""
     return Overloaded(
-        f"{count} requests are being answered or waiting already. Try again in a "
-        "second."
+        f"The server already answers or queues {count} requests. Try again in a second."
     )
 
 
 class ThreadPool:
-    """Runs calls in a few threads, and refuses at once a call that would wait too long.
+    """Runs calls in a few threads, and refuses a call at once if the queue is full.
 
     All protocols of a process share one pool. Any thread may call its methods.
     """
@@ -34,14 +33,14 @@ class ThreadPool:
     def __init__(
         self, threads: int, queue: int, queue_timeout_s: float = math.inf
     ) -> None:
-        """Make the pool; threads start when they are needed.
+        """Create the pool; threads start when they are needed.
 
         Args:
             threads: The number of calls that run at once.
             queue: The number of calls that may wait for a thread.
-            queue_timeout_s: The seconds that a call may wait for a thread; half of the
-                time that its caller allows, where that is known and more. Without this
-                limit, an overloaded queue is full of calls whose callers have given up.
+            queue_timeout_s: The seconds that a call may wait for a thread. A call may
+                also wait for half of its caller's timeout, if that is longer. Without
+                this limit, calls whose callers have given up would fill the queue.
         """
         self._pool = ThreadPoolExecutor(threads, "inkling-pool")
         self._limit = threads + queue
@@ -52,15 +51,15 @@ class ThreadPool:
     async def run(self, call: Callable[[], _T], timeout_s: float | None = None) -> _T:
         """Return the result of `call`, for a caller on an event loop.
 
-        A caller that is cancelled takes its call out of the queue.
+        The cancellation of the caller removes the call from the queue.
 
         Args:
-            call: Runs in a thread.
+            call: The function to run in a thread.
             timeout_s: A call that has not begun after these seconds never runs.
 
         Raises:
-            Overloaded: Too many calls are waiting, or this call has waited too long.
-            DeadlineExceeded: The time ran out before the call began.
+            Overloaded: Too many calls wait, or this call has waited too long.
+            DeadlineExceeded: The call had not begun after `timeout_s`.
         """
         return await asyncio.wrap_future(self.submit(call, timeout_s))
 
@@ -70,13 +69,13 @@ class ThreadPool:
         timeout_s: float | None,
         when_caller_leaves: Callable[[Callable[[], None]], bool],
     ) -> _T:
-        """Return the result of `call`, for a caller in a thread of its own.
+        """Return the result of `call`, for a caller that may block its thread.
 
         Args:
             call: As for `run`.
             timeout_s: As for `run`.
-            when_caller_leaves: Registers a function to call when the caller has left;
-                returns False where the caller has left already.
+            when_caller_leaves: Registers a function that is called when the caller
+                leaves; returns False if the caller has already left.
 
         Raises:
             Overloaded: As for `run`.
@@ -92,17 +91,17 @@ class ThreadPool:
         try:
             return future.result()
         except CancelledError:
-            raise DeadlineExceeded("The caller has left.") from None
+            raise DeadlineExceeded("The caller has ended the call.") from None
 
     def close(self) -> None:
-        """Wait for the calls that have begun."""
+        """Wait for all calls that were submitted."""
         self._pool.shutdown()
 
     def submit(self, call: Callable[[], _T], timeout_s: float | None) -> Future[_T]:
-        """Return the future of `call`; cancelling it takes the call out of the queue.
+        """Return the future of `call`; cancel it to remove the call from the queue.
 
         Raises:
-            Overloaded: Too many calls are waiting.
+            Overloaded: Too many calls wait.
         """
         with self._lock:
             if self._count >= self._limit:
@@ -116,13 +115,13 @@ class ThreadPool:
             waited_s = time.monotonic() - submitted
             if waited_s > patience_s:
                 raise Overloaded(
-                    f"The request has waited for {patience_s:g} s, and others wait "
-                    "still. Try again in a second."
+                    f"The request has waited for more than {patience_s:g} s in the "
+                    "queue. Try again in a second."
                 )
             if timeout_s is not None and waited_s >= timeout_s:
                 raise DeadlineExceeded(
-                    "The time ran out while the request waited. Allow more, or send "
-                    "less at once."
+                    "The deadline passed while the request waited in the queue. Set a "
+                    "longer deadline, or send fewer requests at once."
                 )
             return wanted[0]()
 
@@ -130,8 +129,8 @@ class ThreadPool:
             with self._lock:
                 self._count -= 1
             if future.cancelled():
-                # The executor keeps a cancelled call until a thread is free. The
-                # pictures in the call need not stay in memory for so long.
+                # The executor keeps a cancelled call until a thread is free. This
+                # frees the memory of the call's pictures at once.
                 wanted.clear()
 
         future = self._pool.submit(begin)

@@ -1,4 +1,4 @@
-"""How long each phase of one request took, and which version answered it."""
+"""The durations of the phases of one request, and the version that answered it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ PHASES = ("receive", "queue", "decode", "preprocess", "engine", "encode")
 
 
 class Timings:
-    """The phases of one request, in seconds, filled in while it is answered.
+    """The durations of a request's phases, in seconds, filled in during the request.
 
     Attributes:
-        model: The model's name, once a model of that name was found, so that callers
-            cannot make up label values for the metrics.
-        version: The version that answers; 0 before that is known.
-        started: When the head of the request had arrived, as `time.perf_counter` says.
+        model: The model's name, once the model was found, so that callers cannot
+            invent label values for the metrics; empty before.
+        version: The version that answers; 0 before it is known.
+        started: The time at which the head of the request had arrived, from
+            `time.perf_counter`.
     """
 
     __slots__ = ("model", "started", "version", *PHASES)
@@ -29,7 +30,7 @@ class Timings:
         self.preprocess = self.engine = self.encode = 0.0
 
     def server_timing(self) -> str:
-        """Return the phases as a Server-Timing header has them, in milliseconds."""
+        """Return the phases as the value of a Server-Timing header, in milliseconds."""
         return ", ".join(
             f"{name};dur={1000 * getattr(self, name):.3f}" for name in PHASES
         )

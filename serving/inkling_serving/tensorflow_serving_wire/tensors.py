@@ -1,4 +1,4 @@
-"""NumPy arrays <-> the tensors of TensorFlow Serving's protocol."""
+"""Converts between NumPy arrays and the tensors of TensorFlow Serving's protocol."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["array_of", "int_tensor", "strings_of", "strings_tensor", "tensor_of"]
 
-# More than any batch of pictures has; one value can stand for a terabyte of them.
+# A batch of pictures has fewer. Without a limit, a tensor that repeats one value could
+# need a terabyte of memory.
 _MAX_RANK = 8
 _MAX_VALUES = 4 * 1024 * 1024
-# The data type and the field that holds single values, by NumPy's name.
+# The NumPy data type, and the field that holds single values.
 _FIELDS: Mapping[int, tuple[str, str]] = MappingProxyType(
     {
         wire.DT_FLOAT: ("<f4", "float_val"),
@@ -32,7 +33,7 @@ _FIELDS: Mapping[int, tuple[str, str]] = MappingProxyType(
 
 
 def tensor_of(array: npt.NDArray[np.float32]) -> wire.Tensor:
-    """Return the tensor of a float32 array, its values as raw bytes."""
+    """Return the tensor of a float32 array of any shape, its values as raw bytes."""
     return wire.Tensor(
         dtype=wire.DT_FLOAT,
         tensor_shape=_shape(array.shape),
@@ -41,15 +42,16 @@ def tensor_of(array: npt.NDArray[np.float32]) -> wire.Tensor:
 
 
 def array_of(tensor: wire.Tensor) -> npt.NDArray[Any]:
-    """Return the array of a numeric tensor, in either form that servers write.
+    """Return the array of a numeric tensor.
 
-    The values are raw bytes, or single values, of which one may stand for all.
+    The tensor contains raw bytes, or single values; one value may stand for all values.
 
     Raises:
-        InvalidRequest: The values do not fill the shape, or the type is another.
+        InvalidRequest: The number of values does not match the shape, or the type is
+            not numeric.
     """
     if tensor.dtype not in _FIELDS:
-        raise InvalidRequest("The tensor is neither of floats nor of whole numbers.")
+        raise InvalidRequest("The tensor's type is not float, double, int32 or int64.")
     dtype, field = _FIELDS[tensor.dtype]
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     if len(shape) > _MAX_RANK:
@@ -74,7 +76,7 @@ def array_of(tensor: wire.Tensor) -> npt.NDArray[Any]:
 
 
 def strings_tensor(text: str, count: int) -> wire.Tensor:
-    """Return a tensor of shape (count,) that holds the same text everywhere."""
+    """Return a string tensor of shape (count,) with the same text everywhere."""
     return wire.Tensor(
         dtype=wire.DT_STRING,
         tensor_shape=_shape((count,)),
@@ -83,29 +85,29 @@ def strings_tensor(text: str, count: int) -> wire.Tensor:
 
 
 def int_tensor(value: int, count: int) -> wire.Tensor:
-    """Return a tensor of shape (count,) that holds the same int32 everywhere."""
+    """Return an int32 tensor of shape (count,) with the same value everywhere."""
     return wire.Tensor(
         dtype=wire.DT_INT32, tensor_shape=_shape((count,)), int_val=[value] * count
     )
 
 
 def strings_of(tensor: wire.Tensor) -> list[bytes]:
-    """Return the texts of a tensor.
+    """Return the texts of a tensor of strings, as bytes, in order.
 
     Raises:
-        InvalidRequest: It holds none.
+        InvalidRequest: The tensor does not contain texts.
     """
     texts = list(tensor.string_val)
     if not texts:
         count = math.prod(dim.size for dim in tensor.tensor_shape.dim)
         texts = _packed(tensor.tensor_content, min(count, len(tensor.tensor_content)))
     if tensor.dtype != wire.DT_STRING or not texts:
-        raise InvalidRequest("The tensor holds no texts.")
+        raise InvalidRequest("The tensor does not contain texts.")
     return texts
 
 
 def _packed(content: bytes, count: int) -> list[bytes]:
-    """Return texts from raw bytes: all lengths as varints, then all texts."""
+    """Return texts from raw bytes: first all lengths as varints, then all texts."""
     lengths, position = [], 0
     for _ in range(count):
         length, shift = 0, 0
@@ -122,7 +124,9 @@ def _packed(content: bytes, count: int) -> list[bytes]:
         texts.append(content[position : position + length])
         position += length
     if position != len(content):
-        raise InvalidRequest("The tensor's texts do not fill it.")
+        raise InvalidRequest(
+            "The lengths of the tensor's texts do not match its bytes."
+        )
     return texts
 
 

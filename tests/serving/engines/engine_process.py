@@ -1,4 +1,4 @@
-"""An engine in a process of its own, which a test may kill or freeze."""
+"""Engines in processes of their own, which a test may kill or freeze."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ from pathlib import Path
 
 from tests.support.machine import until
 
-__all__ = ["timed_engine"]
+__all__ = ["timed_engines"]
 
 _ROOT = Path(__file__).parent.parent.parent.parent
 
 
 @contextmanager
-def timed_engine(
-    port: int, call_s: float, host: str = "127.0.0.1"
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `benchmarks.peers.timed_engine` until the block ends."""
+def timed_engines(
+    *addresses: str, call_s: float
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Run `benchmarks.peers.timed_engine` at each address until the block ends."""
     command = [sys.executable, "-m", "benchmarks.peers.timed_engine"]
-    process = subprocess.Popen([*command, f"{host}:{port}", str(call_s)], cwd=_ROOT)
+    processes = [
+        subprocess.Popen([*command, address, str(call_s)], cwd=_ROOT)
+        for address in addresses
+    ]
     try:
-        until(lambda: process.poll() is not None or _listens(host, port))
-        assert process.poll() is None
-        yield process
+        for process, address in zip(processes, addresses, strict=True):
+            until(lambda p=process, a=address: p.poll() is not None or _listens(a))
+            assert process.poll() is None
+        yield processes
     finally:
-        process.send_signal(signal.SIGCONT)
-        process.kill()
-        process.wait()
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
 
 
-def _listens(host: str, port: int) -> bool:
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
     with socket.socket() as probe:
-        return probe.connect_ex((host, port)) == 0
+        return probe.connect_ex((host, int(port))) == 0

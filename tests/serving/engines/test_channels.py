@@ -14,7 +14,7 @@ import trustme
 
 from inkling_serving.engines.channels import Channels
 from inkling_serving.tensorflow_serving_wire import tensorflow_serving_pb2 as wire
-from tests.serving.engines.engine_process import timed_engine
+from tests.serving.engines.engine_process import timed_engines
 from tests.serving.engines.names import NameServer
 from tests.support.machine import free_port, until, within
 
@@ -170,14 +170,18 @@ def test_of_two_servers_one_may_be_killed(form: str) -> None:
     request = wire.PredictRequest()
     request.inputs["inputs"].tensor_shape.dim.add(size=1)
     body = request.SerializeToString()
-    with timed_engine(port, 0.05) as killed, timed_engine(port, 0.05, "127.0.0.2"):
-        addresses = [text.format(port=port) for text in _FORMS[form]]
-        with _channels(*addresses) as channels, ThreadPoolExecutor(8) as pool:
-            until(lambda: channels.call(method, body, 10.0))
-            calls = [pool.submit(channels.call, method, body, 10.0) for _ in range(60)]
-            until(lambda: sum(call.done() for call in calls) > 10)
-            killed.kill()
-            assert all(call.result(30) for call in calls)
+    hosts = f"127.0.0.1:{port}", f"127.0.0.2:{port}"
+    addresses = [text.format(port=port) for text in _FORMS[form]]
+    with (
+        timed_engines(*hosts, call_s=0.05) as [killed, _],
+        _channels(*addresses) as channels,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        until(lambda: channels.call(method, body, 10.0))
+        calls = [pool.submit(channels.call, method, body, 10.0) for _ in range(60)]
+        until(lambda: sum(call.done() for call in calls) > 10)
+        killed.kill()
+        assert all(call.result(30) for call in calls)
 
 
 def test_ipv6_addresses_are_balanced(start: Callable[..., Server]) -> None:

@@ -194,7 +194,7 @@ class Tally:
         }
 
     def by_source(self) -> dict[str, dict[str, Share]]:
-        """Return the accuracy on each source and on all others; empty for one."""
+        """Return the accuracy on each source and on all others; else an empty dict."""
         if len(self._sources) < 2:
             return {}
         answers = self._table[self._table[:, 2] > 0]

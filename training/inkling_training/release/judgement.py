@@ -105,7 +105,7 @@ def judged(
     parts = [inputs]
     for pixels in others.values():
         parts.append(Split(pixels, np.zeros(len(pixels), np.int64)).inputs(contract))
-    # One call for all: Keras traces a model again for each other number of pictures.
+    # One call for all inputs: Keras traces a model anew for each new number of inputs.
     whole = model.predict(np.concatenate(parts), batch_size=_PREDICT_BATCH, verbose=0)
     if not np.isfinite(whole).all():
         raise GateFailed(

@@ -1,9 +1,9 @@
 """TensorFlow Serving's gRPC protocol over our service: Predict, metadata and status.
 
-So a client of TensorFlow Serving works unchanged, and a gateway can stand in for it
-where it has no build. Codes and messages are TensorFlow Serving's, from its sources
-(predict_impl.cc, predict_util.cc, server_core.cc, get_model_status_impl.cc); inputs are
-checked more strictly than there: shape, range and that all are numbers.
+With it, a client of TensorFlow Serving works unchanged, and a gateway can replace
+TensorFlow Serving on systems without a build of it. Codes and messages are TensorFlow
+Serving's, from its sources (predict_impl.cc, predict_util.cc, server_core.cc,
+get_model_status_impl.cc). The checks of inputs are stricter: shape, range and NaN.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _INVALID = grpc.StatusCode.INVALID_ARGUMENT
 _PREDICTION = "tensorflow.serving.PredictionService"
 _MODEL = "tensorflow.serving.ModelService"
 _DEFAULT_SIGNATURE = "serving_default"
-# Signature -> input, its type, output, its type.
+# For each signature: the input, its type, the output and its type.
 _SIGNATURES = {
     _DEFAULT_SIGNATURE: ("inputs", wire.DT_FLOAT, "scores", wire.DT_FLOAT),
     "contract": ("asked", wire.DT_INT32, "contract", wire.DT_STRING),
@@ -58,12 +58,12 @@ _TYPE_NAMES = {
     19: "half",
 }
 _SIGNATURE_DEF = "signature_def"
-# The one place where a message's name travels.
+# Only this field contains the name of a message on the wire.
 _SIGNATURE_DEF_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 _ERROR_UNKNOWN = 2
-# What a model's `device` signature answers where it runs on one; LiteRT always does.
+# The output of a model's `device` signature on a CPU; LiteRT always runs on the CPU.
 _CPU = 0
-# The contract is some kilobytes; a batch of questions needs no more answers than this.
+# The contract has some kilobytes, so the number of copies in a response is limited.
 _MAX_COPIES = 1024
 
 
@@ -91,7 +91,7 @@ class TensorFlowServingDialect:
     def predict(
         self, request: wire.PredictRequest, context: grpc.ServicerContext
     ) -> wire.PredictResponse:
-        """Return the scores for inputs that the caller prepared."""
+        """Return the scores for inputs that the caller has prepared."""
         return self._calls.answer(
             context,
             lambda timings: self._calls.pooled(
@@ -198,7 +198,7 @@ class TensorFlowServingDialect:
         return response
 
     def _contract(self, target: Target) -> tuple[int, Contract]:
-        """Return which version would answer, and its contract."""
+        """Return the number of the version that would answer, and its contract."""
         try:
             check_model_name(target.model)
             return self._service.contract(target)
@@ -206,7 +206,7 @@ class TensorFlowServingDialect:
             raise self._not_found(target) from None
 
     def _not_found(self, target: Target) -> StatusError:
-        """Return the error for what is not served, in TensorFlow Serving's words."""
+        """Return TensorFlow Serving's error for a target that is not served."""
         if target.version_label is not None:
             return StatusError(
                 _INVALID,
@@ -292,7 +292,7 @@ def _name(
 
 
 def _signatures(contract: Contract) -> wire.SignatureDefMap:
-    """Return the signatures as the SavedModel has them; -1 is any size."""
+    """Return the signatures of the SavedModel; the size -1 means any size."""
     shapes = {
         "inputs": (-1, *contract.input_shape),
         "scores": (-1, len(contract.labels)),
