@@ -51,14 +51,16 @@ def own_environment() -> Iterator[dict[str, str]]:
         os.umask(before)
 
 
-# Where the longest files are; the others even out what two workers have left to do.
-_FIRST = ("loadtest", "training")
+# The folders with the longest files; the other files even out the work that is left.
+_FIRST = ("training", "loadtest")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; mark the tests that are to run alone."""
-    items.sort(key=lambda item: item.path.parent.name not in _FIRST)
+    items.sort(
+        key=lambda item: (*_FIRST, item.path.parent.name).index(item.path.parent.name)
+    )
     for item in items:
         name = getattr(item, "originalname", item.name)
         if name in alone_in(item.path):

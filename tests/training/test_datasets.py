@@ -1,6 +1,7 @@
 import gzip
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from inkling.cli.main import main
 from inkling.contract import Contract
+from inkling.model.repository import Repository
 from inkling_training.data import datasets
 from inkling_training.data.datasets import DATASETS, Split
 from inkling_training.errors import DatasetUnavailable
@@ -120,7 +122,13 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     lines = [line for line in rest.splitlines() if not line.startswith("Downloading")]
     assert len(asked) == len(lines), done.stdout + done.stderr
     found = dict(zip(asked, lines, strict=True))
-    return {**found, "empty": str(empty), "command": command, "stderr": done.stderr}
+    return {
+        **found,
+        "empty": str(empty),
+        "command": command,
+        "stderr": done.stderr,
+        "models": str(home / "models"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -474,6 +482,30 @@ def test_auto_falls_back_to_the_digits_and_says_so(
 ) -> None:
     """Without MNIST, `auto` says why and that it goes on with the digits."""
     assert words in looked["command"], looked["stderr"]
+
+
+def test_the_same_command_again_publishes_the_next_version(
+    looked: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process with the same seed publishes version 2, equal to 1 bit for bit."""
+    models = shutil.copytree(looked["models"], tmp_path / "models")
+    command = ["train", "mlp", "--dataset", "digits", "--epochs", "1"]
+    command += ["--models-dir", str(models), "--runs-dir", str(tmp_path / "runs")]
+
+    assert main(command) == 0
+
+    shown, repository = capsys.readouterr().out, Repository(models)
+    assert "Training mlp on digits" in shown
+    assert "EXPORT" in shown
+    assert "Published mlp version 2" in shown
+    assert repository.models() == ["mlp"]
+    assert repository.versions("mlp") == [2, 1]
+    scores = []
+    for version in (1, 2):
+        path = repository.files("mlp", version).path / "golden.npz"
+        with np.load(path, allow_pickle=False) as golden:
+            scores.append(golden["scores"].tobytes())
+    assert scores[0] == scores[1]
 
 
 def test_nothing_is_written_to_stderr(looked: dict[str, str]) -> None:

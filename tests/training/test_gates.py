@@ -346,29 +346,6 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., _Ra
     return ran
 
 
-def test_the_whole_command(run: Callable[..., _Ran], tmp_path: Path) -> None:
-    """The command trains and publishes; again, it publishes the next version.
-
-    With the same seed the next version gives the same answers, bit for bit.
-    """
-    first, second = (run("mlp", "--epochs", "1", "--name", "hand-1.b") for _ in "ab")
-
-    repository = Repository(tmp_path / "models")
-    assert [first.code, second.code] == [0, 0]
-    assert "Training mlp on digits" in first.out
-    assert "EXPORT" in first.out
-    assert "Published hand-1.b version 1" in first.out
-    assert "Published hand-1.b version 2" in second.out
-    assert repository.models() == ["hand-1.b"]
-    assert repository.versions("hand-1.b") == [2, 1]
-    scores = []
-    for version in (1, 2):
-        path = repository.files("hand-1.b", version).path / "golden.npz"
-        with np.load(path, allow_pickle=False) as golden:
-            scores.append(golden["scores"].tobytes())
-    assert scores[0] == scores[1]
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
