@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -17,7 +18,7 @@ __all__ = ["LOADTEST"]
 # Options of Locust's own that are handed through.
 _NUMBERS = {
     "--processes": "processes that send, each with its share; Locust's own",
-    "--master-port": "the port on which the master listens; Locust's own",
+    "--master-port": "the master's port, on which it also listens; Locust's own",
     "--expect-workers": "workers that the master waits for; Locust's own",
 }
 _TEXTS = {
@@ -93,6 +94,7 @@ def _arguments(given: argparse.Namespace, options: Options) -> list[str]:
             arguments += [action.option_strings[0]]
             arguments += [] if value is True else [str(value)]
     handed = {**_NUMBERS, **_TEXTS, **_FLAGS}
+    del handed["--master-port"]
     for name in handed:
         value = getattr(given, name[2:].replace("-", "_"))
         if value:
@@ -100,10 +102,20 @@ def _arguments(given: argparse.Namespace, options: Options) -> list[str]:
     if given.master_bind_host is None:
         # Locust's master trusts every process that reaches it, on all addresses.
         arguments += ["--master-bind-host", "127.0.0.1"]
-    if given.master_port and not given.worker:
-        # Locust has a second option for the port on which the master itself listens.
-        arguments += ["--master-bind-port", str(given.master_port)]
-    return arguments
+    return arguments + _ports(given)
+
+
+def _ports(given: argparse.Namespace) -> list[str]:
+    """Return the arguments for the port at which Locust's processes meet."""
+    port = given.master_port
+    if port is None and given.processes and not given.worker:
+        # Several load tests may run on one machine.
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    if port is None:
+        return []
+    return ["--master-port", str(port), "--master-bind-port", str(port)]
 
 
 LOADTEST = Command(

@@ -115,7 +115,7 @@ class Options:
         return Connection.to(self.address, self._connection_options())
 
     def connect(self) -> Classifier:
-        """Return a classifier for what is not load, with retries as users have them.
+        """Return a classifier for the requests before the load.
 
         Raises:
             InvalidRequest: A file cannot be used, or the address excludes an option.

@@ -98,7 +98,7 @@ class CertificateFiles:
         self._state = state
         try:
             context = self.context()
-        except OSError as error:  # ssl.SSLError is one
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             _log.warning("the new certificate cannot be used yet: %s", error)
             return None
         _log.info("the certificate was replaced; new connections get the new one")
@@ -183,7 +183,7 @@ def check_security(settings: Settings) -> None:
     if settings.tls_certificate:
         try:
             CertificateFiles(settings).context()
-        except OSError:  # ssl.SSLError is one
+        except (OSError, ValueError):  # ssl.SSLError is an OSError
             raise InvalidRequest(
                 "The files of INKLING_TLS_CERTIFICATE, INKLING_TLS_KEY and, if set, "
                 "INKLING_TLS_CLIENT_CA must be readable PEM files without a password, "

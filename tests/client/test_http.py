@@ -305,11 +305,13 @@ def test_an_early_refusal_is_read(read_bytes: int, start: Start) -> None:
         left = read_bytes + 1
         while left > 0:
             left -= len(sock.recv(65536))
-        sock.sendall(response(413, b"too long", "Connection: close"))
+        sock.sendall(response(413, b"too long"))
 
     server = start(refuse)
-    with inkling.connect(server.url) as classifier, pytest.raises(TooLarge):
-        classifier.classify(bytes(50_000_000))
+    with inkling.connect(server.url) as classifier:
+        for _ in range(2):  # what was cut off is not used again
+            with pytest.raises(TooLarge):
+                classifier.classify(bytes(50_000_000))
 
 
 def test_a_broken_answer_is_not_ready(start: Start) -> None:

@@ -17,7 +17,7 @@ import trustme
 import inkling
 from inkling.errors import InklingError, NotReady, Unauthenticated
 from inkling_serving.settings import Settings
-from tests.support.gateway_process import GatewayProcess, environment
+from tests.support.gateway_process import GatewayProcess
 
 _KEY = "a-secret-key-of-some-length"
 
@@ -91,7 +91,6 @@ def digit(tmp_path_factory: pytest.TempPathFactory, picture: bytes) -> Path:
 def _inkling(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "inkling", *map(str, words)],
-        env=environment(),
         capture_output=True,
         text=True,
         timeout=60,

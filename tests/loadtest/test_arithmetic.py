@@ -31,7 +31,7 @@ from inkling_loadtest.slo import check, parse
         ("goodput>100/s", "goodput", 100, 101, 100),
     ],
 )
-def test_promises_are_read(
+def test_objectives_are_read(
     text: str, figure: str, bound: float, kept: float, broken: float
 ) -> None:
     """A objective has a figure, a bound in the figure's unit, and holds up to it."""
@@ -44,7 +44,7 @@ def test_promises_are_read(
 
 
 @pytest.mark.parametrize("text", ["p99", "p99<50", "p99<50%", "errors<1ms", "fast", ""])
-def test_promises_that_cannot_be_read(text: str) -> None:
+def test_objectives_that_cannot_be_read(text: str) -> None:
     """The grammar is in the answer."""
     with pytest.raises(InvalidRequest, match="p99<50ms,errors<0.1%"):
         parse(text)
@@ -149,7 +149,7 @@ def test_answers_are_compared_with_those_alone() -> None:
 
 
 def _found(limit: float, noise: float, seed: int) -> tuple[Capacity, float]:
-    """Search a server that keeps its promise up to `limit`, with neighbours."""
+    """Search a server that meets the objective up to `limit`, beside other work."""
     chance, elapsed_s = random.Random(seed), 0.0
     searching = search(None, 280.0)
     trial = next(searching)

@@ -43,8 +43,8 @@ def _faults(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
             ["--rate", "150", "--duration", "4s", "--slo", "p99<10s,errors<0.1%"],
         ),
         "overload": (
-            {"slots": 4, "work_s": 0.2},
-            ["--rate", "200", "--duration", "4s", "--slo", "goodput>2,errors<5%", *few],
+            {"slots": 4, "work_s": 0.4},
+            ["--rate", "80", "--duration", "4s", "--slo", "goodput>1,errors<50%", *few],
         ),
     }
     return {
@@ -58,20 +58,15 @@ def _faults(folder: Path, url: str, stack: ExitStack) -> dict[str, Run]:
     }
 
 
-def _two_processes() -> list[str]:
-    """Return the options for two processes that find each other on a free port."""
-    return ["--processes", "2", "--master-port", str(free_port())]
-
-
 def _sound(folder: Path, gateway: GatewayProcess) -> dict[str, Run]:
     """Start runs against the gateway as it is."""
     plain = ["locust", "-f", "loadtest/locustfile.py", "--headless", "--users", "2"]
     plain += ["--host", gateway.url, "--model", "mlp", "--duration", "3s"]
-    rate = ["--rate", "10", "--users", "16", "--duration", "4s", "--slo", "errors<=0%"]
+    rate = ["--rate", "10", "--users", "64", "--duration", "4s", "--slo", "errors<=0%"]
     grpc = f"grpc://{gateway.grpc_target}"
-    # Another gateway may listen on 8080, where metrics are looked for.
+    # Somebody's own gateway may listen on 8080, and their Locust on 5557.
     rate += ["--metrics-url", f"http://127.0.0.1:{free_port()}/metrics"]
-    rate += _two_processes()
+    rate += ["--master-port", str(free_port()), "--processes", "2"]
     return {
         "plain": Run(folder / "plain", *plain),
         "grpc": load(folder / "grpc", grpc, *rate),
@@ -97,7 +92,7 @@ def _slow(folder: Path, gateway: GatewayProcess, stack: ExitStack) -> Run:
     """Start two processes that learn the right answers for longer than the load is."""
     server = faulty_grpc(gateway.grpc_target, slots=64, queue=0, work_s=1.5)
     arguments = ["--rate", "10", "--duration", "2s", "--mix", "unary"]
-    arguments += [*_two_processes(), "--pictures", str(_pictures(folder))]
+    arguments += ["--processes", "2", "--pictures", str(_pictures(folder))]
     return load(folder / "slow", stack.enter_context(server), *arguments)
 
 
@@ -166,7 +161,7 @@ def test_a_batch_out_of_order_is_caught(outcomes: dict[str, Outcome]) -> None:
 
 
 def test_dropped_requests_are_caught(outcomes: dict[str, Outcome]) -> None:
-    """A connection that breaks is a failure, not a retry, and misses the promise."""
+    """A connection that breaks is a failure, not a retry, and misses the objective."""
     run = outcomes["drop"]
 
     assert run.code == 1, run.text
@@ -200,12 +195,12 @@ def test_an_open_loop_shows_what_a_closed_one_hides(
 
 
 def test_overload_shows_goodput_and_refusals(outcomes: dict[str, Outcome]) -> None:
-    """At 10 times of what it can do, a server that sheds load answers and refuses."""
+    """At 8 times of what it can do, a server that sheds load answers and refuses."""
     run = outcomes["overload"]
     total = run.report["total"]
 
-    assert run.code == 0, run.text  # the promise is of goodput
-    assert 2 < total["goodput_per_s"] <= 25
+    assert run.code == 0, run.text  # the objective is goodput
+    assert 1 < total["goodput_per_s"] <= 12
     assert total["counts"]["refused"] > 2 * total["counts"]["right"]
     assert total["refused_us"]["p99"] > 0
     # A generator that stands still for long has nobody free for what is due meanwhile.
@@ -287,7 +282,7 @@ def test_a_model_that_is_not_served(
     for target in (gateway.url, f"grpc://{gateway.grpc_target}"):
         arguments = ["--target", target, "--rate", "1", "--model", "nobody"]
         assert main(["loadtest", *arguments]) == 1
-        assert "no such model" in capsys.readouterr().err
+        assert "does not have the model" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_reports(outcomes: dict[str, Outcome]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inkling.contract import Contract
 from tests.support.machine import within
 
 Encode = Callable[..., bytes]
@@ -263,6 +264,7 @@ def test_fields_of_a_model(gateway: Any) -> None:
     """A model shows whether it is ready, and what each version expects and knows."""
     model = gateway.request("GET", "/v1/models/mlp").json
     [version] = model["versions"]
+    computed = ("contract", "contract_json", "accuracy")
 
     assert {"name", "ready", "versions"} == set(model)
     assert model["ready"] is True
@@ -275,8 +277,9 @@ def test_fields_of_a_model(gateway: Any) -> None:
         "kind": "photo_of_one_object",
         "input": {"height": 28, "width": 28, "channels": 1},
         "dataset": "digits",
-    } == {k: v for k, v in version.items() if k not in ("contract", "accuracy")}
+    } == {k: v for k, v in version.items() if k not in computed}
     assert re.fullmatch("sha256:[0-9a-f]{64}", version["contract"])
+    assert version["contract"] == Contract.from_json(version["contract_json"]).hash
     assert version["accuracy"] > 0.9
 
 

@@ -115,7 +115,7 @@ def test_up_serves_over_tls(
         answer = _run(_command(text) + " --insecure", tmp_path, picture)
 
     assert f"https://127.0.0.1:{port}/" in text
-    assert "by a name that is in the certificate" in text
+    assert "only if its name is in the certificate" in text
     assert '"label":"3"' in answer
 
 

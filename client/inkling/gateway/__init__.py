@@ -1,1 +1,1 @@
-"""The client: a classifier behind a gateway, or on this device."""
+"""The client: a classifier behind a gateway, over gRPC or HTTP, or on this device."""

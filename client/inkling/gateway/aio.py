@@ -43,7 +43,7 @@ class AioClassifier:
     """What `inkling.Classifier` offers, for asyncio; belongs to one event loop."""
 
     def __init__(self, target: str, **options: Any) -> None:
-        """Take where the gateway is; nothing is sent yet.
+        """Take the address of the gateway; nothing is sent yet.
 
         Args:
             target: `host:port` of the gateway's gRPC port.
@@ -64,7 +64,7 @@ class AioClassifier:
     async def classify(
         self, picture: Picture, top_k: int = 1, *, abstain: bool = False
     ) -> Prediction:
-        """Return what the model says of one picture; see `Classifier.classify`.
+        """Return the prediction for one picture; see `Classifier.classify`.
 
         Raises:
             InklingError: The same class that the gateway raised.

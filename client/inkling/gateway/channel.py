@@ -1,4 +1,4 @@
-"""What the synchronous and the asyncio gRPC client share: everything but waiting."""
+"""The part of the gRPC clients that both share, synchronous and asyncio."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ CHANNEL_OPTIONS: Sequence[tuple[str, object]] = (
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_retries", 1),
+    # gRPC repeats no call that has sent more than this; by default 256 KiB, which
+    # a photo exceeds.
+    ("grpc.per_rpc_retry_buffer_size", 16 * 1024 * 1024),
     ("grpc.max_send_message_length", -1),
     ("grpc.service_config", json.dumps(grpc_retry_config("inkling.v1.Classifier"))),
 )

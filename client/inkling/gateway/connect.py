@@ -1,4 +1,4 @@
-"""The one interface to a classifier, wherever it runs, and how to get one."""
+"""The interface of every classifier, and the function that returns one."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class Classifier(Protocol):
     def classify(
         self, picture: Picture, top_k: int = 1, *, abstain: bool = False
     ) -> Prediction:
-        """Return what the model says of one picture.
+        """Return the prediction for one picture.
 
         Args:
-            picture: As `inkling.image.pictures` lists them.
-            top_k: How many labels to give, likeliest first.
-            abstain: Whether a picture that the model is not sure of gets no label;
-                the rule is that of `inkling.abstention`.
+            picture: One of the forms that `inkling.image.pictures` lists.
+            top_k: The number of labels to return, most probable first; 1 or more.
+            abstain: Whether a picture of which the model is not sure gets no label, by
+                the rule of `inkling.abstention`.
 
         Raises:
-            InklingError: The same class, whether a gateway or this device refused it.
+            InklingError: The same class whether a gateway or this device refused it.
         """
 
     def classify_many(
         self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction]:
-        """Yield a prediction per picture, in order, while later ones are under way.
+        """Yield a prediction per picture, in order, with a few calls under way.
 
         Raises:
-            InklingError: As `classify`; what came before has been yielded.
+            InklingError: As `classify`; the predictions before it have been yielded.
         """
 
     def outcomes(
@@ -51,14 +51,14 @@ class Classifier(Protocol):
         """Yield for each picture, in order, its prediction or why there is none."""
 
     def contract(self) -> Contract:
-        """Return what the version that answers now expects, with its labels.
+        """Return the contract of the version that answers now, with its labels.
 
         Raises:
             InklingError: No version can answer, or the gateway cannot be reached.
         """
 
     def close(self) -> None:
-        """Let go of connections and models."""
+        """Close the connections, and free the model."""
 
     def __enter__(self) -> Self: ...
 
@@ -80,13 +80,14 @@ def connect(
             published, or a version's directory.
         model: Which model the gateway is asked; a file or directory is its own.
         fallback: A file or directory that answers while the gateway cannot be reached;
-            `Prediction.origin` says who answered.
+            `Prediction.origin` tells gateway and device apart.
         options: For a gateway, the attributes of
             `inkling.gateway.connection.Connection`; on the device, the arguments of
             `inkling.model.ondevice.OnDeviceClassifier`.
 
     Raises:
-        InklingError: There is nothing at a path, or it cannot be loaded.
+        InklingError: A path does not exist or cannot be loaded, or an option is
+            impossible.
     """
     if _is_on_device(target):
         from inkling.model.ondevice import OnDeviceClassifier  # noqa: PLC0415 - an extra
@@ -131,7 +132,7 @@ class Fallback:
     def classify(
         self, picture: Picture, top_k: int = 1, *, abstain: bool = False
     ) -> Prediction:
-        """Return what the first says, or the second where the first is not ready."""
+        """Return the first's prediction, or the second's if the first is not ready."""
         image = encoded(picture)
         try:
             return self._first.classify(image, top_k, abstain=abstain)
@@ -141,7 +142,7 @@ class Fallback:
     def outcomes(
         self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction | InklingError]:
-        """Yield a prediction or an error per picture; each asks the first anew."""
+        """Yield a prediction or an error per picture; each call tries the first."""
         for picture in pictures:
             try:
                 yield self.classify(picture, top_k, abstain=abstain)
@@ -151,11 +152,11 @@ class Fallback:
     def classify_many(
         self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction]:
-        """Yield a prediction per picture, in order; each asks the first anew."""
+        """Yield a prediction per picture, in order; each call tries the first."""
         return raising(self.outcomes(pictures, top_k, abstain=abstain))
 
     def contract(self) -> Contract:
-        """Return the first's contract, or the second's where the first is not ready."""
+        """Return the first's contract, or the second's if the first is not ready."""
         try:
             return self._first.contract()
         except (NotReady, DeadlineExceeded):

@@ -39,7 +39,7 @@ class GrpcClassifier(RemoteClassifier):
     _window = 16
 
     def __init__(self, target: str, **options: Any) -> None:
-        """Take where the gateway is; nothing is sent yet.
+        """Take the address of the gateway; nothing is sent yet.
 
         Args:
             target: `host:port` of the gateway's gRPC port.
@@ -86,7 +86,7 @@ class GrpcClassifier(RemoteClassifier):
         return prediction_of(self._answered("Classify", request))
 
     def _answered(self, method: str, request: Any) -> Any:
-        """Return the answer to one call; a future takes half as much CPU time again."""
+        """Return the answer to one call; a future would take half as much CPU again."""
         stub = self._ready_stub()
         try:
             return getattr(stub, method)(

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from inkling.errors import InternalError, InvalidImage
+from inkling.errors import InvalidImage
 from inkling.gateway.connection import Connection
+from inkling.gateway.http_answers import no_gateway
 from inkling.gateway.http_transport import Exchange, HttpTransport
 from inkling.gateway.remote import RemoteClassifier
 from inkling.gateway.versions import contract_of
@@ -26,7 +27,7 @@ class HttpClassifier(RemoteClassifier):
     _window = 8
 
     def __init__(self, target: str, **options: Any) -> None:
-        """Take where the gateway is; nothing is sent yet.
+        """Take the address of the gateway; nothing is sent yet.
 
         Args:
             target: `http://host:port` or `https://host:port` of the gateway; a path
@@ -50,7 +51,7 @@ class HttpClassifier(RemoteClassifier):
         try:
             versions = [_version(version) for version in found["versions"]]
         except (KeyError, TypeError):
-            raise _strange(self._transport.target) from None
+            raise no_gateway(self._transport.target) from None
         return contract_of(self._connection, versions)
 
     def close(self) -> None:
@@ -59,7 +60,7 @@ class HttpClassifier(RemoteClassifier):
 
     def _begin(self, image: bytes, top_k: int, abstain: bool) -> _HttpCall:
         if not image:
-            # Over HTTP the gateway could not tell it from a request without a body.
+            # The gateway would take it for a request without a body.
             raise InvalidImage("The picture is empty; expected a PNG or JPEG file.")
         query = {"top_k": str(top_k)} if top_k > 1 else {}
         if abstain:
@@ -82,7 +83,7 @@ class _HttpCall:
         try:
             return _prediction(answer)
         except (KeyError, TypeError, ValueError):
-            raise _strange(self._target) from None
+            raise no_gateway(self._target) from None
 
     def cancel(self) -> None:
         self._exchange.cancel()
@@ -119,9 +120,3 @@ def _prediction(answer: Any) -> Prediction:
     if not top:
         raise ValueError("no label")
     return Prediction(top, origin, result.get("abstained"))
-
-
-def _strange(target: str) -> InternalError:
-    return InternalError(
-        f"{target} did not answer as a gateway of Inkling does; is this its address?"
-    )

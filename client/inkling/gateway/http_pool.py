@@ -18,7 +18,7 @@ __all__ = ["ConnectionPool", "TimedConnection"]
 
 # Idle connections that are kept, so that so many threads do not connect anew.
 _MAX_IDLE = 16
-# It needs no file descriptor of its own, as the default one does.
+# The default selector would need a file descriptor of its own.
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
@@ -54,7 +54,7 @@ class TimedConnection(http.client.HTTPConnection):
             return bool(selector.select(0))
 
     def interrupt(self) -> None:
-        """End what another thread waits for on this connection."""
+        """End a call for which another thread waits on this connection."""
         sock: Any = self.sock
         if sock is not None:
             with suppress(OSError):  # that thread has closed it meanwhile
@@ -62,7 +62,7 @@ class TimedConnection(http.client.HTTPConnection):
 
 
 class _TimedSocket:
-    """A socket as `http.client` uses it, with one deadline for all that it does."""
+    """A socket as `http.client` uses it, with one deadline for all its operations."""
 
     def __init__(self, sock: socket.socket, owner: TimedConnection) -> None:
         self._sock, self._owner = sock, owner
@@ -78,7 +78,7 @@ class _TimedSocket:
         return io.BufferedReader(_TimedReader(self._sock, self._owner))
 
     def shutdown(self) -> None:
-        # Not TLS's own shutdown, which takes the encryption from whoever reads.
+        # TLS's own shutdown would end the decryption for the thread that reads.
         socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -86,9 +86,10 @@ class _TimedSocket:
 
 
 class _TimedReader(io.RawIOBase):
-    """The reading side of such a socket; an answer may be read after the socket closed.
+    """The reading side of such a socket.
 
-    An answer that arrived in time is still read when its caller comes late.
+    It reads an answer that arrived in time, even if its caller reads it late, or after
+    the socket was closed.
     """
 
     def __init__(self, sock: socket.socket, owner: TimedConnection) -> None:
@@ -122,7 +123,7 @@ class ConnectionPool:
         usual = http.client.HTTPS_PORT if tls else http.client.HTTP_PORT
         self._port = url.port or usual
         self._process = os.getpid()
-        # Both are changed by single calls, which the interpreter does not interrupt.
+        # Threads share both, by operations that the interpreter does not interrupt.
         self._idle: deque[TimedConnection] = deque()
         self._busy: set[TimedConnection] = set()
         # Counts the calls of `close`.
@@ -185,12 +186,12 @@ def _connected(host: str, port: int, deadline_s: float) -> socket.socket:
     """Return a socket that is connected to one of a host's addresses.
 
     Raises:
-        OSError: No address could be connected to; that of the last one.
+        OSError: The error of the last address, if none could be connected to.
     """
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     failure = OSError("no address")
     for place, (family, kind, protocol, _, address) in enumerate(addresses):
-        # An address whose packets vanish leaves time for the others.
+        # An address that does not answer leaves time for the others.
         timeout_s = _left_s(deadline_s) / (len(addresses) - place)
         sock = socket.socket(family, kind, protocol)
         try:

@@ -3,78 +3,24 @@
 from __future__ import annotations
 
 import http.client
-import json
-import socket
 import ssl
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
 from time import monotonic
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from inkling.errors import ErrorCode, InklingError, InternalError, InvalidRequest
+from inkling.errors import ErrorCode, InklingError, InvalidRequest
 from inkling.gateway.connection import Connection
-from inkling.gateway.error_classes import closed, error_of, not_reached, too_late
+from inkling.gateway.error_classes import closed
+from inkling.gateway.http_answers import Answer, error_of_failure
 from inkling.gateway.http_pool import ConnectionPool, TimedConnection
 from inkling.gateway.retries import RetryBudget
 
-__all__ = ["Answer", "Exchange", "HttpTransport"]
+__all__ = ["Exchange", "HttpTransport"]
 
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
-# Of an answer without Inkling's error body, such as a proxy's.
-_CODE_OF_STATUS: Mapping[int, ErrorCode] = MappingProxyType(
-    {
-        HTTPStatus.BAD_REQUEST: ErrorCode.INVALID_REQUEST,
-        HTTPStatus.UNAUTHORIZED: ErrorCode.UNAUTHENTICATED,
-        HTTPStatus.FORBIDDEN: ErrorCode.UNAUTHENTICATED,
-        HTTPStatus.NOT_FOUND: ErrorCode.NOT_FOUND,
-        HTTPStatus.METHOD_NOT_ALLOWED: ErrorCode.NOT_FOUND,
-        HTTPStatus.REQUEST_TIMEOUT: ErrorCode.DEADLINE_EXCEEDED,
-        HTTPStatus.GONE: ErrorCode.NOT_FOUND,
-        HTTPStatus.LENGTH_REQUIRED: ErrorCode.INVALID_REQUEST,
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ErrorCode.TOO_LARGE,
-        HTTPStatus.REQUEST_URI_TOO_LONG: ErrorCode.INVALID_REQUEST,
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE: ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-        HTTPStatus.UNPROCESSABLE_ENTITY: ErrorCode.INVALID_REQUEST,
-        HTTPStatus.TOO_MANY_REQUESTS: ErrorCode.OVERLOADED,
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: ErrorCode.INVALID_REQUEST,
-        HTTPStatus.NOT_IMPLEMENTED: ErrorCode.NOT_FOUND,
-        HTTPStatus.BAD_GATEWAY: ErrorCode.NOT_READY,
-        HTTPStatus.SERVICE_UNAVAILABLE: ErrorCode.NOT_READY,
-        HTTPStatus.GATEWAY_TIMEOUT: ErrorCode.DEADLINE_EXCEEDED,
-    }
-)
-# What gRPC calls UNAVAILABLE, by its own mapping; only these are tried again.
-_UNAVAILABLE = (
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.BAD_GATEWAY,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
-# How a connection ends that the server has closed.
+# The errors of a connection that the server has closed.
 _CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-# OpenSSL's X509_V_ERR_* in words.
-_CERTIFICATE_FAULTS: Mapping[int, str] = MappingProxyType(
-    {
-        10: "has expired",
-        18: "is signed by itself",
-        19: "is signed by an authority that is not trusted",
-        20: "is signed by an authority that is not trusted",
-        62: "is for another host name",
-        64: "is for another address",
-    }
-)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An HTTP answer, whole."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class HttpTransport:
@@ -83,12 +29,12 @@ class HttpTransport:
     def __init__(
         self, connection: Connection, tls: ssl.SSLContext | None = None
     ) -> None:
-        """Take where the gateway is; nothing is sent yet.
+        """Take the address of the gateway; nothing is sent yet.
 
         Args:
             connection: Its target is a URL, such as `http://localhost:8080`; a path in
                 it stands before the path of every request.
-            tls: What to trust instead of what the connection says.
+            tls: Replaces the certificates that the connection names.
 
         Raises:
             InvalidRequest: The URL is impossible, or names certificates without TLS.
@@ -109,7 +55,7 @@ class HttpTransport:
         self.budget = RetryBudget()
 
     def begin(self, method: str, path: str, body: bytes | None = None) -> Exchange:
-        """Send a request; a failure to send it is raised by the exchange's result."""
+        """Send a request; its exchange raises the error if it could not be sent."""
         exchange = Exchange(self, method, self.path + path, body)
         exchange.send()
         return exchange
@@ -129,7 +75,7 @@ class HttpTransport:
             NotReady: The address cannot be reached.
             DeadlineExceeded: There was no answer in time.
         """
-        return self.begin(method, path).attempted()
+        return self.begin(method, path).answer()
 
     def close(self) -> None:
         """Close the connections, and end the exchanges under way."""
@@ -148,17 +94,20 @@ class Exchange:
         self._generation = transport.pool.generation
         self._connection: TimedConnection | None = None
         self._failure: Exception | None = None
+        self._is_sent = True
 
     def send(self, *, fresh: bool = False) -> None:
         """Send the request, on a kept connection unless it is to be a fresh one."""
         transport = self._transport
-        self._failure = None
+        self._failure, self._is_sent = None, True
         self._connection = transport.pool.take(self._deadline_s, fresh=fresh)
         method, path, body = self._request
         try:
             self._connection.request(method, path, body, transport.headers)
         except (OSError, http.client.HTTPException) as error:
-            # Who refuses a body early may have answered before the connection broke.
+            # A server that refuses a body early may answer before it closes the
+            # connection, so that an answer is looked for.
+            self._is_sent = False
             if self._connection.sock is None or not isinstance(error, _CLOSED):
                 self._failure = error
                 self._drop()
@@ -170,31 +119,26 @@ class Exchange:
             InklingError: The gateway refused the request, is not there, or did not
                 answer in time.
         """
-        attempt = 0
+        target, attempt = self._transport.target, 0
         while True:
             attempt += 1
-            try:
-                answer = self.attempted()
-            except InklingError as error:
-                if error.code != ErrorCode.NOT_READY or self._is_closed:
-                    raise
-                refusal, asked_s = error, None
-            else:
-                if answer.status not in _UNAVAILABLE:
+            outcome = self._outcome()
+            asked_s = None
+            if isinstance(outcome, Answer):
+                if not outcome.is_unavailable:
                     self._transport.budget.succeeded()
-                    return _json_of(answer, self._transport.target)
-                refusal = _refusal(answer, self._transport.target)
-                asked_s = _retry_after_s(answer)
+                    return outcome.json(target)
+                asked_s, outcome = outcome.retry_after_s, outcome.refusal(target)
             pause_s = self._transport.budget.pause_s(attempt, asked_s)
             if pause_s is None or monotonic() + pause_s >= self._deadline_s:
-                raise refusal
+                raise outcome
             time.sleep(pause_s)
             if self._is_closed:
                 raise closed()
             self.send()
 
-    def attempted(self) -> Answer:
-        """Return the answer to what has been sent, whatever its status.
+    def answer(self) -> Answer:
+        """Return the answer to the request, whatever its status, without retries.
 
         Raises:
             NotReady: The address cannot be reached.
@@ -203,32 +147,47 @@ class Exchange:
         try:
             return self._read()
         except (OSError, http.client.HTTPException) as error:
-            raise self._error(error) from None
+            if self._is_closed:
+                raise closed() from None
+            raise error_of_failure(error, self._transport.target) from None
 
     def cancel(self) -> None:
-        """Give the answer up."""
+        """End the exchange without its answer."""
         self._drop()
 
     @property
     def _is_closed(self) -> bool:
         return self._generation != self._transport.pool.generation
 
+    def _outcome(self) -> Answer | InklingError:
+        """Return the answer, or the error after which another attempt may help.
+
+        Raises:
+            InklingError: Another attempt would not help.
+        """
+        try:
+            return self.answer()
+        except InklingError as error:
+            if error.code != ErrorCode.NOT_READY or self._is_closed:
+                raise
+            return error
+
     def _read(self) -> Answer:
         connection = self._connection
         if connection is None:
             raise self._failure or ConnectionError
         try:
-            return self._answer(connection)
+            return self._received(connection)
         except _CLOSED:
-            # A server may close a connection that it kept, just as it is used again.
+            # A server may close a kept connection just when it is used again.
             if not connection.is_kept or self._is_closed:
                 raise
         self.send(fresh=True)
         if self._connection is None:
             raise self._failure or ConnectionError
-        return self._answer(self._connection)
+        return self._received(self._connection)
 
-    def _answer(self, connection: TimedConnection) -> Answer:
+    def _received(self, connection: TimedConnection) -> Answer:
         try:
             response = connection.getresponse()
             with response:
@@ -240,21 +199,14 @@ class Exchange:
             raise
         headers = {name.lower(): value for name, value in response.getheaders()}
         self._connection = None
-        self._transport.pool.give_back(connection, reusable=not response.will_close)
+        reusable = self._is_sent and not response.will_close
+        self._transport.pool.give_back(connection, reusable=reusable)
         return Answer(response.status, headers, body)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._transport.pool.give_back(connection, reusable=False)
-
-    def _error(self, failure: Exception) -> InklingError:
-        if self._is_closed:
-            return closed()
-        target = self._transport.target
-        if isinstance(failure, TimeoutError):
-            return too_late(target)
-        return not_reached(target, _reason(failure))
 
 
 def _parsed(target: str) -> SplitResult:
@@ -276,60 +228,3 @@ def _parsed(target: str) -> SplitResult:
             "else; give an API key with api_key."
         )
     return url
-
-
-def _reason(failure: Exception) -> str:
-    if isinstance(failure, ssl.SSLCertVerificationError):
-        fault = _CERTIFICATE_FAULTS.get(failure.verify_code, "is not valid")
-        return f"its certificate {fault} (root_certificates names whom to trust)"
-    if isinstance(failure, ssl.SSLError):
-        if "ALERT" in (failure.reason or ""):
-            return (
-                "it refuses the TLS connection; does it ask for a client certificate "
-                "(client_certificate and client_key)?"
-            )
-        return "it does not speak TLS; is it an http:// address?"
-    if isinstance(failure, socket.gaierror):
-        return "there is no such host"
-    if isinstance(failure, ConnectionRefusedError):
-        return "the connection was refused"
-    if isinstance(failure, ConnectionError | http.client.IncompleteRead):
-        return "the connection broke"
-    if isinstance(failure, http.client.HTTPException):
-        return "what answers does not speak HTTP; is it a gRPC or https:// port?"
-    words = failure.strerror if isinstance(failure, OSError) else None
-    return words or "the connection failed"
-
-
-def _json_of(answer: Answer, target: str) -> Any:
-    if answer.status != HTTPStatus.OK:
-        raise _refusal(answer, target)
-    try:
-        return json.loads(answer.body)
-    except ValueError:
-        raise InternalError(
-            f"{target} did not answer as a gateway of Inkling does; is this its "
-            "address?"
-        ) from None
-
-
-def _refusal(answer: Answer, target: str) -> InklingError:
-    """Return the error for an answer with another status than 200."""
-    try:
-        error = json.loads(answer.body)["error"]
-        return error_of(str(error["code"]), str(error["message"]))
-    except (ValueError, KeyError, TypeError):
-        pass
-    code = _CODE_OF_STATUS.get(answer.status, ErrorCode.INTERNAL)
-    where = answer.headers.get("location", "")
-    hint = f" and names {where:.200}; give that address" if where else ""
-    return error_of(
-        code,
-        f"{target} answered {answer.status} as no gateway of Inkling does{hint}. Is "
-        "this its address?",
-    )
-
-
-def _retry_after_s(answer: Answer) -> float | None:
-    text = answer.headers.get("retry-after", "").strip()
-    return float(text) if text.isdecimal() and len(text) <= 6 else None

@@ -1,4 +1,4 @@
-"""What a gateway says of itself over HTTP: whether it lives, is ready, and serves."""
+"""The state of a gateway, asked over HTTP: is it live, is it ready, which models."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Probes:
     def __init__(
         self, url: str, tls: ssl.SSLContext | None = None, **options: Any
     ) -> None:
-        """Take where the gateway is.
+        """Take the address of the gateway.
 
         Args:
             url: Such as `http://127.0.0.1:8080`.
-            tls: What to trust and to show instead of what the options say.
+            tls: Replaces the certificates that the options name.
             options: The attributes of `inkling.gateway.connection.Connection`.
 
         Raises:
@@ -73,8 +73,8 @@ def trusting_only(
 ) -> ssl.SSLContext:
     """Return a context that trusts exactly the server with this certificate.
 
-    Whoever has the certificate's file need not know for which host name it was made:
-    only its key's owner can show it. An authority that signed it is not trusted.
+    The host name in the certificate does not matter, since only the owner of its key
+    can show it. The authority that signed it is not trusted.
 
     Args:
         certificate: A PEM file; of a chain the first certificate is the server's.
@@ -85,7 +85,7 @@ def trusting_only(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    # The certificate itself is the end of its chain, whoever has signed it.
+    # The chain of trust ends at the certificate itself.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         text = Path(certificate).read_text(encoding="ascii")

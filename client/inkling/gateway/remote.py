@@ -1,4 +1,4 @@
-"""What the classifiers behind a gateway share, whichever protocol they speak."""
+"""The part of a gateway's classifier that does not depend on the protocol."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RemoteClassifier(ABC):
     def classify(
         self, picture: Picture, top_k: int = 1, *, abstain: bool = False
     ) -> Prediction:
-        """Return what the model says of one picture; see `Classifier.classify`."""
+        """Return the prediction for one picture; see `Classifier.classify`."""
         check_top_k(top_k)
         return self._ask(encoded(picture), top_k, check_abstain(abstain))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from inkling.errors import InvalidRequest
 
-__all__ = ["LabelledPicture", "drawn_digits", "pictures_in"]
+__all__ = ["LabelledPicture", "draw_digits", "drawn_digits", "pictures_in"]
 
 _MAX_PICTURES = 300
 _SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -46,21 +46,23 @@ class LabelledPicture:
 
 
 def drawn_digits(seed: int = 0) -> list[LabelledPicture]:
-    """Return 60 digits, no two alike, in the forms in which people send them.
+    """Return the pictures that `draw_digits` yields."""
+    return list(draw_digits(seed))
+
+
+def draw_digits(seed: int = 0) -> Iterator[LabelledPicture]:
+    """Yield 60 digits, no two alike, in the forms in which people send them.
 
     Of each digit: three samples of 28x28 in light ink on dark, two pages of 280x280 in
     colour, and a JPEG of 480x480 on paper that is not quite white.
     """
     chance = random.Random(seed)
-    pictures = []
     for digit in range(10):
         for variant in range(6):
             form = ("sample", "sample", "sample", "page", "page", "photo")[variant]
             image = _FORMS[form](_ink(digit, chance), chance)
-            pictures.append(
-                LabelledPicture(image, str(digit), f"{form} {variant} of a {digit}")
-            )
-    return pictures
+            name = f"{form} {variant} of a {digit}"
+            yield LabelledPicture(image, str(digit), name)
 
 
 def pictures_in(folder: Path) -> list[LabelledPicture]:

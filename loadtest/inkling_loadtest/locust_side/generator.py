@@ -12,7 +12,7 @@ import gevent
 from inkling_loadtest.answers.baseline import learn
 from inkling_loadtest.answers.references import References, Verdict
 from inkling_loadtest.load.arrivals import Stage
-from inkling_loadtest.load.pictures import LabelledPicture, drawn_digits, pictures_in
+from inkling_loadtest.load.pictures import LabelledPicture, draw_digits, pictures_in
 from inkling_loadtest.load.requests import (
     PreparedRequest,
     RequestSequence,
@@ -27,6 +27,8 @@ from inkling_loadtest.options import Options
 __all__ = ["LoadGenerator"]
 
 _CPU_EVERY_S = 1.0
+# With 0, gevent would run no timers in between.
+_YIELD_S = 0.001
 
 
 class LoadGenerator:
@@ -46,7 +48,7 @@ class LoadGenerator:
         """
         self.connection = options.connection()
         self.path = f"/v1/models/{options.model}:classify"
-        pictures = pictures_in(options.pictures) if options.pictures else drawn_digits()
+        pictures = _pictures(options)
         with options.connect() as classifier:
             self.references = References(pictures, classifier.contract().labels)
             learn(classifier, self.references, pictures)
@@ -126,6 +128,17 @@ class LoadGenerator:
             share = (now_used_s - used_s) / (now_s - at_s)
             self._cpu.append((self._schedule.window_now(), round(share, 3)))
             used_s, at_s = now_used_s, now_s
+
+
+def _pictures(options: Options) -> list[LabelledPicture]:
+    if options.pictures:
+        return pictures_in(options.pictures)
+    pictures = []
+    for picture in draw_digits():
+        pictures.append(picture)
+        # Drawing takes a second or more; Locust gives up a worker that is silent for 3.
+        gevent.sleep(_YIELD_S)
+    return pictures
 
 
 def _requests(

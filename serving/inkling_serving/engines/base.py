@@ -7,10 +7,12 @@ contract, labels, scores and version number of one answer always belong together
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
+
+from inkling.errors import ModelNotFound
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,9 +27,18 @@ __all__ = [
     "Servable",
     "State",
     "VersionStatus",
+    "not_served",
 ]
 
 NO_SUCH_MODEL = "This server does not have the model. GET /v1/models lists its models."
+
+
+def not_served(model: str, served: Iterable[int]) -> ModelNotFound:
+    """Return the error for a version that is not among the `served` versions."""
+    shown = ", ".join(map(str, sorted(served))) or "none"
+    return ModelNotFound(
+        f'The model "{model}" does not serve this version; it serves: {shown}.'
+    )
 
 
 class State(StrEnum):
@@ -75,7 +86,7 @@ class VersionStatus:
         version: The version's number.
         state: Whether the version can answer.
         reason: The reason why the version, or newer files of the version, cannot be
-            served; None if there is no failure.
+            served; None without a failure.
         contract: The contract, once the engine has read it.
         accuracy: The share of correct answers on the test set, from 0 to 1, for the
             format that runs.

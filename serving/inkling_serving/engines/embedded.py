@@ -23,6 +23,7 @@ from inkling_serving.engines.base import (
     ModelStatus,
     State,
     VersionStatus,
+    not_served,
 )
 from inkling_serving.runtime.poller import Repeating
 
@@ -145,10 +146,7 @@ class EmbeddedEngine:
                 f'The model "{model}" cannot answer yet; GET /v1/models/{model} states '
                 "the reason."
             )
-        available = ", ".join(map(str, sorted(found.loaded))) or "none"
-        raise ModelNotFound(
-            f'The model "{model}" does not serve this version; it serves: {available}.'
-        )
+        raise not_served(model, found.loaded)
 
     def status(self) -> list[ModelStatus]:
         """Return the status of all models, sorted by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +35,7 @@ __all__ = ["ENGINE_ERRORS", "ENGINE_MESSAGES", "Stub"]
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
+_T = TypeVar("_T")
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
@@ -121,10 +122,7 @@ class Stub:
         Raises:
             ValueError: The model's answer is not one text.
         """
-        try:
-            [text] = strings_of(self._about(model, version, "contract"))
-        except InvalidRequest as error:
-            raise ValueError(error.message) from None
+        [text] = self._about(model, version, "contract", strings_of)
         return text.decode()
 
     def device(self, model: str, version: int) -> Any:
@@ -133,13 +131,16 @@ class Stub:
         Raises:
             ValueError: The model's answer is not one number.
         """
-        try:
-            [index] = array_of(self._about(model, version, "device")).tolist()
-        except InvalidRequest as error:
-            raise ValueError(error.message) from None
+        [index] = self._about(model, version, "device", array_of).tolist()
         return index
 
-    def _about(self, model: str, version: int, signature: str) -> wire.Tensor:
+    def _about(
+        self,
+        model: str,
+        version: int,
+        signature: str,
+        read: Callable[[wire.Tensor], _T],
+    ) -> _T:
         """Call a model's signature; the signature and its output have the same name."""
         request = _predict_request(model, version)
         request.model_spec.signature_name = signature
@@ -149,7 +150,10 @@ class Stub:
         asked.int_val.append(0)
         answer = wire.PredictResponse()
         self._call(_PREDICT, request, answer, _ABOUT_TIMEOUT_S)
-        return answer.outputs[signature]
+        try:
+            return read(answer.outputs[signature])
+        except InvalidRequest as error:
+            raise ValueError(error.message) from None
 
     def _call(self, method: str, request: Message, answer: _M, timeout_s: float) -> _M:
         """Call a method, and return `answer` filled with the response."""

@@ -28,6 +28,7 @@ from inkling_serving.engines.base import (
     ModelStatus,
     State,
     VersionStatus,
+    not_served,
 )
 from inkling_serving.engines.channels import Channels
 from inkling_serving.engines.coalescer import Coalescer
@@ -175,11 +176,7 @@ class TensorFlowServingEngine:
         if version is None:
             version = max(found.loaded)
         if version not in found.loaded:
-            available = ", ".join(map(str, sorted(found.loaded)))
-            raise ModelNotFound(
-                f'The model "{model}" does not serve this version; it serves: '
-                f"{available}."
-            )
+            raise not_served(model, found.loaded)
         return found.loaded[version]
 
     def status(self) -> list[ModelStatus]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.runtime.thread_pool import ThreadPool
 
-__all__ = ["Calls", "StatusError", "end_with", "foreseen"]
+__all__ = ["Calls", "StatusError", "end_with", "foreseen", "seconds_left"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -26,7 +26,9 @@ _T = TypeVar("_T")
 _TIMING = ("inkling-timing", "true")
 # The milliseconds after which a client should try again.
 _PUSHBACK_MS = "1000"
-# TensorFlow Serving truncates its messages at this length (grpc_status_util.cc).
+# A longer deadline is none: a day is beyond every time limit of ours.
+_DAY_S = 86_400.0
+# TensorFlow Serving cuts its messages at the same length (grpc_status_util.cc).
 _MAX_MESSAGE = 1024
 
 
@@ -87,14 +89,23 @@ class Calls:
 
         def begin() -> _T:
             timings.queue = perf_counter() - submitted
-            return answer(context.time_remaining())
+            return answer(seconds_left(context))
 
-        left_s = context.time_remaining()
-        return self._pool.call(begin, left_s, context.add_callback)
+        return self._pool.call(begin, seconds_left(context), context.add_callback)
 
     def count(self, code: str, timings: Timings) -> None:
         """Count an answer by its error code, or by `ok`."""
         self._metrics.observe(self._protocol, code, timings)
+
+
+def seconds_left(context: grpc.ServicerContext) -> float | None:
+    """Return the seconds that the caller of a call allows; None where it sets no limit.
+
+    grpcio says None in its documentation, and 292 billion years in its answer, which no
+    call of another server can be given.
+    """
+    left_s = context.time_remaining()
+    return None if left_s is None or left_s > _DAY_S else left_s
 
 
 def foreseen(error: Exception) -> InklingError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from inkling.errors import InklingError, NotReady
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierServicer
-from inkling_serving.grpc_api.calls import Calls, end_with, foreseen
+from inkling_serving.grpc_api.calls import Calls, end_with, foreseen, seconds_left
 from inkling_serving.grpc_api.stream import Stream
 from inkling_serving.runtime.thread_pool import ThreadPool, too_many
 from inkling_serving.runtime.timings import Timings
@@ -52,7 +52,7 @@ class Classifier(ClassifierServicer):
         def answer(timings: Timings) -> pb.ClassifyResponse:
             classify, quick = self._classification(request, timings)
             if quick:
-                return classify(context.time_remaining())
+                return classify(seconds_left(context))
             return self._calls.pooled(context, classify, timings)
 
         return self._calls.answer(context, answer)
@@ -64,7 +64,8 @@ class Classifier(ClassifierServicer):
     ) -> Iterator[pb.ClassifyStreamResponse]:
         """Yield the response to each request as soon as it is ready."""
         stream = _Stream(
-            lambda request: self._stream_answer(request, context), self._refused
+            lambda request: self._stream_answer(request, context),
+            lambda request, error: self._refusal(request.id, error, Timings()),
         )
         try:
             self._open(stream)
@@ -145,25 +146,20 @@ class Classifier(ClassifierServicer):
     def _stream_answer(
         self, request: pb.ClassifyStreamRequest, context: grpc.ServicerContext
     ) -> pb.ClassifyStreamResponse | Future[pb.ClassifyStreamResponse]:
-        timings, left_s = Timings(), context.time_remaining()
+        timings, left_s = Timings(), seconds_left(context)
         submitted = perf_counter()
         classify, quick = self._classification(request.request, timings)
 
         def answer() -> pb.ClassifyStreamResponse:
             timings.queue = 0.0 if quick else perf_counter() - submitted
             try:
-                response = classify(context.time_remaining())
-            except Exception as error:  # noqa: BLE001 - every error becomes a response
+                response = classify(seconds_left(context))
+            except Exception as error:  # noqa: BLE001 - the edge of the gRPC door
                 return self._refusal(request.id, error, timings)
             self._calls.count("ok", timings)
             return pb.ClassifyStreamResponse(id=request.id, response=response)
 
         return answer() if quick else self._pool.submit(answer, left_s)
-
-    def _refused(
-        self, request: pb.ClassifyStreamRequest, error: InklingError
-    ) -> pb.ClassifyStreamResponse:
-        return self._refusal(request.id, error, Timings())
 
     def _refusal(
         self, name: str, error: Exception, timings: Timings

@@ -66,12 +66,19 @@ class MessageInterceptor(grpc.ServerInterceptor):
     def __init__(self, timeout_s: float) -> None:
         """Start the thread that ends calls whose message takes over `timeout_s`."""
         self._timeout_s = timeout_s
-        # The calls that wait for their message, and the time at which each is ended.
+        # The calls that have not ended.
+        self._open: set[grpc.ServicerContext] = set()
+        # The calls that wait for their message, and when each is given up.
         self._waiting: dict[grpc.ServicerContext, float] = {}
         self._handlers: dict[str, _Handler] = {}
         self._reaper = Repeating(
             "ending calls whose message is late", self._end_late, lambda: _LOOK_S
         )
+
+    @property
+    def idle(self) -> bool:
+        """Whether all calls have ended."""
+        return not self._open
 
     def intercept_service(
         self, continuation: _Continuation, details: Any
@@ -98,6 +105,9 @@ class MessageInterceptor(grpc.ServerInterceptor):
         behaviour = handler.stream_stream or handler.unary_unary or handler.unary_stream
 
         def answer(bodies: Iterator[bytes], context: Any, *send: Any) -> Any:
+            self._open.add(context)
+            if not context.add_callback(lambda: self._open.discard(context)):
+                self._open.discard(context)
             request: Any = map(parse, bodies)
             if not streaming:
                 request = self._only(request, context)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -14,6 +13,7 @@ from inkling.v1.classifier_pb2_grpc import add_ClassifierServicer_to_server
 from inkling_serving.grpc_api.classifier import Classifier
 from inkling_serving.grpc_api.health import Health
 from inkling_serving.grpc_api.interceptors import KeyInterceptor, MessageInterceptor
+from inkling_serving.runtime.thread_pool import Threads
 from inkling_serving.security import ApiKeys, grpc_credentials
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ _MAX_CALLS = 256
 _MAX_CALLS_OF_CONNECTION = 128
 # Clients may send a ping every 10 s; grpcio answers more frequent pings with GOAWAY.
 _MIN_PING_INTERVAL_MS = 10_000
+# gRPC counts in 32 bits; this is its word for never.
+_MAX_MS = 2**31 - 1
+# The time for idle clients to close their connections at the end.
+_GOODBYE_S, _LOOK_S = 1.0, 0.1
+# A connection that has not agreed on TLS and HTTP/2 by then is closed, as over HTTP.
+_MAX_GREETING_MS = 5_000
 _COMPRESSION = {
     "none": grpc.Compression.NoCompression,
     "deflate": grpc.Compression.Deflate,
@@ -52,8 +58,10 @@ class GrpcServer:
         self._classifier = Classifier(service, pool, metrics, settings.grpc_max_streams)
         self._health = Health(service)
         self._messages = MessageInterceptor(settings.body_timeout_s)
+        threads = Threads(_MAX_CALLS, "inkling-grpc")
+        threads.submit(int)  # one thread is there, however many the system allows later
         self._server = grpc.server(
-            ThreadPoolExecutor(_MAX_CALLS, "inkling-grpc"),
+            threads,
             interceptors=[
                 KeyInterceptor(ApiKeys(settings.api_key_file)),
                 self._messages,
@@ -96,7 +104,18 @@ class GrpcServer:
         self._health.end()
         self._classifier.end()
         ended: threading.Event = self._server.stop(self._settings.drain_timeout_s)
+        threading.Thread(target=self._end_idle, args=(ended,), daemon=True).start()
         return ended
+
+    def _end_idle(self, ended: threading.Event) -> None:
+        """Close the connections of clients that do not answer, once no call is open.
+
+        grpcio waits for these connections as long as for calls.
+        """
+        ended.wait(_GOODBYE_S)
+        while not (self._messages.idle or ended.wait(_LOOK_S)):
+            pass
+        self._server.stop(0)
 
     def close(self) -> None:
         """Stop the remaining threads, once all calls have ended."""
@@ -112,6 +131,7 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
         "grpc.max_concurrent_streams": _MAX_CALLS_OF_CONNECTION,
         "grpc.http2.min_ping_interval_without_data_ms": _MIN_PING_INTERVAL_MS,
         "grpc.keepalive_permit_without_calls": 1,
+        "grpc.server_handshake_timeout_ms": _MAX_GREETING_MS,
         "grpc.enable_channelz": int(settings.grpc_channelz),
     }
     in_seconds = {
@@ -120,7 +140,7 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
         "grpc.max_connection_age_ms": settings.grpc_max_connection_age_s,
         "grpc.max_connection_age_grace_ms": settings.grpc_max_connection_age_grace_s,
     }
-    options |= {name: int(1000 * s) for name, s in in_seconds.items() if s}
+    options |= {n: int(min(1000 * s, _MAX_MS)) for n, s in in_seconds.items() if s}
     return list(options.items())
 
 

@@ -89,12 +89,8 @@ class Metrics:
         if phases is None:
             phases = [_Histogram() for _ in PHASES]
             self._phases[timings.model, version] = phases
-        phases[0].add(timings.receive)
-        phases[1].add(timings.queue)
-        phases[2].add(timings.decode)
-        phases[3].add(timings.preprocess)
-        phases[4].add(timings.engine)
-        phases[5].add(timings.encode)
+        for name, phase in zip(PHASES, phases, strict=True):
+            phase.add(getattr(timings, name))
 
     def save(self) -> None:
         """Write a snapshot for the other workers, if there are any."""
@@ -124,24 +120,21 @@ class Metrics:
 
     def _snapshot(self) -> dict[str, Any]:
         with self._lock:
-            return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        return {
-            "at": time.time(),
-            "workers": 1,
-            "cpu": time.process_time(),
-            "memory": _resident_bytes(),
-            "requests": [[*key, n] for key, n in self._requests.items()],
-            "seconds": [
-                [key, one.counts, one.total] for key, one in self._seconds.items()
-            ],
-            "phases": [
-                [(name, *key), one.counts, one.total]
-                for key, phases in self._phases.items()
-                for name, one in zip(PHASES, phases, strict=True)
-            ],
-        }
+            return {
+                "at": time.time(),
+                "workers": 1,
+                "cpu": time.process_time(),
+                "memory": _resident_bytes(),
+                "requests": [[*key, n] for key, n in self._requests.items()],
+                "seconds": [
+                    [key, one.counts, one.total] for key, one in self._seconds.items()
+                ],
+                "phases": [
+                    [(name, *key), one.counts, one.total]
+                    for key, phases in self._phases.items()
+                    for name, one in zip(PHASES, phases, strict=True)
+                ],
+            }
 
 
 class _Sum:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from inkling.errors import DeadlineExceeded, Overloaded
 
-__all__ = ["ThreadPool", "too_many"]
+__all__ = ["ThreadPool", "Threads", "too_many"]
 
 _T = TypeVar("_T")
 
@@ -22,6 +22,23 @@ def too_many(count: int) -> Overloaded:
     return Overloaded(
         f"The server already answers or queues {count} requests. Try again in a second."
     )
+
+
+class Threads(ThreadPoolExecutor):
+    """Threads that start when they are needed, or fewer where the system allows fewer.
+
+    Where a container's limit of processes is reached, the executor of the standard
+    library raises an error at each call. In grpcio that error ends the thread which
+    takes the calls, and the port never answers again.
+    """
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            # The call is in the queue already, and one of these threads takes it.
+            if not self._threads:
+                raise
 
 
 class ThreadPool:
@@ -42,7 +59,7 @@ class ThreadPool:
                 also wait for half of its caller's timeout, if that is longer. Without
                 this limit, calls whose callers have given up would fill the queue.
         """
-        self._pool = ThreadPoolExecutor(threads, "inkling-pool")
+        self._pool = Threads(threads, "inkling-pool")
         self._limit = threads + queue
         self._queue_timeout_s = queue_timeout_s
         self._lock = threading.Lock()

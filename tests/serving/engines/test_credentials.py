@@ -95,8 +95,13 @@ def test_a_key_with_a_password_stops_the_start(files: Path, tmp_path: Path) -> N
             serialization.BestAvailableEncryption(b"secret"),
         )
     )
-    with pytest.raises(InvalidRequest, match="without a password"):
-        check_security(_settings(files, **_named(*_NAMES, key=str(locked))))
+    certificate = str(files / "certificate")
+    for settings in (
+        _settings(files, **_named(*_NAMES, key=str(locked))),
+        Settings(tls_certificate=certificate, tls_key=str(locked)),
+    ):
+        with pytest.raises(InvalidRequest, match="without a password"):
+            check_security(settings)
 
 
 def test_without_the_settings_nothing_is_encrypted(files: Path) -> None:

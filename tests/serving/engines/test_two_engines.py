@@ -5,9 +5,9 @@ from __future__ import annotations
 from statistics import median
 
 import pytest
-from tests.machine import TooSlow
 
 from benchmarks.replicas import Load, measure
+from tests.support.machine import TooSlow
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "with a labels.csv",
     )
     parser.add_argument("--model", default="cnn", help="which model is asked")
-    whom = parser.add_mutually_exclusive_group()
-    whom.add_argument(
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
         "--server",
         help="ask a gateway: HOST:PORT of its gRPC port, or http://HOST:PORT",
     )
-    whom.add_argument(
+    place.add_argument(
         "--on-device",
         type=Path,
         help="ask a .tflite file that Inkling published, or a version's directory",

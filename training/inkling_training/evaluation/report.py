@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_json", "check_writable", "contact_sheet", "write_report"]
 
-# The sheet has the mistakes with the highest scores; nobody would look at more.
+# The sheet has the mistakes with the highest scores; more would be hard to look at.
 _SHEET_MISTAKES = 48
 _SHEET_COLUMNS = 4
 _SHEET_SIDE = 256

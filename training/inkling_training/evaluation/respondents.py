@@ -46,13 +46,13 @@ class Respondent:
     def outcomes(
         self, pictures: Iterable[Path], abstain: bool
     ) -> Iterator[Prediction | InklingError]:
-        """Yield for each picture, in order, its prediction or why there is none."""
+        """Yield for each picture, in order, its prediction or its error."""
         return self._classifier.outcomes(pictures, abstain=abstain)
 
     def shown(self, picture: Path) -> tuple[Image.Image, Image.Image]:
         """Return a picture upright, and what the model saw of it.
 
-        Both are prepared here, by the code and the contract of whoever answers.
+        Both are prepared here, with the contract of the model that answers.
 
         Raises:
             InvalidImage: The picture cannot be read any more.

@@ -8,7 +8,6 @@ get_model_status_impl.cc). The checks of inputs are stricter: shape, range and N
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -175,27 +174,21 @@ class TensorFlowServingDialect:
     ) -> wire.GetModelStatusResponse:
         target = _target(request, named=False)
         try:
-            versions: Collection[VersionStatus] = self._service.model(
-                target.model
-            ).versions
+            versions = self._service.model(target.model).versions
         except (ModelNotFound, InvalidRequest):
             versions = ()
-        if not versions and target.version is None:
+        asked = "any versions"
+        if target.version is not None:
+            asked = f"version {target.version}"
+            versions = tuple(v for v in versions if v.version == target.version)
+        if not versions:
             raise StatusError(
                 grpc.StatusCode.NOT_FOUND,
-                f"Could not find any versions of model {target.model}",
+                f"Could not find {asked} of model {target.model}",
             )
-        if target.version is not None:
-            versions = [v for v in versions if v.version == target.version]
-            if not versions:
-                raise StatusError(
-                    grpc.StatusCode.NOT_FOUND,
-                    f"Could not find version {target.version} of model {target.model}",
-                )
-        response = wire.GetModelStatusResponse()
-        for version in versions:
-            response.model_version_status.append(_version_status(version))
-        return response
+        return wire.GetModelStatusResponse(
+            model_version_status=map(_version_status, versions)
+        )
 
     def _contract(self, target: Target) -> tuple[int, Contract]:
         """Return the number of the version that would answer, and its contract."""
