@@ -282,7 +282,7 @@ def test_a_model_that_is_not_served(
     for target in (gateway.url, f"grpc://{gateway.grpc_target}"):
         arguments = ["--target", target, "--rate", "1", "--model", "nobody"]
         assert main(["loadtest", *arguments]) == 1
-        assert "does not have the model" in capsys.readouterr().err
+        assert "GET /v1/models lists" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_reports(outcomes: dict[str, Outcome]) -> None:
