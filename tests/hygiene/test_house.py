@@ -22,6 +22,7 @@ from inkling import errors
 from inkling.errors import ErrorCode, InklingError
 from inkling.gateway.status import GRPC_STATUS
 from inkling_serving.http_api.handlers import HTTP_STATUS
+from tests.support.alone import alone_in
 from tests.support.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
@@ -199,6 +200,26 @@ def test_the_makefile_explains_itself() -> None:
     explained = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
 
     assert set(phony.split()) <= explained
+
+
+_MEASURED = """
+from tests.support.machine import TooSlow, within
+def soon(took_s): within(took_s, 0.5)
+def test_helper(): soon(1)
+def test_direct(limit_s=9): within(1, limit_s)
+def test_raises(): raise TooSlow
+def test_patient(): within(1, 2)
+def test_other(): assert test_other
+"""
+
+
+def test_fine_measurements_run_alone(tmp_path: Path) -> None:
+    """Tests with a limit below two seconds are found, directly and through a helper."""
+    file = tmp_path / "test_measures.py"
+    file.write_text(_MEASURED)
+    found = {name for name in alone_in(file) if name.startswith("test_")}
+
+    assert found == {"test_helper", "test_direct", "test_raises"}
 
 
 _TRIED = """
