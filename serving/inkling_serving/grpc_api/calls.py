@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import grpc
-
-from inkling.errors import ErrorCode, InklingError, InternalError
-from inkling.gateway.status import ERROR_CODE_KEY, GRPC_STATUS
+from inkling_serving.grpc_api.errors import end_with, foreseen
 from inkling_serving.runtime.timings import Timings
 
 if TYPE_CHECKING:
+    import grpc
+
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.runtime.thread_pool import ThreadPool
 
-__all__ = ["Calls", "StatusError", "end_with", "foreseen", "seconds_left"]
+__all__ = ["Calls", "seconds_left"]
 
-_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 # A caller that sends this metadata gets the phases of its call as trailing metadata.
 _TIMING = ("inkling-timing", "true")
-# The milliseconds after which a client should try again.
-_PUSHBACK_MS = "1000"
 # A longer deadline is none: a day is beyond every time limit of ours.
 _DAY_S = 86_400.0
-# TensorFlow Serving cuts its messages at the same length (grpc_status_util.cc).
-_MAX_MESSAGE = 1024
-
-
-class StatusError(InklingError):
-    """An error with the gRPC status that another protocol prescribes."""
-
-    def __init__(self, status: grpc.StatusCode, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Calls:
@@ -106,32 +91,3 @@ def seconds_left(context: grpc.ServicerContext) -> float | None:
     """
     left_s = context.time_remaining()
     return None if left_s is None or left_s > _DAY_S else left_s
-
-
-def foreseen(error: Exception) -> InklingError:
-    """Return the error for the caller; an unexpected error goes to the log."""
-    if isinstance(error, InklingError):
-        return error
-    _log.error("a call failed", exc_info=error)
-    return InternalError(
-        "The server failed; your request is not the cause. The server's log has the "
-        "error."
-    )
-
-
-def end_with(context: grpc.ServicerContext, error: InklingError) -> NoReturn:
-    """End a call with the status, the error code and the message of an error."""
-    if isinstance(error, StatusError):
-        context.abort(error.status, _cut(error.message))
-    trailing = [(ERROR_CODE_KEY, str(error.code))]
-    if error.code == ErrorCode.OVERLOADED:
-        trailing.append(("grpc-retry-pushback-ms", _PUSHBACK_MS))
-    context.set_trailing_metadata(tuple(trailing))
-    context.abort(GRPC_STATUS[error.code], _cut(error.message))
-
-
-def _cut(message: str) -> str:
-    """Return the message, truncated so that it fits into gRPC's metadata."""
-    # A character outside ASCII takes up to twelve bytes on the wire.
-    limit = _MAX_MESSAGE if message.isascii() else _MAX_MESSAGE // 12
-    return message if len(message) <= limit else message[:limit] + "...TRUNCATED"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from inkling.errors import InklingError, NotReady
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierServicer
-from inkling_serving.grpc_api.calls import Calls, end_with, foreseen, seconds_left
+from inkling_serving.grpc_api.calls import Calls, seconds_left
+from inkling_serving.grpc_api.errors import end_with, foreseen
 from inkling_serving.grpc_api.stream import Stream
 from inkling_serving.runtime.thread_pool import ThreadPool, too_many
 from inkling_serving.runtime.timings import Timings

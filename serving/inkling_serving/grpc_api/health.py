@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from inkling_serving.grpc_api.calls import end_with
+from inkling_serving.grpc_api.errors import end_with
 from inkling_serving.runtime.poller import Repeating
 from inkling_serving.runtime.thread_pool import Threads, too_many
 

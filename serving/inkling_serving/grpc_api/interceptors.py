@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from inkling.errors import InvalidRequest, Unauthenticated
-from inkling_serving.grpc_api.calls import end_with
+from inkling_serving.grpc_api.errors import end_with
 from inkling_serving.runtime.poller import Repeating
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import grpc
 
 from inkling.errors import InklingError
+from inkling_serving.grpc_api.errors import foreseen
 
 __all__ = ["Stream"]
 
@@ -66,8 +67,7 @@ class Stream(Generic[_Request, _Response]):
         finally:
             self._ended = True
             self._places.release()
-            for future in list(self._under_way):
-                future.cancel()
+            self._cancel()
 
     def end(self) -> None:
         """Stop reading; requests that were read are answered."""
@@ -86,12 +86,17 @@ class Stream(Generic[_Request, _Response]):
                 if self._ended or self._read_all:
                     return
                 self._begin(request)
-        except InklingError as error:
-            self.error = error
         except grpc.RpcError:
-            return  # the client has left; gRPC's thread gets the same error
+            self._cancel()  # the client has left; gRPC's thread gets the same error
+        except Exception as error:  # noqa: BLE001 - the top of this thread
+            # The stream must not end like one whose requests were all answered.
+            self.error = foreseen(error)
         finally:
             self.end()
+
+    def _cancel(self) -> None:
+        for future in list(self._under_way):
+            future.cancel()
 
     def _begin(self, request: _Request) -> None:
         try:

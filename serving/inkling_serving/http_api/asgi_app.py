@@ -8,9 +8,11 @@ gateway's state in two other threads, so that probes never wait for pictures.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ from inkling_serving.http_api.handlers import (
     classification_names,
 )
 from inkling_serving.http_api.protocol import IS_HERE, UNDER_WAY
-from inkling_serving.http_api.read_body import ClientGone, read_body
+from inkling_serving.http_api.read_body import ClientGone, client_left, read_body
 from inkling_serving.runtime.thread_pool import ThreadPool, too_many
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ class AsgiApp:
             )
             is_here = True
             request.timings.receive = perf_counter() - request.timings.started
-            response = await self._answer(request, state.get(UNDER_WAY, 0))
+            response = await self._answer(request, receive, state.get(UNDER_WAY, 0))
         except ClientGone:
             return
         except InklingError as error:
@@ -104,19 +106,20 @@ class AsgiApp:
         extra = {} if is_here else {"connection": "close"}
         await _send(response, request.method, send, extra)
 
-    async def _answer(self, request: Request, under_way: int) -> Response:
+    async def _answer(
+        self, request: Request, receive: Callable[[], Any], under_way: int
+    ) -> Response:
         names = classification_names(request)
         if names is None:
             pool = self._pool if request.method == "POST" else self._status_pool
-            return await _pooled(pool, request, lambda: self._through_flask(request))
-        classify = self._handlers.answer
+            through = partial(self._through_flask, request)
+            return await _pooled(pool, request, receive, through)
+        classify = partial(self._handlers.answer, Handlers.classify, request, names)
         if self._handlers.is_quick(request, names):
             if under_way > _MAX_UNDER_WAY:
                 raise too_many(under_way)
-            return classify(Handlers.classify, request, names)
-        return await _pooled(
-            self._pool, request, lambda: classify(Handlers.classify, request, names)
-        )
+            return classify()
+        return await _pooled(self._pool, request, receive, classify)
 
     def _through_flask(self, request: Request) -> Response:
         chunks, status, headers = run_wsgi_app(
@@ -138,15 +141,28 @@ class AsgiApp:
 
 
 async def _pooled(
-    pool: ThreadPool, request: Request, answer: Callable[[], Response]
+    pool: ThreadPool,
+    request: Request,
+    receive: Callable[[], Any],
+    answer: Callable[[], Response],
 ) -> Response:
+    """Return the answer; a client that leaves takes its request out of the queue."""
     submitted = perf_counter()
 
     def begin() -> Response:
         request.timings.queue = perf_counter() - submitted
         return answer()
 
-    return await pool.run(begin)
+    work = asyncio.ensure_future(pool.run(begin))
+    left = asyncio.ensure_future(client_left(receive))
+    try:
+        await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientGone
+        return work.result()
+    finally:
+        left.cancel()
+        work.cancel()
 
 
 def _check_host(headers: list[tuple[bytes, bytes]], http_version: str) -> None:

@@ -11,13 +11,13 @@ import os
 from functools import partial
 from http import HTTPStatus
 from importlib.resources import files
-from typing import Any
+from typing import IO, Any
 
 import flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from inkling.errors import InklingError, MethodNotAllowed, NotFound
+from inkling.errors import InklingError, InvalidRequest, MethodNotAllowed, NotFound
 from inkling_serving.engines.choice import create_engine
 from inkling_serving.http_api.handlers import (
     NOTHING_HERE,
@@ -92,17 +92,28 @@ def _begin(handlers: Handlers, max_body_bytes: int) -> flask.Response | None:
         headers = {name.lower(): value for name, value in came.headers.items()}
         query = came.query_string.decode("latin-1")
         request = Request(came.method, came.path, query, headers)
+        flask.g.request = request  # an error of Werkzeug's while it reads is told, too
         try:
             handlers.check_key(request)
-            # Werkzeug's own limit cuts a chunked body off without an error, so this
-            # reads one byte more than the limit.
-            request.body = came.stream.read(max_body_bytes + 1)
-            if len(request.body) > max_body_bytes:
-                raise too_long(max_body_bytes)
+            request.body = _body(came.stream, max_body_bytes)
         except InklingError as error:
             return _flask_response(handlers.refuse(error, request))
     flask.g.request = request
     return None
+
+
+def _body(stream: IO[bytes], max_bytes: int) -> bytes:
+    """Read a body to its end; one `read` may return less, and hide a client's hang-up.
+
+    Werkzeug's own limit cuts a chunked body off without an error, so this reads one
+    byte more than the limit.
+    """
+    body = bytearray()
+    while piece := stream.read(max_bytes + 1 - len(body)):
+        body += piece
+        if len(body) > max_bytes:
+            raise too_long(max_bytes)
+    return bytes(body)
 
 
 def _view(handlers: Handlers, handler: Handler, **names: str) -> flask.Response:
@@ -128,6 +139,9 @@ def _told(error: HTTPException) -> Exception:
         return MethodNotAllowed(shown, tuple(sorted(allowed)))
     if error.code == HTTPStatus.NOT_FOUND:
         return NotFound(NOTHING_HERE)
+    if error.code and error.code < HTTPStatus.INTERNAL_SERVER_ERROR:
+        # A body that was cut short, a range beyond a file: never this server's fault.
+        return InvalidRequest(error.description or "The request cannot be read.")
     # Flask wraps an unexpected exception; the log gets the original.
     original: Any = getattr(error, "original_exception", None)
     return original or error

@@ -8,7 +8,7 @@ from typing import Any
 
 from inkling.errors import DeadlineExceeded, TooLarge
 
-__all__ = ["ClientGone", "read_body", "too_long"]
+__all__ = ["ClientGone", "client_left", "read_body", "too_long"]
 
 # The server reads and drops a body over the limit, for 2 s and up to 4 times the limit.
 # A client that still sends does not read the response, and a connection that is closed
@@ -61,6 +61,12 @@ async def read_body(
             await _discard(_pieces(receive), max_bytes)
         raise too_long(max_bytes)
     return await _read(_pieces(receive), max_bytes, timeout_s)
+
+
+async def client_left(receive: Callable[[], Any]) -> None:
+    """Return once the connection of a request, whose body was read, has ended."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _read(

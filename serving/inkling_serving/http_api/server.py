@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from inkling_serving.http_api.protocol import BoundedProtocol
+from inkling_serving.http_api.protocol import ENDING, BoundedProtocol
 from inkling_serving.runtime.listeners import Listener
 from inkling_serving.security import CertificateFiles
 
@@ -77,6 +77,8 @@ class HttpServer(uvicorn.Server):
         taken = [asyncio.create_task(self._take(one)) for one in waiting]
         if taken:
             await asyncio.wait(taken, timeout=_HANDSHAKE_S)
+        # TLS handshakes that are still under way make connections later.
+        self.lifespan.state[ENDING] = True
         await super().shutdown(sockets)
 
     async def _take(self, connection: socket.socket) -> None:

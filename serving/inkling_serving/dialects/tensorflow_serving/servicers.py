@@ -16,7 +16,8 @@ import numpy as np
 from inkling.errors import InvalidRequest, ModelNotFound
 from inkling.model.repository import check_model_name
 from inkling_serving.engines.base import State
-from inkling_serving.grpc_api.calls import Calls, StatusError
+from inkling_serving.grpc_api.calls import Calls
+from inkling_serving.grpc_api.errors import StatusError
 from inkling_serving.runtime.timings import Timings
 from inkling_serving.service import Target
 from inkling_serving.tensorflow_serving_wire import tensorflow_serving_pb2 as wire

@@ -1,0 +1,57 @@
+"""How a gRPC call ends with an error: its status, its error code and its message."""
+
+from __future__ import annotations
+
+import logging
+from typing import NoReturn
+
+import grpc
+
+from inkling.errors import ErrorCode, InklingError, InternalError
+from inkling.gateway.status import ERROR_CODE_KEY, GRPC_STATUS
+
+__all__ = ["StatusError", "end_with", "foreseen"]
+
+_log = logging.getLogger(__name__)
+
+# The milliseconds after which a client should try again.
+_PUSHBACK_MS = "1000"
+# TensorFlow Serving cuts its messages at the same length (grpc_status_util.cc).
+_MAX_MESSAGE = 1024
+
+
+class StatusError(InklingError):
+    """An error with the gRPC status that another protocol prescribes."""
+
+    def __init__(self, status: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def foreseen(error: Exception) -> InklingError:
+    """Return the error for the caller; an unexpected error goes to the log."""
+    if isinstance(error, InklingError):
+        return error
+    _log.error("a call failed", exc_info=error)
+    return InternalError(
+        "The server failed; your request is not the cause. The server's log has the "
+        "error."
+    )
+
+
+def end_with(context: grpc.ServicerContext, error: InklingError) -> NoReturn:
+    """End a call with the status, the error code and the message of an error."""
+    if isinstance(error, StatusError):
+        context.abort(error.status, _cut(error.message))
+    trailing = [(ERROR_CODE_KEY, str(error.code))]
+    if error.code == ErrorCode.OVERLOADED:
+        trailing.append(("grpc-retry-pushback-ms", _PUSHBACK_MS))
+    context.set_trailing_metadata(tuple(trailing))
+    context.abort(GRPC_STATUS[error.code], _cut(error.message))
+
+
+def _cut(message: str) -> str:
+    """Return the message, truncated so that it fits into gRPC's metadata."""
+    # A character outside ASCII takes up to twelve bytes on the wire.
+    limit = _MAX_MESSAGE if message.isascii() else _MAX_MESSAGE // 12
+    return message if len(message) <= limit else message[:limit] + "...TRUNCATED"

@@ -1,0 +1,272 @@
+"""The HTTP server under pipelines, upgrades, slow clients, and at its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from inkling.contract import Contract
+from tests.serving.http_api.server_here import Here, served_here
+from tests.support.http_bytes import converse, whole_answer
+from tests.support.machine import memory_bytes, until, within
+
+_LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+_MODELS = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+_CLOSE = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+_UPGRADE = (
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    b"HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def here(digit_contract: Contract) -> Iterator[Here]:
+    """A server that waits for a body for one second."""
+    with served_here(digit_contract, body_timeout_s=1.0) as server:
+        yield server
+
+
+def _post(
+    body: bytes, headers: bytes = b"", path: bytes = b"/v1/models/mlp:classify"
+) -> bytes:
+    length = b"Content-Length: %d\r\n" % len(body)
+    return b"POST %b HTTP/1.1\r\nHost: x\r\n" % path + length + headers + b"\r\n" + body
+
+
+# Pipelines.
+
+
+def test_200_pipelined_requests_keep_their_order(here: Here, picture: bytes) -> None:
+    """Slow and quick ones in one piece are answered in order, each with its own id."""
+    explain = b"/v1/models/mlp:explain"
+    sent, ids = b"", [f"n{number}" for number in range(200)]
+    for number, name in enumerate(ids):
+        own = f"X-Request-Id: {name}\r\n".encode()
+        kinds = [
+            _post(picture, own),
+            _post(b"hello", own),
+            _post(picture, own, explain),
+            _LIVE[:-2] + own + b"\r\n",
+        ]
+        sent += kinds[number % 4]
+
+    heard = converse(here.port, sent + _CLOSE)
+
+    assert (200, 400, 200, 200) * 50 + (200,) == heard.statuses
+    places = [heard.text.find(f"x-request-id: {name}\r\n".encode()) for name in ids]
+    assert -1 not in places
+    assert sorted(places) == places
+
+
+def test_a_flood_of_pipelined_requests_is_bounded(here: Here) -> None:
+    """Beyond 256 that wait the connection ends; the memory of the others is not kept."""
+    pid = os.getpid()
+    converse(here.port, _LIVE * 200 + _CLOSE)
+    before, started = memory_bytes(pid), time.monotonic()
+    answers = 0
+    with socket.create_connection(("127.0.0.1", here.port), 10) as connection:
+        sending = threading.Thread(target=_sent, args=(connection, _LIVE * 250_000))
+        sending.start()
+        connection.settimeout(10)
+        try:
+            while piece := connection.recv(65_536):
+                answers += piece.count(b"HTTP/1.1 200 ")
+        except ConnectionResetError:
+            pass
+        sending.join()
+    grown = (memory_bytes(pid) - before) / 2**20
+
+    print(f"{answers} answers in {time.monotonic() - started:.2f} s; {grown:+.1f} MiB")
+    assert 1 <= answers <= 300
+    assert grown < 32
+    assert here.request("GET", "/livez").status == 200
+
+
+def _sent(connection: socket.socket, data: bytes) -> None:
+    try:
+        connection.sendall(data)
+    except OSError:
+        return
+
+
+# Upgrades.
+
+
+def test_an_upgrade_is_not_taken(here: Here, picture: bytes) -> None:
+    """A request to go on with HTTP/2 is answered like any other, and what follows too."""
+    heard = converse(here.port, _post(picture, _UPGRADE) + _CLOSE)
+
+    assert (200, 200) == heard.statuses
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_body_is_never_taken_for_a_request(here: Here, pieces: int) -> None:
+    """Nor where an upgrade, behind another request, makes the parser stop."""
+    hidden = _post(_MODELS, _UPGRADE)
+    parts = [_LIVE + hidden, _CLOSE]
+    if pieces == 2:
+        head = hidden.index(b"\r\n\r\n") + 4
+        parts = [_LIVE + hidden[:head], hidden[head:] + _CLOSE]
+
+    heard = converse(here.port, *parts)
+
+    assert (200, 400) == heard.statuses
+    assert b'"models"' not in heard.text
+
+
+def test_connect_is_refused(here: Here) -> None:
+    """The parser would hand over the connection; what follows is no request."""
+    for front in (b"", _LIVE):
+        connect = b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+        heard = converse(here.port, front + connect + _MODELS)
+        assert heard.statuses in ((400,), (200,), (200, 400))
+        assert b'"models"' not in heard.text
+
+
+# Slow clients.
+
+
+def test_slow_heads_and_bodies_are_ended_and_disturb_nobody(
+    here: Here, picture: bytes
+) -> None:
+    """A head has five seconds, a body the time that is set; others are answered."""
+    drips = {
+        "head": (b"GET /livez HTTP/1.1\r\n", b"X: a\r\n", 408, 5.0),
+        "body": (_post(bytes(1000))[:-1000], b"x", 504, 1.0),
+        "chunks": (
+            b"POST /v1/models/mlp:classify HTTP/1.1\r\nHost: x\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n",
+            b"1\r\nx\r\n",
+            504,
+            1.0,
+        ),
+    }
+    found: dict[tuple[str, int], tuple[int, float]] = {}
+
+    def drip(name: str, number: int) -> None:
+        first, more, _, _ = drips[name]
+        with socket.create_connection(("127.0.0.1", here.port), 20) as slow:
+            slow.sendall(first)
+            slow.settimeout(0.1)
+            started, answer = time.monotonic(), b""
+            while not answer and time.monotonic() - started < 10:
+                try:
+                    answer = slow.recv(4096)
+                except TimeoutError:
+                    slow.sendall(more)
+            found[name, number] = int(answer[9:12]), time.monotonic() - started
+
+    threads = [
+        threading.Thread(target=drip, args=(name, number))
+        for name in drips
+        for number in range(10)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    started = time.monotonic()
+    for _ in range(20):
+        assert here.request("POST", "/v1/models/mlp:classify", picture).status == 200
+    took = time.monotonic() - started
+    for thread in threads:
+        thread.join()
+
+    within(took, 2)
+    for (name, _), (status, seconds) in found.items():
+        assert drips[name][2] == status, name
+        within(seconds, drips[name][3] + 1.5)
+
+
+# The end.
+
+
+def test_a_client_that_agrees_late_on_tls_is_answered_once(
+    digit_contract: Contract, tmp_path: Path
+) -> None:
+    """A connection that was accepted before the end does not delay it by asking on."""
+    authority = trustme.CA()
+    pair = authority.issue_cert("127.0.0.1")
+    pair.cert_chain_pems[0].write_to_path(tmp_path / "crt")
+    pair.private_key_pem.write_to_path(tmp_path / "key")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    files = {
+        "tls_certificate": str(tmp_path / "crt"),
+        "tls_key": str(tmp_path / "key"),
+    }
+    with served_here(digit_contract, **files) as here, ExitStack() as stack:
+        address = ("127.0.0.1", here.port)
+        busy = context.wrap_socket(
+            socket.create_connection(address, 10), server_hostname="127.0.0.1"
+        )
+        stack.enter_context(busy)
+        # This request is under way until the end, which waits for it.
+        busy.sendall(_post(bytes(10))[:-5])
+        late = stack.enter_context(socket.create_connection(address, 10))
+        time.sleep(0.2)  # until it is accepted
+        here.server.handle_exit(signal.SIGTERM, None)
+        time.sleep(0.5)
+        with context.wrap_socket(late, server_hostname="127.0.0.1") as agreed:
+            agreed.sendall(_LIVE)
+            answer = whole_answer(agreed)
+            agreed.sendall(_LIVE)
+            rest = agreed.recv(4096)
+        busy.sendall(bytes(5))
+        assert whole_answer(busy).startswith(b"HTTP/1.1 400 ")
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer
+    assert b"" == rest
+
+
+def test_the_end_answers_what_was_asked(
+    digit_contract: Contract, picture: bytes
+) -> None:
+    """What is under way, half sent, or comes on a kept connection is answered."""
+    with served_here(digit_contract) as here, ExitStack() as stack:
+        address = ("127.0.0.1", here.port)
+        half, kept = (
+            stack.enter_context(socket.create_connection(address, 10)) for _ in range(2)
+        )
+        half.sendall(_post(picture)[:-20])
+        kept.sendall(_LIVE)
+        assert whole_answer(kept)
+        here.engine.free.clear()
+        running, answers = here.in_background(
+            "POST", "/v1/models/mlp:classify", picture
+        )
+        until(lambda: here.engine.threads)
+        here.server.handle_exit(signal.SIGTERM, None)
+        time.sleep(0.3)
+        kept.sendall(_LIVE)
+        last = whole_answer(kept)
+        here.engine.free.set()
+        half.sendall(picture[-20:])
+        halved = whole_answer(half)
+        running.join()
+
+    assert answers[0].status == 200
+    assert (b"200", b"200") == (last[9:12], halved[9:12])
+    assert b"connection: close" in last
+    assert b"connection: close" in halved
+
+
+def test_refusals_are_told_in_one_form(here: Here) -> None:
+    """What is no request, and what is one but wrong, say code, message and id alike."""
+    heard = converse(here.port, b"nonsense\r\n\r\n")
+    body: Any = json.loads(heard.text.partition(b"\r\n\r\n")[2])
+    other = here.request("GET", "/nowhere").json
+
+    assert body["error"].keys() == other["error"].keys()
