@@ -9,8 +9,10 @@ PACKAGES := client/inkling serving/inkling_serving training/inkling_training loa
 SOURCES := $(MEMBERS) tests scripts benchmarks
 
 PYTEST := $(BIN)/python -m pytest
-# A file's tests stay together, as they share what they start; see tests/conftest.py.
-BESIDE := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One process more than there are cores, as tests wait a third of their time. The tests of
+# a file stay together, because they share what they start; see tests/conftest.py.
+WORKERS = $(shell $(PYTHON) -c 'import os; print(min(1 + os.cpu_count(), 5))')
+BESIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # With it, each process that is started here compiles TensorFlow anew: 11 s of CPU time
 # instead of 4.

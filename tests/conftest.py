@@ -1,4 +1,4 @@
-"""Real things for all tests: a trained repository, a gateway process, full data sets."""
+"""Fixtures for all tests: a trained repository, a gateway process, full data sets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LOOPBACK = "127.0.0.1,localhost"
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment() -> Iterator[dict[str, str]]:
-    """Take away what would change the tests; give the variables of the caller."""
+    """Remove the settings that would change the tests; return the caller's environment."""
     given = dict(os.environ)
     with pytest.MonkeyPatch.context() as patch:
         for name in filter(_FOREIGN.match, given):
@@ -46,17 +46,28 @@ def own_environment() -> Iterator[dict[str, str]]:
         # Where the way out leads through a proxy, the way to our own servers does not.
         for name in ("no_proxy", "NO_PROXY"):
             patch.setenv(name, ",".join(filter(None, (given.get(name), _LOOPBACK))))
+        before = os.umask(0o022)
         yield given
+        os.umask(before)
 
 
-# Where the longest files are; the others even out what two workers have left to do.
-_FIRST = ("loadtest", "training")
+# The longest files, so that none is left for the end. The first one trains the models that
+# most files serve; the next three do without these models.
+_FIRST = (
+    "test_calibration",
+    "test_train",
+    "test_gates",
+    "test_export",
+    "test_runs",
+    "test_documents",
+    "test_dockerfiles",
+)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; mark the tests that are to run alone."""
-    items.sort(key=lambda item: item.path.parent.name not in _FIRST)
+    items.sort(key=lambda item: (*_FIRST, item.path.stem).index(item.path.stem))
     for item in items:
         name = getattr(item, "originalname", item.name)
         if name in alone_in(item.path):

@@ -28,12 +28,12 @@ def tflite(published: Path) -> Path:
 
 @pytest.fixture
 def bundle(digit_contract: Contract) -> Bundle:
-    """A bundle around few bytes, for what does not run them."""
+    """A bundle around a few bytes, for tests that do not run the model."""
     return Bundle(bytes(range(64)), "mlp", "float32", digit_contract)
 
 
 def _edited(content: bytes, change: Callable[[dict[str, object]], object]) -> bytes:
-    """Return the file with its description changed, and archived properly anew."""
+    """Return the file with its description changed, in an archive that is valid again."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         start = archive.infolist()[0].header_offset
         described = json.loads(archive.read("inkling.json"))
@@ -47,7 +47,7 @@ def _edited(content: bytes, change: Callable[[dict[str, object]], object]) -> by
 @pytest.mark.parametrize("name", ["mlp", "a" * 64])
 @pytest.mark.parametrize("model", [b"x", bytes(100_000), b"PK\x05\x06" * 50, b""])
 def test_round_trip(name: str, model: bytes, digit_contract: Contract) -> None:
-    """What was bundled is read back, whatever the model's bytes are."""
+    """A bundle reads back as it was written, whatever the model's bytes are."""
     expected = Bundle(model, name, "int8", digit_contract)
 
     assert expected == read_bundle(expected.to_bytes())
@@ -79,7 +79,7 @@ def test_same_model_same_file(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("tflite_format", FORMATS)
 def test_published_files_are_bundles(tflite_format: str, published: Path) -> None:
-    """Every published file says whose it is and under which contract."""
+    """Every published file states its model, format and contract."""
     files = Repository(published).newest("mlp")
 
     found = read_bundle(files.tflite(tflite_format).read_bytes())
@@ -89,7 +89,7 @@ def test_published_files_are_bundles(tflite_format: str, published: Path) -> Non
 
 
 def test_tools_for_zip_files_read_it(tflite: Path, published: Path) -> None:
-    """Any zip tool shows the contract and finds no fault."""
+    """Python's zipfile reads the contract and finds no fault."""
     with zipfile.ZipFile(tflite) as archive:
         assert ["inkling.json"] == archive.namelist()
         assert archive.testzip() is None
@@ -109,7 +109,7 @@ def test_tools_for_zip_files_read_it(tflite: Path, published: Path) -> None:
 
 
 def test_litert_runs_the_file_itself(tflite: Path) -> None:
-    """LiteRT passes over the archive: file and model give the same scores."""
+    """LiteRT runs the file and ignores the archive: the scores are those of the model."""
     from ai_edge_litert.interpreter import Interpreter
 
     inputs = np.random.default_rng(1).random((1, 28, 28, 1), np.float32)
@@ -140,7 +140,7 @@ def _flipped(content: bytes, bit: int) -> bytes:
 def test_flipped_bits_of_a_published_file_are_detected(
     seed: int, tflite: Path, tmp_path: Path
 ) -> None:
-    """200 flips over a file, 200 refused; LiteRT itself would run on."""
+    """Each of 200 flipped bits in a file is refused, where LiteRT would run the file."""
     content = tflite.read_bytes()
     chance = random.Random(seed)
     path = tmp_path / "flipped.tflite"
@@ -157,7 +157,7 @@ def test_flipped_bits_of_a_published_file_are_detected(
 
 
 def test_no_flip_of_the_archive_changes_what_is_read(bundle: Bundle) -> None:
-    """Each single bit of a file: a refusal of ours, or exactly what was bundled.
+    """For each flipped bit the file is refused, or reads exactly as it was written.
 
     Some bits of a zip archive mean nothing here, such as the date.
     """
@@ -203,7 +203,7 @@ def test_cut_files_are_refused(eighth: int, bundle: Bundle) -> None:
 def test_damaged_files_are_refused(
     make: Callable[[bytes], bytes], bundle: Bundle
 ) -> None:
-    """Whatever is around, before or missing: BrokenVersion."""
+    """A file with bytes added or removed, and an empty one, is a BrokenVersion."""
     with pytest.raises(BrokenVersion):
         read_bundle(make(bundle.to_bytes()))
 
@@ -211,7 +211,7 @@ def test_damaged_files_are_refused(
 def test_a_plain_tflite_file_is_refused_with_what_to_do(
     tflite: Path, tmp_path: Path
 ) -> None:
-    """A TFLite file of others carries no contract; the message says where to get one."""
+    """A TFLite file without a contract is refused; the message says how to get one."""
     path = tmp_path / "theirs.tflite"
     path.write_bytes(read_bundle(tflite.read_bytes()).model)
 
@@ -246,13 +246,13 @@ def test_a_plain_tflite_file_is_refused_with_what_to_do(
 def test_edited_descriptions_are_detected(
     change: Callable[[dict[str, object]], object], bundle: Bundle
 ) -> None:
-    """A description that was edited, and archived properly again, is refused."""
+    """A description that was edited is refused, even in a valid archive."""
     with pytest.raises((BrokenVersion, InvalidContract)):
         read_bundle(_edited(bundle.to_bytes(), change))
 
 
 def test_a_description_that_is_no_object_is_refused(bundle: Bundle) -> None:
-    """JSON of another kind, or none, is refused."""
+    """A description that is not a JSON object is refused."""
     for text in ("[]", "7", "null", "{", '"x"', "[" * 100_000, ""):
         file = io.BytesIO(bundle.model)
         with zipfile.ZipFile(file, "a") as archive:
@@ -262,7 +262,7 @@ def test_a_description_that_is_no_object_is_refused(bundle: Bundle) -> None:
 
 
 def test_an_archive_that_grows_is_refused(bundle: Bundle) -> None:
-    """A compressed bomb behind a model is refused, and not unpacked first."""
+    """An archive that would unpack to far more than its size is refused before unpacking."""
     import tracemalloc
 
     file = io.BytesIO(bundle.model)

@@ -119,7 +119,7 @@ def _text(name: str, text: str | bytes) -> Callable[[Path], None]:
 def test_threads_get_the_same_answers(
     published: Path, inputs: np.ndarray, model: str, tflite_format: str, calls: int
 ) -> None:
-    """From 8 threads at once every score is right to the last bit."""
+    """8 threads at once get scores that are equal to the last bit."""
     runner = _runner(Repository(published).newest(model), tflite_format)
     expected = [runner.run(row[np.newaxis]).tobytes() for row in inputs]
     start = threading.Barrier(_THREADS)
@@ -162,7 +162,7 @@ def test_threads_with_batches_of_many_sizes(
 def test_batches_are_single_answers(
     published: Path, inputs: np.ndarray, model: str, tflite_format: str
 ) -> None:
-    """A batch of 1 to 33, in any order of sizes, is what each input gives alone."""
+    """Batches of 1 to 33, in any order of sizes, give the scores of single inputs."""
     runner = _runner(Repository(published).newest(model), tflite_format)
     single = np.concatenate([runner.run(row[np.newaxis]) for row in inputs])
 
@@ -173,7 +173,7 @@ def test_batches_are_single_answers(
 
 
 def test_inputs_in_another_memory_order(mlp: VersionFiles, inputs: np.ndarray) -> None:
-    """Arrays that are views, reversed or in Fortran's order give the same scores."""
+    """Views, reversed arrays and arrays in Fortran's order give the same scores."""
     runner = _runner(mlp)
     expected = runner.run(inputs)
 
@@ -193,7 +193,7 @@ def test_scores_are_the_callers_own(mlp: VersionFiles, inputs: np.ndarray) -> No
 
 
 def test_threads_that_end_leave_no_memory(published: Path, inputs: np.ndarray) -> None:
-    """The interpreters of 150 threads that came and went are gone."""
+    """The interpreters of 150 threads that have ended are freed."""
     runner = _runner(Repository(published).newest("cnn"))
 
     def serve(threads: int) -> None:
@@ -211,7 +211,7 @@ def test_threads_that_end_leave_no_memory(published: Path, inputs: np.ndarray) -
 
 @pytest.mark.parametrize("eighth", range(8))
 def test_truncated_models_are_refused(mlp: VersionFiles, eighth: int) -> None:
-    """A TFLite file that was cut short is a broken version, and no crash."""
+    """A TFLite file that was cut short is a BrokenVersion; the process does not crash."""
     model = mlp.tflite("float32").read_bytes()
 
     with pytest.raises(BrokenVersion, match="cannot load"):
@@ -225,7 +225,7 @@ def test_truncated_models_are_refused(mlp: VersionFiles, eighth: int) -> None:
     ids=["empty", "zeros", "text", "header only", "noise", "a picture"],
 )  # fmt: skip
 def test_garbage_is_refused(digit_contract: Contract, model: bytes) -> None:
-    """Bytes that are not a TFLite file are a broken version."""
+    """Bytes that are not a TFLite file are a BrokenVersion."""
     with pytest.raises(BrokenVersion, match="cannot load"):
         TFLiteRunner(model, digit_contract)
 
@@ -253,7 +253,7 @@ def test_models_that_are_not_as_their_contract(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -0.1, 1.1, 255.0])
 def test_inputs_out_of_range_are_refused(mlp: VersionFiles, value: float) -> None:
-    """No value gets in that the contract's scaling cannot give."""
+    """An input with a value that the contract's scaling cannot give is refused."""
     array = np.zeros((1, 28, 28, 1), np.float32)
     array[0, 14, 14, 0] = value
 
@@ -302,7 +302,7 @@ def test_published_versions_load(
 def test_weights_of_another_model_are_refused(
     published: Path, mlp: VersionFiles, tmp_path: Path, tflite_format: str
 ) -> None:
-    """The golden check refuses a file that fits the contract but was not exported."""
+    """The golden check refuses a file of other weights that fits the contract."""
     file = Repository(published).newest("cnn").tflite(tflite_format)
     bundle = read_bundle(file.read_bytes())
     other = dataclasses.replace(bundle, contract=mlp.contract()).to_bytes()
@@ -377,7 +377,7 @@ _GOLDEN_FAULTS: dict[str, Callable[[Path], None]] = {
 def test_broken_golden_files_are_refused(
     mlp: VersionFiles, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
-    """A version whose golden file proves nothing is a broken version."""
+    """A version whose golden file is damaged or empty is a BrokenVersion."""
     files = _changed(mlp, tmp_path, change)
 
     with pytest.raises(BrokenVersion):
@@ -387,7 +387,7 @@ def test_broken_golden_files_are_refused(
 def test_one_golden_row_does_not_speak_for_all(
     mlp: VersionFiles, inputs: np.ndarray, tmp_path: Path
 ) -> None:
-    """Golden scores of one row are not compared with many rows."""
+    """Golden scores with one row for many inputs are refused, and not broadcast."""
     twice = np.repeat(inputs[:1], 2, axis=0)
     change = _golden(inputs=twice, scores=_runner(mlp).run(inputs[:1]))
 

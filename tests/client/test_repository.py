@@ -116,7 +116,7 @@ def _python(script: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def _say_go(process: subprocess.Popen[str]) -> None:
-    """Let a publisher that has started begin to publish."""
+    """Tell a publisher that has started to begin."""
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -125,7 +125,7 @@ def _say_go(process: subprocess.Popen[str]) -> None:
 
 
 def test_published_version_is_complete(tmp_path: Path) -> None:
-    """A version holds its files and a manifest of them all; nothing is left over."""
+    """A published version holds its files and a manifest of them; no staging is left."""
     files = _publish(Repository(tmp_path))
 
     manifest = json.loads((files.path / MANIFEST_FILE).read_text())
@@ -203,7 +203,7 @@ def test_versions_are_sorted_as_numbers(tmp_path: Path) -> None:
 
 
 def test_versions_without_a_manifest_are_not_there_yet(tmp_path: Path) -> None:
-    """A directory is no version before its manifest is a file; nor is a file."""
+    """A directory counts as a version only once its manifest is a file; a file never does."""
     _write(tmp_path / "m", {"1/model.bin": b"", "2/manifest.json/x": b"", "3": b""})
 
     assert Repository(tmp_path).versions("m") == []
@@ -236,7 +236,7 @@ def test_next_version(tmp_path: Path, existing: list[str], expected: int) -> Non
 
 @pytest.mark.timeout(30)
 def test_numbers_run_out(tmp_path: Path) -> None:
-    """After the largest number publishing is refused, and leaves nothing."""
+    """Publishing after the largest number is refused, and leaves no files."""
     largest = "9" * 18
     _write(tmp_path / "m" / largest, {MANIFEST_FILE: b"{}"})
 
@@ -292,7 +292,7 @@ def _link(name: str) -> Callable[[Path], None]:
 
 
 def _pipe(name: str) -> Callable[[Path], None]:
-    """Put a pipe in the place of a file: who opens it waits for ever."""
+    """Put a pipe in the place of a file; opening it would wait for ever."""
 
     def change(version: Path) -> None:
         (version / name).unlink()
@@ -302,7 +302,7 @@ def _pipe(name: str) -> Callable[[Path], None]:
 
 
 def _linked_pipe(version: Path) -> None:
-    """A link to a pipe outside: who follows it waits for ever."""
+    """Put a link to a pipe in the place of a file; opening it would wait for ever."""
     os.mkfifo(version.parent / "pipe")
     (version / "model.bin").unlink()
     (version / "model.bin").symlink_to(version.parent / "pipe")
@@ -351,7 +351,7 @@ _DAMAGES: dict[str, Callable[[Path], None]] = {
 def test_damaged_versions_are_refused(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    """What is not exactly as it was published is refused, and says so."""
+    """A version that differs from its manifest is refused with the reason."""
     files = _publish(Repository(tmp_path))
     damage(files.path)
 
@@ -360,7 +360,7 @@ def test_damaged_versions_are_refused(
 
 
 def test_version_that_is_a_link_is_not_served(tmp_path: Path) -> None:
-    """A version that leads out of the repository is no version, or refused."""
+    """A version that is a link is not listed, or refused."""
     elsewhere = _publish(Repository(tmp_path / "elsewhere"))
     repository = Repository(tmp_path / "models")
     (repository.root / "m").mkdir(parents=True)
@@ -372,7 +372,7 @@ def test_version_that_is_a_link_is_not_served(tmp_path: Path) -> None:
 
 
 def test_single_flipped_bits_are_detected(models_dir: Path) -> None:
-    """Of 300 flips over all files of a trained version, 300 are detected."""
+    """Each of 300 flipped bits over all files of a trained version is detected."""
     files = Repository(models_dir).newest("cnn")
     names = sorted(p for p in files.path.rglob("*") if p.is_file())
     rng = random.Random(11)
@@ -395,7 +395,7 @@ def test_single_flipped_bits_are_detected(models_dir: Path) -> None:
 
 
 def test_every_bit_of_a_manifest_counts(tmp_path: Path) -> None:
-    """No single flipped bit of a manifest goes unnoticed."""
+    """Every single flipped bit of a manifest is detected."""
     files = _publish(Repository(tmp_path), files={"model.bin": b"w"})
     path = files.path / MANIFEST_FILE
     data = path.read_bytes()
@@ -451,7 +451,7 @@ def test_publishers_at_once(tmp_path: Path, publishers: int, each: int) -> None:
 
 
 def test_readers_see_versions_as_they_are_published(tmp_path: Path) -> None:
-    """A reader that asks again and again finds each version whole at first sight."""
+    """A reader that polls finds each version complete the first time that it is listed."""
     repository = Repository(tmp_path)
     for number in range(1, 6):
         files = _publish(repository)
@@ -471,7 +471,7 @@ def _nothing() -> None:
 def test_publishers_that_fail_leave_nothing(
     tmp_path: Path, way_out: Callable[[], None]
 ) -> None:
-    """Without a commit nothing stays, and the next one takes the same number."""
+    """A publisher that does not commit leaves no files, and its number is used again."""
     repository = Repository(tmp_path)
     _publish(repository)
 
@@ -507,7 +507,7 @@ def _publish_link(repository: Repository) -> None:
 
 @pytest.mark.parametrize("kills", [8, pytest.param(40, marks=pytest.mark.soak)])
 def test_killed_publishers_leave_only_staging(tmp_path: Path, kills: int) -> None:
-    """After SIGKILL at any moment there are whole versions and staging, no more."""
+    """After SIGKILL at any moment the repository holds complete versions and staging only."""
     rng = random.Random(9)
     for tag in range(kills):
         process = _python(_PUBLISHER, tmp_path, tag, 10_000, "large")
@@ -530,7 +530,7 @@ def test_killed_publishers_leave_only_staging(tmp_path: Path, kills: int) -> Non
 
 
 def test_old_staging_is_swept(tmp_path: Path) -> None:
-    """The next publisher removes what was left an hour ago, and nothing else."""
+    """The next publisher removes staging that is an hour old, and nothing else."""
     old, young = tmp_path / "m" / ".staging-old", tmp_path / "m" / ".staging-young"
     for directory in (old, young, tmp_path / "m" / "1.denied"):
         _write(directory, _FILES)
@@ -583,7 +583,7 @@ def test_broken_version_labels_are_refused(tmp_path: Path, text: bytes) -> None:
 
 
 def test_version_labels_that_are_a_folder_are_refused(tmp_path: Path) -> None:
-    """Whatever cannot be read as a file of labels is a typed error."""
+    """A folder in the place of the file of labels is a typed error."""
     (tmp_path / "m" / "labels.json").mkdir(parents=True)
 
     with pytest.raises(BrokenVersion):
@@ -592,7 +592,7 @@ def test_version_labels_that_are_a_folder_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a", "0", "mlp", "cnn-2.1_x", "a" * 64, "a..", "7"])
 def test_names_that_are_models(tmp_path: Path, name: str) -> None:
-    """A good name can be published under and is listed."""
+    """A valid name can be published under, and is listed."""
     assert name == check_model_name(name)
     _publish(Repository(tmp_path), name)
 
@@ -601,7 +601,7 @@ def test_names_that_are_models(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", _BAD_NAMES)
 def test_names_that_are_no_models(tmp_path: Path, name: str) -> None:
-    """No method follows a name that could lead elsewhere."""
+    """Every method refuses a name that could lead out of the repository."""
     repository = Repository(tmp_path / "models")
 
     for use in (check_model_name, repository.versions, repository.newest,

@@ -1,4 +1,4 @@
-"""The rule by which a picture gets no label, on inputs and scores alone."""
+"""The rule by which a picture gets no label, from inputs and scores alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_the_rule(
 def test_a_sample_is_judged_by_its_score_alone(
     case: str, digit_contract: Contract
 ) -> None:
-    """Without a finder nobody knows what ink is: neither empty nor several."""
+    """Without a finder a sample is judged by its score alone; it is never `empty` or `several`."""
     ink, score, _ = _CASES[case]
     contract = replace(digit_contract, abstain_below=0.5, kind="sample", finder="none")
 
@@ -76,7 +76,7 @@ def test_a_sample_is_judged_by_its_score_alone(
 
 
 def test_real_digits_are_never_empty(data_dir: Path) -> None:
-    """Of MNIST's test set no digit is empty, and 1 % is in two large parts."""
+    """No digit of MNIST's test set counts as empty, and at most 1 % as several."""
     with np.load(data_dir / "mnist.npz", allow_pickle=False) as arrays:
         inks = arrays["x_test"] / np.float32(255)
 

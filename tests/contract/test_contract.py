@@ -8,7 +8,7 @@ from inkling.errors import InvalidContract
 
 
 def test_json_round_trip(digit_contract: Contract) -> None:
-    """A contract that was written and read again is the same, with the same hash."""
+    """A contract that is written and read again is equal, and has the same hash."""
     again = Contract.from_json(digit_contract.json)
 
     assert digit_contract == again
@@ -16,7 +16,7 @@ def test_json_round_trip(digit_contract: Contract) -> None:
 
 
 def test_hash_is_of_the_canonical_form(digit_contract: Contract) -> None:
-    """Order and spacing of the JSON do not change the hash; any value does."""
+    """The hash does not change with order and spacing of the JSON; it changes with any value."""
     values = json.loads(digit_contract.json)
     shuffled = json.dumps(dict(reversed(values.items())), indent=3)
     other = dataclasses.replace(digit_contract, pad=1)
@@ -75,13 +75,13 @@ def test_malformed_contracts_are_refused(
     "text", ["", "null", "[]", "{}", "3", '{"format": 1}', "[" * 99999]
 )
 def test_texts_that_are_no_contract_are_refused(text: str) -> None:
-    """Whatever is not a JSON object with a format is refused, however deep."""
+    """A text that is not a JSON object with a format is refused, however deep it nests."""
     with pytest.raises(InvalidContract):
         Contract.from_json(text)
 
 
 def test_missing_fields_are_refused(digit_contract: Contract) -> None:
-    """No field has a default when read: a decision that is not written is not made."""
+    """A contract without one of its fields is refused: no field has a default when it is read."""
     for name in json.loads(digit_contract.json):
         values = json.loads(digit_contract.json)
         del values[name]

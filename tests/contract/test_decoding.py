@@ -30,7 +30,7 @@ def _decode(image: bytes, **limits: int) -> Image.Image:
 def _png(
     width: int, height: int, *chunks: tuple[bytes, bytes], depth: int = 8
 ) -> bytes:
-    """Return a PNG of chunks that need not be right."""
+    """Return a PNG of the given chunks, which may be wrong."""
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IEND", b"")]
     packed = [
@@ -45,7 +45,7 @@ def _png(
 
 @pytest.mark.parametrize("image", [b"", b"\x89", b"hello", b"\x00" * 100, b"\xff\xd8"])
 def test_bytes_that_are_no_picture(image: bytes) -> None:
-    """Whatever starts like no picture is an invalid image."""
+    """Bytes that do not start like a picture are an invalid image."""
     with pytest.raises(InvalidImage, match="PNG nor JPEG|empty"):
         _decode(image)
 
@@ -54,7 +54,7 @@ def test_bytes_that_are_no_picture(image: bytes) -> None:
 def test_truncated_at_every_thirty_second(
     kind: str, encode: Encode, sample: np.ndarray
 ) -> None:
-    """A cut picture is refused, or whole; never half decoded."""
+    """A picture that was cut short is refused, or decodes to all of its pixels."""
     whole = encode(np.kron(sample, np.ones((4, 4), np.uint8)), kind)
     expected = np.asarray(_decode(whole))
     for part in range(32):
@@ -68,7 +68,7 @@ def test_truncated_at_every_thirty_second(
 
 @pytest.mark.parametrize("size", [(50_000, 50_000), (2**31 - 1, 2**31 - 1), (8193, 1)])
 def test_huge_headers_cost_nothing(size: tuple[int, int]) -> None:
-    """A header of 74 bytes with gigapixels is refused before anything is read."""
+    """A header of 74 bytes that states gigapixels is refused before pixels are decoded."""
     image = _png(*size, (b"IDAT", zlib.compress(b"")))
     started = time.process_time()
 
@@ -114,7 +114,7 @@ def test_byte_limit_is_exact(excess: int, encode: Encode, sample: np.ndarray) ->
 
 
 def test_notes_cost_nothing(encode: Encode, sample: np.ndarray) -> None:
-    """Text that inflates to 70 MiB is not looked at; 50,000 notes are refused."""
+    """Text that inflates to 70 MiB is not inflated; 50,000 text chunks are refused."""
     bomb = b"k\x00\x00" + zlib.compress(b"\x00" * (70 * 2**20), 9)
     image = _png(4, 4, (b"zTXt", bomb), (b"IDAT", zlib.compress(b"\x00" * 20)))
     notes = PngImagePlugin.PngInfo()
@@ -134,7 +134,7 @@ def test_notes_cost_nothing(encode: Encode, sample: np.ndarray) -> None:
 def test_endless_jpeg_headers_are_refused(
     filling: bytes, encode: Encode, sample: np.ndarray
 ) -> None:
-    """A million empty comments, fill bytes or stray markers are not walked through."""
+    """A JPEG with a million comments, fill bytes or stray markers is refused in little time."""
     image = encode(sample, "JPEG")
     started = time.process_time()
 
@@ -145,7 +145,7 @@ def test_endless_jpeg_headers_are_refused(
 
 
 def test_a_second_header_is_refused(encode: Encode, sample: np.ndarray) -> None:
-    """A PNG that turns into another picture halfway is damaged."""
+    """A PNG with a second header counts as damaged."""
     image = encode(sample)
     header = image[8:33]
 
@@ -154,7 +154,7 @@ def test_a_second_header_is_refused(encode: Encode, sample: np.ndarray) -> None:
 
 
 def test_what_follows_the_end_is_not_read(encode: Encode, sample: np.ndarray) -> None:
-    """Zeros behind the end of a PNG are no parts of it."""
+    """Bytes behind the end of a PNG are ignored."""
     image = encode(sample) + b"\x00" * 100_000
 
     assert np.array_equal(sample, np.asarray(_decode(image)))
@@ -163,7 +163,7 @@ def test_what_follows_the_end_is_not_read(encode: Encode, sample: np.ndarray) ->
 def test_damaged_notes_are_no_damaged_picture(
     encode: Encode, sample: np.ndarray
 ) -> None:
-    """An EXIF block that makes no sense is passed over."""
+    """A damaged EXIF block is ignored, and the picture is decoded."""
     exif = Image.Exif()
     exif[0x0112] = 6
     for kind in ("PNG", "JPEG"):
@@ -178,14 +178,14 @@ def test_damaged_notes_are_no_damaged_picture(
     "kind", ["GIF", "WEBP", "TIFF", "BMP", "ICO", "JPEG2000", "PDF"]
 )
 def test_other_formats_are_named(kind: str, encode: Encode, sample: np.ndarray) -> None:
-    """A picture in another format is refused by name, without its decoder."""
+    """A picture in another format is refused without being decoded, and its format is named."""
     with pytest.raises(UnsupportedMediaType, match="expected PNG or JPEG"):
         _decode(encode(sample, kind))
 
 
 @pytest.mark.parametrize("image", [b"%!PS-Adobe", b"<svg/>", b"\x00\x00\x00 ftypheic"])
 def test_other_formats_without_an_encoder_here(image: bytes) -> None:
-    """Nor PostScript, SVG or a phone's HEIC."""
+    """PostScript, SVG and a phone's HEIC are refused, too."""
     with pytest.raises(UnsupportedMediaType):
         _decode(image)
 
@@ -193,7 +193,7 @@ def test_other_formats_without_an_encoder_here(image: bytes) -> None:
 def test_frames_after_the_first_are_not_decoded(
     encode: Encode, sample: np.ndarray
 ) -> None:
-    """An animated PNG is its first picture."""
+    """An animated PNG is decoded to its first frame."""
     frames = [Image.fromarray(255 - sample)] * 100
     image = encode(sample, save_all=True, append_images=frames)
 
@@ -201,7 +201,7 @@ def test_frames_after_the_first_are_not_decoded(
 
 
 def test_no_pixels(encode: Encode) -> None:
-    """A picture without width is damaged."""
+    """A picture with a width of 0 counts as damaged."""
     with pytest.raises((InvalidImage, TooLarge)):
         _decode(_png(0, 4, (b"IDAT", zlib.compress(b"\x00" * 4))))
 
@@ -214,7 +214,7 @@ def test_phone_pictures_are_reduced_while_decoding(encode: Encode) -> None:
 
 
 def test_progressive_jpegs_gain_nothing_by_reduction(encode: Encode) -> None:
-    """A JPEG that is held whole in memory counts with all its pixels."""
+    """A progressive JPEG counts with all its pixels, since its decoder holds them all."""
     grey = np.zeros((3000, 4000), np.uint8)
 
     with pytest.raises(TooLarge, match="progressive"):
@@ -222,7 +222,7 @@ def test_progressive_jpegs_gain_nothing_by_reduction(encode: Encode) -> None:
 
 
 def test_many_scans_are_refused(encode: Encode) -> None:
-    """A progressive JPEG of a thousand scans costs seconds for a few bytes."""
+    """A progressive JPEG of a thousand scans is refused; each costs time for a few bytes."""
     image = encode(np.zeros((640, 640, 3), np.uint8), "JPEG", progressive=True)
     start = image.rindex(b"\xff\xda")
 
@@ -231,7 +231,7 @@ def test_many_scans_are_refused(encode: Encode) -> None:
 
 
 def test_images_of_a_request_share_a_budget(encode: Encode) -> None:
-    """Many pictures within the limit of each are still too much together."""
+    """Pictures that are each within the limit are refused where their sum is over it."""
     image = encode(np.zeros((100, 100), np.uint8))
     budget = Budget(Limits(max_request_pixels=3 * 1024 * 640 - 1))
     decode(image, _MIN_SIDE, budget)
@@ -245,7 +245,7 @@ def test_images_of_a_request_share_a_budget(encode: Encode) -> None:
 def test_the_short_way_for_samples_is_no_other_way(
     sample: np.ndarray, encode: Callable[..., bytes], mask: int
 ) -> None:
-    """A plain grey PNG and each of its damaged forms end as by the way of all PNGs."""
+    """The reader for grey samples gives the pixels, or the error, of the reader for all PNGs."""
     image = encode(sample)
     assert decoding._sample(image) is not None
     with_note = PngImagePlugin.PngInfo()

@@ -10,7 +10,7 @@ _SIZE = (400, 300)
 
 
 def _ignore(*_: object) -> None:
-    """Take no notes."""
+    """Ignore the notes of the finder."""
 
 
 def _framed(picture: Image.Image, contract: Contract) -> np.ndarray:
@@ -108,7 +108,7 @@ def test_the_frame_is_mnists(digit_contract: Contract) -> None:
 
 @pytest.mark.parametrize("light", [0, 128, 255])
 def test_empty_paper_is_an_empty_sample(light: int, digit_contract: Contract) -> None:
-    """Where there is no ink, there is nothing to see."""
+    """A picture without ink becomes an input of zeros."""
     assert _framed(_plain(light), digit_contract).max() == 0
 
 
@@ -119,7 +119,7 @@ def test_empty_paper_is_an_empty_sample(light: int, digit_contract: Contract) ->
 def test_any_size_is_framed(
     size: tuple[int, int], noise: bool, digit_contract: Contract
 ) -> None:
-    """No picture is too small, too thin or too wild to come to an end."""
+    """A picture of any size, however thin or noisy, becomes an input."""
     pixels = np.zeros(size[::-1], np.uint8)
     if noise:
         pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
@@ -129,7 +129,7 @@ def test_any_size_is_framed(
 
 @pytest.mark.parametrize("width", [4, 12, 24])
 def test_ink_is_told_from_paper(width: int) -> None:
-    """Dark and light ink are told apart, thick or thin, in good light or bad."""
+    """Ink is separated from paper: dark or light, thick or thin, in good light or bad."""
     for paper in (_plain(), _plain(120), _shaded()):
         dark = _written(paper, ink=30, width=width)
         light = Image.eval(dark, lambda value: 255 - value)
@@ -140,7 +140,7 @@ def test_ink_is_told_from_paper(width: int) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_parts_are_those_of_a_flood_fill(seed: int) -> None:
-    """Joining runs finds the parts that filling from pixel to pixel finds."""
+    """Joining runs of pixels finds the same parts as a flood fill from pixel to pixel."""
     random = np.random.default_rng(seed)
     mask = random.random((random.integers(1, 30), random.integers(1, 30))) < 0.4
     found = parts(mask, np.ones(mask.shape, np.float32))
@@ -163,7 +163,7 @@ def test_parts_are_those_of_a_flood_fill(seed: int) -> None:
 
 
 def _flooded(mask: np.ndarray) -> np.ndarray:
-    """Label the parts of a mask pixel by pixel: slow, and hard to get wrong."""
+    """Label the parts of a mask by a flood fill, pixel by pixel."""
     labels = np.zeros(mask.shape, int)
     for start in np.argwhere(mask):
         if labels[tuple(start)]:
@@ -182,7 +182,7 @@ def _flooded(mask: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 13])
 def test_windows_are_those_of_a_plain_loop(length: int) -> None:
-    """Doubling gives what looking at every window gives."""
+    """The extreme of each window is the same by doubling as by a plain loop."""
     values = np.random.default_rng(0).random((11, 17)).astype(np.float32)
     padded = np.pad(values, ((0, 0), ((length - 1) // 2, length // 2)), mode="edge")
     expected = np.stack(

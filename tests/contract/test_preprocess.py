@@ -42,14 +42,14 @@ def test_every_mode_is_the_same_picture(
 def test_sixteen_bits_are_scaled_and_not_clipped(
     digit_contract: Contract, sample: np.ndarray, encode: Encode
 ) -> None:
-    """16 bits a pixel keep their greys."""
+    """Pixels of 16 bits are scaled to 8 bits and not clipped."""
     image = encode(Image.fromarray(sample.astype(np.uint16) * 256))
 
     assert np.array_equal(sample, _seen(image, digit_contract)[..., 0])
 
 
 def test_cmyk_jpeg_is_read(digit_contract: Contract, encode: Encode) -> None:
-    """A printer's JPEG is a picture like others."""
+    """A JPEG in CMYK is decoded."""
     grey = np.zeros((28, 28), np.uint8)
     grey[8:20, 12:16] = 255
     image = encode(Image.fromarray(grey).convert("CMYK"), "JPEG", quality=100)
@@ -60,7 +60,7 @@ def test_cmyk_jpeg_is_read(digit_contract: Contract, encode: Encode) -> None:
 def test_palette_with_transparency(
     digit_contract: Contract, sample: np.ndarray, encode: Encode
 ) -> None:
-    """A palette picture whose ground is transparent is laid on what opposes its ink."""
+    """A transparent ground is replaced by the colour that is opposite to the ink."""
     hard = (sample > 127).astype(np.uint8)
     picture = Image.fromarray(hard).convert("P")
     picture.putpalette([9, 9, 9, 0, 0, 0])
@@ -111,7 +111,7 @@ def test_grey_pictures_for_a_colour_model(
 def test_transparency_for_a_colour_model(
     colour_contract: Contract, encode: Encode
 ) -> None:
-    """A contract that lays transparency on white does, whatever the ink is."""
+    """With `alpha` white, transparency becomes white whatever the colour of the ink."""
     pixels = np.zeros((32, 32, 4), np.uint8)
 
     assert (_seen(encode(pixels), colour_contract) == 255).all()
@@ -162,7 +162,7 @@ def test_the_border_decides_the_polarity_of_samples(sample: np.ndarray) -> None:
 def test_the_same_bytes_give_the_same_input(
     digit_contract: Contract, sample: np.ndarray, encode: Encode
 ) -> None:
-    """Preprocessing has no randomness and no memory."""
+    """The same bytes give the same input, again and in any order."""
     image = encode(255 - np.kron(sample, np.ones((9, 9), np.uint8)), "JPEG")
     first = to_input(image, digit_contract)
 

@@ -1,6 +1,6 @@
-"""Each mistake that costs accuracy elsewhere is impossible here, or refused.
+"""Each mistake in preprocessing that costs accuracy is impossible here, or refused.
 
-The figures in the names of the mistakes are design section 4's: what each cost on MNIST.
+The figures in the names of the mistakes are the accuracy that each cost on MNIST.
 """
 
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_exif_ignored(
 def test_alpha_dropped(
     ink: int, digit_contract: Contract, sample: np.ndarray, encode: Encode
 ) -> None:
-    """Ink on nothing is seen, be the ink black or white, whatever hides under it."""
+    """Ink on a transparent ground is seen, black or white, whatever colour the ground has."""
     pixels = np.zeros((28, 28, 4), np.uint8)
     pixels[..., :3] = ink
     pixels[..., 3] = sample
@@ -151,7 +151,7 @@ def _fully_integer(saved_model: Path, inputs: np.ndarray) -> bytes:
 def test_another_resize_filter(
     digit_contract: Contract, sample: np.ndarray, encode: Encode
 ) -> None:
-    """The filter is part of the contract, so another one is another contract."""
+    """The resize filter is part of the contract: another filter gives another hash."""
     same = replace(digit_contract, kind="sample", finder="none", centring="none")
     other = replace(same, filter="box")
     image = encode(np.kron(sample, np.ones((5, 5), np.uint8))[3:-4, 2:-1])

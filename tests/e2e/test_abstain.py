@@ -1,4 +1,4 @@
-"""A model that may abstain does so alike over every protocol, and only where asked."""
+"""A model abstains alike over every protocol, and only where a caller asks for it."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ _WAYS: dict[str, Callable[[Bench, str, Path], _Outcome]] = {
 def test_every_way_abstains_alike(
     way: str, model: str, picture: str, bench: Bench
 ) -> None:
-    """The same reason, or the same label as without, over every protocol."""
+    """Every protocol gives the same reason to abstain, or the same label as without."""
     with _device(bench, model) as classifier:
         label = classifier.classify(bench.pictures[picture]).label
     reason = _CASES[model, picture]
@@ -209,7 +209,7 @@ def test_every_way_abstains_alike(
 
 
 def test_who_does_not_ask_is_answered_as_ever(bench: Bench) -> None:
-    """Without the parameter, or with false, nothing is taken from the answer or added."""
+    """Without the parameter, or with false, the answer is the same as without abstention."""
     body = bench.pictures["blank"].read_bytes()
     path = "/v1/models/strict:classify"
     answers = [
@@ -241,7 +241,7 @@ def test_who_does_not_ask_is_answered_as_ever(bench: Bench) -> None:
 def test_odd_values_are_refused_over_http(
     query: str, body: bytes, bench: Bench
 ) -> None:
-    """What is neither true nor false is `invalid_request`, with what would be right."""
+    """A value other than true and false is `invalid_request`, and the message names both."""
     found = bench.gateway.request("POST", f"/v1/models/lax:classify{query}", body).json
 
     assert "invalid_request" == found["error"]["code"]
@@ -253,7 +253,7 @@ def test_odd_values_are_refused_over_http(
 def test_odd_values_are_refused_in_python(
     connect: Callable[[Bench, str], Any], value: Any, bench: Bench
 ) -> None:
-    """The same code over every kind of classifier."""
+    """Every kind of classifier refuses such a value with the same code."""
     with (
         connect(bench, "lax") as classifier,
         pytest.raises(InklingError, match="true or false") as caught,

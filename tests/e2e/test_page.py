@@ -1,4 +1,4 @@
-"""The page in a real browser: draw, be answered, see what the model saw."""
+"""The page in a real browser: drawing, answers, and the stages of the preprocessing."""
 
 import shutil
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
 
 
 def _wait(browser: webdriver.Chrome, script: str) -> Any:
-    """Return what a script yields once it yields something."""
+    """Return the value of a script once it is true."""
     return WebDriverWait(browser, _TIMEOUT_S).until(
         lambda b: b.execute_script(f"return {script}")
     )
@@ -103,7 +103,7 @@ def test_a_picture_is_classified(
 
 
 def test_a_phone_has_room(browser: webdriver.Chrome, gateway: Any) -> None:
-    """At 360 pixels nothing sticks out to the side."""
+    """At a width of 360 pixels the page does not scroll to the side."""
     browser.set_window_size(360, 740)
     browser.get(gateway.url + "/")
     _wait(browser, "document.body.dataset.connection === 'ready'")

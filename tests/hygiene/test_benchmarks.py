@@ -1,4 +1,4 @@
-"""The benchmarks are not run here; what they rely on is looked at."""
+"""The benchmarks are not run here; these tests check the parts that they rely on."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_the_documented_command_exists() -> None:
-    """What docs/benchmarks.md says to run is a target of the Makefile and a module."""
+    """The command in docs/benchmarks.md is a target of the Makefile and a module."""
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     commands = re.findall(r"^\$ (.+)$", text, re.MULTILINE)
 

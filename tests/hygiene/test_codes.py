@@ -36,7 +36,7 @@ _JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class Bad:
-    """A request that must be refused, in words of no protocol."""
+    """A request that must be refused, independent of a protocol."""
 
     code: str
     images: tuple[bytes, ...] = (_PNG,)
@@ -52,7 +52,7 @@ def _image(code: str, image: bytes) -> Bad:
 
 
 def _png_of(width: int, height: int) -> bytes:
-    """A PNG that only says that it is so large, with a checksum that is right."""
+    """Return a PNG whose header states a size that its data does not have."""
     import struct
     import zlib
 
@@ -116,7 +116,7 @@ _TABLE = {
 
 @dataclass(frozen=True)
 class Doors:
-    """The gateways before both engines, and the one engine that can be told to fail."""
+    """A gateway before each engine, and the engine that can be told to fail."""
 
     gateways: dict[str, Any]
     engine: OfficialServer
@@ -206,7 +206,7 @@ def _everywhere(doors: Doors, bad: Bad) -> dict[str, str]:
 
 @pytest.mark.parametrize("case", _TABLE)
 def test_one_mistake_has_one_code(case: str, doors: Doors) -> None:
-    """HTTP, gRPC and gRPC stream, before both engines, and the device: one word."""
+    """HTTP, gRPC, streams and the device answer one mistake with one code, before each engine."""
     bad = _TABLE[case]
 
     found = _everywhere(doors, bad)
@@ -224,7 +224,7 @@ def test_one_mistake_has_one_code(case: str, doors: Doors) -> None:
 def test_failures_of_an_engine_have_one_code(
     status: grpc.StatusCode, doors: Doors
 ) -> None:
-    """Each of the 16 statuses of the engine is one word over HTTP, gRPC and stream."""
+    """Each of the 16 statuses of an engine is one code over HTTP, gRPC and streams."""
     doors.engine.reset()
     doors.engine.abort = status
     gateway, good = doors.gateways["TensorFlow Serving"], Bad("")
@@ -237,7 +237,7 @@ def test_failures_of_an_engine_have_one_code(
 
 
 def test_garbage_of_an_engine_has_one_code(doors: Doors) -> None:
-    """An answer that is no scores is `internal` everywhere."""
+    """An engine's answer without scores is `internal` over every protocol."""
     doors.engine.reset()
     doors.engine.alter = lambda response: response.outputs.clear()
     gateway, good = doors.gateways["TensorFlow Serving"], Bad("")
@@ -249,7 +249,7 @@ def test_garbage_of_an_engine_has_one_code(doors: Doors) -> None:
 
 
 def test_addresses_that_are_not_there_have_one_code(doors: Doors) -> None:
-    """No such address over HTTP, no such method over gRPC: `not_found`."""
+    """An unknown address over HTTP and an unknown method over gRPC are `not_found`."""
     for gateway in doors.gateways.values():
         over_http = gateway.request("GET", "/v1/nothing").json["error"]["code"]
         with grpc.insecure_channel(gateway.grpc_target) as channel:
@@ -263,7 +263,7 @@ def test_addresses_that_are_not_there_have_one_code(doors: Doors) -> None:
 
 
 def test_nothing_to_serve_has_one_code(tmp_path: Path, sample: np.ndarray) -> None:
-    """An empty repository and an engine that is down."""
+    """An empty repository and an engine that is down have one code over every protocol."""
     nobody = f"127.0.0.1:{free_port()}"
     flags = ["--engine", "tensorflow_serving", "--tensorflow-serving", nobody]
     Image.fromarray(sample).save(tmp_path / "3.png")

@@ -1,4 +1,4 @@
-"""What the documents say is run, or compared with the code."""
+"""The commands in the documents are run, and their tables compared with the code."""
 
 import argparse
 import dataclasses
@@ -35,7 +35,7 @@ def _blocks(kind: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the README supposes it: models/, data/ and picture.png."""
+    """The folder from which the README runs: models/, data/ and picture.png."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(published, folder / "models")
     Image.fromarray(np.full((64, 64), 255, np.uint8)).save(folder / "picture.png")
@@ -89,7 +89,7 @@ def _run(command: list[str], place: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", _commands())
 def test_readme_commands_run(command: str, place: Path, ports: Any) -> None:
-    """Every command of the README does what it says, from the folder it supposes."""
+    """Every command of the README succeeds in the folder from which it is run."""
     if command.startswith("inkling serve"):
         options = parser().parse_args(command.split()[1:])
         assert Path("models") == options.models_dir

@@ -1,4 +1,4 @@
-"""The rules of the house that a reader should not have to check."""
+"""The rules of the house that a program can check."""
 
 import ast
 import importlib
@@ -22,6 +22,7 @@ from inkling import errors
 from inkling.errors import ErrorCode, InklingError
 from inkling.gateway.status import GRPC_STATUS
 from inkling_serving.http_api.handlers import HTTP_STATUS
+from tests.support.alone import alone_in
 from tests.support.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
@@ -92,7 +93,7 @@ def _subclasses(parent: type[InklingError]) -> list[type[InklingError]]:
 
 
 def test_versions_are_one() -> None:
-    """All members have one version, ask for each other at it, and say it."""
+    """All members have one version, require each other at it, and state it."""
     version = inkling.__version__
     for package, folder in MEMBERS.items():
         project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())[
@@ -185,7 +186,7 @@ def test_importing_the_client_is_light() -> None:
 
 
 def test_no_addresses_are_committed() -> None:
-    """The lock file pins by hash and names no index."""
+    """The lock file pins every distribution by hash, and names no index."""
     lock = (ROOT / "requirements.lock").read_text()
 
     assert "://" not in lock
@@ -199,6 +200,26 @@ def test_the_makefile_explains_itself() -> None:
     explained = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
 
     assert set(phony.split()) <= explained
+
+
+_MEASURED = """
+from tests.support.machine import TooSlow, within
+def soon(took_s): within(took_s, 0.5)
+def test_helper(): soon(1)
+def test_direct(limit_s=9): within(1, limit_s)
+def test_raises(): raise TooSlow
+def test_patient(): within(1, 2)
+def test_other(): assert test_other
+"""
+
+
+def test_fine_measurements_run_alone(tmp_path: Path) -> None:
+    """Tests with a limit below two seconds are found, directly and through a helper."""
+    file = tmp_path / "test_measures.py"
+    file.write_text(_MEASURED)
+    found = {name for name in alone_in(file) if name.startswith("test_")}
+
+    assert found == {"test_helper", "test_direct", "test_raises"}
 
 
 _TRIED = """
@@ -217,7 +238,7 @@ def test_never():
 
 
 def test_only_what_is_too_slow_is_tried_again(tmp_path: Path) -> None:
-    """Three tries where a time was too long, and said so; one where anything was wrong."""
+    """A test that ends with TooSlow is tried three times, any other failure once."""
     file = tmp_path / "test_tries.py"
     file.write_text(_TRIED)
     command = [sys.executable, "-m", "pytest", "-v", "-c", ROOT / "pyproject.toml"]

@@ -1,4 +1,4 @@
-"""What the tests of the gateway start: a command, a stand-in for TensorFlow Serving."""
+"""Fixtures that start a command, or a stand-in for TensorFlow Serving."""
 
 from __future__ import annotations
 

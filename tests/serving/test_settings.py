@@ -114,7 +114,7 @@ def test_flags_outrank_variables(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nothing_given_is_the_default() -> None:
-    """Without flags and variables all is as documented; others do not count."""
+    """Without flags and variables every setting has its default."""
     assert Settings() == Settings.from_env({"PATH": "/bin", "HTTP_PORT": "1"})
 
 
@@ -129,7 +129,7 @@ def test_nothing_given_is_the_default() -> None:
     ],
 )
 def test_unknown_variables_are_refused(variable: str, hint: str) -> None:
-    """A variable that nobody knows is named, with the nearest that there is."""
+    """An unknown variable is refused, and the message suggests the nearest setting."""
     with pytest.raises(InvalidRequest, match=f"{variable} does not exist. {hint}"):
         Settings.from_env({variable: "1"})
 
@@ -179,7 +179,7 @@ def test_variables_of_other_parts_pass() -> None:
     ],
 )
 def test_bad_values_are_named(name: str, value: str) -> None:
-    """A value that cannot be meant is refused before anything starts, by its name."""
+    """A value out of range is refused at the start, and the message names its setting."""
     with pytest.raises(InvalidRequest, match=_variable(name)):
         Settings.from_env({_variable(name): value})
 
@@ -227,7 +227,7 @@ def test_near_choices_are_offered(name: str, value: str, choice: str) -> None:
     [("true", True), ("false", False), ("True", True), ("False", False)],
 )
 def test_switches_are_read_as_they_are_meant(text: str, expected: bool) -> None:
-    """A switch that is set to false is off, by variable and by flag."""
+    """A switch that is set to false is off, as a variable and as a flag."""
     by_variable = Settings.from_env({"INKLING_GRPC_REFLECTION": text})
     by_flag = Settings.from_env({}, **_flags("--grpc-reflection", text))
 
@@ -249,7 +249,7 @@ def test_settings_survive_the_environment(given: dict[str, Any]) -> None:
 
 
 def test_help_names_variable_and_default() -> None:
-    """Each flag's help says which variable it is and what holds without it."""
+    """The help of each flag names its variable and its default."""
     command = [sys.executable, "-m", "inkling", "serve", "--help"]
     environ = {**os.environ, "COLUMNS": "500"}
     done = subprocess.run(
@@ -325,7 +325,7 @@ def test_a_container_has_the_cores_it_is_allowed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On four cores, with limits as the kernel writes them in proc and sys."""
+    """The number of usable cores is that of the affinity and of the control group."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     files = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
     for name, text in {"proc/self/cgroup": groups, **files}.items():

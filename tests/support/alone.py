@@ -1,4 +1,4 @@
-"""Which tests measure so finely that no other test may run beside them."""
+"""Finds the tests that measure short times, beside which no other test may run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def alone_in(file: Path) -> frozenset[str]:
 
 
 def _used(function: ast.AST) -> list[str]:
-    """Return the names that a function uses; an impatient `within` is a `TooSlow`."""
+    """Return the names that a function uses; a `within` with a short limit counts as `TooSlow`."""
     names = []
     for node in ast.walk(function):
         if isinstance(node, ast.Name):

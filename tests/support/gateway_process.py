@@ -24,7 +24,7 @@ STOPPED_BY_SIGNAL = (0, -signal.SIGTERM, -signal.SIGINT, 130)
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer, whole."""
+    """A complete HTTP answer."""
 
     status: int
     headers: dict[str, str]

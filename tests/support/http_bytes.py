@@ -1,4 +1,4 @@
-"""Bytes to and from an HTTP port, without a library that would tidy them up."""
+"""Bytes to and from an HTTP port, without a library that would correct them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Heard:
-    """What came back until the server closed the connection."""
+    """Everything that a server sent until it closed the connection."""
 
     statuses: tuple[int, ...]
     text: bytes
 
 
 def converse(port: int, *parts: bytes, timeout_s: float = 30) -> Heard:
-    """Send the parts, each as a piece of its own; hear all until the server closes."""
+    """Send each part as a segment; return all that the server sends until it closes."""
     with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for place, part in enumerate(parts):
@@ -38,7 +38,7 @@ def converse(port: int, *parts: bytes, timeout_s: float = 30) -> Heard:
 
 
 def whole_answer(connection: socket.socket) -> bytes:
-    """Return one answer, as long as it says that it is; less where it was cut short."""
+    """Return one answer of the length that it states; fewer bytes where it was cut short."""
     text = b""
     while b"\r\n\r\n" not in text:
         if not (piece := connection.recv(65_536)):

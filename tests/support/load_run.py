@@ -15,7 +15,7 @@ PATIENCE_S = 300
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run that came to its end."""
+    """A run that has ended."""
 
     code: int
     text: str

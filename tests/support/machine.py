@@ -1,4 +1,4 @@
-"""What tests ask of the machine they run on: time, ports, memory."""
+"""Times, ports and memory of the machine that the tests run on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slow clients in a process of their own, so that they slow nobody else down.
+"""Slow clients in a process of their own, so that they do not slow the test down.
 
 `python slow_clients.py PORT COUNT` opens COUNT connections of each kind, says so with a
 line, sends a byte now and then on each, and prints how they ended as one line of JSON.

@@ -1,4 +1,4 @@
-"""The pictures that trainings of the tests learn from: few, as most need no more."""
+"""The pictures that the tests train on; most need only a few."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ def digits() -> Dataset:
 
 @pytest.fixture(scope="session")
 def few_digits(digits: Dataset) -> Dataset:
-    """A batch or two of them to train on, and some to choose the epoch by."""
+    """300 of them to train on, and 60 to choose the epoch by."""
     train, validation = digits.train.first(300), digits.validation.first(60)
     return replace(digits, train=train, validation=validation)
 

@@ -40,7 +40,7 @@ def _error(scores: np.ndarray, dataset: Dataset) -> float:
 
 
 def test_the_temperature_is_in_the_model(trained: Trained, digits: Dataset) -> None:
-    """The calibrated model gives the tempered scores itself, and says so."""
+    """The calibrated model itself gives the tempered scores; its contract has the temperature."""
     before = _scores(trained, digits)
 
     model, dataset = calibrated(trained, digits, _RECIPE)
@@ -56,7 +56,7 @@ def test_the_temperature_is_in_the_model(trained: Trained, digits: Dataset) -> N
 
 
 def test_a_known_temperature_is_found(trained: Trained, digits: Dataset) -> None:
-    """Of a model whose logits were multiplied, calibrating finds the factor again."""
+    """Calibrating a model whose logits were multiplied finds the factor."""
     first, dataset = calibrated(trained, digits, _RECIPE)
     layer = first.model.get_layer("logits")
     layer.set_weights([3 * array for array in layer.get_weights()])
@@ -69,7 +69,7 @@ def test_a_known_temperature_is_found(trained: Trained, digits: Dataset) -> None
 def test_a_few_right_answers_are_no_certainty(
     trained: Trained, digits: Dataset
 ) -> None:
-    """Where the model is right of every picture, its scores still are not all 1."""
+    """A model that is right about every picture still does not get scores of 1."""
     right = _scores(trained, digits).argmax(axis=1) == digits.validation.labels
     few = replace(digits.validation.first(20), labels=digits.validation.labels[:20])
     assert right[:20].all()

@@ -1,6 +1,7 @@
 import gzip
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,11 @@ import pytest
 
 from inkling.cli.main import main
 from inkling.contract import Contract
+from inkling.model.repository import Repository
 from inkling_training.data import datasets
 from inkling_training.data.datasets import DATASETS, Split
 from inkling_training.errors import DatasetUnavailable
+from tests.support.published import OFFLINE
 
 Arrays = dict[str, np.ndarray]
 Write = Callable[..., Path]
@@ -25,7 +28,7 @@ _KEYS = ("x_train", "y_train", "x_test", "y_test")
 def _arrays(
     shape: tuple[int, ...] = (28, 28), train: int = 48, test: int = 12
 ) -> Arrays:
-    """Return pictures of noise, all different, with labels that go round."""
+    """Return pictures of noise, all different, with labels from 0 to 9 in turn."""
     rng = np.random.default_rng(1)
     return {
         "x_train": rng.integers(0, 256, (train, *shape), np.uint8),
@@ -50,7 +53,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def _python(code: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own, whose home is `home`, with no way out."""
+    """Run code in a process whose home is `home`, and which reaches no network."""
     environ = {
         **{
             k: v
@@ -58,10 +61,7 @@ def _python(code: str, home: Path, *arguments: str) -> subprocess.CompletedProce
             if not k.startswith(("INKLING_", "KERAS"))
         },
         "HOME": str(home),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        # Nothing listens there: a download fails at once, on whatever machine.
-        "https_proxy": "http://127.0.0.1:9",
-        "HTTPS_PROXY": "http://127.0.0.1:9",
+        **OFFLINE,
     }
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -76,14 +76,10 @@ def _python(code: str, home: Path, *arguments: str) -> subprocess.CompletedProce
 _LOAD = """
 import sys
 from pathlib import Path
-from inkling.cli.main import main
 from inkling_training.data import datasets
 from inkling_training.errors import DatasetUnavailable
-*asked, models, runs, empty = sys.argv[1:]
-where = ["--models-dir", models, "--runs-dir", runs, "--data-dir", empty]
-main(["train", "mlp", "--epochs", "1", *where])
-print("====", flush=True)
-for each in asked:
+from tests.support.published import OFFLINE
+for each in sys.argv[1:]:
     name, _, folder = each.partition("=")
     try:
         found = datasets.load(name, Path(folder) if folder else None)
@@ -96,10 +92,9 @@ for each in asked:
 
 @pytest.fixture(scope="module")
 def looked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What came of looking into a data directory, Keras's cache, and nowhere at all.
+    """The results of loading from a data directory, from Keras's cache, and from nowhere.
 
-    One process for all, as each costs an import of TensorFlow; it begins with the
-    command, whose output is there as `command` and `stderr`.
+    One process answers all, because each would import TensorFlow.
     """
     home = tmp_path_factory.mktemp("home")
     full, empty = tmp_path_factory.mktemp("full"), tmp_path_factory.mktemp("empty")
@@ -113,14 +108,12 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "nowhere": f"mnist={empty}",
         "nowhere, not told": "mnist=",
     }
-    done = _python(
-        _LOAD, home, *asked.values(), str(home / "models"), str(home / "r"), str(empty)
-    )
-    command, _, rest = done.stdout.partition("====\n")
-    lines = [line for line in rest.splitlines() if not line.startswith("Downloading")]
+    done = _python(_LOAD, home, *asked.values())
+    lines = [
+        line for line in done.stdout.splitlines() if not line.startswith("Downloading")
+    ]
     assert len(asked) == len(lines), done.stdout + done.stderr
-    found = dict(zip(asked, lines, strict=True))
-    return {**found, "empty": str(empty), "command": command, "stderr": done.stderr}
+    return {**dict(zip(asked, lines, strict=True)), "empty": str(empty)}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +133,7 @@ def test_source_order(case: str, expected: str, looked: dict[str, str]) -> None:
 def test_offline_names_every_source_and_the_ways_on(
     case: str, looked: dict[str, str]
 ) -> None:
-    """Without any source the error says where was looked, and what to do."""
+    """Without any source the error names the places that were searched, and a remedy."""
     folder = f"{looked['empty']} does not hold mnist.npz"
     words = folder if case == "nowhere" else "no --data-dir was given"
     words = [words, "~/.keras/datasets", "downloaded", "Put mnist.npz into a folder"]
@@ -327,7 +320,7 @@ def test_digits_look_like_mnist() -> None:
 @pytest.mark.parametrize("part", ["x_train", "x_test"])
 @pytest.mark.parametrize("place", [0, 5000, -1])
 def test_digest_changes_with_any_pixel(part: str, place: int, write: Write) -> None:
-    """The digest is of every pixel of both parts."""
+    """The digest changes with any pixel of either part."""
     before = datasets.load("mnist", write()).contract.training_data.digest
     pixels = _arrays()[part]
     pixels.reshape(-1)[place] ^= 1
@@ -340,7 +333,7 @@ def test_digest_changes_with_any_pixel(part: str, place: int, write: Write) -> N
 
 
 def test_digest_changes_with_a_label(write: Write) -> None:
-    """The digest is of the labels too."""
+    """The digest changes with any label."""
     before = datasets.load("mnist", write()).contract.training_data.digest
     labels = _arrays()["y_train"]
     labels[0] += 1
@@ -469,22 +462,47 @@ def test_auto_takes_mnist_where_it_is(
         "Published mlp version 1",
     ],
 )
-def test_auto_falls_back_to_the_digits_and_says_so(
-    words: str, looked: dict[str, str]
-) -> None:
+def test_auto_falls_back_to_the_digits_and_says_so(words: str, published: Path) -> None:
     """Without MNIST, `auto` says why and that it goes on with the digits."""
-    assert words in looked["command"], looked["stderr"]
+    assert words in (published.parent / "train.out").read_text()
 
 
-def test_nothing_is_written_to_stderr(looked: dict[str, str]) -> None:
-    """A command that went well leaves stderr empty: no library chatters there."""
-    assert looked["stderr"] == ""
+def test_the_same_command_again_publishes_the_next_version(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Resuming a run that is over publishes version 2, equal to version 1 bit for bit."""
+    models, runs = tmp_path / "models", tmp_path / "runs"
+    shutil.copytree(published / "mlp", models / "mlp")
+    shutil.copytree(published.parent / "runs", runs)
+    command = ["train", "mlp", "--dataset", "digits", "--recipe", "quick", "--resume"]
+    command += ["--models-dir", str(models), "--runs-dir", str(runs)]
+
+    assert main(command) == 0
+
+    shown, repository = capsys.readouterr().out, Repository(models)
+    assert "Training mlp on digits" in shown
+    assert "the run continues after epoch 24" in shown
+    assert "EXPORT" in shown
+    assert "Published mlp version 2" in shown
+    assert repository.models() == ["mlp"]
+    assert repository.versions("mlp") == [2, 1]
+    scores = []
+    for version in (1, 2):
+        path = repository.files("mlp", version).path / "golden.npz"
+        with np.load(path, allow_pickle=False) as golden:
+            scores.append(golden["scores"].tobytes())
+    assert scores[0] == scores[1]
+
+
+def test_nothing_is_written_to_stderr(published: Path) -> None:
+    """A command that succeeds writes nothing to stderr, and neither do its libraries."""
+    assert (published.parent / "train.err").read_text() == ""
 
 
 def test_auto_does_not_hide_a_broken_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A data directory whose MNIST is damaged is an error, not a reason for less."""
+    """A damaged MNIST file is an error; `auto` does not fall back to the digits then."""
     (tmp_path / "mnist.npz").write_bytes(b"<html>404</html>")
     command = ["train", "mlp", "--data-dir", str(tmp_path), "--epochs", "1"]
     command += ["--models-dir", str(tmp_path / "m"), "--runs-dir", str(tmp_path / "r")]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 from PIL import Image
 
 import inkling
+from inkling.cli.main import main
 from inkling.errors import InklingError, InvalidRequest, NotReady
 from inkling.model.repository import Repository
 from inkling.types import Origin, Prediction, Score
@@ -42,9 +46,24 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _evaluate(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "inkling", "evaluate", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+@dataclass(frozen=True)
+class _Done:
+    """The result of a command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def _evaluate(*words: object) -> _Done:
+    """Run the command in this process, which has imported all that it draws with."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = main(["evaluate", *map(str, words)])
+        except SystemExit as done:  # argparse ends in this way
+            code = int(str(done.code))
+    return _Done(code, out.getvalue(), err.getvalue())
 
 
 _WAYS: dict[str, Callable[[Path, Any], list[str]]] = {

@@ -86,7 +86,7 @@ def version(
 
 
 def test_signatures(version: _Published) -> None:
-    """There are the scores, the contract that they follow, and on what it all runs."""
+    """The SavedModel has signatures for scores, contract and device."""
     shape = (None, *version.dataset.contract.input_shape)
     serving_default = version.signatures["serving_default"]
 
@@ -115,7 +115,7 @@ def test_saved_model_gives_the_scores_of_keras(count: int, version: _Published) 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 33])
 def test_contract_signature(count: int, version: _Published) -> None:
-    """Asked with n numbers, the model answers its contract n times."""
+    """The signature `contract` answers n copies of the contract to n numbers."""
     asked = tf.zeros(count, tf.int32)
 
     found = version.signatures["contract"](asked=asked)["contract"].numpy().tolist()
@@ -301,7 +301,7 @@ def test_card_text(version: _Published) -> None:
 
 
 def test_metrics(version: _Published) -> None:
-    """The figures of the card say what was made, of what, with what."""
+    """The metrics of the card name model, data, contract and libraries."""
     figures = version.files.metrics()
     contract, trained = version.dataset.contract, version.trained
 

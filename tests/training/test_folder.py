@@ -20,7 +20,7 @@ _COLOURS = {"blue": (40, 60, 230), "red": (230, 40, 40)}
 
 
 def _picture(label: str, number: int, mode: str = "RGB") -> Image.Image:
-    """Return a wide photo of something in the colour of its label, each another."""
+    """Return a wide photo with a rectangle in the colour of its label, each different."""
     random = np.random.default_rng([number, len(label)])
     noise = random.integers(90, 150, (48, 64, 3), np.uint8)
     picture = Image.fromarray(noise)
@@ -68,7 +68,7 @@ def test_each_label_is_split_alike(make: Make) -> None:
 
 
 def test_names_do_not_decide_on_the_split(make: Make) -> None:
-    """A picture that gets another name stays where it was, in the same order."""
+    """A picture that is renamed stays in its split, at its place."""
     folder = make(red=20, blue=20)
     before = load_folder(folder, size=32, ink=False)
     (folder / "red" / "0.png").rename(folder / "red" / "zebra.png")
@@ -81,7 +81,7 @@ def test_names_do_not_decide_on_the_split(make: Make) -> None:
 
 
 def test_another_picture_makes_another_dataset(make: Make) -> None:
-    """The digest in the contract is of the pictures and of their labels."""
+    """The digest in the contract changes with a picture and with a label."""
     folder = make(red=20, blue=20)
     before = load_folder(folder, size=32, ink=False).contract
     (folder / "red" / "0.png").rename(folder / "blue" / "20.png")
@@ -113,7 +113,7 @@ def test_pictures_are_prepared_as_served_ones(ink: bool, mode: str, make: Make) 
 def test_files_that_are_no_pictures_are_skipped_by_name(
     make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What cannot be decoded is named, with a count; hidden files are passed over."""
+    """Files that cannot be decoded are named and counted; hidden files are ignored."""
     folder = make(red=12, blue=12)
     for name in ("a.txt", "b.gif", "c.png", "d.jpg"):
         (folder / "red" / name).write_bytes(b"GIF8 or not")
@@ -159,7 +159,7 @@ def test_folders_that_cannot_be_used_are_refused(make: Make, tmp_path: Path) -> 
 def test_train_publish_and_classify_without_code(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One command makes a model of somebody's pictures; it knows others like them."""
+    """One command makes a model from a folder of pictures; it labels a new one correctly."""
     folder = make(red=60, blue=60)
     where = [
         "--models-dir",

@@ -205,7 +205,7 @@ def test_nan_weights_are_not_published(
 def test_one_picture_in_int8_is_no_fault(
     weak: Trained, plain_digits: Dataset, tmp_path: Path
 ) -> None:
-    """An int8 model may lose one picture of a small test set, as any other may."""
+    """An int8 model that is wrong on one picture of a small test set passes parity."""
     contract = plain_digits.contract
     inputs = plain_digits.test.inputs(contract)
     exporter = export.Exporter("mlp", weak.model, contract)
@@ -301,7 +301,7 @@ with Repository(sys.argv[1]).publishing("mlp") as publication:
 
 
 def test_a_killed_publisher_leaves_no_version(tmp_path: Path) -> None:
-    """What a killed publisher left is no version, and is swept away an hour later."""
+    """A killed publisher leaves no version, and its staging is removed an hour later."""
     done = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False)
     repository = Repository(tmp_path)
     [left] = (tmp_path / "mlp").iterdir()
@@ -319,7 +319,7 @@ def test_a_killed_publisher_leaves_no_version(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Ran:
-    """What a command came to."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -344,29 +344,6 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., _Ra
         return _Ran(code, *capsys.readouterr())
 
     return ran
-
-
-def test_the_whole_command(run: Callable[..., _Ran], tmp_path: Path) -> None:
-    """The command trains and publishes; again, it publishes the next version.
-
-    With the same seed the next version gives the same answers, bit for bit.
-    """
-    first, second = (run("mlp", "--epochs", "1", "--name", "hand-1.b") for _ in "ab")
-
-    repository = Repository(tmp_path / "models")
-    assert [first.code, second.code] == [0, 0]
-    assert "Training mlp on digits" in first.out
-    assert "EXPORT" in first.out
-    assert "Published hand-1.b version 1" in first.out
-    assert "Published hand-1.b version 2" in second.out
-    assert repository.models() == ["hand-1.b"]
-    assert repository.versions("hand-1.b") == [2, 1]
-    scores = []
-    for version in (1, 2):
-        path = repository.files("hand-1.b", version).path / "golden.npz"
-        with np.load(path, allow_pickle=False) as golden:
-            scores.append(golden["scores"].tobytes())
-    assert scores[0] == scores[1]
 
 
 @pytest.mark.parametrize(
@@ -421,7 +398,7 @@ def test_folders_that_cannot_be_written(
 
 
 def test_help(run: Callable[..., _Ran]) -> None:
-    """The help explains every option and prints no default that says nothing."""
+    """The help explains every option, and prints no empty default."""
     text = run("--help").out
 
     options = ("--dataset", "--data-dir", "--name", "--recipe", "--epochs", "--seed")

@@ -34,7 +34,7 @@ def test_one_epoch_on_mnist(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_one_epoch_on_cifar(data_dir: Path, tmp_path: Path) -> None:
-    """Nothing is hard-wired to grey digits: a CNN of colour pictures is published."""
+    """A CNN of colour pictures is trained and published."""
     if not (data_dir / "cifar10_subset.npz").is_file():
         pytest.skip(f"{data_dir} has no cifar10_subset.npz; nothing checked")
 

@@ -10,7 +10,7 @@ from inkling_training.data import doodles, outliers
 from inkling_training.data.datasets import Dataset
 from inkling_training.fit import batches
 from inkling_training.fit.recipes import recipe_for
-from inkling_training.fit.train import _Accuracy
+from inkling_training.fit.train import Accuracy
 
 _RECIPE = replace(recipe_for("default", "mlp", "digits", 1), outlier_share=0.5)
 
@@ -24,7 +24,7 @@ def digits(digits: Dataset) -> Dataset:
 
 @pytest.fixture(scope="module")
 def held_out(digits: Dataset) -> dict[str, np.ndarray]:
-    """Pictures of each kind that no run sees."""
+    """Outliers of each kind that are held out of every run."""
     return outliers.held_out(digits.validation, 0)
 
 
@@ -45,7 +45,7 @@ def test_outliers_are_a_function_of_the_seed(digits: Dataset) -> None:
 
 @pytest.mark.parametrize("kind", outliers.KINDS)
 def test_every_kind_varies(kind: str, held_out: dict[str, np.ndarray]) -> None:
-    """Of each kind hardly two pictures are the same, and all but blank ones show."""
+    """The outliers of a kind differ from each other, and all but blank ones show ink."""
     pictures = held_out[kind]
 
     different = {picture.tobytes() for picture in pictures}
@@ -58,7 +58,7 @@ def test_every_kind_varies(kind: str, held_out: dict[str, np.ndarray]) -> None:
 def test_no_digit_is_among_them(
     digits: Dataset, held_out: dict[str, np.ndarray]
 ) -> None:
-    """Parts of digits are put together anew: none comes out as it was."""
+    """Outliers that are made of parts of digits never equal a digit of the data set."""
     whole = {picture.tobytes() for picture in digits.validation.pixels}
 
     for kind in ("cut", "pairs"):
@@ -66,7 +66,7 @@ def test_no_digit_is_among_them(
 
 
 def test_letters_that_are_digits_to_somebody_are_not_written() -> None:
-    """Nobody can tell O from 0 or l from 1; and fonts that judge teach nothing."""
+    """Letters that look like digits are not drawn, and held-out fonts are not trained on."""
     assert not set("0123456789OoIlgq|?") & set(doodles.LETTERS)
     assert len(doodles.LETTERS) == len(set(doodles.LETTERS))
     assert not set(doodles.FONTS) & set(doodles.HELD_OUT_FONTS)
@@ -76,7 +76,7 @@ def test_letters_that_are_digits_to_somebody_are_not_written() -> None:
 def test_other_labels_have_no_outliers(
     changes: dict[str, object], digits: Dataset
 ) -> None:
-    """A letter may be one of somebody's labels: only digits are told from the rest."""
+    """Only a contract of the ten digits has outliers; others may have letters as labels."""
     finder = {"finder": "none"} if "kind" in changes else {}
     contract = replace(digits.contract, **changes, **finder)
 
@@ -85,7 +85,7 @@ def test_other_labels_have_no_outliers(
 
 
 def test_outliers_stand_beside_each_batch(digits: Dataset) -> None:
-    """Behind the digits of a batch are things for which every label is as right."""
+    """Each batch ends with outliers, whose target is the same for every label."""
     [(inputs, targets)] = batches.batches(digits, _RECIPE, 0, 0)
     [(again, _)] = batches.batches(digits, _RECIPE, 0, 0)
 
@@ -96,8 +96,8 @@ def test_outliers_stand_beside_each_batch(digits: Dataset) -> None:
 
 
 def test_accuracy_is_of_the_digits_alone() -> None:
-    """What has no label is neither right nor wrong in the history of a run."""
-    metric = _Accuracy()
+    """The accuracy in the history of a run does not count pictures without a label."""
+    metric = Accuracy()
     targets = tf.constant([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.5, 0.5]])
 
     metric.update_state(targets, tf.constant([[0.9, 0.1]] * 4))
@@ -119,7 +119,7 @@ def test_a_card_shows_what_training_sees(digits: Dataset) -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_a_published_model_doubts_what_is_no_digit(name: str, published: Path) -> None:
-    """After seconds of training most things of each kind are caught, most digits not."""
+    """A quickly trained model abstains from most outliers, some of every kind, and from few digits."""
     files = Repository(published).newest(name)
     figures = files.metrics()
     text = (files.path / "card" / "card.md").read_text()

@@ -87,7 +87,7 @@ def fit_few(few_digits: Dataset) -> Fit:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs are that several tests look at; they change none of them."""
+    """The folder of the runs that several tests read and none changes."""
     return tmp_path_factory.mktemp("runs")
 
 
@@ -161,7 +161,7 @@ def test_same_seed_same_weights(again: _Again, whole: dict[str, Trained]) -> Non
 
 
 def test_without_resume_a_run_starts_anew(again: _Again) -> None:
-    """Not asked to resume, a run begins anew and its logs with it."""
+    """Without `resume` a run and its logs start from the beginning."""
     assert len(again.trained.history) == _EPOCHS
     assert not (again.directory / "tensorboard" / "stale").exists()
 
@@ -207,7 +207,7 @@ def test_resume_after_a_kill_while_writing(
     interrupted: dict[str, Path],
     whole: dict[str, Trained],
 ) -> None:
-    """Wherever a run was killed, resuming it ends where it would have ended."""
+    """A run that was killed while it wrote its state resumes to the same weights."""
     directory = Path(shutil.copytree(interrupted["mlp"], tmp_path / "run"))
     state = (directory / "state.npz").read_bytes()
     name = "state.npz" if left == "half a state" else "state.unfinished.npz"
@@ -222,7 +222,7 @@ def test_resume_after_a_kill_while_writing(
 def test_resume_of_a_finished_run(
     fit: Fit, tmp_path: Path, runs: Path, whole: dict[str, Trained]
 ) -> None:
-    """A run that was over is not trained further."""
+    """Resuming a finished run trains it no further."""
     shutil.copytree(runs / "mlp", tmp_path / "run")
 
     again = fit(resume=True)
@@ -245,7 +245,7 @@ def test_any_change_makes_another_run(
     tmp_path: Path,
     interrupted: dict[str, Path],
 ) -> None:
-    """A run is only taken up with the very recipe, seed, model and data it has."""
+    """A run is resumed only with the same recipe, seed, model and data."""
     directory = Path(shutil.copytree(interrupted["mlp"], tmp_path / "run"))
     if recipe:
         assert not Run(directory, identity("mlp", few_digits, recipe, 0)).start(
@@ -310,7 +310,7 @@ def test_patience_counts_epochs_without_a_better_one(
 def test_a_stopped_run_stays_stopped(
     stopped: Trained, runs: Path, fit: Fit, tmp_path: Path
 ) -> None:
-    """A run that patience ended is not taken up again by resuming."""
+    """Resuming a run that patience ended trains it no further."""
     shutil.copytree(runs / "stopped", tmp_path / "run")
 
     again = fit(recipe=replace(_HASTY, patience=1), resume=True)
@@ -319,7 +319,7 @@ def test_a_stopped_run_stays_stopped(
 
 
 def test_a_run_that_learns_nothing_is_stopped(fit: Fit) -> None:
-    """An epoch that is as good as the best so far is no better, and patience ends."""
+    """An epoch that equals the best so far does not reset patience."""
     trained = fit(recipe=replace(_MLP, epochs=8, patience=2, learning_rate=1e-30))
 
     assert len(trained.history) == 3
@@ -396,7 +396,7 @@ def test_divergence_publishes_nothing(diverged: tuple[int, str], runs: Path) -> 
 
 
 def test_divergence_advises_a_rate_that_works(diverged: tuple[int, str]) -> None:
-    """Following the advice once is enough, however far off the rate was."""
+    """The advised learning rate works, however high the given one was."""
     advised = re.search(r"--learning-rate ([0-9.e+-]+[0-9])", diverged[1])
 
     assert advised
@@ -404,7 +404,7 @@ def test_divergence_advises_a_rate_that_works(diverged: tuple[int, str]) -> None
 
 
 def test_divergence_in_the_last_step_is_noticed(fit: Fit, few_digits: Dataset) -> None:
-    """Weights that the very last step ruined are no model either."""
+    """A loss that becomes NaN in the last step is noticed, too."""
     recipe = replace(_MLP, epochs=1, learning_rate=1e30)
     one_step = replace(few_digits, train=few_digits.train.first(recipe.batch_size))
 
@@ -623,7 +623,7 @@ def test_pictures_are_mirrored_only_when_asked(flip: bool) -> None:
     ids=["shift", "rotation", "scale"],
 )
 def test_moves_are_about_the_centre(ranges: Augmentation, expected: float) -> None:
-    """A blot at the centre is only moved by shifts, and by these within their range."""
+    """Turns and scaling leave a blot at the centre; shifts move it within their range."""
     inputs = np.zeros((256, 28, 28, 1), np.float32)
     inputs[:, 13:15, 13:15] = 1
 
@@ -637,7 +637,7 @@ def test_moves_are_about_the_centre(ranges: Augmentation, expected: float) -> No
 
 
 def test_digits_are_never_mirrored() -> None:
-    """No recipe mirrors digits: a mirrored one is another sign."""
+    """No recipe mirrors digits."""
     recipes = [recipe for models in RECIPES.values() for recipe in models.values()]
 
     assert not any(recipe.augmentation["digits"].flip for recipe in recipes)

@@ -40,7 +40,11 @@ class Respondent:
         if not isinstance(target, Path):
             secured = {"timeout_s": _TIMEOUT_S, **secured}
         self._classifier = inkling.connect(target, model=model, **secured)
-        self._contract = self._classifier.contract()
+        try:
+            self._contract = self._classifier.contract()
+        except InklingError:
+            self._classifier.close()
+            raise
         self.labels = self._contract.labels
 
     def outcomes(

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from inkling_training.fit.batches import varied
-from inkling_training.fit.models import LOGITS
+from inkling_training.fit.models import LOGITS, scores_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["calibrated", "tempered"]
 
-_BATCH = 500
 # The search covers temperatures from 1/8 to 8, in 8 rounds of ever smaller steps.
 _FARTHEST = 8.0
 _ROUNDS, _STEPS = 8, 9
@@ -54,14 +53,10 @@ def calibrated(
     the returned dataset states the temperature and `abstain_below`.
     """
     split = dataset.validation
-
-    def scored(inputs: Inputs) -> Scores:
-        scores = trained.model.predict(inputs, batch_size=_BATCH, verbose=0)
-        return np.asarray(scores)
-
     inputs = split.inputs(dataset.contract)
-    temperature = round(_temperature(scored(inputs), split.labels), 4)
-    harder = scored(_harder(inputs, dataset.contract, recipe))
+    scores = scores_of(trained.model, inputs)
+    temperature = round(_temperature(scores, split.labels), 4)
+    harder = scores_of(trained.model, _harder(inputs, dataset.contract, recipe))
     highest = tempered(harder, temperature).max(axis=1)
     contract = replace(
         dataset.contract,

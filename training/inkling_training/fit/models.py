@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import keras
+import numpy as np
 from keras import layers
 
-__all__ = ["LOGITS", "MODELS", "cnn", "mlp"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["LOGITS", "MODELS", "cnn", "mlp", "scores_of"]
 
 # The name of the layer into which calibration folds the softmax temperature.
 LOGITS = "logits"
 
 _Shape = tuple[int, int, int]
+_BATCH = 500
 
 
 def mlp(
@@ -70,6 +76,24 @@ def cnn(
 MODELS: Mapping[str, Callable[[_Shape, int, float, float], keras.Model]] = (
     MappingProxyType({"mlp": mlp, "cnn": cnn})
 )
+
+
+def scores_of(
+    model: keras.Model, inputs: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return the scores of a model, float32, shape (n, classes).
+
+    `keras.Model.predict` would trace the model again for each other number of inputs,
+    which takes longer than it saves, and TensorFlow warns about it on the terminal.
+
+    Args:
+        model: The Keras model.
+        inputs: At least one input, shape (n, height, width, channels).
+    """
+    starts = range(0, len(inputs), _BATCH)
+    return np.concatenate(
+        [np.asarray(model(inputs[at : at + _BATCH], training=False)) for at in starts]
+    )
 
 
 def _convolved(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["Run", "Trained", "identity", "train"]
+__all__ = ["Accuracy", "Run", "Trained", "identity", "train"]
 
 _WARMUP_SHARE = 0.1
 # The loss of neither model has diverged at this learning rate.
@@ -241,11 +241,11 @@ def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
         loss=keras.losses.CategoricalCrossentropy(
             label_smoothing=recipe.label_smoothing
         ),
-        metrics=[_Accuracy()],
+        metrics=[Accuracy()],
     )
 
 
-class _Accuracy(keras.metrics.Mean):  # type: ignore[misc]
+class Accuracy(keras.metrics.Mean):  # type: ignore[misc]
     """The accuracy, without outliers."""
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ from inkling_training.errors import GateFailed
 from inkling_training.figures import plots
 from inkling_training.figures.reliability import expected_calibration_error, reliability
 from inkling_training.fit.calibration import tempered
+from inkling_training.fit.models import scores_of
 from inkling_training.release.card import confusion
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Judgement", "judged"]
 
-_PREDICT_BATCH = 500
 # The seed must not change, so that all versions are compared on the same outliers.
 _SEED = 2026
 
@@ -101,24 +101,22 @@ def judged(
         GateFailed: A score is NaN or infinite.
     """
     contract = dataset.contract
-    others = held_out(dataset.validation, _SEED) if are_digits(contract) else {}
-    parts = [inputs]
-    for pixels in others.values():
-        parts.append(Split(pixels, np.zeros(len(pixels), np.int64)).inputs(contract))
-    # One call for all inputs: Keras traces a model anew for each new number of inputs.
-    whole = model.predict(np.concatenate(parts), batch_size=_PREDICT_BATCH, verbose=0)
-    if not np.isfinite(whole).all():
-        raise GateFailed(
-            "The model has NaN or infinite scores; nothing was published. Train it "
-            "with a lower learning rate."
-        )
-    ends = np.cumsum([len(part) for part in parts])
-    scores, *of_others = np.split(whole, ends[:-1])
-    caught = {
-        kind: _abstained(found, contract)
-        for kind, found in zip(others, of_others, strict=True)
-    }
-    return Judgement(contract, scores, dataset.test.labels, caught)
+
+    def scored(inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        scores = scores_of(model, inputs)
+        if not np.isfinite(scores).all():
+            raise GateFailed(
+                "The model has NaN or infinite scores; nothing was published. Train it "
+                "with a lower learning rate."
+            )
+        return scores
+
+    caught = {}
+    if are_digits(contract):
+        for kind, pixels in held_out(dataset.validation, _SEED).items():
+            unlabelled = Split(pixels, np.zeros(len(pixels), np.int64))
+            caught[kind] = _abstained(scored(unlabelled.inputs(contract)), contract)
+    return Judgement(contract, scored(inputs), dataset.test.labels, caught)
 
 
 def _abstained(scores: npt.NDArray[np.float32], contract: Contract) -> float:
