@@ -214,8 +214,9 @@ _TABLE = [
     Row("H11 1 MB header", _post(b"X: %b\r\n" % (b"a" * 1_000_000)), *_FIELDS),
     Row(
         "H11 5 kB URL",
-        _post(line=_line(b"POST", query=b"?a=" + b"x" * 5_000)),
-        _OK,
+        _post(_CLOSE, line=_line(b"POST", query=b"?a=" + b"x" * 5_000)),
+        *_INVALID,
+        also=(b"the unknown key 'a'",),
     ),
     Row(
         "H11 20 kB URL",
