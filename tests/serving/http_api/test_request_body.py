@@ -363,10 +363,10 @@ def test_a_misspelt_field_is_refused(name: bytes) -> None:
 _FIELDS = "application/x-www-form-urlencoded"
 
 
-@pytest.mark.parametrize("count", [1, 300])
+@pytest.mark.parametrize("count", [1, 300, *range(20, 23)])
 def test_fields_of_a_page_may_hold_a_picture(count: int) -> None:
     """Older scripts send a canvas as a field with a data: URL, short or long."""
-    picture = _PNG + bytes(range(256)) * count
+    picture = _PNG + bytes(count) + b"\xff" * count + bytes(range(256)) * count
     url = "data:image/png;base64," + base64.b64encode(picture).decode()
     body = urlencode({"top_k": "2", "image": url, "other": "a b"}).encode()
 
