@@ -7,8 +7,12 @@ runs the same application behind its ASGI application, which reads each request 
 
 from __future__ import annotations
 
+import base64
 import os
-from functools import partial
+import re
+from collections.abc import Mapping
+from functools import cache, partial
+from hashlib import sha256
 from http import HTTPStatus
 from importlib.resources import files
 from typing import IO, Any
@@ -39,13 +43,8 @@ __all__ = ["REQUEST_KEY", "create_app"]
 
 # The key of the WSGI environment under which the ASGI application leaves the request.
 REQUEST_KEY = "inkling.request"
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
+_PAGE = files("inkling_serving") / "page"
+_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
 class _Name(BaseConverter):
@@ -136,9 +135,25 @@ def _view(handlers: Handlers, handler: Handler, **names: str) -> flask.Response:
 
 
 def _page(name: str = "index.html") -> flask.Response:
-    response = flask.send_from_directory(str(files("inkling_serving") / "page"), name)
-    response.headers.update(_PAGE_HEADERS)
+    response = flask.send_from_directory(str(_PAGE), name)
+    response.headers.update(_page_headers())
     return response
+
+
+@cache
+def _page_headers() -> Mapping[str, str]:
+    """Return the headers of the page, which name the scripts inside it."""
+    scripts = _SCRIPT.findall((_PAGE / "index.html").read_bytes())
+    hashes = [base64.b64encode(sha256(one).digest()).decode() for one in scripts]
+    allowed = " ".join(f"'sha256-{one}'" for one in hashes)
+    return {
+        "Content-Security-Policy": (
+            f"default-src 'self'; script-src 'self' {allowed}; "
+            "img-src 'self' data: blob:; frame-ancestors 'none'"
+        ),
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-cache",
+    }
 
 
 def _refused(handlers: Handlers, error: HTTPException) -> flask.Response:
