@@ -62,7 +62,8 @@ class _Pictures:
         else:
             digest = hashlib.sha256(image).digest()
             self.num_copies += digest in self.prepared
-            self.prepared[digest] = np.round(inputs / contract.scale).astype(np.uint8)
+            pixels = np.round(inputs / contract.scale[0])
+            self.prepared[digest] = pixels.astype(np.uint8)
 
 
 def load_folder(folder: Path | None, *, size: int, ink: bool) -> Dataset:
