@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from inkling.errors import InvalidContract
+from inkling.labels import is_text
 
 __all__ = ["CONTRACT_FORMAT", "TOLERANCES", "Contract", "TrainingData"]
 
@@ -263,7 +264,7 @@ def _check_switches(contract: Contract) -> None:
 
 
 def _check_labels(labels: tuple[str, ...]) -> None:
-    texts = all(isinstance(label, str) and label for label in labels)
+    texts = all(map(is_text, labels))
     if not labels or not texts or len(set(labels)) != len(labels):
         raise InvalidContract(
             "The contract's labels are invalid; expected one or more texts that are "
