@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from inkling.errors import InvalidContract
+from inkling.labels import is_text
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
@@ -164,7 +165,7 @@ def _check_switches(contract: Contract) -> None:
 
 
 def _check_labels(labels: tuple[str, ...]) -> None:
-    texts = all(isinstance(label, str) and label for label in labels)
+    texts = all(map(is_text, labels))
     if not labels or not texts or len(set(labels)) != len(labels):
         raise InvalidContract(
             "The contract's labels are invalid; expected one or more texts that are "
