@@ -80,8 +80,10 @@ class InklingError(Exception):
     index: int | None = None
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        # A message may quote the name of a file, which need not be Unicode text; no
+        # protocol could carry it.
+        self.message = message.encode(errors="backslashreplace").decode()
+        super().__init__(self.message)
 
 
 class Unauthenticated(InklingError):

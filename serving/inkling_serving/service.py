@@ -271,10 +271,11 @@ class Service:
     ) -> npt.NDArray[np.float32]:
         """Return the model inputs of the images that are not refused.
 
-        The shape is (n, height, width, channels).
+        The shape is (n, *input_shape).
         """
         budget = Budget(self._limits)
-        pixels = np.empty((len(batch.images), *contract.input_shape), np.uint8)
+        dtype = np.uint8 if contract.antialias else np.float32
+        pixels = np.empty((len(batch.images), *contract.input_shape), dtype)
         kept, began = 0, perf_counter()
         for place, image in enumerate(batch.images):
             try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from inkling.errors import DeadlineExceeded, InklingError, InvalidRequest, NotReady
-from inkling.image.pictures import encoded, raising
+from inkling.image.named_pictures import raising
+from inkling.image.pictures import encoded
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
@@ -42,7 +44,8 @@ class Classifier(Protocol):
         """Yield a prediction per picture, in order, with a few calls under way.
 
         Raises:
-            InklingError: As `classify`; the predictions before it have been yielded.
+            InklingError: As `classify`; the predictions before it have been yielded. An
+                error about a picture begins with `pictures[2] (its path): `.
         """
 
     def outcomes(
@@ -58,7 +61,11 @@ class Classifier(Protocol):
         """
 
     def close(self) -> None:
-        """Close the connections, and free the model."""
+        """Close the connections, and free the model; closing again does nothing.
+
+        Calls under way in other threads, and the rest of an iteration, end with
+        `NotReady`. A later call connects anew.
+        """
 
     def __enter__(self) -> Self: ...
 
@@ -153,7 +160,7 @@ class Fallback:
         self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order; each call tries the first."""
-        return raising(self.outcomes(pictures, top_k, abstain=abstain))
+        return raising(partial(self.outcomes, top_k=top_k, abstain=abstain), pictures)
 
     def contract(self) -> Contract:
         """Return the first's contract, or the second's if the first is not ready."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
@@ -11,13 +10,11 @@ from typing import IO, TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image
 
-from inkling.errors import InklingError, InvalidImage
+from inkling.errors import InvalidImage
 from inkling.image.preprocess import picture_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from inkling.types import Prediction
 
     # A path, encoded bytes, a file opened in binary mode, a Pillow image, or uint8
     # pixels of shape (rows, columns) or (rows, columns, 1, 3 or 4).
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
 # The Pillow modes that a PNG stores without a change of meaning.
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
-__all__ = ["encoded", "raising"]
+__all__ = ["encoded"]
 
 
 def encoded(picture: Picture) -> bytes:
@@ -58,14 +55,6 @@ def encoded(picture: Picture) -> bytes:
     if isinstance(picture, Image.Image):
         return _png(picture)
     return _content(picture)
-
-
-def raising(outcomes: Iterable[Prediction | InklingError]) -> Iterator[Prediction]:
-    """Yield the predictions up to the first error, and raise that error."""
-    for outcome in outcomes:
-        if isinstance(outcome, InklingError):
-            raise outcome
-        yield outcome
 
 
 def _content(file: object) -> bytes:
