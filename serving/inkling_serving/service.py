@@ -243,7 +243,7 @@ class Service:
         for place, image in enumerate(images):
             decoded = decode(image, contract.min_side, budget)
             between = perf_counter()
-            pixels[place] = decoded_to_pixels(decoded, contract)
+            pixels[place] = decoded_to_pixels(decoded, contract, budget)
             timings.decode += between - began
             began = perf_counter()
             timings.preprocess += began - between

@@ -15,13 +15,14 @@ from PIL import Image
 
 from inkling.errors import InvalidImage, InvalidRequest
 from inkling.image.decoding import Budget, Decoded, decode
-from inkling.image.ink import Note, framed, shown
+from inkling.image.ink import Note, framed, shown, unlimited
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
     from inkling.image.morphology import Values
+    from inkling.image.png import Spend
 
     Pixels: TypeAlias = npt.NDArray[np.uint8]
     Input: TypeAlias = npt.NDArray[np.float32]
@@ -93,21 +94,28 @@ def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> 
         UnsupportedMediaType: The bytes are a picture in another format.
         TooLarge: The image exceeds a limit.
     """
-    decoded = decode(image, contract.min_side, budget or Budget())
-    return scaled(decoded_to_pixels(decoded, contract), contract)
+    budget = budget or Budget()
+    decoded = decode(image, contract.min_side, budget)
+    return scaled(decoded_to_pixels(decoded, contract, budget), contract)
 
 
-def decoded_to_pixels(decoded: Decoded, contract: Contract) -> Pixels:
+def decoded_to_pixels(
+    decoded: Decoded, contract: Contract, budget: Budget | None = None
+) -> Pixels:
     """Return the pixels of the model input before scaling.
 
     Args:
         decoded: The result of `inkling.image.decoding.decode`.
         contract: The contract of the model.
+        budget: The limits of the request. None applies no limit.
 
     Returns:
         Shape (height, width, channels), uint8, 0 to 255; `scaled` makes the input.
+
+    Raises:
+        TooLarge: The search for ink takes longer than the request may.
     """
-    return _prepared(decoded, contract, _unseen)
+    return _prepared(decoded, contract, _unseen, budget.spend if budget else unlimited)
 
 
 def scaled(pixels: Pixels, contract: Contract) -> Input:
@@ -209,9 +217,11 @@ def explain(
     def note(name: str, decision: str, picture: Image.Image | Values | Pixels) -> None:
         stages.append(Stage(name, decision, _as_image(picture)))
 
-    decoded = decode(image, contract.min_side, budget or Budget())
+    budget = budget or Budget()
+    decoded = decode(image, contract.min_side, budget)
     note("decoded", decoded.came_as, decoded.picture)
-    return scaled(_prepared(decoded, contract, note), contract), stages
+    pixels = _prepared(decoded, contract, note, budget.spend)
+    return scaled(pixels, contract), stages
 
 
 def is_dark_on_light(grey: Image.Image) -> bool:
@@ -239,7 +249,7 @@ def _unseen(name: str, decision: str, picture: Image.Image | Values | Pixels) ->
     """Ignore a stage, because the caller asked for no explanation."""
 
 
-def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels:
+def _prepared(decoded: Decoded, contract: Contract, note: Note, spend: Spend) -> Pixels:
     """Return the pixels of the model input, uint8, (height, width, channels)."""
     picture = decoded.picture
     if contract.exif and decoded.orientation in _UPRIGHT:
@@ -249,7 +259,7 @@ def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels:
     picture = _opaque(picture, contract, note)
     fits = picture.size == (contract.width, contract.height)
     if contract.kind == "photo_of_one_object" and not fits:
-        picture = framed(picture, contract, note)
+        picture = framed(picture, contract, note, spend)
     else:
         picture = _coloured(picture, contract, note)
         pixels = _light_on_dark(picture, contract, note)
