@@ -185,12 +185,6 @@ def _closed() -> io.BytesIO:
     return file
 
 
-def _cut_png() -> Image.Image:
-    file = io.BytesIO()
-    Image.effect_noise((64, 64), 50).save(file, "PNG")
-    return Image.open(io.BytesIO(file.getvalue()[:900]))
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -203,12 +197,10 @@ def _cut_png() -> Image.Image:
         lambda: io.StringIO("text"),
         _Broken,
         _closed,
-        _cut_png,
         lambda: Image.new("F", (9, 9)),
-        lambda: Image.new("HSV", (9, 9)),
-        lambda: Image.new("CMYK", (9, 9)),
-        lambda: Image.new("PA", (9, 9)),
-        lambda: Image.new("I", (9, 9)),
+        lambda: Image.new("I", (9, 9), 70_000),
+        lambda: Image.new("F", (0, 9)),
+        lambda: Image.new("I", (0, 9)),
         lambda: Image.new("L", (0, 9)),
         lambda: np.zeros((28, 28), np.float32),
         lambda: np.zeros((28, 28), np.int64),
@@ -221,7 +213,7 @@ def _cut_png() -> Image.Image:
     ],
     ids=[
         "None", "int", "list", "no file", "folder", "NUL in a path", "text file",
-        "broken disk", "closed file", "cut PNG", "mode F", "HSV", "CMYK", "PA", "I", "no pixels",
+        "broken disk", "closed file", "mode F", "32 bits", "no floats", "no integers", "no pixels",
         "float32", "int64", "two channels", "batch", "rank 1", "empty", "scalar",
         "objects",
     ],
