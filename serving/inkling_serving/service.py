@@ -236,9 +236,10 @@ class Service:
     def _prepared(
         self, images: Sequence[bytes], contract: Contract, timings: Timings
     ) -> npt.NDArray[np.float32]:
-        """Return the model inputs, shape (n, height, width, channels)."""
+        """Return the model inputs, shape (n, *input_shape)."""
         budget = Budget(self._limits)
-        pixels = np.empty((len(images), *contract.input_shape), np.uint8)
+        dtype = np.uint8 if contract.antialias else np.float32
+        pixels = np.empty((len(images), *contract.input_shape), dtype)
         began = perf_counter()
         for place, image in enumerate(images):
             decoded = decode(image, contract.min_side, budget)

@@ -71,7 +71,8 @@ class _Pictures:
                 self.num_copies += 1
                 return
             self.splits[digest] = found.split
-            self.prepared[digest] = np.round(inputs / contract.scale).astype(np.uint8)
+            pixels = np.round(inputs / contract.scale[0])
+            self.prepared[digest] = pixels.astype(np.uint8)
 
     def in_split(self, split: str) -> list[bytes]:
         """Return the hashes of the pictures that the folder puts into a split."""
