@@ -63,6 +63,24 @@ def test_train_and_test_folders_are_kept(tmp_path: Path, fill: Fill) -> None:
     assert (40, 3, 10) == _sizes(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("training_set", "test_set"), ("train-images", "Test Images"), ("TRAIN", "dev")],
+)
+def test_names_of_splits(names: tuple[str, str], tmp_path: Path, fill: Fill) -> None:
+    """Splits are found under the names that data sets on the web give them."""
+    for name in names:
+        for label in ("cat", "dog"):
+            fill(tmp_path / name / label, 1)
+
+    layout = layout_of(tmp_path)
+
+    assert ("cat", "dog") == layout.labels
+    assert {"train", "validation" if "dev" in names else "test"} == {
+        file.split for file in layout.files
+    }
+
+
 def test_copies_of_test_pictures_are_not_trained_on(tmp_path: Path, fill: Fill) -> None:
     """A picture that lies in both folders counts as a test picture only."""
     for label in ("cat", "dog"):

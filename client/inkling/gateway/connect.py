@@ -127,7 +127,8 @@ def _is_on_device(target: str | PathLike[str]) -> bool:
     if not str(target):
         return False  # its path would be the current folder
     path = Path(target)
-    return path.suffix == ".tflite" or path.is_dir()
+    # A file of a content-addressed store has a hash for its name.
+    return path.suffix == ".tflite" or path.is_dir() or path.is_file()
 
 
 class Fallback:

@@ -133,6 +133,15 @@ class _Model:
         failed = {**self.failed, version: _STILL_READ}
         return replace(self, failed=failed, fingerprints=known)
 
+    def labels_moved(self, labels: Mapping[str, int]) -> Mapping[str, int]:
+        """Return new version labels; those of a version that is being read stay."""
+        return {
+            label: self.version_labels.get(label, version)
+            if version not in self.loaded and self.failed.get(version) == _STILL_READ
+            else version
+            for label, version in labels.items()
+        }
+
     def with_reading(self, reading: _Reading) -> _Model:
         """Return the model with what was found in the files of a version."""
         version, found, failed = reading.version, reading.found, dict(self.failed)
@@ -254,7 +263,8 @@ class EmbeddedEngine:
             # No version on disk can answer, so the versions in memory stay.
             keep |= set(model.loaded)
         # A label moves only after its new version was loaded.
-        return replace(_only(model, keep), version_labels=labels)
+        labels = model.labels_moved(labels)
+        return replace(_only(model, keep | set(labels.values())), version_labels=labels)
 
     def _listing(self, name: str, model: _Model) -> tuple[list[int], Mapping[str, int]]:
         """Return the numbers of a model's directories, and its version labels."""

@@ -113,6 +113,26 @@ def test_a_loaded_version_answers_while_its_volume_hangs(
     until(lambda: _versions(engine)[3].reason is None)
 
 
+def test_a_label_moves_once_its_version_is_read(
+    three: Path, start: Any, hang: Any
+) -> None:
+    """While the new version of a label is being read, the old one answers for it."""
+    labels = three / "m" / "labels.json"
+    labels.write_text('{"stable": 1}')
+    engine = start(three)
+    shutil.copytree(three / "m" / "2", three / "m" / ".4")
+    let_go = hang(three / "m" / ".4" / _TFLITE)
+    (three / "m" / ".4").rename(three / "m" / "4")
+    labels.write_text('{"stable": 4}')
+    until(lambda: 4 in _versions(engine))
+
+    for _ in range(20):
+        assert 1 == engine.select("m", version_label="stable").version
+        time.sleep(0.05)
+    let_go()
+    until(lambda: engine.select("m", version_label="stable").version == 4)
+
+
 def test_an_engine_ends_while_a_volume_hangs(three: Path, hang: Any) -> None:
     """Closing does not wait for a read that never returns, and starts none anew."""
     hang(three / "m" / "3" / _TFLITE)
