@@ -164,6 +164,11 @@ class Contract:
             return self.channels, self.height, self.width
         return self.height, self.width, self.channels
 
+    @property
+    def scores_sum_to_one(self) -> bool:
+        """Whether exactly one label is right, so that its probability is one of 1."""
+        return self.outputs != "sigmoid"
+
     @cached_property
     def json(self) -> str:
         """The contract as canonical JSON: sorted keys, without spaces, ASCII only."""

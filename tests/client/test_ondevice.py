@@ -423,7 +423,7 @@ def test_golden_scores_may_differ_by_the_tolerance(
         (lambda version: (version / CONTRACT_FILE).unlink(), BrokenVersion),
         (_text(CONTRACT_FILE, "{}"), InvalidContract),
         (_text(CONTRACT_FILE, b"\xff"), InvalidContract),
-        (_contract(format=2), InvalidContract),
+        (_contract(format=99), InvalidContract),
         (_contract(polarity="as_is"), BrokenVersion),
         (_contract_everywhere(labels=list("01234567")), BrokenVersion),
         (_contract_everywhere(height=32, width=32), BrokenVersion),
