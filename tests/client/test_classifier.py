@@ -473,7 +473,8 @@ def test_the_bad_picture_of_a_batch_is_named(
             classifier.classify(bad)
 
     shown = {"path": f" ({path}): ", "image": f" ({path}): "}.get(kind, ": ")
-    assert caught.value.message == f"pictures[2]{shown}{alone.value.message}"
+    assert caught.value.message == f"Picture 3{shown}{alone.value.message}"
+    assert (2, None) == (caught.value.index, alone.value.index)
 
 
 # One classifier in many places.

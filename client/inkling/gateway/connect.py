@@ -45,7 +45,8 @@ class Classifier(Protocol):
 
         Raises:
             InklingError: As `classify`; the predictions before it have been yielded. An
-                error about a picture begins with `pictures[2] (its path): `.
+                error about a picture has its `index`, and its message begins with
+                `Picture 3 (its path): `.
         """
 
     def outcomes(
