@@ -283,7 +283,7 @@ class Service:
                     raise image
                 decoded = decode(image, contract.min_side, budget)
                 between = perf_counter()
-                pixels[kept] = decoded_to_pixels(decoded, contract)
+                pixels[kept] = decoded_to_pixels(decoded, contract, budget)
             except InklingError as error:
                 batch.refuse(place, error)
                 continue
