@@ -304,6 +304,39 @@ def test_statuses_of_others_are_understood(
     assert kind is type(asyncio.run(_refused_aio(server.target, b"x")))
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, NotReady),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, TooLarge),
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidRequest),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
+        (grpc.StatusCode.UNKNOWN, InternalError),
+    ],
+)
+def test_code_words_of_newer_servers_are_their_status(
+    status: grpc.StatusCode,
+    kind: type,
+    counting: Callable[..., CountingServer],
+    published: Path,
+    picture: bytes,
+) -> None:
+    """An unknown code word has the class of its status, so that a fallback answers."""
+    trailing = {ERROR_CODE_KEY: "draining", "grpc-retry-pushback-ms": "-1"}
+    server = counting(_refuses(status, "Words of tomorrow.", **trailing))
+    device = Repository(published).newest("cnn").path
+
+    with (
+        inkling.connect(server.target) as classifier,
+        pytest.raises(InklingError) as caught,
+    ):
+        classifier.classify(picture)
+    assert (kind, "Words of tomorrow.") == (type(caught.value), caught.value.message)
+    if kind in (NotReady, DeadlineExceeded):
+        with inkling.connect(server.target, fallback=device) as classifier:
+            assert "device" == classifier.classify(picture).origin.answered_by
+
+
 def test_concurrent_call_limit_of_the_server_is_overload(
     counting: Callable[..., CountingServer],
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
@@ -11,21 +10,19 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageFile
 
-from inkling.errors import InklingError, InvalidImage
+from inkling.errors import InvalidImage
 from inkling.image.containers import orientation_of
 from inkling.image.preprocess import picture_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from inkling.types import Prediction
-
     # A path, encoded bytes, a file opened in binary mode, a Pillow image, or pixels of
     # shape (rows, columns) or (rows, columns, 1, 3 or 4); `encoded` has the details.
     Pixels: TypeAlias = npt.NDArray[np.uint8 | np.uint16 | np.bool_]
     Picture: TypeAlias = str | PathLike[str] | bytes | IO[bytes] | Image.Image | Pixels
 
-__all__ = ["encoded", "raising"]
+__all__ = ["encoded"]
 
 # What becomes of each Pillow mode. A PNG stores the modes that become themselves.
 _SENT_AS = {
@@ -80,14 +77,6 @@ def encoded(picture: Picture) -> bytes:
     if isinstance(picture, Image.Image):
         return _as_opened(picture) or _png(picture)
     return _content(picture)
-
-
-def raising(outcomes: Iterable[Prediction | InklingError]) -> Iterator[Prediction]:
-    """Yield the predictions up to the first error, and raise that error."""
-    for outcome in outcomes:
-        if isinstance(outcome, InklingError):
-            raise outcome
-        yield outcome
 
 
 def _content(file: object) -> bytes:
