@@ -78,7 +78,7 @@ def _png(
     )
     chunks = (
         *more.get("chunks", ()),
-        (b"IDAT", zlib.compress(rows, 1)),
+        (b"IDAT", zlib.compress(rows, more.get("level", 1))),
         (b"IEND", b""),
     )
     return _PNG + b"".join(_chunk(*chunk) for chunk in ((b"IHDR", header), *chunks))
@@ -221,7 +221,7 @@ def _repeated(size: tuple[int, int], colour: int, depth: int = 8) -> bytes:
     length = size[0] * depth // 8 * (4 if colour == 6 else 3)
     rows = np.full((size[1], 1 + length), 4, np.uint8)
     rows[:, 1:] = np.resize(_noise(1, 16_000, 1, 3)[0] >> 5, (size[1], length))
-    return _png(size, depth, colour, rows.tobytes())
+    return _png(size, depth, colour, rows.tobytes(), level=6)
 
 
 def _dots(side: int, step: int, width: int = 1) -> np.ndarray:
