@@ -1,3 +1,4 @@
+import io
 import struct
 import time
 import tracemalloc
@@ -288,3 +289,83 @@ def _outcome(way: Callable[..., Decoded], image: bytes) -> object:
     except InklingError as error:
         return error.code, error.message
     return decoded.picture.mode, decoded.picture.tobytes(), decoded.came_as
+
+
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_KINDS = [
+    (colour, depth)
+    for colour, depths in {
+        0: (1, 2, 4, 8, 16),
+        2: (8, 16),
+        3: (1, 2, 4, 8),
+        4: (8, 16),
+        6: (8, 16),
+    }.items()
+    for depth in depths
+]
+
+
+def _filtered(width: int, height: int, depth: int, colour: int) -> bytes:
+    """Return a PNG of noise in which the rows have filters of every kind."""
+    dice = np.random.default_rng(width)
+    length = (width * depth * _SAMPLES[colour] + 7) // 8
+    rows = dice.integers(0, 128, (height, 1 + length), np.uint8) * np.uint8(2)
+    rows[:, 0] = dice.integers(0, 5, height)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    palette = [(b"PLTE", dice.bytes(768))] if colour == 3 else []
+    parts = [(b"IHDR", header), *palette, (b"IDAT", zlib.compress(rows.tobytes(), 1))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data))
+        + name
+        + data
+        + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in [*parts, (b"IEND", b"")]
+    )
+
+
+@pytest.mark.parametrize("size", [(7, 5), (301, 1200), (1031, 1047)])
+@pytest.mark.parametrize(("colour", "depth"), _KINDS)
+def test_strips_are_pillows_picture(
+    colour: int, depth: int, size: tuple[int, int]
+) -> None:
+    """A PNG that is read some rows at a time is what Pillow reads as a whole, reduced."""
+    image = _filtered(*size, depth, colour)
+    expected = Image.open(io.BytesIO(image))
+    if expected.mode == "I;16":
+        expected = Image.fromarray((np.asarray(expected) >> 8).astype(np.uint8))
+    mode = {0: "L", 2: "RGB", 3: "RGB", 4: "RGBA", 6: "RGBA"}[colour]
+    expected = expected.convert(mode)
+    if min(size) >= 2 * _MIN_SIDE:
+        expected = expected.reduce(2)
+
+    found = _decode(image)
+
+    assert (found.mode, found.size) == (expected.mode, expected.size)
+    assert np.array_equal(np.asarray(expected), np.asarray(found))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((8064, 6048), (1008, 756)),
+        ((3840, 2160), (960, 540)),
+        ((1440, 3088), (720, 1544)),
+        ((1000, 9000), (500, 4500)),
+        ((60_000, 100), (30_000, 50)),
+        ((4960, 7016), (620, 877)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_large_pictures_are_reduced_while_they_are_read(
+    kind: str, size: tuple[int, int], expected: tuple[int, int], encode: Encode
+) -> None:
+    """Photos, scans and screenshots of any size are read into little memory."""
+    image = encode(Image.new("L", size, 200), kind)
+    tracemalloc.start()
+
+    found = _decode(image)
+
+    assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    tracemalloc.stop()
+    assert found.size == expected
+    assert found.getextrema() == (200, 200)

@@ -19,7 +19,7 @@ from PIL import Image, JpegImagePlugin
 from inkling.errors import InvalidImage, TooLarge, UnsupportedMediaType
 from inkling.image.containers import PNG, Png, damaged, read_png
 from inkling.image.jpeg import JPEG, Jpeg, Scan, read_jpeg
-from inkling.image.png import least_cost, mode_of, sample, strips
+from inkling.image.png import composing_cost, least_cost, mode_of, sample, strips
 
 __all__ = ["DEFAULT_LIMITS", "Budget", "Decoded", "Limits", "decode", "png_size"]
 
@@ -230,6 +230,7 @@ def _decode_png(png: Png, min_side: int, budget: Budget) -> Decoded:
         _check_size(written, written, budget.limits, "interlaced PNG")
     size = _reduced_size(written, factor)
     _check_size(written, size, budget.limits, "PNG")
+    budget.spend(composing_cost(png, size))
     budget.check(least_cost(png))
     came_as = f"PNG, mode {mode_of(png)}, {png.width} x {png.height}"
     return Decoded(_joined(png, factor, size, budget), png.orientation, came_as)

@@ -80,7 +80,7 @@ _FULL_PERCENTILE = 75
 _MARGIN = 3
 # CPU time in nanoseconds, measured: of the search, of the removal of ruling, of every
 # further look, and per pixel of the close-up, which is large if the ink is a dot.
-_SEARCH_NS, _RULING_NS, _LOOK_NS, _DETAIL_NS = 5_500_000, 1_500_000, 1_800_000, 30
+_SEARCH_NS, _RULING_NS, _LOOK_NS, _DETAIL_NS = 6_000_000, 2_500_000, 2_300_000, 45
 
 
 def unlimited(nanoseconds: int) -> None:

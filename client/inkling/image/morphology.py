@@ -14,17 +14,12 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    # Levels of any type that has an order.
-    Levels = TypeVar(
-        "Levels",
-        npt.NDArray[np.float32],
-        npt.NDArray[np.uint8],
-        npt.NDArray[np.bool_],
-    )
     Values: TypeAlias = npt.NDArray[np.float32]
     Mask: TypeAlias = npt.NDArray[np.bool_]
     Labels: TypeAlias = npt.NDArray[np.int64]
     Weights: TypeAlias = npt.NDArray[np.float64]
+
+_Kind = TypeVar("_Kind", bound=np.generic)
 
 __all__ = [
     "Parts",
@@ -37,7 +32,9 @@ __all__ = [
 ]
 
 
-def along_rows(values: Levels, length: int, pick: np.ufunc) -> Levels:
+def along_rows(
+    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
+) -> npt.NDArray[_Kind]:
     """Return the maximum or minimum over a window of `length` pixels in each row.
 
     The window doubles in each of about log2(length) passes over the picture.
@@ -61,12 +58,16 @@ def along_rows(values: Levels, length: int, pick: np.ufunc) -> Levels:
     return values
 
 
-def along_columns(values: Levels, length: int, pick: np.ufunc) -> Levels:
+def along_columns(
+    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
+) -> npt.NDArray[_Kind]:
     """Return the maximum or minimum over a window of `length` pixels in each column."""
     return along_rows(values.T, length, pick).T
 
 
-def square(values: Levels, length: int, pick: np.ufunc) -> Levels:
+def square(
+    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
+) -> npt.NDArray[_Kind]:
     """Return the maximum or minimum over a square window of `length` pixels a side."""
     return along_columns(along_rows(values, length, pick), length, pick)
 
