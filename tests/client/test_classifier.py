@@ -175,7 +175,6 @@ def test_a_file_is_run_here(form: str, published: Path, picture: bytes) -> None:
 @pytest.mark.parametrize(
     ("target", "options", "words"),
     [
-        ("localhost", {}, "host:port"),
         (":8081", {}, "host:port"),
         ("localhost:", {}, "host:port"),
         ("localhost:http", {}, "host:port"),
