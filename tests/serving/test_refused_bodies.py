@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import io
+import socket
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
 
 from inkling.contract import Contract
 from inkling.v1 import classifier_pb2 as pb
@@ -78,11 +81,9 @@ def test_bodies_over_http_are_freed(
         assert _held(send) < _MAX_HELD
 
 
-def test_bodies_that_waited_too_long_are_freed(
-    digit_contract: Contract, encode: Callable[..., bytes]
-) -> None:
+def test_bodies_that_waited_too_long_are_freed(digit_contract: Contract) -> None:
     """A request that is refused in the queue leaves nothing behind."""
-    picture = encode(np.full((64, 64), 255, np.uint8))
+    picture = _picture()
     with http_server.served_here(
         digit_contract, threads=1, queue_timeout_s=0.1
     ) as here:
@@ -100,6 +101,34 @@ def test_bodies_that_waited_too_long_are_freed(
             assert answers[0].status == 503
 
         assert _held(send) < _MAX_HELD
+
+
+def test_bodies_of_clients_that_left_are_freed(digit_contract: Contract) -> None:
+    """A client that leaves the queue, and one that leaves before its body is whole."""
+    head = (
+        f"POST {_CLASSIFY} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(_BODY)}\r\n\r\n"
+    )
+    with http_server.served_here(digit_contract, threads=1) as here:
+        here.engine.free.clear()
+        first, _ = here.in_background("POST", _CLASSIFY, _picture())
+        until(lambda: here.engine.threads)
+
+        def send(body: bytes = _BODY) -> None:
+            with socket.create_connection(("127.0.0.1", here.port), 10) as leaving:
+                leaving.sendall(head.encode() + body)
+                time.sleep(0.1)
+            time.sleep(0.2)
+
+        assert _held(send) < _MAX_HELD
+        assert _held(lambda: send(_BODY[:-1])) < _MAX_HELD
+        here.engine.free.set()
+        first.join()
+
+
+def _picture() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((64, 64), 255, np.uint8)).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("images", [[_BODY], [b"x", _BODY], []])

@@ -26,6 +26,8 @@ _OTHERS: dict[str, Any] = {
     "tls_key": "/elsewhere/key.pem",
     "tls_client_ca": "/elsewhere/clients.pem",
     "cors_origin": "https://app.example",
+    "max_connections": 77,
+    "max_held_bytes": 2**26 + 1,
     "grpc_reflection": True,
     "grpc_channelz": True,
     "grpc_compression": "gzip",

@@ -16,7 +16,7 @@ import numpy as np
 from inkling.errors import UnsupportedMediaType
 from inkling.image.containers import damaged, orientation_of, too_many_parts
 
-__all__ = ["JPEG", "Jpeg", "Scan", "read_jpeg"]
+__all__ = ["JPEG", "Component", "Jpeg", "Scan", "read_jpeg"]
 
 JPEG = b"\xff\xd8\xff"
 
