@@ -19,7 +19,10 @@ from inkling.errors import InvalidContract
 
 __all__ = ["CONTRACT_FORMAT", "TOLERANCES", "Contract", "TrainingData"]
 
-CONTRACT_FORMAT = 1
+# Format 2 adds the field `grey`. A contract whose grey is luminance is still written in
+# format 1, so that published contracts keep their hash.
+CONTRACT_FORMAT = 2
+_FORMATS = (1, CONTRACT_FORMAT)
 
 # The largest difference that any one score of an exported format may have from Keras's
 # score. float32 differs only by the order of its sums, and float16 by the rounding of
@@ -34,7 +37,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "alpha": ("contrast", "white", "black"),
     "polarity": ("light_on_dark", "dark_on_light", "auto", "as_is"),
     "centring": ("none", "mass"),
-    "finder": ("none", "ink-1"),
+    "finder": ("none", "ink-1", "ink-2"),
+    "grey": ("luminance", "contrast"),
 }
 
 
@@ -63,10 +67,20 @@ class Contract:
         kind: Under `photo_of_one_object`, the preprocessing finds the object in a
             picture and frames it as the training pictures are framed. Under `sample`,
             it uses the whole picture. Under either kind, a picture that already has
-            the size of the model input is a sample.
-        finder: The procedure that finds the object. `ink-1` is `inkling.image.ink`, for
-            one object written on paper; a sample has `none`. A procedure never
-            changes under its name, so the inputs of a published model stay the same.
+            the size of the model input is a sample; `ink-2` restricts this.
+        finder: The procedure that finds the object; a sample has `none`. A procedure
+            never changes under its name, so the inputs of a published model stay the
+            same. `ink-1` is `inkling.image.ink`, for one object written on paper.
+            `ink-2` is the same search with two further rules. A picture of the model
+            input's size is a sample only if it is framed like one
+            (`inkling.image.sample`); otherwise its object is found and framed. And a
+            picture that was cut along the writing gets a margin of its own paper
+            before the search (`inkling.image.crop`).
+        grey: How a colour picture becomes grey if `channels` is 1. `luminance` is ITU-R
+            601-2. `contrast` chooses for each picture between luminance and five
+            projections that show the ink (`inkling.image.grey`). It also puts the
+            background under transparent parts by the luminance of the opaque parts,
+            and not by the mean of their channels.
         filter: The resampling filter, `bilinear` or `box`. Both are antialiased: a
             reduction widens their support, as in Pillow.
         keep_aspect: True if resampling keeps the proportions and pads the rest.
@@ -107,6 +121,7 @@ class Contract:
     kind: str
     training_data: TrainingData
     finder: str = "none"
+    grey: str = "luminance"
     filter: str = "bilinear"
     keep_aspect: bool = True
     pad: int = 0
@@ -130,7 +145,12 @@ class Contract:
         if (self.kind == "sample") != (self.finder == "none"):
             raise InvalidContract(
                 f"The contract's kind is {self.kind} and its finder is {self.finder}; "
-                "use the finder none for a sample, and ink-1 for a photo_of_one_object."
+                "use the finder none for a sample, and ink-2 for a photo_of_one_object."
+            )
+        if self.grey == "contrast" and self.channels != 1:
+            raise InvalidContract(
+                f"The contract's grey is contrast and it has {self.channels} channels; "
+                "use luminance, or 1 channel."
             )
         _check_figures(self)
 
@@ -143,6 +163,9 @@ class Contract:
     def json(self) -> str:
         """The contract as canonical JSON: sorted keys, without spaces, ASCII only."""
         values = {"format": CONTRACT_FORMAT, **dataclasses.asdict(self)}
+        if self.grey == "luminance":
+            values["format"] = 1
+            del values["grey"]
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @cached_property
@@ -155,8 +178,8 @@ class Contract:
         """Return the contract in a JSON text; this is the inverse of `json`.
 
         Raises:
-            InvalidContract: The text is not a contract of format 1, or a field is
-                unknown, missing or out of its range.
+            InvalidContract: The text is not a contract of format 1 or 2, or a field
+                is unknown, missing or out of its range.
         """
         try:
             values: dict[str, Any] = json.loads(text)
@@ -165,12 +188,13 @@ class Contract:
             raise InvalidContract(
                 'The text is not a contract; expected a JSON object with a "format".'
             ) from None
-        if found != CONTRACT_FORMAT:
+        if type(found) is not int or found not in _FORMATS:
             raise InvalidContract(
-                f"The contract has format {found!r:.20}; this Inkling reads format "
-                f"{CONTRACT_FORMAT}. Use the Inkling that published the model."
+                f"The contract has format {found!r:.20}; this Inkling reads the formats "
+                f"{' and '.join(map(str, _FORMATS))}. Use the Inkling that published "
+                "the model."
             )
-        _check_names(values)
+        _check_names(values, found)
         try:
             values["training_data"] = TrainingData(**values["training_data"])
             values["labels"] = tuple(values["labels"])
@@ -182,8 +206,10 @@ class Contract:
             ) from None
 
 
-def _check_names(values: dict[str, Any]) -> None:
+def _check_names(values: dict[str, Any], written_format: int) -> None:
     known = {item.name for item in dataclasses.fields(Contract)}
+    if written_format == 1:
+        known.remove("grey")
     wrong = sorted(known.symmetric_difference(values))
     if wrong:
         raise InvalidContract(

@@ -1,6 +1,11 @@
 """Finds one object written on paper and frames it as MNIST frames its digits.
 
-This is the finder `ink-1` of the contract. It turns a picture of any size, paper and
+These are the finders `ink-1` and `ink-2` of the contract, which share the search. Before
+it, `ink-2` gives a picture that was cut along the writing a margin of its own paper
+(`inkling.image.crop`), and leaves only pictures that are framed like samples as they are
+(`inkling.image.sample`).
+
+A finder turns a picture of any size, paper and
 lighting into a sample: ink is 255 and paper is 0, the object fills a box of the
 contract's size, and its centre of mass is at the centre. MNIST's digits have a 20 x 20
 box inside 28 x 28 pixels and are centred by mass.
@@ -14,6 +19,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image, ImageFilter
 
+from inkling.image.crop import cut_of
+from inkling.image.grey import to_grey
 from inkling.image.morphology import Parts, closed, opened, parts, square
 from inkling.image.ruling import without_ruling
 
@@ -89,12 +96,11 @@ def framed(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
         contract: The contract with the polarity, the size and the box.
         note: A function that is called with every stage.
     """
-    work = _with_long_side(picture.convert("L"), _WORK_SIDE)
-    note("grey", f"{picture.width} x {picture.height}, reduced", work)
-    if not _has_dark_ink(work, contract):
+    work, own, has_dark_ink = _work(picture, contract, note)
+    if not has_dark_ink:
         work = work.point(lambda value: 255 - value)
         note("inverted", "light ink on dark paper", work)
-    ink, noise = _ink(work)
+    ink, noise = _ink(work, own)
     note("ink", f"lighting removed; the paper's noise is {noise:.1%}", ink)
     ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _MIN_CONTRAST))
     if lines:
@@ -108,6 +114,27 @@ def framed(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
     strokes, width = _even_strokes(strokes, contract.box)
     note("strokes", f"they were {width:.1f} of {contract.box} pixels wide", strokes)
     return _centred(strokes, contract)
+
+
+def _work(
+    picture: Image.Image, contract: Contract, note: Note
+) -> tuple[Image.Image, tuple[slice, slice], bool]:
+    """Return the grey picture for the search, and whether its ink is dark.
+
+    The slices are the rows and columns of the picture itself, without a margin.
+    """
+    grey, projection = to_grey(picture, contract)
+    size = f"{picture.width} x {picture.height}"
+    stated = contract.polarity != "auto"
+    dark = contract.polarity == "dark_on_light" if stated else None
+    cut = cut_of(grey, dark) if contract.finder == "ink-2" else None
+    if cut is not None:
+        work, own = cut.with_margin(grey, _WORK_SIDE)
+        note("margin", f"{size}, {projection}; the ink touches the frame", work)
+        return work, own, cut.has_dark_ink
+    work = _with_long_side(grey, _WORK_SIDE)
+    note("grey", f"{size}, {projection}, reduced", work)
+    return work, (slice(None), slice(None)), _has_dark_ink(work, contract)
 
 
 def is_dark_ink(picture: Image.Image) -> bool:
@@ -146,11 +173,12 @@ def _with_long_side(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
 
-def _ink(work: Image.Image) -> tuple[Values, float]:
+def _ink(work: Image.Image, own: tuple[slice, slice]) -> tuple[Values, float]:
     """Return the strength of the ink, and the noise of the paper.
 
     The strength is a share of the paper's brightness; the noise is the standard
-    deviation of that share on blank paper.
+    deviation of that share on blank paper. `own` are the rows and columns that show
+    the noise; a margin that was added has none.
     """
     small = np.asarray(_with_long_side(work, _PAPER_SIDE), np.float32)
     paper = Image.fromarray(closed(small, _PAPER_WINDOW).astype(np.uint8))
@@ -159,7 +187,10 @@ def _ink(work: Image.Image) -> tuple[Values, float]:
     light = np.maximum(light, _DARKEST_PAPER)
     ink = (1 - np.asarray(work, np.float32) / light).astype(np.float32)
     ink -= np.median(ink[::2, ::2]).astype(np.float32)
-    texture = np.abs(ink[:, _TEXTURE_STEP:] - ink[:, :-_TEXTURE_STEP])
+    paper_and_ink = ink[own]
+    texture = np.abs(
+        paper_and_ink[:, _TEXTURE_STEP:] - paper_and_ink[:, :-_TEXTURE_STEP]
+    )
     noise = _SIGMA_PER_MEDIAN * float(np.median(texture)) if texture.size else 0.0
     return ink, noise
 

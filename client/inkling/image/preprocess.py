@@ -15,7 +15,9 @@ from PIL import Image
 
 from inkling.errors import InvalidImage, InvalidRequest
 from inkling.image.decoding import Budget, Decoded, decode
+from inkling.image.grey import to_grey
 from inkling.image.ink import Note, framed, shown
+from inkling.image.sample import is_framed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -248,24 +250,31 @@ def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels:
         note("upright", decision, picture)
     picture = _opaque(picture, contract, note)
     fits = picture.size == (contract.width, contract.height)
-    if contract.kind == "photo_of_one_object" and not fits:
-        picture = framed(picture, contract, note)
-    else:
+    finds = contract.kind == "photo_of_one_object"
+    if fits or not finds:
         picture = _coloured(picture, contract, note)
         pixels = _light_on_dark(picture, contract, note)
-        if fits:
+        if fits and _is_sample(pixels, contract):
             note("model input", _MODEL_INPUT, pixels)
             return pixels.reshape(contract.input_shape)
+    if finds:
+        picture = framed(picture, contract, note)
+    else:
         picture = _resized(_shown(pixels), contract)
     note("model input", _MODEL_INPUT, picture)
     return np.asarray(picture).reshape(contract.input_shape)
+
+
+def _is_sample(pixels: Pixels, contract: Contract) -> bool:
+    """Return whether a picture of the input's size is the model input as it is."""
+    return contract.finder != "ink-2" or is_framed(pixels, contract)
 
 
 def _opaque(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
     """Return the picture without transparency, composed over a background."""
     if picture.mode != "RGBA":
         return picture
-    ground = _ground(picture, contract.alpha)
+    ground = _ground(picture, contract)
     flat = Image.new("RGBA", picture.size, ground)
     flat.alpha_composite(picture)
     picture = flat.convert("RGB")
@@ -274,12 +283,16 @@ def _opaque(picture: Image.Image, contract: Contract, note: Note) -> Image.Image
     return picture
 
 
-def _ground(picture: Image.Image, alpha: str) -> tuple[int, int, int, int]:
+def _ground(picture: Image.Image, contract: Contract) -> tuple[int, int, int, int]:
     """Return the RGBA background; `contrast` takes black under light opaque parts."""
+    alpha = contract.alpha
     if alpha == "contrast":
-        pixels = np.asarray(picture.resize((64, 64), Image.Resampling.BOX))
+        small = picture.resize((64, 64), Image.Resampling.BOX)
+        pixels = np.asarray(small)
         weights = pixels[:, :, 3].astype(np.float64)
         grey = pixels[:, :, :3].mean(axis=2)
+        if contract.grey == "contrast":
+            grey = np.asarray(small.convert("RGB").convert("L"), np.float64)
         light = (grey * weights).sum() > _MIDDLE_GREY * weights.sum()
         alpha = "black" if light else "white"
     return (0, 0, 0, 255) if alpha == "black" else (255, 255, 255, 255)
@@ -289,8 +302,12 @@ def _coloured(picture: Image.Image, contract: Contract, note: Note) -> Image.Ima
     mode = "L" if contract.channels == 1 else "RGB"
     if picture.mode == mode:
         return picture
-    picture = picture.convert(mode)
-    note("grey" if mode == "L" else "colour", f"converted to {mode}", picture)
+    if mode == "RGB":
+        picture = picture.convert(mode)
+        note("colour", "converted to RGB", picture)
+        return picture
+    picture, projection = to_grey(picture, contract)
+    note("grey", f"converted to {projection}", picture)
     return picture
 
 
