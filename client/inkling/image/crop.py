@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
     Pixels: TypeAlias = npt.NDArray[np.uint8]
 
-__all__ = ["Cut", "cut_of"]
+# The rows and the columns of a part of a picture.
+Area: TypeAlias = tuple[slice, slice]
+
+__all__ = ["Area", "Cut", "cut_of"]
 
 # Long side, in pixels, for the decision.
 _SIDE = 64
@@ -42,8 +45,8 @@ _NARROW = 2.5
 # Side of a square that does not fit into strokes, as a share of the long side.
 _THICK = 0.42
 # Share of its bounding box's outline along which a part follows the frame.
-_FOLLOWS = 0.42
-_MOST_OF_FRAME = 0.4
+_FOLLOWS = 0.46
+_MOST_OF_FRAME = 0.46
 # Smaller parts, as a share of the largest part on the frame, are not looked at.
 _SMALL_PART = 0.15
 # Ink that spans this share of both sides has next to no margin.
@@ -72,8 +75,8 @@ class Cut:
 
     def with_margin(
         self, grey: Image.Image, side: int
-    ) -> tuple[Image.Image, tuple[slice, slice]]:
-        """Return the picture with a margin, and its own rows and columns in it.
+    ) -> tuple[Image.Image, Area]:
+        """Return the picture with a margin, and the area of the picture inside.
 
         Args:
             grey: The picture, mode `L`.
@@ -90,8 +93,8 @@ class Cut:
         )
         inner = grey.resize((width, height), _filter(scale), reducing_gap=2.0)
         around.paste(inner, (margin, margin))
-        own = slice(margin, margin + height), slice(margin, margin + width)
-        return around, own
+        inside = slice(margin, margin + height), slice(margin, margin + width)
+        return around, inside
 
     def _paper(self) -> Values:
         """Return the paper's brightness around each pixel of the small picture."""

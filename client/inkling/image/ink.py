@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.crop import Area
     from inkling.image.morphology import Mask, Values
 
 __all__ = ["Note", "framed", "is_dark_ink", "shown"]
@@ -58,6 +59,8 @@ _TEXTURE_STEP = 4
 # The standard deviation of normal noise, divided by the median absolute difference of
 # two samples.
 _SIGMA_PER_MEDIAN = 1.4826 / 2**0.5
+# The same for the lower quartile of the differences.
+_SIGMA_PER_QUARTILE = 3.1383 / 2**0.5
 _NOISE_SIGMAS = 5.0
 _LINE_SIGMAS = 3.0
 # Ink has at least this share of the strength of the strongest edges. Marks fainter than
@@ -96,11 +99,12 @@ def framed(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
         contract: The contract with the polarity, the size and the box.
         note: A function that is called with every stage.
     """
-    work, own, has_dark_ink = _work(picture, contract, note)
+    work, inside, has_dark_ink = _work(picture, contract, note)
     if not has_dark_ink:
         work = work.point(lambda value: 255 - value)
         note("inverted", "light ink on dark paper", work)
-    ink, noise = _ink(work, own)
+    ink = _ink(work)
+    noise = _noise(ink, inside)
     note("ink", f"lighting removed; the paper's noise is {noise:.1%}", ink)
     ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _MIN_CONTRAST))
     if lines:
@@ -118,10 +122,10 @@ def framed(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
 
 def _work(
     picture: Image.Image, contract: Contract, note: Note
-) -> tuple[Image.Image, tuple[slice, slice], bool]:
+) -> tuple[Image.Image, Area | None, bool]:
     """Return the grey picture for the search, and whether its ink is dark.
 
-    The slices are the rows and columns of the picture itself, without a margin.
+    If it got a margin, the area is that of the picture inside; otherwise it is None.
     """
     grey, projection = to_grey(picture, contract)
     size = f"{picture.width} x {picture.height}"
@@ -129,12 +133,12 @@ def _work(
     dark = contract.polarity == "dark_on_light" if stated else None
     cut = cut_of(grey, dark) if contract.finder == "ink-2" else None
     if cut is not None:
-        work, own = cut.with_margin(grey, _WORK_SIDE)
+        work, inside = cut.with_margin(grey, _WORK_SIDE)
         note("margin", f"{size}, {projection}; the ink touches the frame", work)
-        return work, own, cut.has_dark_ink
+        return work, inside, cut.has_dark_ink
     work = _with_long_side(grey, _WORK_SIDE)
     note("grey", f"{size}, {projection}, reduced", work)
-    return work, (slice(None), slice(None)), _has_dark_ink(work, contract)
+    return work, None, _has_dark_ink(work, contract)
 
 
 def is_dark_ink(picture: Image.Image) -> bool:
@@ -173,13 +177,8 @@ def _with_long_side(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
 
-def _ink(work: Image.Image, own: tuple[slice, slice]) -> tuple[Values, float]:
-    """Return the strength of the ink, and the noise of the paper.
-
-    The strength is a share of the paper's brightness; the noise is the standard
-    deviation of that share on blank paper. `own` are the rows and columns that show
-    the noise; a margin that was added has none.
-    """
+def _ink(work: Image.Image) -> Values:
+    """Return the strength of the ink, as a share of the paper's brightness."""
     small = np.asarray(_with_long_side(work, _PAPER_SIDE), np.float32)
     paper = Image.fromarray(closed(small, _PAPER_WINDOW).astype(np.uint8))
     paper = paper.filter(ImageFilter.BoxBlur(2))
@@ -187,12 +186,25 @@ def _ink(work: Image.Image, own: tuple[slice, slice]) -> tuple[Values, float]:
     light = np.maximum(light, _DARKEST_PAPER)
     ink = (1 - np.asarray(work, np.float32) / light).astype(np.float32)
     ink -= np.median(ink[::2, ::2]).astype(np.float32)
-    paper_and_ink = ink[own]
-    texture = np.abs(
-        paper_and_ink[:, _TEXTURE_STEP:] - paper_and_ink[:, :-_TEXTURE_STEP]
-    )
-    noise = _SIGMA_PER_MEDIAN * float(np.median(texture)) if texture.size else 0.0
-    return ink, noise
+    return ink
+
+
+def _noise(ink: Values, inside: Area | None) -> float:
+    """Return the standard deviation of the ink's strength on blank paper.
+
+    A margin that was added has no noise, so the picture inside is measured. Strokes may
+    cover most of it, so only its paper counts.
+    """
+    if inside is not None:
+        ink = ink[inside]
+    texture = np.abs(ink[:, _TEXTURE_STEP:] - ink[:, :-_TEXTURE_STEP])
+    if inside is None:
+        return _SIGMA_PER_MEDIAN * float(np.median(texture)) if texture.size else 0.0
+    paper = ink < np.percentile(ink, _FULL_PERCENTILE) / 2
+    texture = texture[paper[:, _TEXTURE_STEP:] & paper[:, :-_TEXTURE_STEP]]
+    if not texture.size:
+        return 0.0
+    return _SIGMA_PER_QUARTILE * float(np.percentile(texture, 25))
 
 
 def _writing(ink: Values, noise: float) -> Mask:
