@@ -190,7 +190,7 @@ class Contract:
             ) from None
         if type(found) is not int or found not in _FORMATS:
             raise InvalidContract(
-                f"The contract has format {found!r:.20}; this Inkling reads the formats "
+                f"The contract has format {found!r:.20}; this Inkling reads formats "
                 f"{' and '.join(map(str, _FORMATS))}. Use the Inkling that published "
                 "the model."
             )

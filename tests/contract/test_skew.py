@@ -173,7 +173,7 @@ def test_a_contract_that_was_changed_after_publishing(repository: Repository) ->
 
 def test_a_contract_of_a_later_format(digit_contract: Contract) -> None:
     """A contract that this Inkling might misread is refused."""
-    text = digit_contract.json.replace('"format":1', '"format":2')
+    text = digit_contract.json.replace('"format":2', '"format":3')
 
-    with pytest.raises(InvalidContract, match="format 2"):
+    with pytest.raises(InvalidContract, match="format 3"):
         Contract.from_json(text)

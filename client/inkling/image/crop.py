@@ -73,9 +73,7 @@ class Cut:
     ink: Mask
     small: Values
 
-    def with_margin(
-        self, grey: Image.Image, side: int
-    ) -> tuple[Image.Image, Area]:
+    def with_margin(self, grey: Image.Image, side: int) -> tuple[Image.Image, Area]:
         """Return the picture with a margin, and the area of the picture inside.
 
         Args:
@@ -111,7 +109,7 @@ def cut_of(grey: Image.Image, has_dark_ink: bool | None) -> Cut | None:
     """Return how the picture was cut along the writing; None if it was not.
 
     Args:
-        grey: The picture, mode `L`.
+        grey: The picture, mode `L`, of any size.
         has_dark_ink: The polarity if the contract states it; None to decide it.
     """
     scale = _SIDE / max(grey.size)
@@ -176,17 +174,26 @@ def _frame(values: Mask) -> Mask:
 
 def _is_cut(ink: Mask) -> bool:
     height, width = ink.shape
+    on_frame = _frame(ink).mean()
     narrow = max(height, width) >= _NARROW * min(height, width)
-    if not narrow and _frame(ink).mean() > _MOST_OF_FRAME:
+    across, down = _span(ink, 0), _span(ink, 1)
+    if not on_frame:
+        return max(across, down) >= _FILLS and (narrow or min(across, down) >= _FILLS)
+    if not narrow and on_frame > _MOST_OF_FRAME:
         return False
     window = round(_THICK * max(height, width))
     if min(height, width) > window and _fits(ink, window):
         return False
-    found = parts(ink, np.ones(ink.shape, np.float32))
-    on_frame = found.on_frame > 0
-    if not on_frame.any():
-        return _fills(found, ink.shape)
-    return narrow or not _follows_frame(found, on_frame)
+    if narrow and (down if height > width else across) >= _FILLS:
+        return True
+    return not _follows_frame(parts(ink, np.ones(ink.shape, np.float32)))
+
+
+def _span(ink: Mask, axis: int) -> float:
+    """Return the share of the rows (axis 1) or columns (0) that the ink spans."""
+    inked = np.flatnonzero(ink.any(axis=axis))
+    length: int = ink.shape[1 - axis]
+    return int(inked[-1] - inked[0] + 1) / length
 
 
 def _fits(ink: Mask, window: int) -> bool:
@@ -197,15 +204,10 @@ def _fits(ink: Mask, window: int) -> bool:
     return bool(square(ink, window, np.minimum).any())
 
 
-def _fills(found: Parts, shape: tuple[int, ...]) -> bool:
-    height = int(found.bottom.max() - found.top.min())
-    width = int(found.right.max() - found.left.min())
-    return height >= _FILLS * shape[0] and width >= _FILLS * shape[1]
-
-
-def _follows_frame(found: Parts, on_frame: Mask) -> bool:
+def _follows_frame(found: Parts) -> bool:
     """Return whether a large part on the frame is a desk, a shadow or a corner."""
     outline = 2 * (found.right - found.left + found.bottom - found.top)
+    on_frame = found.on_frame > 0
     large = found.weight >= _SMALL_PART * found.weight[on_frame].max()
     return bool((found.on_frame > _FOLLOWS * outline)[on_frame & large].any())
 
@@ -217,4 +219,5 @@ def _sum_nearby(values: Values) -> Values:
         (np.abs(np.subtract.outer(np.arange(n), np.arange(n))) <= reach)
         for n in values.shape
     )
-    return rows.astype(np.float32) @ values @ columns.astype(np.float32)
+    found: Values = rows.astype(np.float32) @ values @ columns.astype(np.float32)
+    return found

@@ -1,8 +1,9 @@
 """Finds one object written on paper and frames it as MNIST frames its digits.
 
-These are the finders `ink-1` and `ink-2` of the contract, which share the search. Before
-it, `ink-2` gives a picture that was cut along the writing a margin of its own paper
-(`inkling.image.crop`), and leaves only pictures that are framed like samples as they are
+These are the finders `ink-1` and `ink-2` of the contract, which share the search.
+Before it, `ink-2` gives a picture that was cut along the writing a margin of its own
+paper (`inkling.image.crop`). Both frame every picture of another size than the model
+input; `ink-2` also frames one of that size that is not framed like a sample
 (`inkling.image.sample`).
 
 A finder turns a picture of any size, paper and
@@ -131,12 +132,12 @@ def _work(
     size = f"{picture.width} x {picture.height}"
     stated = contract.polarity != "auto"
     dark = contract.polarity == "dark_on_light" if stated else None
-    cut = cut_of(grey, dark) if contract.finder == "ink-2" else None
+    work = _with_long_side(grey, _WORK_SIDE)
+    cut = cut_of(work, dark) if contract.finder == "ink-2" else None
     if cut is not None:
         work, inside = cut.with_margin(grey, _WORK_SIDE)
         note("margin", f"{size}, {projection}; the ink touches the frame", work)
         return work, inside, cut.has_dark_ink
-    work = _with_long_side(grey, _WORK_SIDE)
     note("grey", f"{size}, {projection}, reduced", work)
     return work, None, _has_dark_ink(work, contract)
 

@@ -7,7 +7,7 @@ small.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     Mask: TypeAlias = npt.NDArray[np.bool_]
     Labels: TypeAlias = npt.NDArray[np.int64]
     Weights: TypeAlias = npt.NDArray[np.float64]
+
+_Kind = TypeVar("_Kind", bound=np.generic)
 
 __all__ = [
     "Parts",
@@ -30,7 +32,9 @@ __all__ = [
 ]
 
 
-def along_rows(values: Values, length: int, pick: np.ufunc) -> Values:
+def along_rows(
+    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
+) -> npt.NDArray[_Kind]:
     """Return the maximum or minimum over a window of `length` pixels in each row.
 
     The window doubles in each of about log2(length) passes over the picture.
@@ -54,12 +58,16 @@ def along_rows(values: Values, length: int, pick: np.ufunc) -> Values:
     return values
 
 
-def along_columns(values: Values, length: int, pick: np.ufunc) -> Values:
+def along_columns(
+    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
+) -> npt.NDArray[_Kind]:
     """Return the maximum or minimum over a window of `length` pixels in each column."""
     return along_rows(values.T, length, pick).T
 
 
-def square(values: Values, length: int, pick: np.ufunc) -> Values:
+def square(
+    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
+) -> npt.NDArray[_Kind]:
     """Return the maximum or minimum over a square window of `length` pixels a side."""
     return along_columns(along_rows(values, length, pick), length, pick)
 

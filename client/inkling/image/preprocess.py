@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image
 
-from inkling.errors import InvalidImage, InvalidRequest
+from inkling.errors import InklingError, InvalidImage, InvalidRequest
 from inkling.image.decoding import Budget, Decoded, decode
 from inkling.image.grey import to_grey
 from inkling.image.ink import Note, framed, shown
@@ -34,6 +34,7 @@ __all__ = [
     "decoded_to_pixels",
     "explain",
     "is_dark_on_light",
+    "is_sample",
     "picture_of",
     "pixels_to_input",
     "scaled",
@@ -123,6 +124,23 @@ def scaled(pixels: Pixels, contract: Contract) -> Input:
     # round in the same way.
     product = np.multiply(pixels, np.float32(contract.scale), dtype=np.float32)
     return product + np.float32(contract.offset) if contract.offset else product
+
+
+def is_sample(image: bytes, contract: Contract) -> bool:
+    """Return whether `to_input` takes an image of the input's size as it is.
+
+    This costs as little as decoding a sample. An image that is refused counts as a
+    sample, because a refusal takes little time too.
+    """
+    if contract.finder != "ink-2":
+        return True
+    try:
+        decoded = decode(image, contract.min_side, Budget())
+    except InklingError:
+        return True
+    picture = _opaque(decoded.picture, contract, _unseen)
+    picture = _coloured(picture, contract, _unseen)
+    return is_framed(_light_on_dark(picture, contract, _unseen), contract)
 
 
 def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
@@ -254,7 +272,7 @@ def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels:
     if fits or not finds:
         picture = _coloured(picture, contract, note)
         pixels = _light_on_dark(picture, contract, note)
-        if fits and _is_sample(pixels, contract):
+        if fits and (contract.finder != "ink-2" or is_framed(pixels, contract)):
             note("model input", _MODEL_INPUT, pixels)
             return pixels.reshape(contract.input_shape)
     if finds:
@@ -263,11 +281,6 @@ def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels:
         picture = _resized(_shown(pixels), contract)
     note("model input", _MODEL_INPUT, picture)
     return np.asarray(picture).reshape(contract.input_shape)
-
-
-def _is_sample(pixels: Pixels, contract: Contract) -> bool:
-    """Return whether a picture of the input's size is the model input as it is."""
-    return contract.finder != "ink-2" or is_framed(pixels, contract)
 
 
 def _opaque(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:

@@ -2,8 +2,8 @@
 
 A picture of the model input's size is not always a sample: many programs reduce a
 drawing to 28x28 pixels without moving it to the centre. This is the rule of the finder
-`ink-2`. A picture is a sample if it shows no ink, or if all of these hold, where a pixel
-counts as ink above `_INK`:
+`ink-2`. A pixel counts as ink above the value `_INK`. A picture is a sample if it shows
+no ink, or if all of these hold:
 
 - The longer side of the ink's bounding box is the contract's box, or up to 10 % more or
   less. All of MNIST's 70,000 digits have 18 to 20 pixels for a box of 20.
@@ -30,6 +30,9 @@ _INK = 31
 _STRONG = 128
 _SIDE_TOLERANCE = 0.1
 _CENTRE_TOLERANCE = 0.05
+# Tables for bytes: the strength above `_INK`, and the values that are not strong.
+_ABOVE = bytes(max(value - _INK, 0) for value in range(256))
+_WEAK = bytes(range(_STRONG - _INK))
 
 
 def is_framed(pixels: npt.NDArray[np.uint8], contract: Contract) -> bool:
@@ -39,37 +42,41 @@ def is_framed(pixels: npt.NDArray[np.uint8], contract: Contract) -> bool:
         pixels: Light ink on dark, uint8, shape (height, width, 1).
         contract: The contract with the box and the centring.
     """
-    ink = np.maximum(pixels[:, :, 0], _INK) - np.uint8(_INK)
-    inked = ink.tobytes()
-    if not any(inked):
+    # On 784 bytes, methods of bytes take less time than NumPy's reductions.
+    rows = pixels.tobytes().translate(_ABOVE)
+    ink = np.frombuffer(rows, np.uint8)
+    columns = ink.reshape(contract.height, contract.width).T.tobytes()
+    height, width = _extent(rows, contract.width), _extent(columns, contract.height)
+    if not height:
         return True
-    rows, columns = ink.any(axis=1).tobytes(), ink.any(axis=0).tobytes()
-    side = max(_extent(rows), _extent(columns))
-    if abs(side - contract.box) > _SIDE_TOLERANCE * contract.box:
+    if abs(max(height, width) - contract.box) > _SIDE_TOLERANCE * contract.box:
         return False
-    if max(inked) + _INK < _STRONG:
+    if not rows.translate(None, _WEAK):
         return False
     if contract.centring != "mass":
         return True
-    down, across = _moments(contract.height, contract.width)
-    flat = ink.reshape(-1).astype(np.float32)
-    reach = _CENTRE_TOLERANCE * contract.box * float(flat.sum())
-    return abs(float(flat @ down)) <= reach and abs(float(flat @ across)) <= reach
+    down, across, mass = (ink @ _moments(contract.height, contract.width)).tolist()
+    reach = _CENTRE_TOLERANCE * contract.box * mass
+    return bool(abs(down) <= reach and abs(across) <= reach)
 
 
-def _extent(inked: bytes) -> int:
-    """Return the number of places from the first to the last one with ink."""
-    return inked.rindex(1) - inked.index(1) + 1
+def _extent(lines: bytes, length: int) -> int:
+    """Return the number of lines from the first to the last one with ink."""
+    whole = len(lines)
+    first = (whole - len(lines.lstrip(b"\0"))) // length
+    after = -(-len(lines.rstrip(b"\0")) // length)
+    return max(0, after - first)
 
 
 @lru_cache(maxsize=8)
-def _moments(
-    height: int, width: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return each pixel's distance from the centre: below it, and to the right of it.
+def _moments(height: int, width: int) -> npt.NDArray[np.float32]:
+    """Return each pixel's distance below the centre, and to its right, and 1.
 
     MNIST's centre of mass is half a pixel below the middle, and to the right of it.
+
+    Returns:
+        Shape (height * width, 3), float32.
     """
-    down = np.arange(height, dtype=np.float32) - np.float32(height // 2)
-    across = np.arange(width, dtype=np.float32) - np.float32(width // 2)
-    return np.repeat(down, width), np.tile(across, height)
+    down, across = np.mgrid[0:height, 0:width].astype(np.float32)
+    moments = [down - height // 2, across - width // 2, np.ones_like(down)]
+    return np.stack(moments, axis=-1).reshape(-1, 3)

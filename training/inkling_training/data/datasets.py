@@ -64,7 +64,8 @@ class Split:
     def inputs(self, contract: Contract) -> npt.NDArray[np.float32]:
         """Return the model inputs, shape (n, height, width, channels), float32.
 
-        `inkling.image.preprocess` prepares each picture, as it does for a served one.
+        `inkling.image.preprocess` prepares each picture, as it does for a served one:
+        a picture that is not framed like a sample is framed.
         """
         inputs = np.empty((len(self), *contract.input_shape), np.float32)
         for place, picture in enumerate(self.pixels):
@@ -116,7 +117,8 @@ _DIGIT_CONTRACT = MappingProxyType(
         "width": 28,
         "channels": 1,
         "kind": "photo_of_one_object",
-        "finder": "ink-1",
+        "finder": "ink-2",
+        "grey": "contrast",
     }
 )
 
@@ -142,6 +144,7 @@ DATASETS: Mapping[str, _Description] = MappingProxyType(
                 "width": 28,
                 "channels": 1,
                 "kind": "sample",
+                "grey": "contrast",
                 "centring": "none",
             },
             files=("fashion_mnist.npz", "fashion-mnist.npz"),
@@ -263,10 +266,10 @@ def _tidy(arrays: dict[str, npt.NDArray[Any]]) -> Arrays:
 
 
 def _digits() -> Arrays:
-    """Return scikit-learn's 1,797 digits, enlarged to the size of MNIST's.
+    """Return scikit-learn's 1,797 digits, in the size and the place of MNIST's.
 
     The originals have 8 x 8 pixels and 17 grey levels; MNIST's digits fill a box of
-    20 x 20 inside 28 x 28 pixels.
+    20 x 20 inside 28 x 28 pixels, and their centre of mass is at the centre.
     """
     from sklearn.datasets import load_digits  # noqa: PLC0415 - slow to import
 
@@ -286,8 +289,13 @@ def _digits() -> Arrays:
 
 def _enlarged(picture: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     grey = Image.fromarray((picture * (255 / 16)).astype(np.uint8))
+    large = grey.resize((20, 20), Image.Resampling.BICUBIC)
+    ink = np.asarray(large, np.float64)
+    place = np.arange(20)
+    across, down = ink.sum(axis=0) @ place, ink.sum(axis=1) @ place
+    corner = (round(14 - across / ink.sum()), round(14 - down / ink.sum()))
     canvas = Image.new("L", (28, 28))
-    canvas.paste(grey.resize((20, 20), Image.Resampling.BICUBIC), (4, 4))
+    canvas.paste(large, corner)
     return np.asarray(canvas)
 
 
