@@ -49,6 +49,8 @@ _COLOURED = 24
 _INK_RANGE = (0.25, 0.99)
 # If nothing narrow is stronger than this, the whole range of each projection decides.
 _FAINT = 16
+# Ink of this strength in luminance is enough for the search: a fifth of the range.
+_PLENTY = 48
 _WHOLE_RANGE = (0.04, 0.96)
 # Another projection must show this many times the ink of luminance, and this many grey
 # levels more. Ordinary blue and red pens on white paper stay below.
@@ -90,7 +92,7 @@ def _most_ink(picture: Image.Image) -> int:
     grey = np.asarray(small.convert("L"))
     [luminance] = _range(_narrow(grey[np.newaxis]), _INK_RANGE)
     needed = _CLEARLY_MORE * luminance + _LEVELS_MORE
-    if luminance >= _FAINT and int(lightest.max()) - int(darkest.min()) <= needed:
+    if luminance >= _PLENTY:
         return _LUMINANCE
     channels = np.moveaxis(np.asarray(small), 2, 0)
     views = np.stack([grey, *channels, darkest, lightest])
@@ -138,10 +140,18 @@ def _narrow(views: Pixels) -> Pixels:
     A desk along the frame goes on beyond it, so that it is not narrow.
     """
     reach = _WINDOW // 2
-    views = np.pad(views, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
-    most, least = _window(views, np.maximum), _window(views, np.minimum)
-    narrow = _window(most, np.minimum) - _window(least, np.maximum)
-    return narrow[:, reach:-reach, reach:-reach]
+    _, rows, columns = views.shape
+    down, across = (
+        np.arange(-reach, length + reach).clip(0, length - 1)
+        for length in (rows, columns)
+    )
+    views = views.take(down, axis=1).take(across, axis=2)
+    # The opening of a picture is the closing of its negative, so that half of the
+    # passes are enough.
+    both = np.concatenate([views, ~views])
+    both = _window(_window(both, np.maximum), np.minimum)
+    closed, negative = both[: len(views)], both[len(views) :]
+    return (closed - ~negative)[:, reach:-reach, reach:-reach]
 
 
 def _window(views: Pixels, pick: np.ufunc) -> Pixels:
