@@ -5,7 +5,8 @@ frame, as a desk or a shadow does in a photo. This is the rule of the finder `in
 
 - The picture has two clear levels. Ink is the level that has the smaller part of the
   frame; in a narrow picture, as of a one, ink is the level of the middle line.
-- Ink is thin: no large square fits into it.
+- Ink is thin: no large square fits into it, and a smaller one only if less than half of
+  the picture is ink. A sheet of paper on a desk is not thin.
 - Strokes only touch the frame. A desk, a shadow or a corner follows the frame along
   about half of its own bounding box.
 - Some ink touches the frame, or the ink fills nearly the whole picture.
@@ -42,8 +43,10 @@ _TWO_LEVELS = 0.62
 _CONTRAST = 20
 # From this ratio of the sides, most of the frame may be ink.
 _NARROW = 2.5
-# Side of a square that does not fit into strokes, as a share of the long side.
-_THICK = 0.42
+# Side of a square that does not fit into strokes, as a share of the long side: at all,
+# and if this share of the picture is ink.
+_THICK, _THICK_IF_MUCH = 0.42, 0.34
+_MUCH = 0.5
 # Share of its bounding box's outline along which a part follows the frame.
 _FOLLOWS = 0.46
 _MOST_OF_FRAME = 0.46
@@ -176,14 +179,17 @@ def _is_cut(ink: Mask) -> bool:
     height, width = ink.shape
     on_frame = _frame(ink).mean()
     narrow = max(height, width) >= _NARROW * min(height, width)
-    across, down = _span(ink, 0), _span(ink, 1)
-    if not on_frame:
-        return max(across, down) >= _FILLS and (narrow or min(across, down) >= _FILLS)
     if not narrow and on_frame > _MOST_OF_FRAME:
         return False
-    window = round(_THICK * max(height, width))
+    across, down = _span(ink, 0), _span(ink, 1)
+    if not (on_frame or max(across, down) >= _FILLS):
+        return False
+    thick = _THICK_IF_MUCH if not narrow and ink.mean() > _MUCH else _THICK
+    window = round(thick * max(height, width))
     if min(height, width) > window and _fits(ink, window):
         return False
+    if not on_frame:
+        return narrow or min(across, down) >= _FILLS
     if narrow and (down if height > width else across) >= _FILLS:
         return True
     return not _follows_frame(parts(ink, np.ones(ink.shape, np.float32)))

@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from inkling.contract import Contract, TrainingData
-from inkling.image.preprocess import pixels_to_input
+from inkling.image.preprocess import pixels_to_input, scaled
 from inkling_training.errors import DatasetNotFound, DatasetUnavailable
 
 if TYPE_CHECKING:
@@ -49,17 +49,19 @@ class Split:
     Attributes:
         pixels: Shape (n, rows, columns) or (n, rows, columns, 3), uint8, 0 to 255.
         labels: Shape (n,), int64, indices of the contract's labels.
+        is_prepared: True if the pixels are model inputs that are not scaled yet.
     """
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
+    is_prepared: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def first(self, count: int) -> Split:
         """Return the first `count` pictures."""
-        return Split(self.pixels[:count], self.labels[:count])
+        return replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
 
     def inputs(self, contract: Contract) -> npt.NDArray[np.float32]:
         """Return the model inputs, shape (n, height, width, channels), float32.
@@ -67,6 +69,8 @@ class Split:
         `inkling.image.preprocess` prepares each picture, as it does for a served one:
         a picture that is not framed like a sample is framed.
         """
+        if self.is_prepared:
+            return scaled(self.pixels.reshape(-1, *contract.input_shape), contract)
         inputs = np.empty((len(self), *contract.input_shape), np.float32)
         for place, picture in enumerate(self.pixels):
             inputs[place] = pixels_to_input(picture, contract)

@@ -189,6 +189,7 @@ def _dataset(found: Sequence[_Pictures], contract: Contract) -> Dataset:
         Split(
             np.stack([pixels[..., 0] if grey else pixels for _, pixels, _ in split]),
             np.array([label for _, _, label in split], np.int64),
+            is_prepared=True,
         )
         for split in splits
     )
