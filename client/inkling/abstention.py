@@ -83,13 +83,22 @@ def _reason(
     score: float, row: npt.NDArray[np.float32], contract: Contract
 ) -> str | None:
     """Return the reason for abstention; None if the prediction keeps its label."""
-    # This inverts the contract's scaling. The maximum counts ink of every colour.
-    ink = ((row - contract.offset) / (255 * contract.scale)).max(axis=2)
-    if contract.finder != "none" and is_empty(ink):
+    ink = None if contract.finder == "none" else _ink(row, contract)
+    if ink is not None and is_empty(ink):
         return "empty"
     if score >= contract.abstain_below:
         return None
-    return "several" if contract.finder != "none" and shows_several(ink) else "unsure"
+    return "several" if ink is not None and shows_several(ink) else "unsure"
+
+
+def _ink(row: npt.NDArray[np.float32], contract: Contract) -> Values:
+    """Return the ink in a model input, which inverts the contract's scaling."""
+    if contract.layout == "chw":
+        row = row.transpose(1, 2, 0)
+    scale, offset = (np.array(v, np.float32) for v in (contract.scale, contract.offset))
+    # The maximum counts ink of every colour.
+    ink: Values = ((row - offset) / (255 * scale)).max(axis=2)
+    return ink
 
 
 def _above_ground(ink: Values) -> Values:

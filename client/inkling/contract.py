@@ -10,36 +10,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from inkling.contract_rules import TOLERANCES, check_rules
 from inkling.errors import InvalidContract
 
-__all__ = ["CONTRACT_FORMAT", "TOLERANCES", "Contract", "TrainingData"]
+__all__ = ["CONTRACT_FORMAT", "TOLERANCES", "Contract", "Source", "TrainingData"]
 
-# Format 2 adds the field `grey`. A contract whose grey is luminance is still written in
-# format 1, so that published contracts keep their hash.
 CONTRACT_FORMAT = 2
-_FORMATS = (1, CONTRACT_FORMAT)
-
-# The largest difference that any one score of an exported format may have from Keras's
-# score. float32 differs only by the order of its sums, and float16 by the rounding of
-# its weights. int8 rounds to steps of 1/256 in every layer. Accuracy is the main check
-# of int8; this tolerance catches gross faults (a wrong scale moves scores by 0.5 and
-# more).
-TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "int8": 0.25}
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "kind": ("photo_of_one_object", "sample"),
-    "filter": ("bilinear", "box"),
-    "alpha": ("contrast", "white", "black"),
-    "polarity": ("light_on_dark", "dark_on_light", "auto", "as_is"),
-    "centring": ("none", "mass"),
-    "finder": ("none", "ink-1", "ink-2"),
-    "grey": ("luminance", "contrast"),
-}
 
 
 @dataclass(frozen=True)
@@ -53,6 +33,21 @@ class TrainingData:
 
     name: str
     digest: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file from which somebody published a model that Inkling did not train.
+
+    Attributes:
+        name: The name of the file or folder, without its directories.
+        digest: `sha256:` and the SHA-256 of the file, or of all files of the folder.
+        recipe: The options with which it was published.
+    """
+
+    name: str
+    digest: str
+    recipe: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +76,22 @@ class Contract:
             projections that show the ink (`inkling.image.grey`). It also puts the
             background under transparent parts by the luminance of the opaque parts,
             and not by the mean of their channels.
-        filter: The resampling filter, `bilinear` or `box`. Both are antialiased: a
-            reduction widens their support, as in Pillow.
-        keep_aspect: True if resampling keeps the proportions and pads the rest.
+        resize: How a picture gets the proportions of the input: `stretch` changes its
+            proportions, `fit` pads the rest, and `cover` cuts the rest off.
+        aspect: How `fit` and `cover` do so. `scaling` scales the picture, then pads it
+            or cuts its centre out, rounded as torchvision and timm do; `floor` does
+            the same, rounded down as Hugging Face and `tf.image.resize_with_pad` do.
+            `whole_pixels` first pads or cuts in whole pixels, then scales, as Keras
+            does. `exact_box` scales a box with fractions of pixels, as Pillow's
+            `ImageOps.fit` does (`cover` only).
+        crop: The share of the shorter side that `cover` keeps, above 0 to 1; below 1
+            with `scaling` and `floor` only.
+        filter: The resampling filter: `bilinear`, `nearest`, `bicubic`, `lanczos`,
+            `box` or `hamming`.
+        antialias: True for Pillow's resampling, in which a reduction widens the
+            filter's support; the pixels stay whole numbers. False for the resampling of
+            `tf.image.resize` with `antialias=False` (`bilinear`, `nearest` and
+            `bicubic` only), whose pixels have fractions.
         pad: Value of padded pixels before scaling, 0 to 255.
         exif: True if the EXIF orientation is applied.
         alpha: The background under transparent parts: `white`, `black` or `contrast`.
@@ -99,8 +107,15 @@ class Contract:
         min_side: A picture is reduced to 1/2, 1/4 or 1/8 scale if both sides keep at
             least this many pixels, 1 to 8192. A JPEG is decoded at that scale; a PNG
             is averaged.
-        scale: Model input = pixel * scale + offset, in float32; finite and not 0.
+        channel_order: `rgb`, or `bgr` if the model's first channel is blue.
+        layout: `hwc` if the model input has the shape (height, width, channels), or
+            `chw` for (channels, height, width).
+        scale: Model input = pixel * scale + offset, in float32; finite and not 0. One
+            value for all channels, or one for each in the model's order.
         offset: See `scale`; finite.
+        outputs: What the model computes: `softmax` probabilities, `logits` to which
+            softmax is applied, `sigmoid` with a probability for each label on its own,
+            or `binary`, one probability, which is that of the second of two labels.
         temperature: The softmax temperature: the model divides its logits by it, so
             that of the predictions with probability 0.9, nine in ten are right. The
             model contains the division; the contract only states the value. Above 0.
@@ -108,6 +123,9 @@ class Contract:
             is below this value has no label. From 0 (never) to below 1.
         training_data: The dataset that trained the model.
         tolerances: The largest difference of a score from Keras's, by exported format.
+        source: The file from which the model was published; None if Inkling trained it.
+        format: The format in which the contract is written: 2, or 1 for a contract that
+            was published in that format. Its hash stays the same.
 
     Raises:
         InvalidContract: A field is outside its range, or two fields contradict each
@@ -122,8 +140,11 @@ class Contract:
     training_data: TrainingData
     finder: str = "none"
     grey: str = "luminance"
+    resize: str = "fit"
+    aspect: str = "scaling"
+    crop: float = 1.0
     filter: str = "bilinear"
-    keep_aspect: bool = True
+    antialias: bool = True
     pad: int = 0
     exif: bool = True
     alpha: str = "contrast"
@@ -131,41 +152,40 @@ class Contract:
     centring: str = "mass"
     box: int = 20
     min_side: int = 512
-    scale: float = 1 / 255
-    offset: float = 0.0
+    channel_order: str = "rgb"
+    layout: str = "hwc"
+    scale: tuple[float, ...] = (1 / 255,)
+    offset: tuple[float, ...] = (0.0,)
+    outputs: str = "softmax"
     temperature: float = 1.0
     abstain_below: float = 0.0
     tolerances: dict[str, float] = field(default_factory=lambda: dict(TOLERANCES))
+    source: Source | None = None
+    format: int = CONTRACT_FORMAT
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check_sizes(self)
-        _check_switches(self)
-        _check_labels(self.labels)
-        if (self.kind == "sample") != (self.finder == "none"):
-            raise InvalidContract(
-                f"The contract's kind is {self.kind} and its finder is {self.finder}; "
-                "use the finder none for a sample, and ink-2 for a photo_of_one_object."
-            )
-        if self.grey == "contrast" and self.channels != 1:
-            raise InvalidContract(
-                f"The contract's grey is contrast and it has {self.channels} channels; "
-                "use luminance, or 1 channel."
-            )
-        _check_figures(self)
+        check_rules(self)
+        if self.format == 1:
+            _check_first_format(self)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """The shape of one model input: (height, width, channels)."""
+        """The shape of one model input, in the contract's layout."""
+        if self.layout == "chw":
+            return self.channels, self.height, self.width
         return self.height, self.width, self.channels
+
+    @property
+    def scores_sum_to_one(self) -> bool:
+        """Whether exactly one label is right, so that its probability is one of 1."""
+        return self.outputs != "sigmoid"
 
     @cached_property
     def json(self) -> str:
         """The contract as canonical JSON: sorted keys, without spaces, ASCII only."""
-        values = {"format": CONTRACT_FORMAT, **dataclasses.asdict(self)}
-        if self.grey == "luminance":
-            values["format"] = 1
-            del values["grey"]
+        values = dataclasses.asdict(self)
+        if self.format == 1:
+            values = _in_first_format(values)
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @cached_property
@@ -178,120 +198,105 @@ class Contract:
         """Return the contract in a JSON text; this is the inverse of `json`.
 
         Raises:
-            InvalidContract: The text is not a contract of format 1 or 2, or a field
-                is unknown, missing or out of its range.
+            InvalidContract: The text is not a contract of format 1 or 2, or a field is
+                unknown, missing or out of its range.
         """
         try:
             values: dict[str, Any] = json.loads(text)
-            found = values.pop("format")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            found = values["format"]
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InvalidContract(
                 'The text is not a contract; expected a JSON object with a "format".'
             ) from None
-        if type(found) is not int or found not in _FORMATS:
+        if found not in (1, CONTRACT_FORMAT):
             raise InvalidContract(
-                f"The contract has format {found!r:.20}; this Inkling reads formats "
-                f"{' and '.join(map(str, _FORMATS))}. Use the Inkling that published "
-                "the model."
+                f"The contract has format {found!r:.20}; this Inkling reads the "
+                f"formats 1 and {CONTRACT_FORMAT}. Use the Inkling that published the "
+                "model."
             )
-        _check_names(values, found)
         try:
-            values["training_data"] = TrainingData(**values["training_data"])
-            values["labels"] = tuple(values["labels"])
-            return cls(**values)
-        except (TypeError, ValueError):
+            if found == 1:
+                values = _from_first_format(values)
+            _check_names(values, {item.name for item in dataclasses.fields(cls)})
+            return cls(**_typed(values))
+        except (TypeError, ValueError, AttributeError):
             raise InvalidContract(
                 "A field of the contract has a wrong type; use the contract.json of a "
                 "published version as a pattern."
             ) from None
 
 
-def _check_names(values: dict[str, Any], written_format: int) -> None:
+def _typed(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields as the contract has them: JSON has no tuples and classes."""
+    source = values["source"]
+    return {
+        **values,
+        "training_data": TrainingData(**values["training_data"]),
+        "source": None if source is None else Source(**source),
+        "labels": tuple(values["labels"]),
+        "scale": tuple(values["scale"]),
+        "offset": tuple(values["offset"]),
+    }
+
+
+# Fields that format 1 does not have, with the only values that it could mean.
+_NOT_IN_FIRST_FORMAT: dict[str, Any] = {
+    "grey": "luminance",
+    "aspect": "scaling",
+    "crop": 1.0,
+    "antialias": True,
+    "channel_order": "rgb",
+    "layout": "hwc",
+    "outputs": "softmax",
+    "source": None,
+}
+
+
+def _from_first_format(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of format 2 that mean the same as those of format 1."""
     known = {item.name for item in dataclasses.fields(Contract)}
-    if written_format == 1:
-        known.remove("grey")
+    known -= {"resize", *_NOT_IN_FIRST_FORMAT}
+    _check_names(values, known | {"keep_aspect"})
+    rest = dict(values)
+    keep_aspect = rest.pop("keep_aspect")
+    if type(keep_aspect) is not bool:
+        raise InvalidContract("The contract's keep_aspect must be true or false.")
+    return {
+        **rest,
+        **_NOT_IN_FIRST_FORMAT,
+        "resize": "fit" if keep_aspect else "stretch",
+        "scale": (rest["scale"],),
+        "offset": (rest["offset"],),
+    }
+
+
+def _in_first_format(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields in format 1; this is the inverse of `_from_first_format`."""
+    rest = {k: v for k, v in values.items() if k not in _NOT_IN_FIRST_FORMAT}
+    keep_aspect = rest.pop("resize") == "fit"
+    [scale], [offset] = rest["scale"], rest["offset"]
+    return {**rest, "keep_aspect": keep_aspect, "scale": scale, "offset": offset}
+
+
+def _check_first_format(contract: Contract) -> None:
+    """Check that a contract of format 1 has no value that the format cannot state."""
+    values = {name: getattr(contract, name) for name in _NOT_IN_FIRST_FORMAT}
+    sizes = (len(contract.scale), len(contract.offset))
+    if (
+        values != _NOT_IN_FIRST_FORMAT
+        or sizes != (1, 1)
+        or contract.resize == "cover"
+        or contract.filter not in ("bilinear", "box")
+    ):
+        raise InvalidContract(
+            "The contract states format 1, which lacks some of its values. Write it "
+            f"in format {CONTRACT_FORMAT}."
+        )
+
+
+def _check_names(values: dict[str, Any], known: set[str]) -> None:
     wrong = sorted(known.symmetric_difference(values))
     if wrong:
         raise InvalidContract(
             f"The contract has unknown or missing fields: {', '.join(wrong)[:200]}."
-        )
-
-
-def _check_choices(contract: Contract) -> None:
-    for name, choices in _CHOICES.items():
-        value = getattr(contract, name)
-        if value not in choices:
-            raise InvalidContract(
-                f"The contract's {name} is {value!r:.40}; expected one of "
-                f"{', '.join(choices)}."
-            )
-
-
-def _check_sizes(contract: Contract) -> None:
-    if contract.channels not in (1, 3):
-        raise InvalidContract(
-            f"The contract's channels are {contract.channels!r:.20}; expected 1 or 3."
-        )
-    ranges = {
-        "height": (1, 4096),
-        "width": (1, 4096),
-        "pad": (0, 255),
-        "box": (1, 4096),
-        "min_side": (1, 8192),
-    }
-    for name, (low, high) in ranges.items():
-        value = getattr(contract, name)
-        if type(value) is not int or not low <= value <= high:
-            raise InvalidContract(
-                f"The contract's {name} is {value!r:.20}; expected an integer from "
-                f"{low} to {high}."
-            )
-
-    longest = min(contract.height, contract.width)
-    if contract.centring == "mass" and contract.box > longest:
-        raise InvalidContract(
-            f"The contract's box is {contract.box}; it must fit into the model input, "
-            f"whose shorter side is {longest}."
-        )
-
-
-def _check_figures(contract: Contract) -> None:
-    if not (math.isfinite(contract.scale) and math.isfinite(contract.offset)):
-        raise InvalidContract(
-            f"The contract's scale is {contract.scale!r:.20} and its offset is "
-            f"{contract.offset!r:.20}; expected finite numbers."
-        )
-    if contract.scale == 0:
-        raise InvalidContract(
-            "The contract's scale is 0, which makes every input the same; expected "
-            "another number."
-        )
-    if not 0 < contract.temperature < math.inf:
-        raise InvalidContract(
-            f"The contract's temperature is {contract.temperature!r:.20}; expected a "
-            "number above 0."
-        )
-    if not 0 <= contract.abstain_below < 1:
-        raise InvalidContract(
-            f"The contract's abstain_below is {contract.abstain_below!r:.20}; expected "
-            "a number from 0 to below 1."
-        )
-
-
-def _check_switches(contract: Contract) -> None:
-    for name in ("keep_aspect", "exif"):
-        if type(getattr(contract, name)) is not bool:
-            raise InvalidContract(f"The contract's {name} must be true or false.")
-    if set(contract.tolerances) != set(TOLERANCES):
-        raise InvalidContract(
-            f"The contract's tolerances must be given for {', '.join(TOLERANCES)}."
-        )
-
-
-def _check_labels(labels: tuple[str, ...]) -> None:
-    texts = all(isinstance(label, str) and label for label in labels)
-    if not labels or not texts or len(set(labels)) != len(labels):
-        raise InvalidContract(
-            "The contract's labels are invalid; expected one or more texts that are "
-            "not empty and that all differ."
         )

@@ -72,13 +72,18 @@ class InklingError(Exception):
     Attributes:
         code: The kind of the error; each class sets it.
         message: A text for the caller, in English.
+        index: The position, from 0, of the image that the error is about; None if the
+            request has one image, or the error is about the whole request.
     """
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+    index: int | None = None
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        # A message may quote the name of a file, which need not be Unicode text; no
+        # protocol could carry it.
+        self.message = message.encode(errors="backslashreplace").decode()
+        super().__init__(self.message)
 
 
 class Unauthenticated(InklingError):

@@ -33,7 +33,8 @@ class Score:
     Attributes:
         label: The label's name.
         index: Position of the label in the scores, from 0.
-        probability: Softmax output, in [0, 1].
+        probability: In [0, 1]. The probabilities of all labels sum to 1, unless the
+            contract's `outputs` is `sigmoid`.
     """
 
     label: str
@@ -115,15 +116,20 @@ def check_abstain(abstain: bool) -> bool:
 
 
 def are_scores(
-    scores: npt.NDArray[Any], shape: tuple[int, int], tolerance: float
+    scores: npt.NDArray[Any],
+    shape: tuple[int, int],
+    tolerance: float,
+    *,
+    sum_to_one: bool = True,
 ) -> bool:
-    """Return whether an array holds one probability distribution per input.
+    """Return whether an array holds the probabilities of the labels for each input.
 
     Args:
         scores: The output of a model.
         shape: The expected shape: (inputs, labels).
         tolerance: How far a row's sum may differ from 1, and how far a score may lie
             outside [0, 1].
+        sum_to_one: False if each label has a probability on its own.
     """
     if scores.shape != shape:
         return False
@@ -134,6 +140,8 @@ def are_scores(
     # NaN fails this comparison, and infinite scores never reach the sum.
     if not (low >= -tolerance and high <= 1 + tolerance):
         return False
+    if not sum_to_one:
+        return True
     sums = np.add.reduce(scores, axis=1).tolist()
     return all(abs(one - 1) <= tolerance for one in sums)
 
@@ -150,7 +158,7 @@ def predictions(
     in the same way.
 
     Args:
-        scores: Softmax outputs, shape (n, classes), in [0, 1].
+        scores: Probabilities, shape (n, classes), in [0, 1].
         labels: The name of each class, in the order of the scores.
         top_k: How many labels each prediction has; at most the number of classes.
         origin: The model that answered.

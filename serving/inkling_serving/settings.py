@@ -59,6 +59,11 @@ class Settings:
     api_key_file: str = _setting(
         "", "file with the API keys that callers must send, one per line"
     )
+    cors_origin: str = _setting(
+        "",
+        "origins whose pages may call the gateway from a browser, separated by commas, "
+        "such as https://app.example; * means all, but not together with API keys",
+    )
     tls_certificate: str = _setting(
         "", "PEM file with the certificate chain for both ports"
     )

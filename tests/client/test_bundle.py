@@ -233,7 +233,7 @@ def test_a_plain_tflite_file_is_refused_with_what_to_do(
         lambda d: d.update(contract=7),
         lambda d: d.update(contract="{}"),
         lambda d: d.update(contract="[" * 100_000),
-        lambda d: d.update(contract=d["contract"].replace('"format":1', '"format":2')),
+        lambda d: d.update(contract=d["contract"].replace('"format":2', '"format":3')),
         lambda d: d.update(format=2),
         lambda d: d.update(name=7),
     ],

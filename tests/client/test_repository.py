@@ -1,20 +1,25 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import inkling
 from inkling.errors import BrokenVersion, InklingError, InvalidRequest, ModelNotFound
 from inkling.model.repository import (
     MANIFEST_FILE,
@@ -281,12 +286,12 @@ def _listed(name: str) -> Callable[[Path], None]:
     return change
 
 
-def _link(name: str) -> Callable[[Path], None]:
-    """Move a file or folder out of the version and put a link to it in its place."""
+def _link(name: str, target: str) -> Callable[[Path], None]:
+    """Put a link in the place of a file."""
 
     def change(version: Path) -> None:
-        (version / name).rename(version.parent / "moved")
-        (version / name).symlink_to(version.parent / "moved")
+        (version / name).unlink()
+        (version / name).symlink_to(target)
 
     return change
 
@@ -333,14 +338,18 @@ _DAMAGES: dict[str, Callable[[Path], None]] = {
     "file below changed": _change("tflite/deep/float32.tflite"),
     "file missing": lambda version: (version / "model.bin").unlink(),
     "file truncated": lambda version: (version / "model.bin").write_bytes(b"w"),
-    "file extra": lambda version: _write(version, {"extra": b""}),
-    "file extra below": lambda version: _write(version, {"tflite/deep/x": b""}),
-    "file hidden extra": lambda version: _write(version, {".hidden": b""}),
-    "file is a link": _link("model.bin"),
-    "folder is a link": _link("tflite"),
-    "manifest is a link": _link(MANIFEST_FILE),
     "file is a link to a pipe": _linked_pipe,
     "file is a pipe": _pipe("model.bin"),
+    "manifest is a pipe": _pipe(MANIFEST_FILE),
+    "file is a link to a device": _link("model.bin", "/dev/zero"),
+    "manifest is a link to a device": _link(MANIFEST_FILE, "/dev/zero"),
+    "file is a link to another file": _link("model.bin", "/etc/passwd"),
+    "manifest is a link to another file": _link(MANIFEST_FILE, "/etc/passwd"),
+    "file is a link to a folder": _link("model.bin", "/etc"),
+    "file is a link to itself": _link("model.bin", "model.bin"),
+    "file is a link to nothing": _link("model.bin", "../../blobs/gone"),
+    "name is no text": _listed("\ud800"),
+    "name has a zero byte": _listed("a\0b"),
     "absolute path listed": _listed("absolute"),
     "path with .. listed": _listed("../outside"),
 }
@@ -359,16 +368,187 @@ def test_damaged_versions_are_refused(
         files.verify()
 
 
-def test_version_that_is_a_link_is_not_served(tmp_path: Path) -> None:
-    """A version that is a link is not listed, or refused."""
-    elsewhere = _publish(Repository(tmp_path / "elsewhere"))
-    repository = Repository(tmp_path / "models")
-    (repository.root / "m").mkdir(parents=True)
-    (repository.root / "m" / "1").symlink_to(elsewhere.path)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("model.bin", "is missing"),
+        ("link", "is its volume mounted"),
+        ("pipe", "not a regular file"),
+        ("socket", "not a regular file"),
+        ("loop", "back to itself"),
+    ],
+)
+def test_reasons_name_the_file_and_the_remedy(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    """A file that cannot be read is named, with why, and without this machine's paths."""
+    version = _publish(Repository(tmp_path)).path
+    (version / "model.bin").unlink()
+    with contextlib.ExitStack() as stack, contextlib.chdir(version):
+        if name == "socket":
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind("model.bin")
+        elif name == "pipe":
+            os.mkfifo("model.bin")
+        elif name in ("link", "loop"):
+            Path("model.bin").symlink_to(
+                {"link": "/nowhere", "loop": "model.bin"}[name]
+            )
 
-    if repository.versions("m"):
-        with pytest.raises(BrokenVersion):
-            repository.newest("m").verify()
+        with pytest.raises(BrokenVersion, match=rf"^model\.bin .*{words}") as refused:
+            Repository(tmp_path).newest("m").verify()
+
+    assert "/" not in refused.value.message
+
+
+_LITTER = [
+    ".DS_Store", "._model.bin", "Thumbs.db", "desktop.ini", ".nfs0000000000a1b2c3",
+    "lost+found/x", "model.bin~", ".model.bin.swp", "__pycache__/x.pyc", ".git/HEAD",
+    "..2026_11_27/manifest.json", "extra", "tflite/deep/._float32.tflite",
+    "tflite/.DS_Store", "variables/unlisted", b"caf\xe9".decode(errors="surrogateescape"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _LITTER, ids=ascii)
+def test_what_the_manifest_does_not_list_is_ignored(tmp_path: Path, name: str) -> None:
+    """Litter neither breaks a version nor makes it look replaced; it can be named."""
+    files = _publish(Repository(tmp_path))
+    before = files.fingerprint()
+
+    _write(files.path, {name: b"litter"})
+    os.mkfifo(files.path / "a pipe")
+
+    files.verify()
+    assert before == files.fingerprint()
+    shown = name if name.startswith("tflite/") else name.partition("/")[0]
+    assert {shown, "a pipe"} == set(files.unlisted())
+
+
+def test_litter_is_not_published(tmp_path: Path) -> None:
+    """What a file manager leaves in staging is not listed, so that it may go later."""
+    litter = {".DS_Store": b"", "tflite/Thumbs.db": b"", "__pycache__/a.pyc": b""}
+    files = _publish(Repository(tmp_path), files={**_FILES, **litter})
+
+    assert set(_FILES) == set(files.listed())
+    assert [".DS_Store", "__pycache__", "tflite/Thumbs.db"] == files.unlisted()
+
+
+def _each_a_link(source: Path, target: Path) -> None:
+    """As `cp -rs`, and as KServe does with a volume."""
+    for path in source.rglob("*"):
+        if path.is_file():
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(path)
+
+
+def _content_addressed(source: Path, target: Path) -> None:
+    """As the cache of Hugging Face and DVC: relative links to files named by hash."""
+    blobs = target.parent.parent / "blobs"
+    blobs.mkdir(parents=True)
+    for path in source.rglob("*"):
+        if path.is_file():
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            blob = blobs / hashlib.sha256(path.read_bytes()).hexdigest()
+            blob.write_bytes(path.read_bytes())
+            place.symlink_to(os.path.relpath(blob, place.parent))
+
+
+def _projected(source: Path, target: Path) -> None:
+    """As Kubernetes projects a ConfigMap: names -> ..data -> a directory with a date."""
+    shutil.copytree(source, target / "..2026_11_27")
+    (target / "..data").symlink_to("..2026_11_27")
+    for path in source.iterdir():
+        (target / path.name).symlink_to(Path("..data", path.name))
+
+
+def _whole_link(source: Path, target: Path) -> None:
+    """As a version that is released by a link."""
+    target.parent.mkdir(parents=True)
+    target.symlink_to(source)
+
+
+def _linked_model(source: Path, target: Path) -> None:
+    """As a model on a volume of its own."""
+    target.parent.parent.mkdir(parents=True)
+    target.parent.symlink_to(source.parent)
+
+
+def _linked_root(source: Path, target: Path) -> None:
+    """As a models directory that is itself a link."""
+    target.parent.parent.symlink_to(source.parent.parent)
+
+
+_LINKED = [
+    _each_a_link, _content_addressed, _projected, _whole_link, _linked_model, _linked_root,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("link", _LINKED)
+def test_links_are_followed(
+    tmp_path: Path, published: Path, link: Callable[[Path, Path], None]
+) -> None:
+    """A version whose files are links, as stores and volumes give them, is the same."""
+    source = Repository(published).newest("mlp")
+    root = tmp_path / "linked"
+    link(source.path, root / "mlp" / "1")
+
+    found = Repository(root)
+
+    assert "mlp" in found.models()
+    assert [1] == found.versions("mlp")
+    files = found.newest("mlp")
+    files.verify()
+    assert source.contract() == files.contract()
+    assert source.accuracy("int8") == files.accuracy("int8")
+    for place in (files.path, files.tflite("int8")):
+        with inkling.connect(place) as classifier:
+            assert classifier.contract() == source.contract()
+            assert classifier.classify(np.zeros((28, 28), np.uint8)).origin.version in (
+                None,
+                1,
+            )
+
+
+def test_links_into_another_volume_are_followed(
+    tmp_path: Path, published: Path
+) -> None:
+    """A file on another file system counts, too, if it has the SHA-256 in the manifest."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other file system to write to")
+    with tempfile.TemporaryDirectory(dir=shared) as volume:
+        source = Path(shutil.copytree(published / "mlp", Path(volume) / "mlp"))
+        _each_a_link(source / "1", tmp_path / "mlp" / "1")
+        files = Repository(tmp_path).newest("mlp")
+        files.verify()
+
+        (source / "1" / "golden.npz").write_bytes(b"another")
+
+        with pytest.raises(BrokenVersion, match=r"golden\.npz differs"):
+            files.verify()
+
+
+def test_targets_of_links_are_watched(tmp_path: Path) -> None:
+    """When the target of a link is replaced, the version looks replaced."""
+    elsewhere = _publish(Repository(tmp_path / "elsewhere"))
+    _each_a_link(elsewhere.path, tmp_path / "models" / "m" / "1")
+    files = Repository(tmp_path / "models").newest("m")
+    before = files.fingerprint()
+
+    _write(elsewhere.path, {"model.bin": b"other"})
+
+    assert before != files.fingerprint()
+
+
+def test_a_manifest_that_cannot_be_read_is_a_version(tmp_path: Path) -> None:
+    """Such a version is listed, so that its reason is told; it does not vanish."""
+    for number, make in enumerate([os.mkfifo, lambda path: path.symlink_to("gone")], 1):
+        (tmp_path / "m" / str(number)).mkdir(parents=True)
+        make(tmp_path / "m" / str(number) / MANIFEST_FILE)
+
+    assert [2, 1] == Repository(tmp_path).versions("m")
 
 
 def test_single_flipped_bits_are_detected(models_dir: Path) -> None:
@@ -529,6 +709,18 @@ def test_killed_publishers_leave_only_staging(tmp_path: Path, kills: int) -> Non
     assert versions[0] + 1 == _publish(repository).version
 
 
+def test_a_live_publisher_keeps_its_staging(tmp_path: Path) -> None:
+    """Staging that looks old is left alone while its publisher lives."""
+    with Repository(tmp_path).publishing("m") as publication:
+        _write(publication.path, _FILES)
+        os.utime(publication.path, (0, 0))
+
+        assert _publish(Repository(tmp_path)).version == 1
+
+        assert publication.commit().version == 2
+    Repository(tmp_path).files("m", 2).verify()
+
+
 def test_old_staging_is_swept(tmp_path: Path) -> None:
     """The next publisher removes staging that is an hour old, and nothing else."""
     old, young = tmp_path / "m" / ".staging-old", tmp_path / "m" / ".staging-young"
@@ -572,7 +764,8 @@ def test_version_labels(tmp_path: Path, labels: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     "text",
     [b"", b"[]", b"{", b'{"a": "1"}', b'{"a": true}', b'{"a": 1.0}', b'{"a": null}',
-     b'{"\xff": 1}', b"[" * 100_000],
+     b'{"\xff": 1}', b"[" * 100_000, b'{"\\ud800": 1}', b'{"a": 0}', b'{"a": -1}',
+     b'{"a": 1000000000000000000000}'],
 )  # fmt: skip
 def test_broken_version_labels_are_refused(tmp_path: Path, text: bytes) -> None:
     """A file of labels that maps anything but names to whole numbers is refused."""
@@ -582,9 +775,15 @@ def test_broken_version_labels_are_refused(tmp_path: Path, text: bytes) -> None:
         Repository(tmp_path).version_labels("m")
 
 
-def test_version_labels_that_are_a_folder_are_refused(tmp_path: Path) -> None:
-    """A folder in the place of the file of labels is a typed error."""
-    (tmp_path / "m" / "labels.json").mkdir(parents=True)
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("gone")]
+)
+def test_version_labels_that_are_no_file_are_refused(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """A folder, a pipe or a dangling link in the place of the file is a typed error."""
+    (tmp_path / "m").mkdir()
+    make(tmp_path / "m" / "labels.json")
 
     with pytest.raises(BrokenVersion):
         Repository(tmp_path).version_labels("m")

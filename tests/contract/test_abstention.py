@@ -44,7 +44,9 @@ _CASES = {
 
 def _reason(ink: np.ndarray, score: float, contract: Contract) -> str | None:
     prediction = Prediction((Score("7", 7, score),), Origin("cnn", 1, contract.hash))
-    inputs = (ink * 255 * contract.scale + contract.offset)[np.newaxis, :, :, None]
+    inputs = (ink * 255 * contract.scale[0] + contract.offset[0])[
+        np.newaxis, :, :, None
+    ]
     [found] = abstaining([prediction], inputs.astype(np.float32), contract)
     assert (found.label is None) == (found.index is None) == bool(found.abstained)
     assert found.top == prediction.top
@@ -58,7 +60,9 @@ def test_the_rule(
 ) -> None:
     """Empty comes first, then the score decides; the scaling of the input does not."""
     ink, score, expected = _CASES[case]
-    contract = replace(digit_contract, abstain_below=0.5, scale=scale, offset=offset)
+    contract = replace(
+        digit_contract, abstain_below=0.5, scale=(scale,), offset=(offset,)
+    )
 
     assert expected == _reason(ink, score, contract)
     assert expected is None or expected in REASONS

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -46,9 +47,22 @@ def test_hash_is_of_the_canonical_form(digit_contract: Contract) -> None:
         ("pad", 256, "pad"),
         ("box", 29, "box"),
         ("exif", 1, "exif"),
-        ("keep_aspect", "yes", "keep_aspect"),
-        ("scale", 0, "scale"),
-        ("offset", float("nan"), "offset"),
+        ("resize", "squash", "resize"),
+        ("aspect", "both", "aspect"),
+        ("aspect", "exact_box", "exact_box"),
+        ("crop", 0, "crop"),
+        ("crop", 1.1, "crop"),
+        ("crop", 0.5, "crop"),
+        ("antialias", 0, "antialias"),
+        ("channel_order", "gbr", "channel_order"),
+        ("layout", "whc", "layout"),
+        ("outputs", "tanh", "outputs"),
+        ("outputs", "binary", "two labels"),
+        ("scale", [0], "scale"),
+        ("scale", [1, 1], "scale"),
+        ("scale", ["1"], "scale"),
+        ("offset", [float("nan")], "offset"),
+        ("source", {"name": "x"}, "type"),
         ("temperature", 0, "temperature"),
         ("temperature", float("inf"), "temperature"),
         ("abstain_below", 1.0, "abstain_below"),
@@ -57,7 +71,7 @@ def test_hash_is_of_the_canonical_form(digit_contract: Contract) -> None:
         ("labels", ["a", "a"], "labels"),
         ("labels", ["a", 3], "labels"),
         ("labels", 5, "type"),
-        ("scale", "big", "type"),
+        ("scale", 5, "type"),
         ("training_data", {"name": "x"}, "type"),
         ("tolerances", {"float32": 1e-5}, "tolerances"),
         ("surprise", 1, "surprise"),
@@ -82,18 +96,6 @@ def test_texts_that_are_no_contract_are_refused(text: str) -> None:
         Contract.from_json(text)
 
 
-def test_format_1_stays(digit_contract: Contract) -> None:
-    """A contract with luminance is written and hashed in format 1, as it ever was."""
-    published = dataclasses.replace(digit_contract, finder="ink-1", grey="luminance")
-    values = json.loads(published.json)
-
-    assert values["format"] == 1
-    assert "grey" not in values
-    assert Contract.from_json(published.json) == published
-    with pytest.raises(InvalidContract, match="grey"):
-        Contract.from_json(json.dumps({**values, "grey": "contrast"}))
-
-
 def test_colour_has_no_grey(digit_contract: Contract) -> None:
     """A contract of three channels that states how to become grey is refused."""
     with pytest.raises(InvalidContract, match="3 channels"):
@@ -107,3 +109,52 @@ def test_missing_fields_are_refused(digit_contract: Contract) -> None:
         del values[name]
         with pytest.raises(InvalidContract):
             Contract.from_json(json.dumps(values))
+
+
+# As a version before format 2 wrote it.
+_FIRST = (
+    '{"abstain_below":0.3939,"alpha":"contrast","box":20,"centring":"mass","channels":1,'
+    '"exif":true,"filter":"bilinear","finder":"ink-1","format":1,"height":28,'
+    '"keep_aspect":true,"kind":"photo_of_one_object","labels":["0","1"],"min_side":512,'
+    '"offset":0.0,"pad":0,"polarity":"auto","scale":0.00392156862745098,'
+    '"temperature":0.6548,"tolerances":{"float16":0.005,"float32":1e-05,"int8":0.25},'
+    '"training_data":{"digest":"sha256:418b","name":"digits"},"width":28}'
+)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_first_format_stays_as_it_was_written(keep: bool) -> None:
+    """A contract of format 1 means the same in format 2, and keeps its JSON and its hash."""
+    text = _FIRST.replace(":true,", f":{json.dumps(keep)},")
+    contract = Contract.from_json(text)
+
+    assert text == contract.json
+    assert f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" == contract.hash
+    assert contract.resize == ("fit" if keep else "stretch")
+    assert (contract.scale, contract.offset) == ((1 / 255,), (0.0,))
+    assert contract == Contract.from_json(contract.json)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crop": 0.5, "resize": "cover"},
+        {"filter": "lanczos"},
+        {"antialias": False},
+        {"channel_order": "bgr"},
+        {"outputs": "sigmoid"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_first_format_states_nothing_new(change: dict[str, object]) -> None:
+    """A contract of format 1 cannot be given a value that its JSON cannot state."""
+    with pytest.raises(InvalidContract, match="format 1"):
+        dataclasses.replace(Contract.from_json(_FIRST), **change)  # type: ignore[arg-type]
+
+
+def test_fields_of_both_formats_are_refused() -> None:
+    """A text of one format with a field of the other is refused by the field's name."""
+    with pytest.raises(InvalidContract, match="antialias"):
+        Contract.from_json(_FIRST.replace('"box"', '"antialias":true,"box"'))
+    with pytest.raises(InvalidContract, match="keep_aspect"):
+        Contract.from_json(_FIRST.replace('"format":1', '"format":2'))

@@ -31,7 +31,7 @@ _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 @pytest.fixture(scope="module")
 def ink_1(digit_contract: Contract) -> Contract:
     """The contract of the digit models that were published before `ink-2`."""
-    return replace(digit_contract, finder="ink-1", grey="luminance")
+    return replace(digit_contract, finder="ink-1", grey="luminance", format=1)
 
 
 def _overlap(found: np.ndarray, expected: np.ndarray) -> float:

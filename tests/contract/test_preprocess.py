@@ -120,7 +120,7 @@ def test_transparency_for_a_colour_model(
 @pytest.mark.parametrize("keep", [True, False])
 def test_proportions(keep: bool, colour_contract: Contract, encode: Encode) -> None:
     """Stretching or padding is the contract's choice."""
-    contract = replace(colour_contract, keep_aspect=keep, pad=7)
+    contract = replace(colour_contract, resize="fit" if keep else "stretch", pad=7)
     seen = _seen(encode(np.full((10, 40, 3), 99, np.uint8)), contract)
 
     assert ((seen == 7).any(), (seen == 99).all()) == (keep, not keep)
@@ -128,7 +128,7 @@ def test_proportions(keep: bool, colour_contract: Contract, encode: Encode) -> N
 
 def test_scale_and_offset(digit_contract: Contract, sample: np.ndarray) -> None:
     """Inputs are pixel * scale + offset, in float32."""
-    contract = replace(digit_contract, scale=2 / 255, offset=-1.0)
+    contract = replace(digit_contract, scale=(2 / 255,), offset=(-1.0,))
     inputs = pixels_to_input(sample, contract)
 
     assert np.float32 == inputs.dtype

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ _YARDSTICK_S = 0.0195
 _BUSY = 1.5
 _AS_JSON = {"Content-Type": "application/json"}
 _AS_FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+_AS_FIELDS = {"Content-Type": "application/x-www-form-urlencoded"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIDE = 2048
 _MAX_BODY = 10 * 1024 * 1024
@@ -118,6 +120,12 @@ def _form(*images: bytes) -> bytes:
     return (
         b"".join(_PART + b"\r\n" + image + b"\r\n" for image in images) + b"--b--\r\n"
     )
+
+
+def _heads(filling: bytes) -> bytes:
+    """Return a form with as many parts as are read, each with a costly head."""
+    head = b"--b\r\nContent-Disposition: form-data; name=f; filename=f; " + filling
+    return (head + b"\r\n\r\nx\r\n") * 72 + b"--b--\r\n"
 
 
 def _json(*images: bytes) -> bytes:
@@ -273,6 +281,29 @@ _LEGAL_ENVELOPES = {
     ),
     "form, largest file": Request(lambda: _form(_padded(_MAX_IMAGE)), 200, _AS_FORM),
     "JSON, largest file": Request(lambda: _json(_padded(7_800_000)), 200, _AS_JSON),
+    "JSON, largest file in lines": Request(
+        lambda: json.dumps(
+            {"images": [{"b64": _in_lines(_padded(7_500_000))}]}
+        ).encode(),
+        200,
+        _AS_JSON,
+    ),
+    "text, largest data: URL": Request(
+        lambda: b"data:image/png;base64," + base64.urlsafe_b64encode(_padded(7_800_000))
+    ),
+    "fields, largest picture": Request(
+        lambda: urlencode(
+            {"image": base64.b64encode(_padded(7_800_000)).decode()}
+        ).encode(),
+        200,
+        _AS_FIELDS,
+    ),
+    "form, 31 damaged pictures": Request(
+        lambda: _form(*[_small_png()[:-20].ljust(250_000)] * 31, _small_png()),
+        200,
+        _AS_FORM,
+        _CLASSIFY + "?partial=true",
+    ),
     "JSON, one emoji": Request(
         lambda: _json_of(_json(_small_png())[:-1] + ', "x": "😀'.encode(), b"a", b'"}'),
         400,
@@ -282,6 +313,12 @@ _LEGAL_ENVELOPES = {
     "explain, RGBA noise": Request(_noisy_rgba, path=_EXPLAIN),
     "explain, progressive": Request(_progressive, path=_EXPLAIN),
 }
+
+
+def _in_lines(content: bytes) -> str:
+    return base64.encodebytes(content).decode()
+
+
 _PICTURE_ATTACKS = {
     "50,000 chunks": Request(lambda: _small_png(*[(b"tEXt", b"k\0v")] * 50_000), 413),
     "60 MB of zTXt": Request(lambda: _text(b"zTXt", b"\0\0", bytes(2**20 - 9)), None),
@@ -367,6 +404,30 @@ _ENVELOPE_ATTACKS = {
         lambda: _part_of(b"Content-Disposition: form-data", b";", b"\r\n\r\nhello"),
         None,
         _AS_FORM,
+    ),
+    "form of boundaries": Request(
+        lambda: _part_of(b"\r\n", b"\r\n--bx", b""), None, _AS_FORM
+    ),
+    "form with heads of options": Request(
+        lambda: _heads(b"a=b;" * 900), None, _AS_FORM
+    ),
+    "form with heads of quotes": Request(
+        lambda: _heads(b'a="' + rb"\"" * 1800 + b'";'), None, _AS_FORM
+    ),
+    "form with heads of headers": Request(
+        lambda: _heads(b"a=b\r\n" + b"a:b\r\n" * 700 + b"X: y"), None, _AS_FORM
+    ),
+    "fields of percent signs": Request(
+        lambda: _json_of(b"image=data:image/png;base64,", b"%41", b""), None, _AS_FIELDS
+    ),
+    "fields of plus signs": Request(
+        lambda: _json_of(b"image=data:image/png;base64,", b"+", b""), None, _AS_FIELDS
+    ),
+    "fields without end": Request(
+        lambda: _json_of(b"image=x", b"&a=b", b""), None, _AS_FIELDS
+    ),
+    "base64 of line ends": Request(
+        lambda: _json_of(b"data:image/png;base64,", b"A\n", b""), None
     ),
     "form with a long boundary": Request(
         lambda: b"x",

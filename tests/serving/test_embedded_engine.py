@@ -285,32 +285,33 @@ def _break_golden_header(version: Path) -> None:
             archive.writestr(name, data)
 
 
-def _link(version: Path) -> None:
-    outside = version.parent / "outside"
-    (version / CONTRACT_FILE).rename(outside)
-    (version / CONTRACT_FILE).symlink_to(outside)
+def _dangling(version: Path) -> None:
+    (version / CONTRACT_FILE).unlink()
+    (version / CONTRACT_FILE).symlink_to("../gone")
 
 
 _NINE = list("012345678")
+# Half of a surrogate pair, which JSON can hold and no answer can.
+_ODD = [*_NINE, "\ud800"]
 # How a version is broken before (or after) its manifest was written, and a word of why.
 _BROKEN: dict[str, tuple[str, Change, str]] = {
     "truncated tflite": ("before", _cut(_TFLITE), "damaged"),
     "truncated tflite after": ("after", _cut(_TFLITE), "SHA-256"),
-    "missing tflite": ("before", _remove(_TFLITE), "read"),
-    "missing tflite after": ("after", _remove(_TFLITE), "disagree"),
+    "missing tflite": ("before", _remove(_TFLITE), "missing"),
+    "missing tflite after": ("after", _remove(_TFLITE), "missing"),
     "changed contract": ("after", _contract(polarity="as_is"), "SHA-256"),
     "contract not the file's": ("before", _contract(polarity="as_is"), "differs"),
     "contract of nine": ("before", _contract_everywhere(labels=_NINE), "labels"),
     "contract of a skew": ("before", _contract_everywhere(polarity="as_is"), "inputs"),
-    "contract of another format": ("before", _contract(format=2), "format"),
+    "contract of another format": ("before", _contract(format=99), "format"),
     "contract is none": ("before", _put(CONTRACT_FILE, b"[]"), "contract"),
     "missing golden": ("before", _remove(GOLDEN_FILE), "golden"),
     "missing golden after": ("after", _remove(GOLDEN_FILE), "golden"),
     "golden header": ("before", _break_golden_header, "golden"),
     "golden is text": ("before", _put(GOLDEN_FILE, b"golden"), "golden"),
     "golden of other weights": ("before", _swap_golden, "golden"),
-    "extra file": ("after", _put("extra", b""), "extra"),
-    "link": ("after", _link, "link"),
+    "dangling link": ("after", _dangling, "link"),
+    "label is no text": ("before", _contract(labels=_ODD), "labels"),
     "metrics are none": ("before", _put(METRICS_FILE, b"{"), "metrics"),
     "manifest is none": ("after", _put(MANIFEST_FILE, b"{"), "manifest"),
     "manifest is empty": ("after", _put(MANIFEST_FILE, b""), "manifest"),
@@ -409,6 +410,30 @@ def test_broken_versions_take_no_good_one_away(
     client.join()
 
     assert lost == []
+
+
+def test_litter_changes_nothing(
+    start_engine: Callable[..., EmbeddedEngine],
+    publisher: Publisher,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Files that nobody published stop no version, neither at a start nor later."""
+    caplog.set_level("INFO")
+    publisher.publish("mlp", after=_put(".DS_Store", b"Bud1"))
+    engine = start_engine(publisher.root)
+    held = engine.select("m")
+
+    version = publisher.root / "m" / "1"
+    (version / "lost+found").mkdir()
+    for name in ("._golden.npz", "tflite/.nfs000001", "tflite/float32.tflite~"):
+        (version / name).write_bytes(b"litter")
+    _look_twice(engine, publisher)
+
+    assert engine.select("m") is held
+    assert _states(engine) == {1: State.AVAILABLE}
+    assert any(
+        "not list" in r.message and ".DS_Store" in r.message for r in caplog.records
+    )
 
 
 def test_repaired_versions_are_served(

@@ -25,6 +25,7 @@ _OTHERS: dict[str, Any] = {
     "tls_certificate": "/elsewhere/chain.pem",
     "tls_key": "/elsewhere/key.pem",
     "tls_client_ca": "/elsewhere/clients.pem",
+    "cors_origin": "https://app.example",
     "grpc_reflection": True,
     "grpc_channelz": True,
     "grpc_compression": "gzip",

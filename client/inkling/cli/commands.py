@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inkling.cli.main import Command
+from inkling.cli.text import column, printable
 from inkling.errors import InklingError, InvalidRequest
 from inkling.model.repository import Repository, VersionFiles
 
@@ -118,12 +119,12 @@ def _list_models(options: argparse.Namespace) -> int:
 def _row(files: VersionFiles) -> str:
     try:
         files.verify()
-        dataset, state = files.contract().training_data.name, "ok"
+        dataset, state = str(files.contract().training_data.name), "ok"
         accuracy = files.accuracy("float32")
     except InklingError as error:
         dataset, state, accuracy = "", error.message, None
     shown = " " * 8 if accuracy is None else f"{accuracy:8.2%}"
-    return f"{files.model:16} {files.version:7}  {dataset:14} {shown}  {state}"
+    return f"{files.model:16} {files.version:7}  {column(dataset, 14)} {shown}  {state}"
 
 
 def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -186,7 +187,7 @@ def _show_progress(number: int, count: int) -> None:
 
 def _as_row(path: Path, prediction: Prediction) -> str:
     top = "  ".join(
-        f"{score.label} {score.probability:7.2%}" for score in prediction.top
+        f"{printable(score.label)} {score.probability:7.2%}" for score in prediction.top
     )
     if prediction.abstained is None:
         return f"{path}  {top}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from inkling import __version__
+from inkling.cli.text import escape_what_cannot_be_printed
 from inkling.errors import InklingError
 
 __all__ = ["Command", "main", "parser"]
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The code is 0 for success, 1 for an error and 130 after Ctrl-C. argparse itself
     exits with 2 for wrong arguments.
     """
+    escape_what_cannot_be_printed()
     options = parser().parse_args(arguments)
     try:
         code: int = options.run(options)

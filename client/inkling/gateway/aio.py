@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
-from inkling.errors import InklingError
+from inkling.errors import InklingError, InvalidRequest
 from inkling.gateway.channel import (
     CHANNEL_OPTIONS,
     check_address,
@@ -20,7 +20,9 @@ from inkling.gateway.channel import (
     request_for,
 )
 from inkling.gateway.connection import Connection
+from inkling.gateway.error_classes import closed
 from inkling.gateway.versions import contract_of
+from inkling.image.named_pictures import NamedPictures
 from inkling.image.pictures import encoded
 from inkling.types import check_abstain, check_top_k
 from inkling.v1 import classifier_pb2 as pb
@@ -40,7 +42,10 @@ _WINDOW = 16
 
 
 class AioClassifier:
-    """What `inkling.Classifier` offers, for asyncio; belongs to one event loop."""
+    """What `inkling.Classifier` offers, for asyncio.
+
+    It belongs to the event loop of its first call. Once it is closed, it stays closed.
+    """
 
     def __init__(self, target: str, **options: Any) -> None:
         """Take the address of the gateway; nothing is sent yet.
@@ -54,12 +59,11 @@ class AioClassifier:
         """
         self._connection = Connection.to(check_address(target), options)
         self._metadata = list(self._connection.authorization.items())
-        secret = credentials(self._connection)
-        if secret is None:
-            self._channel = grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(target, secret, CHANNEL_OPTIONS)
-        self._stub = ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
+        self._secret = credentials(self._connection)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: ClassifierStub | None = None
+        self._is_closed = False
 
     async def classify(
         self, picture: Picture, top_k: int = 1, *, abstain: bool = False
@@ -99,11 +103,10 @@ class AioClassifier:
         Raises:
             InklingError: As `classify`; the predictions before it have been yielded.
         """
-        async with aclosing(self.outcomes(pictures, top_k, abstain=abstain)) as found:
+        named = NamedPictures(pictures)
+        async with aclosing(self.outcomes(named, top_k, abstain=abstain)) as found:
             async for outcome in found:
-                if isinstance(outcome, InklingError):
-                    raise outcome
-                yield outcome
+                yield named.answer(outcome)
 
     async def contract(self) -> Contract:
         """Return the contract of the version that answers now, as the gateway has it.
@@ -116,8 +119,11 @@ class AioClassifier:
         return contract_of(self._connection, model.versions)
 
     async def close(self) -> None:
-        """Close the channel."""
-        await self._channel.close()
+        """Close the channel, and end the calls under way; closing again is nothing."""
+        self._is_closed = True
+        channel, self._channel, self._stub = self._channel, None, None
+        if channel is not None and self._loop is asyncio.get_running_loop():
+            await channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,11 +133,49 @@ class AioClassifier:
 
     async def _answered(self, method: str, request: Any) -> Any:
         try:
-            return await getattr(self._stub, method)(
+            return await getattr(self._ready_stub(), method)(
                 request, timeout=self._connection.timeout_s, metadata=self._metadata
             )
         except grpc.aio.AioRpcError as error:
+            if self._is_closed:
+                raise closed() from None
             raise error_of_call(self._connection, error) from None
+        except (grpc.aio.UsageError, AttributeError):
+            # gRPC takes a channel that is being closed apart step by step.
+            if not self._is_closed:
+                raise
+            raise closed() from None
+        except asyncio.CancelledError:
+            # `close` cancels the calls; their callers were not cancelled.
+            if not self._is_closed or _is_cancelled():
+                raise
+            raise closed() from None
+
+    def _ready_stub(self) -> ClassifierStub:
+        if self._is_closed:
+            raise closed()
+        loop = asyncio.get_running_loop()
+        if self._stub is None:
+            self._loop, self._channel = loop, self._opened()
+            self._stub = ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
+        if self._loop is not loop:
+            raise InvalidRequest(
+                "An AioClassifier belongs to the event loop of its first call, and "
+                "this is another loop; make one in each loop."
+            )
+        return self._stub
+
+    def _opened(self) -> grpc.aio.Channel:
+        target = self._connection.target
+        if self._secret is None:
+            return grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(target, self._secret, CHANNEL_OPTIONS)
+
+
+def _is_cancelled() -> bool:
+    """Return whether somebody has asked the current task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _outcome(task: Awaitable[_T]) -> _T | InklingError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from inkling.errors import DeadlineExceeded, InklingError, InvalidRequest, NotReady
-from inkling.image.pictures import encoded, raising
+from inkling.image.named_pictures import raising
+from inkling.image.pictures import encoded
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
@@ -42,7 +44,9 @@ class Classifier(Protocol):
         """Yield a prediction per picture, in order, with a few calls under way.
 
         Raises:
-            InklingError: As `classify`; the predictions before it have been yielded.
+            InklingError: As `classify`; the predictions before it have been yielded. An
+                error about a picture has its `index`, and its message begins with
+                `Picture 3 (its path): `.
         """
 
     def outcomes(
@@ -58,7 +62,11 @@ class Classifier(Protocol):
         """
 
     def close(self) -> None:
-        """Close the connections, and free the model."""
+        """Close the connections, and free the model; closing again does nothing.
+
+        Calls under way in other threads, and the rest of an iteration, end with
+        `NotReady`. A later call connects anew.
+        """
 
     def __enter__(self) -> Self: ...
 
@@ -120,7 +128,8 @@ def _is_on_device(target: str | PathLike[str]) -> bool:
     if not str(target):
         return False  # its path would be the current folder
     path = Path(target)
-    return path.suffix == ".tflite" or path.is_dir()
+    # A file of a content-addressed store has a hash for its name.
+    return path.suffix == ".tflite" or path.is_dir() or path.is_file()
 
 
 class Fallback:
@@ -153,7 +162,7 @@ class Fallback:
         self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order; each call tries the first."""
-        return raising(self.outcomes(pictures, top_k, abstain=abstain))
+        return raising(partial(self.outcomes, top_k=top_k, abstain=abstain), pictures)
 
     def contract(self) -> Contract:
         """Return the first's contract, or the second's if the first is not ready."""

@@ -21,7 +21,7 @@ from inkling.errors import (
     UnsupportedMediaType,
 )
 
-__all__ = ["closed", "error_of", "not_reached", "too_late"]
+__all__ = ["closed", "error_of", "is_known", "not_reached", "too_late"]
 
 _CLASSES: Mapping[str, type[InklingError]] = MappingProxyType(
     {
@@ -46,6 +46,14 @@ def error_of(code: str, message: str) -> InklingError:
     return _CLASSES.get(code, InternalError)(message)
 
 
+def is_known(code: object) -> bool:
+    """Return whether this client has a class for a code word.
+
+    A newer server may send others; the class then follows from the status.
+    """
+    return isinstance(code, str) and code in _CLASSES
+
+
 def not_reached(target: str, reason: str) -> NotReady:
     """Return the error for an address at which no gateway answers."""
     return NotReady(
@@ -62,5 +70,8 @@ def too_late(target: str) -> DeadlineExceeded:
 
 
 def closed() -> NotReady:
-    """Return the error for a call that its classifier's `close` ended."""
-    return NotReady("The classifier was closed while it was asked.")
+    """Return the error for a call that its classifier's `close` ended or prevented."""
+    return NotReady(
+        "The classifier was closed while it was asked. Close it after its last call, "
+        "or connect again."
+    )

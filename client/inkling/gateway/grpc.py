@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -24,7 +25,7 @@ from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from inkling.contract import Contract
     from inkling.errors import InklingError
@@ -53,6 +54,7 @@ class GrpcClassifier(RemoteClassifier):
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._stub: ClassifierStub | None = None
+        self._closings = 0
         self._process = os.getpid()
 
     def contract(self) -> Contract:
@@ -68,17 +70,23 @@ class GrpcClassifier(RemoteClassifier):
     def close(self) -> None:
         """Close the channel; a later call opens another."""
         with self._lock:
+            self._closings += 1
             # A call that this ends finds that the stub is no longer its own.
             channel, self._channel, self._stub = self._channel, None, None
             if channel is not None and self._process == os.getpid():
                 channel.close()
 
+    @property
+    def _generation(self) -> int:
+        return self._closings
+
     def _begin(self, image: bytes, top_k: int, abstain: bool) -> _GrpcCall:
         request = request_for(self._connection, image, top_k, abstain)
         stub = self._ready_stub()
-        future = stub.Classify.future(
-            request, timeout=self._connection.timeout_s, metadata=self._metadata
-        )
+        with self._refusing(stub):
+            future = stub.Classify.future(
+                request, timeout=self._connection.timeout_s, metadata=self._metadata
+            )
         return _GrpcCall(future, lambda: self._error(stub, future))
 
     def _ask(self, image: bytes, top_k: int, abstain: bool) -> Prediction:
@@ -88,12 +96,22 @@ class GrpcClassifier(RemoteClassifier):
     def _answered(self, method: str, request: Any) -> Any:
         """Return the answer to one call; a future would take half as much CPU again."""
         stub = self._ready_stub()
-        try:
+        with self._refusing(stub):
             return getattr(stub, method)(
                 request, timeout=self._connection.timeout_s, metadata=self._metadata
             )
+
+    @contextmanager
+    def _refusing(self, stub: ClassifierStub) -> Iterator[None]:
+        """Turn the errors of gRPC into ours; a closed channel raises ValueError."""
+        try:
+            yield
         except grpc.RpcError as error:
             raise self._error(stub, error) from None
+        except ValueError:
+            if stub is self._stub:
+                raise
+            raise closed() from None
 
     def _error(self, stub: ClassifierStub, call: Any) -> InklingError:
         if stub is not self._stub:
@@ -124,7 +142,7 @@ class _GrpcCall:
     def result(self) -> Prediction:
         try:
             return prediction_of(self._future.result())
-        except grpc.RpcError:
+        except (grpc.RpcError, grpc.FutureCancelledError):
             raise self._error() from None
 
     def cancel(self) -> None:

@@ -58,6 +58,10 @@ class HttpClassifier(RemoteClassifier):
         """Close the connections, and end the calls under way; a later call connects."""
         self._transport.close()
 
+    @property
+    def _generation(self) -> int:
+        return self._transport.pool.generation
+
     def _begin(self, image: bytes, top_k: int, abstain: bool) -> _HttpCall:
         if not image:
             # The gateway would take it for a request without a body.

@@ -6,14 +6,16 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
 from inkling.errors import ErrorCode, InklingError, InternalError
-from inkling.gateway.error_classes import error_of, not_reached, too_late
+from inkling.gateway.error_classes import error_of, is_known, not_reached, too_late
 
 __all__ = ["Answer", "error_of_failure", "no_gateway"]
 
@@ -76,7 +78,12 @@ class Answer:
     def retry_after_s(self) -> float | None:
         """The seconds that the server asks to wait; None if it does not."""
         text = self.headers.get("retry-after", "").strip()
-        return float(text) if text.isdecimal() and len(text) <= 6 else None
+        if text.isdecimal():
+            return float(text) if len(text) <= 6 else None
+        try:
+            return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+        except (ValueError, OverflowError):
+            return None
 
     def json(self, target: str) -> Any:
         """Return the JSON of an answer with status 200.
@@ -89,24 +96,30 @@ class Answer:
             raise self.refusal(target)
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise no_gateway(target) from None
 
     def refusal(self, target: str) -> InklingError:
         """Return the error for an answer with another status than 200."""
         try:
             error = json.loads(self.body)["error"]
-            code, message = ErrorCode(error["code"]), str(error["message"])
-        except (ValueError, KeyError, TypeError):
+            code, message = error["code"], error["message"]
+        except (ValueError, KeyError, TypeError, RecursionError):
             return self._refusal_of_another(target)
-        return error_of(code, message)
+        if not isinstance(code, str) or not isinstance(message, str):
+            return self._refusal_of_another(target)
+        return error_of(code if is_known(code) else self._code, message)
+
+    @property
+    def _code(self) -> ErrorCode:
+        """The code that the status alone means."""
+        return _CODE_OF_STATUS.get(self.status, ErrorCode.INTERNAL)
 
     def _refusal_of_another(self, target: str) -> InklingError:
-        code = _CODE_OF_STATUS.get(self.status, ErrorCode.INTERNAL)
         place = self.headers.get("location", "")
         hint = f" and names {place:.200}; give that address" if place else ""
         return error_of(
-            code,
+            self._code,
             f"{target} answered {self.status} as no gateway of Inkling does{hint}. Is "
             "this its address?",
         )

@@ -28,6 +28,7 @@ class TimedConnection(http.client.HTTPConnection):
     Attributes:
         deadline_s: When the call under way has to be over, by `time.monotonic`.
         is_kept: Whether it has answered a call before.
+        generation: The pool's when it was taken.
     """
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
@@ -36,6 +37,7 @@ class TimedConnection(http.client.HTTPConnection):
         self.default_port = http.client.HTTPS_PORT if tls else http.client.HTTP_PORT
         self.deadline_s = 0.0
         self.is_kept = False
+        self.generation = 0
         self._tls = tls
 
     def connect(self) -> None:
@@ -135,7 +137,7 @@ class ConnectionPool:
         connection = None if fresh else self._kept()
         if connection is None:
             connection = TimedConnection(self._host, self._port, self._tls)
-        connection.deadline_s = deadline_s
+        connection.deadline_s, connection.generation = deadline_s, self.generation
         self._busy.add(connection)
         return connection
 
@@ -146,6 +148,8 @@ class ConnectionPool:
         if reusable and is_ours and len(self._idle) < _MAX_IDLE:
             connection.is_kept = True
             self._idle.append(connection)
+            if connection.generation != self.generation:
+                self._close_idle()  # `close` came in between, and did not see it
         else:
             connection.close()
 
@@ -154,20 +158,20 @@ class ConnectionPool:
         self._leave_parents()
         self.generation += 1
         busy, self._busy = self._busy, set()
-        for connection in busy:
+        # Another thread may still add to the set that it has looked up.
+        for connection in list(busy):
             connection.interrupt()
         self._close_idle()
 
     def _kept(self) -> TimedConnection | None:
-        while self._idle:
+        while True:
             try:
                 connection = self._idle.pop()
             except IndexError:
-                return None  # another thread was quicker
+                return None
             if not connection.has_input():
                 return connection
             connection.close()
-        return None
 
     def _leave_parents(self) -> None:
         """Close our copies of the connections of the process that forked this one."""
@@ -178,8 +182,9 @@ class ConnectionPool:
 
     def _close_idle(self) -> None:
         idle, self._idle = self._idle, deque()
-        for connection in idle:
-            connection.close()
+        with suppress(IndexError):  # other threads take from it meanwhile
+            while True:
+                idle.pop().close()
 
 
 def _connected(host: str, port: int, deadline_s: float) -> socket.socket:

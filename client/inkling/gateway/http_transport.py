@@ -104,6 +104,8 @@ class Exchange:
         method, path, body = self._request
         try:
             self._connection.request(method, path, body, transport.headers)
+            if self._is_closed:  # before there was a connection to interrupt
+                raise TimeoutError
         except (OSError, http.client.HTTPException) as error:
             # A server that refuses a body early may answer before it closes the
             # connection, so that an answer is looked for.

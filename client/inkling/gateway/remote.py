@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 
 from inkling.errors import InklingError
-from inkling.image.pictures import encoded, raising
+from inkling.gateway.error_classes import closed
+from inkling.image.named_pictures import raising
+from inkling.image.pictures import encoded
 from inkling.types import check_abstain, check_top_k
 
 if TYPE_CHECKING:
@@ -43,6 +46,11 @@ class RemoteClassifier(ABC):
     # Calls of `outcomes` that are under way at once.
     _window: int
 
+    @property
+    @abstractmethod
+    def _generation(self) -> int:
+        """How often `close` was called; a call begun before is not begun again."""
+
     @abstractmethod
     def _begin(self, image: bytes, top_k: int, abstain: bool) -> Call:
         """Send an encoded picture; a failure to send is raised by the call's result."""
@@ -75,9 +83,12 @@ class RemoteClassifier(ABC):
     ) -> Iterator[Prediction | InklingError]:
         """Yield a prediction or an error per picture, with a few calls under way."""
         under_way: deque[Call | InklingError] = deque()
+        generation = self._generation
         try:
             for picture in pictures:
                 try:
+                    if generation != self._generation:
+                        raise closed()
                     under_way.append(self._checked(picture, top_k, abstain))
                 except InklingError as error:
                     under_way.append(error)
@@ -94,7 +105,7 @@ class RemoteClassifier(ABC):
         self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order, with a few calls under way."""
-        return raising(self.outcomes(pictures, top_k, abstain=abstain))
+        return raising(partial(self.outcomes, top_k=top_k, abstain=abstain), pictures)
 
     def __enter__(self) -> Self:
         return self

@@ -8,12 +8,14 @@ from types import MappingProxyType
 import grpc
 
 from inkling.errors import ErrorCode, InklingError
-from inkling.gateway.error_classes import error_of, not_reached, too_late
+from inkling.gateway.error_classes import error_of, is_known, not_reached, too_late
 
-__all__ = ["ERROR_CODE_KEY", "GRPC_STATUS", "error_from_rpc"]
+__all__ = ["ERROR_CODE_KEY", "ERROR_INDEX_KEY", "GRPC_STATUS", "error_from_rpc"]
 
-# The key of the trailing metadata that carries the code word.
+# The keys of the trailing metadata that carry the code word, and the position of the
+# image that the error is about.
 ERROR_CODE_KEY = "inkling-error-code"
+ERROR_INDEX_KEY = "inkling-error-index"
 
 GRPC_STATUS: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
     {
@@ -32,7 +34,8 @@ GRPC_STATUS: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
     }
 )
 
-# For a status without our metadata, which a proxy or gRPC itself has set.
+# For a status without our metadata, which a proxy or gRPC itself has set, and for a
+# code word that only newer gateways know.
 _CODE_OF_STATUS: Mapping[grpc.StatusCode, ErrorCode] = MappingProxyType(
     {
         grpc.StatusCode.INVALID_ARGUMENT: ErrorCode.INVALID_REQUEST,
@@ -43,6 +46,8 @@ _CODE_OF_STATUS: Mapping[grpc.StatusCode, ErrorCode] = MappingProxyType(
         grpc.StatusCode.NOT_FOUND: ErrorCode.MODEL_NOT_FOUND,
         grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorCode.TOO_LARGE,
         grpc.StatusCode.CANCELLED: ErrorCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.DEADLINE_EXCEEDED: ErrorCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNAVAILABLE: ErrorCode.NOT_READY,
         grpc.StatusCode.UNIMPLEMENTED: ErrorCode.NOT_FOUND,
     }
 )
@@ -63,13 +68,19 @@ def error_from_rpc(
         target: The address, for the message where no gateway sent the status.
     """
     for key, value in trailing:
-        if key == ERROR_CODE_KEY and isinstance(value, str):
-            return error_of(value, details)
+        if key == ERROR_CODE_KEY:
+            known = str(value) if is_known(value) else _code_of(status, details)
+            return error_of(known, details)
     if status is grpc.StatusCode.UNAVAILABLE:
         return not_reached(target, details[:300] or "gRPC gives no reason")
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return too_late(target)
+    code = _code_of(status, details)
+    return error_of(code, f"{target} answered {status.name}: {details[:300]}")
+
+
+def _code_of(status: grpc.StatusCode, details: str) -> ErrorCode:
     code = _CODE_OF_STATUS.get(status, ErrorCode.INTERNAL)
     if code == ErrorCode.TOO_LARGE and "RPC limit" in details:
-        code = ErrorCode.OVERLOADED  # gRPC says the same of its limit on calls
-    return error_of(code, f"{target} answered {status.name}: {details[:300]}")
+        return ErrorCode.OVERLOADED  # gRPC says the same of its limit on calls
+    return code

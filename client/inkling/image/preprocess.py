@@ -8,6 +8,7 @@ preparation, with the picture at that stage and the decision.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -16,14 +17,17 @@ from PIL import Image
 from inkling.errors import InklingError, InvalidImage, InvalidRequest
 from inkling.image.decoding import Budget, Decoded, decode
 from inkling.image.grey import to_grey
-from inkling.image.ink import Note, framed, shown
+from inkling.image.ink import Note, framed, shown, unlimited
+from inkling.image.resizing import keeps_size, resized
 from inkling.image.sample import is_framed
+from inkling.image.transparency import opaque
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
     from inkling.image.morphology import Values
+    from inkling.image.png import Spend
 
     Pixels: TypeAlias = npt.NDArray[np.uint8]
     Input: TypeAlias = npt.NDArray[np.float32]
@@ -41,10 +45,6 @@ __all__ = [
     "to_input",
 ]
 
-_RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "box": Image.Resampling.BOX,
-}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -89,41 +89,63 @@ def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> 
             None applies the default limits to this image.
 
     Returns:
-        Shape (height, width, channels), float32, pixel * scale + offset.
+        The contract's `input_shape`, float32, pixel * scale + offset.
 
     Raises:
         InvalidImage: The bytes are damaged, or are neither PNG nor JPEG.
         UnsupportedMediaType: The bytes are a picture in another format.
         TooLarge: The image exceeds a limit.
     """
-    decoded = decode(image, contract.min_side, budget or Budget())
-    return scaled(decoded_to_pixels(decoded, contract), contract)
+    budget = budget or Budget()
+    decoded = decode(image, contract.min_side, budget)
+    return scaled(decoded_to_pixels(decoded, contract, budget), contract)
 
 
-def decoded_to_pixels(decoded: Decoded, contract: Contract) -> Pixels:
+def decoded_to_pixels(
+    decoded: Decoded, contract: Contract, budget: Budget | None = None
+) -> Pixels | Input:
     """Return the pixels of the model input before scaling.
 
     Args:
         decoded: The result of `inkling.image.decoding.decode`.
         contract: The contract of the model.
+        budget: The limits of the request. None applies no limit.
 
     Returns:
-        Shape (height, width, channels), uint8, 0 to 255; `scaled` makes the input.
+        The contract's `input_shape`, 0 to 255, uint8, or float32 with fractions where
+        the contract resamples without antialiasing; `scaled` makes the input.
+
+    Raises:
+        TooLarge: The search for ink takes longer than the request may.
     """
-    return _prepared(decoded, contract, _unseen)
+    return _prepared(decoded, contract, _unseen, budget.spend if budget else unlimited)
 
 
-def scaled(pixels: Pixels, contract: Contract) -> Input:
+def scaled(pixels: Pixels | Input, contract: Contract) -> Input:
     """Return pixel * scale + offset in float32, in the shape of `pixels`.
 
     Args:
-        pixels: uint8, 0 to 255, of any shape: one picture or a batch.
+        pixels: uint8 or float32, 0 to 255: one picture in the contract's `input_shape`,
+            or a batch.
         contract: The contract with `scale` and `offset`.
     """
     # Every caller computes one float32 multiplication and one float32 addition, so all
     # round in the same way.
-    product = np.multiply(pixels, np.float32(contract.scale), dtype=np.float32)
-    return product + np.float32(contract.offset) if contract.offset else product
+    product = np.multiply(
+        pixels, _by_channel(contract.scale, contract.layout), dtype=np.float32
+    )
+    if any(contract.offset):
+        return product + _by_channel(contract.offset, contract.layout)
+    return product
+
+
+@cache
+def _by_channel(values: tuple[float, ...], layout: str) -> Input:
+    """Return one value for all channels, or one for each, for inputs in this layout."""
+    found = np.array(values, np.float32)
+    if len(values) == 1:
+        return found.reshape(())
+    return found.reshape(-1, 1, 1) if layout == "chw" else found
 
 
 def is_sample(image: bytes, contract: Contract) -> bool:
@@ -138,7 +160,7 @@ def is_sample(image: bytes, contract: Contract) -> bool:
         decoded = decode(image, contract.min_side, Budget())
     except InklingError:
         return True
-    picture = _opaque(decoded.picture, contract, _unseen)
+    picture = opaque(decoded.picture, contract, _unseen)
     picture = _coloured(picture, contract, _unseen)
     return is_framed(_light_on_dark(picture, contract, _unseen), contract)
 
@@ -152,7 +174,7 @@ def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
         contract: The contract of the model.
 
     Returns:
-        Shape (height, width, channels), float32, pixel * scale + offset.
+        The contract's `input_shape`, float32, pixel * scale + offset.
 
     Raises:
         InvalidImage: `pixels` has another dtype or shape, or is empty.
@@ -185,8 +207,8 @@ def check_inputs(inputs: Input, contract: Contract) -> None:
     """Check that inputs have the form that this module gives them.
 
     Args:
-        inputs: float32, shape (n, height, width, channels), n >= 1, within
-            [offset, 255 * scale + offset].
+        inputs: float32, n >= 1 inputs in the contract's `input_shape`, within
+            [offset, 255 * scale + offset] in each channel.
         contract: The contract of the model.
 
     Raises:
@@ -200,16 +222,34 @@ def check_inputs(inputs: Input, contract: Contract) -> None:
         )
     if not len(inputs):
         raise InvalidRequest("The model input came with 0 rows; send at least one.")
-    bounds = (contract.offset, 255 * contract.scale + contract.offset)
-    slack = _RANGE_SLACK * abs(bounds[1] - bounds[0])
+    low, high = _bounds(contract.scale, contract.offset, contract.layout)
     # NaN fails this comparison too.
-    if not (
-        inputs.min() >= min(bounds) - slack and inputs.max() <= max(bounds) + slack
-    ):
+    if not _within(inputs, low, high):
         raise InvalidRequest(
             "The model input has values that are NaN or outside "
-            f"[{min(bounds):g}, {max(bounds):g}]. {_ADVICE}"
+            f"[{low.min():g}, {high.max():g}]. {_ADVICE}"
         )
+
+
+@cache
+def _bounds(
+    scale: tuple[float, ...], offset: tuple[float, ...], layout: str
+) -> tuple[Input, Input]:
+    """Return the least and the greatest input, with a little room for rounding."""
+    size = max(len(scale), len(offset))
+    first, last = (
+        np.broadcast_to(np.array(offset) + 255 * factor * np.array(scale), (size,))
+        for factor in (0, 1)
+    )
+    slack = _RANGE_SLACK * np.abs(last - first)
+    low, high = np.minimum(first, last) - slack, np.maximum(first, last) + slack
+    return _by_channel(tuple(low), layout), _by_channel(tuple(high), layout)
+
+
+def _within(inputs: Input, low: Input, high: Input) -> bool:
+    if not low.ndim:
+        return bool(inputs.min() >= low and inputs.max() <= high)
+    return bool((inputs >= low).all() and (inputs <= high).all())
 
 
 def explain(
@@ -229,9 +269,11 @@ def explain(
     def note(name: str, decision: str, picture: Image.Image | Values | Pixels) -> None:
         stages.append(Stage(name, decision, _as_image(picture)))
 
-    decoded = decode(image, contract.min_side, budget or Budget())
+    budget = budget or Budget()
+    decoded = decode(image, contract.min_side, budget)
     note("decoded", decoded.came_as, decoded.picture)
-    return scaled(_prepared(decoded, contract, note), contract), stages
+    pixels = _prepared(decoded, contract, note, budget.spend)
+    return scaled(pixels, contract), stages
 
 
 def is_dark_on_light(grey: Image.Image) -> bool:
@@ -259,56 +301,44 @@ def _unseen(name: str, decision: str, picture: Image.Image | Values | Pixels) ->
     """Ignore a stage, because the caller asked for no explanation."""
 
 
-def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels:
-    """Return the pixels of the model input, uint8, (height, width, channels)."""
+def _prepared(
+    decoded: Decoded, contract: Contract, note: Note, spend: Spend
+) -> Pixels | Input:
+    """Return the pixels of the model input, in the contract's `input_shape`."""
     picture = decoded.picture
     if contract.exif and decoded.orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[decoded.orientation])
         decision = f"the file states EXIF orientation {decoded.orientation}"
         note("upright", decision, picture)
-    picture = _opaque(picture, contract, note)
-    fits = picture.size == (contract.width, contract.height)
+    picture = opaque(picture, contract, note)
+    fits = picture.size == (contract.width, contract.height) and keeps_size(contract)
     finds = contract.kind == "photo_of_one_object"
     if fits or not finds:
         picture = _coloured(picture, contract, note)
-        pixels = _light_on_dark(picture, contract, note)
-        if fits and (contract.finder != "ink-2" or is_framed(pixels, contract)):
-            note("model input", _MODEL_INPUT, pixels)
-            return pixels.reshape(contract.input_shape)
-    if finds:
-        picture = framed(picture, contract, note)
-    else:
-        picture = _resized(_shown(pixels), contract)
-    note("model input", _MODEL_INPUT, picture)
-    return np.asarray(picture).reshape(contract.input_shape)
+        sample = _light_on_dark(picture, contract, note)
+    if finds and not (fits and _stays(sample, contract)):
+        picture = framed(picture, contract, note, spend)
+        note("model input", _MODEL_INPUT, picture)
+        return np.asarray(picture).reshape(contract.input_shape)
+    pixels = sample if fits else resized(_shown(sample), contract)
+    pixels = pixels.reshape(contract.height, contract.width, contract.channels)
+    note("model input", _MODEL_INPUT, pixels.astype(np.uint8, copy=False))
+    return _arranged(pixels, contract)
 
 
-def _opaque(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
-    """Return the picture without transparency, composed over a background."""
-    if picture.mode != "RGBA":
-        return picture
-    ground = _ground(picture, contract)
-    flat = Image.new("RGBA", picture.size, ground)
-    flat.alpha_composite(picture)
-    picture = flat.convert("RGB")
-    name = "black" if ground[0] == 0 else "white"
-    note("opaque", f"transparent parts became {name}", picture)
-    return picture
+def _stays(sample: Pixels, contract: Contract) -> bool:
+    """Return whether a picture of the input's size is the model input as it is."""
+    return contract.finder != "ink-2" or is_framed(sample, contract)
 
 
-def _ground(picture: Image.Image, contract: Contract) -> tuple[int, int, int, int]:
-    """Return the RGBA background; `contrast` takes black under light opaque parts."""
-    alpha = contract.alpha
-    if alpha == "contrast":
-        small = picture.resize((64, 64), Image.Resampling.BOX)
-        pixels = np.asarray(small)
-        weights = pixels[:, :, 3].astype(np.float64)
-        grey = pixels[:, :, :3].mean(axis=2)
-        if contract.grey == "contrast":
-            grey = np.asarray(small.convert("RGB").convert("L"), np.float64)
-        light = (grey * weights).sum() > _MIDDLE_GREY * weights.sum()
-        alpha = "black" if light else "white"
-    return (0, 0, 0, 255) if alpha == "black" else (255, 255, 255, 255)
+def _arranged(pixels: Pixels | Input, contract: Contract) -> Pixels | Input:
+    """Return the pixels with the model's order of channels and axes."""
+    if contract.channel_order == "bgr":
+        pixels = pixels[:, :, ::-1]
+    if contract.layout == "chw":
+        pixels = pixels.transpose(2, 0, 1)
+    # An engine reads the input's memory row by row.
+    return pixels if pixels.flags.c_contiguous else pixels.copy()
 
 
 def _coloured(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
@@ -351,21 +381,3 @@ def _as_image(picture: Image.Image | Values | Pixels) -> Image.Image:
 
 def _shown(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-
-
-def _resized(picture: Image.Image, contract: Contract) -> Image.Image:
-    """Return the picture in the input's size; `keep_aspect` pads it to that size."""
-    size = (contract.width, contract.height)
-    resampling = _RESAMPLING[contract.filter]
-    if not contract.keep_aspect:
-        return picture.resize(size, resampling)
-    factor = min(size[0] / picture.width, size[1] / picture.height)
-    inner = (
-        max(1, round(picture.width * factor)),
-        max(1, round(picture.height * factor)),
-    )
-    pad = (contract.pad,) * len(picture.getbands())
-    canvas = Image.new(picture.mode, size, pad if len(pad) > 1 else contract.pad)
-    offset = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2)
-    canvas.paste(picture.resize(inner, resampling), offset)
-    return canvas

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tokenize
 import zipfile
 import zlib
@@ -12,8 +13,9 @@ import numpy as np
 from inkling.errors import BrokenVersion
 from inkling.image.preprocess import to_input
 from inkling.model.bundle import Bundle, read_bundle
-from inkling.model.repository import GOLDEN_FILE, VersionFiles
+from inkling.model.regular_files import fault, read
 from inkling.model.runner import TFLiteRunner
+from inkling.model.version_files import GOLDEN_FILE, VersionFiles
 
 __all__ = ["check_golden", "load_bundle", "load_version"]
 
@@ -35,6 +37,8 @@ _LOADING_ERRORS = (
 # Another version of Pillow may round a resampled pixel differently, by one grey level.
 # The check of the scores shows whether that changes the predictions.
 _INPUT_TOLERANCE_STEPS = 1.01
+# LiteRT reads no model beyond 2 GiB.
+_MAX_BUNDLE_BYTES = 2 * 1024**3
 
 
 def check_golden(runner: TFLiteRunner, files: VersionFiles, tflite_format: str) -> None:
@@ -44,16 +48,13 @@ def check_golden(runner: TFLiteRunner, files: VersionFiles, tflite_format: str) 
         BrokenVersion: An input or a score differs by more than its tolerance.
     """
     contract = runner.contract
-    # The context manager closes the file; NumPy leaves a damaged file open.
-    with (
-        (files.path / GOLDEN_FILE).open("rb") as opened,
-        np.load(opened, allow_pickle=False) as golden,
-    ):
+    content = io.BytesIO(files.content(GOLDEN_FILE))
+    with np.load(content, allow_pickle=False) as golden:
         images = np.split(golden["images"], golden["image_ends"][:-1])
         inputs, expected = golden["inputs"], golden["scores"]
     prepared = np.stack([to_input(image.tobytes(), contract) for image in images])
     worst = float(np.abs(prepared - inputs).max())
-    if not worst <= _INPUT_TOLERANCE_STEPS * abs(contract.scale):
+    if not worst <= _INPUT_TOLERANCE_STEPS * max(map(abs, contract.scale)):
         raise BrokenVersion(
             "On this machine the inputs of the golden pictures differ by up to "
             f"{worst:.2g}. Use the versions of Inkling and Pillow that trained the "
@@ -82,7 +83,7 @@ def load_version(files: VersionFiles, tflite_format: str) -> TFLiteRunner:
         InvalidContract: This version of Inkling does not support the contract.
     """
     files.verify()
-    bundle = load_bundle(files.tflite(tflite_format))
+    bundle = read_bundle(files.content(f"tflite/{tflite_format}.tflite"))
     contract = files.contract()
     if bundle.contract != contract:
         raise BrokenVersion(
@@ -104,15 +105,18 @@ def load_version(files: VersionFiles, tflite_format: str) -> TFLiteRunner:
 def load_bundle(path: Path) -> Bundle:
     """Return the model and the contract in a TFLite file that Inkling published.
 
+    The path may be a link, as in `inkling.model.version_files`: the file states its own
+    SHA-256.
+
     Raises:
         BrokenVersion: The file cannot be read, is damaged, or carries no contract.
         InvalidContract: This version of Inkling does not support the contract.
     """
     try:
-        content = path.read_bytes()
-    except OSError:
+        content = read(path, _MAX_BUNDLE_BYTES)
+    except (OSError, ValueError) as error:
         raise BrokenVersion(
-            f"{path.name} is missing or cannot be read. Publish the version again, or "
-            "copy the file again."
+            f"{path.name} {fault(path, error)}. Copy the file again, or publish the "
+            "version again."
         ) from None
     return read_bundle(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -10,11 +11,13 @@ import numpy as np
 
 from inkling.abstention import abstaining
 from inkling.errors import InklingError, InvalidRequest
-from inkling.image.pictures import encoded, raising
+from inkling.image.named_pictures import raising
+from inkling.image.pictures import encoded
 from inkling.image.preprocess import to_input
 from inkling.model.loading import load_bundle
-from inkling.model.repository import FORMATS, VersionFiles
+from inkling.model.publication import VERSION
 from inkling.model.runner import TFLiteRunner
+from inkling.model.version_files import FORMATS, VersionFiles
 from inkling.types import Origin, Prediction, check_abstain, check_top_k, predictions
 
 if TYPE_CHECKING:
@@ -37,8 +40,9 @@ class OnDeviceClassifier:
         """Load a TFLite file that Inkling published, or a version's directory.
 
         Args:
-            path: The TFLite file, or the version's directory. All files of a directory
-                are verified against its manifest.
+            path: The TFLite file, or the version's directory. All files that the
+                directory's manifest lists are verified against it. Any of them may be
+                a link, as `inkling.model.version_files` says.
             tflite_format: Which file of a directory runs: `float32`, `float16` or
                 `int8`.
             num_threads: Threads that LiteRT uses for one picture.
@@ -61,8 +65,7 @@ class OnDeviceClassifier:
             )
         version = None
         if path.is_dir():
-            path = path.resolve()
-            version = int(path.name) if path.name.isdecimal() else None
+            version = _version(path)
             VersionFiles(path.parent.name, version or 0, path).verify()
             path = path / "tflite" / f"{tflite_format}.tflite"
         bundle = load_bundle(path)
@@ -86,8 +89,10 @@ class OnDeviceClassifier:
             TooLarge: The picture exceeds a limit.
             UnsupportedMediaType: The picture is neither PNG nor JPEG.
         """
-        [prediction] = self.classify_many([picture], top_k, abstain=abstain)
-        return prediction
+        [outcome] = self.outcomes([picture], top_k, abstain=abstain)
+        if isinstance(outcome, InklingError):
+            raise outcome
+        return outcome
 
     def outcomes(
         self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
@@ -117,7 +122,7 @@ class OnDeviceClassifier:
         Arguments and errors are those of `classify`; the first error ends the
         iteration.
         """
-        return raising(self.outcomes(pictures, top_k, abstain=abstain))
+        return raising(partial(self.outcomes, top_k=top_k, abstain=abstain), pictures)
 
     def contract(self) -> Contract:
         """Return the contract that the file carries."""
@@ -131,3 +136,11 @@ class OnDeviceClassifier:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _version(directory: Path) -> int | None:
+    """Return the number of a version's directory; a link's own name comes first."""
+    for path in (directory.absolute(), directory.resolve()):
+        if VERSION.fullmatch(path.name):
+            return int(path.name)
+    return None

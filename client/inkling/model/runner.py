@@ -91,13 +91,14 @@ class TFLiteRunner:
         """Return the scores, shape (n, classes), float32, in [0, 1].
 
         Args:
-            inputs: Model inputs from `inkling.image.preprocess`, float32, shape (n,
-                height, width, channels), n >= 1. For a model with an integer input
-                tensor they are quantised with that tensor's scale and zero point.
+            inputs: Model inputs from `inkling.image.preprocess`, float32, n >= 1 times
+                the contract's `input_shape`. For a model with an integer input tensor
+                they are quantised with that tensor's scale and zero point, or rounded
+                if it has none.
 
         Raises:
             InvalidRequest: The inputs have another dtype, shape or range.
-            BrokenVersion: The model's output is not a probability distribution.
+            BrokenVersion: The model's output does not hold probabilities.
         """
         check_inputs(inputs, self.contract)
         return self.run_prepared(inputs)
@@ -109,13 +110,15 @@ class TFLiteRunner:
         """
         kind = "single" if len(inputs) == 1 else "batch"
         with self._borrowed(kind) as interpreter:
-            scores = interpreter.run(inputs)
+            outputs = interpreter.run(inputs)
+        scores = _scores(outputs, self.contract.outputs)
         shape = (len(inputs), len(self.contract.labels))
-        if not are_scores(scores, shape, _SCORE_STEP * shape[1]):
+        sums = self.contract.scores_sum_to_one
+        if not are_scores(scores, shape, _SCORE_STEP * shape[1], sum_to_one=sums):
             raise BrokenVersion(
-                f"The model's output has shape {scores.shape} and does not hold "
-                f"probabilities for each input; expected shape {shape} and rows "
-                "that sum to 1. Export the model again."
+                f"The model's output has shape {outputs.shape} and does not hold "
+                f"probabilities for each input; expected shape {shape}"
+                f"{' and rows that sum to 1' if sums else ''}. Export the model again."
             )
         return scores
 
@@ -135,7 +138,8 @@ class TFLiteRunner:
         found = tuple(interpreter.input["shape"][1:].tolist())
         classes = int(interpreter.output["shape"][-1])
         wanted = self.contract.input_shape
-        if found != wanted or classes != len(self.contract.labels):
+        binary = self.contract.outputs == "binary"
+        if found != wanted or classes != (1 if binary else len(self.contract.labels)):
             raise BrokenVersion(
                 f"The TFLite file has an input of shape {found} and {classes} scores; "
                 f"its contract states {wanted} and {len(self.contract.labels)} labels. "
@@ -149,9 +153,10 @@ def _quantised(
     dtype = np.dtype(tensor["dtype"])
     if dtype == np.float32:
         return inputs
-    scale, zero_point = tensor["quantization"]
     limits = np.iinfo(dtype)
-    steps = np.round(inputs / scale) + zero_point
+    scale, zero_point = tensor["quantization"]
+    # A model that computes with whole numbers itself states the scale 0.
+    steps = np.round(inputs / scale) + zero_point if scale else np.round(inputs)
     quantised: npt.NDArray[Any] = np.clip(steps, limits.min, limits.max).astype(dtype)
     return quantised
 
@@ -162,5 +167,27 @@ def _dequantised(
     if outputs.dtype == np.float32:
         return outputs
     scale, zero_point = tensor["quantization"]
+    if not scale:
+        raise BrokenVersion(
+            f"The model's output is {outputs.dtype} without a scale, so it cannot hold "
+            "probabilities. Export the model again."
+        )
     steps: npt.NDArray[np.float32] = outputs.astype(np.float32) - zero_point
     return steps * np.float32(scale)
+
+
+def _scores(outputs: npt.NDArray[np.float32], meaning: str) -> npt.NDArray[np.float32]:
+    """Return the probabilities of the labels, shape (n, classes).
+
+    Args:
+        outputs: The model's output.
+        meaning: The contract's `outputs`.
+    """
+    if meaning in ("softmax", "sigmoid"):
+        return outputs
+    if meaning == "binary":
+        second = outputs.reshape(len(outputs), -1)
+        return np.concatenate([1 - second, second], axis=1)
+    powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+    scores: npt.NDArray[np.float32] = powers / powers.sum(axis=-1, keepdims=True)
+    return scores

@@ -2,12 +2,15 @@
 
 A thread reads the repository every second. The engine checks a new version (manifest,
 contract, golden pictures), warms it up, and only then serves it. If a version fails,
-the engine reports the reason and keeps serving the other versions.
+the engine reports the reason and keeps serving the other versions. A version whose
+volume does not answer is such a failure: it holds up neither the others, nor the start,
+nor the end.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +21,7 @@ import numpy as np
 from inkling.errors import BrokenVersion, InklingError, ModelNotFound, NotReady
 from inkling.model.loading import load_version
 from inkling.model.runner import TFLiteRunner
+from inkling.model.version_files import ReadFailed
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
     ModelStatus,
@@ -25,6 +29,7 @@ from inkling_serving.engines.base import (
     VersionStatus,
     not_served,
 )
+from inkling_serving.runtime.bounded_calls import BoundedCalls
 from inkling_serving.runtime.poller import Repeating
 
 if TYPE_CHECKING:
@@ -43,6 +48,15 @@ _VERSIONS_KEPT = 2
 # the event loop, a slower model would delay all other requests of the process.
 _QUICK_S = 0.002
 _TRIALS = 5
+# How long the reading of one version holds up the others, and all of them the start.
+_READING_S = 2.0
+_START_S = 10.0
+# The pause while a reading is under way, if that is shorter than the usual one.
+_READING_PAUSE_S = 0.5
+_STILL_READ = (
+    f"Its files are being read for more than {_READING_S:g} s. If this lasts, the "
+    "volume that holds them does not answer."
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,52 @@ class _Model:
         versions = sorted(available + failed, key=lambda v: v.version, reverse=True)
         return ModelStatus(name, tuple(versions), self.version_labels)
 
+    def still_read(self, version: int) -> _Model:
+        """Return the model with a version whose files are being read for long.
+
+        A version that cannot answer is then looked at as if it were new.
+        """
+        known = dict(self.fingerprints)
+        if version not in self.loaded or version in self.failed:
+            known.pop(version, None)
+        failed = {**self.failed, version: _STILL_READ}
+        return replace(self, failed=failed, fingerprints=known)
+
+    def labels_moved(self, labels: Mapping[str, int]) -> Mapping[str, int]:
+        """Return new version labels; those of a version that is being read stay."""
+        return {
+            label: self.version_labels.get(label, version)
+            if version not in self.loaded and self.failed.get(version) == _STILL_READ
+            else version
+            for label, version in labels.items()
+        }
+
+    def with_reading(self, reading: _Reading) -> _Model:
+        """Return the model with what was found in the files of a version."""
+        version, found, failed = reading.version, reading.found, dict(self.failed)
+        failed.pop(version, None)
+        loaded = dict(self.loaded)
+        if isinstance(found, LoadedVersion):
+            loaded[version] = found
+        elif found:
+            failed[version] = found
+        fingerprints = {**self.fingerprints, version: reading.fingerprint}
+        return replace(self, loaded=loaded, failed=failed, fingerprints=fingerprints)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What was found in the files of a version.
+
+    Attributes:
+        found: The version, or why it cannot be served; None if its files are as they
+            were, and empty if it has none.
+    """
+
+    version: int
+    fingerprint: int
+    found: LoadedVersion | str | None
+
 
 class EmbeddedEngine:
     """Serves the models of a repository from memory, and loads new versions."""
@@ -118,10 +178,13 @@ class EmbeddedEngine:
         self._repository = repository
         self._format = tflite_format
         self._models: Mapping[str, _Model] = {}
-        self._refresh()
+        self._poll_s = poll_s
+        self._calls = BoundedCalls(_READING_S)
+        self._is_read = threading.Event()
         self._watcher = Repeating(
-            "reading the repository", self._refresh, lambda: poll_s
+            "reading the repository", self._refresh, self._pause_s
         )
+        self._is_read.wait(_START_S)
 
     def select(
         self, model: str, version: int | None = None, version_label: str | None = None
@@ -157,12 +220,21 @@ class EmbeddedEngine:
         """Stop reading the repository."""
         self._watcher.stop()
 
+    def _pause_s(self) -> float:
+        if not self._calls.are_under_way:
+            return self._poll_s if self._is_read.is_set() else 0.0
+        return min(self._poll_s, _READING_PAUSE_S)
+
     def _refresh(self) -> None:
-        for name in self._repository.models():
-            before = self._models.get(name, _Model())
-            after = self._refreshed(name, before)
-            if after != before or name not in self._models:
-                self._models = {**self._models, name: after}
+        try:
+            for name in self._repository.models():
+                before = self._models.get(name, _Model())
+                after = self._refreshed(name, before)
+                if after != before or name not in self._models:
+                    self._models = {**self._models, name: after}
+        finally:
+            if not self._calls.are_under_way:
+                self._is_read.set()
 
     def _refreshed(self, name: str, model: _Model) -> _Model:
         """Return the model in the repository's current state.
@@ -170,12 +242,19 @@ class EmbeddedEngine:
         The engine loads the newest versions that work, and the versions with a label.
         Broken versions do not count, so that they never displace a working version.
         """
-        labels = self._version_labels(name, model)
+        listing = self._calls.result(
+            f"reading the directory of {name}", lambda: self._listing(name, model)
+        )
+        if listing is None:
+            return model
+        numbers, labels = listing
         good, keep = 0, set()
-        for version in self._repository.versions(name):
+        for version in numbers:
             if good >= _VERSIONS_KEPT and version not in labels.values():
                 continue
-            model = self._with_version(model, self._repository.files(name, version))
+            model, is_there = self._with_version(model, name, version)
+            if not is_there:
+                continue
             keep.add(version)
             good += version in model.loaded
             # Requests can use a version as soon as it is loaded, before the others are.
@@ -184,7 +263,12 @@ class EmbeddedEngine:
             # No version on disk can answer, so the versions in memory stay.
             keep |= set(model.loaded)
         # A label moves only after its new version was loaded.
-        return replace(_only(model, keep), version_labels=labels)
+        labels = model.labels_moved(labels)
+        return replace(_only(model, keep | set(labels.values())), version_labels=labels)
+
+    def _listing(self, name: str, model: _Model) -> tuple[list[int], Mapping[str, int]]:
+        """Return the numbers of a model's directories, and its version labels."""
+        return self._repository.numbers(name), self._version_labels(name, model)
 
     def _version_labels(self, name: str, model: _Model) -> Mapping[str, int]:
         try:
@@ -195,31 +279,65 @@ class EmbeddedEngine:
             )
             return model.version_labels
 
-    def _with_version(self, model: _Model, files: VersionFiles) -> _Model:
-        """Return the model with this version loaded, or with the reason for failure."""
-        version, fingerprint = files.version, files.fingerprint()
-        if model.fingerprints.get(version) == fingerprint:
-            return model
-        fingerprints = {**model.fingerprints, version: fingerprint}
-        failed = {key: why for key, why in model.failed.items() if key != version}
+    def _with_version(
+        self, model: _Model, name: str, version: int
+    ) -> tuple[_Model, bool]:
+        """Return the model with this version as its files are, and if it has any."""
+        files = self._repository.files(name, version)
+        known = model.fingerprints.get(version)
+        reading = self._calls.result(
+            f"reading {name} version {version}",
+            lambda: self._read(files, known, model.failed.get(version)),
+        )
+        if reading is None:
+            return model.still_read(version), True
+        if reading.found == "":
+            return model, False
+        if reading.found is not None:
+            return model.with_reading(reading), True
+        if model.failed.get(version) == _STILL_READ:
+            failed = {k: v for k, v in model.failed.items() if k != version}
+            return replace(model, failed=failed), True
+        return model, True
+
+    def _read(
+        self, files: VersionFiles, known: int | None, failed: str | None
+    ) -> _Reading:
+        """Load a version if its fingerprint is not the known one.
+
+        Args:
+            files: The files of the version.
+            known: The fingerprint at the last attempt.
+            failed: Why that attempt failed, which is not logged again.
+        """
+        name, version = files.model, files.version
+        if not files.is_there():
+            return _Reading(version, 0, "")
+        fingerprint = files.fingerprint()
+        if fingerprint == known:
+            return _Reading(version, fingerprint, None)
         try:
             runner = load_version(files, self._format)
             accuracy = files.accuracy(self._format)
-            loaded = LoadedVersion(
-                files.model, version, runner, accuracy, _is_quick(runner)
-            )
+            _log_unlisted(files)
         except InklingError as error:
             reason = error.message
-            _log.error("%s version %d is not served: %s", files.model, version, reason)
-            return replace(
-                model, failed={**failed, version: reason}, fingerprints=fingerprints
-            )
-        _log.info("%s version %d is available", files.model, version)
-        return replace(
-            model,
-            loaded={**model.loaded, version: loaded},
-            failed=failed,
-            fingerprints=fingerprints,
+            if reason != failed:
+                _log.error("%s version %d is not served: %s", name, version, reason)
+            is_final = not isinstance(error, ReadFailed)
+            return _Reading(version, fingerprint if is_final else 0, reason)
+        loaded = LoadedVersion(name, version, runner, accuracy, _is_quick(runner))
+        _log.info("%s version %d is available", name, version)
+        return _Reading(version, fingerprint, loaded)
+
+
+def _log_unlisted(files: VersionFiles) -> None:
+    names = files.unlisted()
+    if names:
+        _log.info(
+            "%s version %d holds files that its manifest does not list, which are not "
+            "read: %.200s",
+            *(files.model, files.version, ascii(names)),
         )
 
 

@@ -102,14 +102,16 @@ class RemoteVersion:
     ) -> npt.NDArray[np.float32]:
         scores = self._stub.scores(self.model, self.version, inputs, timeout_s)
         shape = (len(inputs), len(self.contract.labels))
-        if not are_scores(scores, shape, _SUM_TOLERANCE):
+        sums = self.contract.scores_sum_to_one
+        if not are_scores(scores, shape, _SUM_TOLERANCE, sum_to_one=sums):
             _log.error(
                 "%s version %d answered with values of shape %s; expected scores of "
-                "shape %s, each row with the sum 1",
+                "shape %s in [0, 1]%s",
                 self.model,
                 self.version,
                 scores.shape,
                 shape,
+                ", each row with the sum 1" if sums else "",
             )
             raise InternalError("The engine's response does not contain scores.")
         return scores

@@ -16,7 +16,7 @@ from inkling_serving.grpc_api.errors import end_with, foreseen
 from inkling_serving.grpc_api.stream import Stream
 from inkling_serving.runtime.thread_pool import ThreadPool, too_many
 from inkling_serving.runtime.timings import Timings
-from inkling_serving.service import Target
+from inkling_serving.service import Options, Target
 
 if TYPE_CHECKING:
     import grpc
@@ -129,14 +129,14 @@ class Classifier(ClassifierServicer):
             request.version_label if choice == "version_label" else None,
         )
         images = list(request.images)
+        options = Options(request.top_k or 1, request.abstain, request.partial)
 
         def classify(left_s: float | None) -> pb.ClassifyResponse:
             answer = self._service.classify(
                 target,
                 images,
-                request.top_k or 1,
+                options,
                 left_s,
-                abstain=request.abstain,
                 timings=timings,
             )
             return _response(answer, timings)
@@ -167,8 +167,7 @@ class Classifier(ClassifierServicer):
     ) -> pb.ClassifyStreamResponse:
         refusal = foreseen(error)
         self._calls.count(refusal.code, timings)
-        told = pb.Error(code=refusal.code, message=refusal.message)
-        return pb.ClassifyStreamResponse(id=name, error=told)
+        return pb.ClassifyStreamResponse(id=name, error=_error(refusal))
 
 
 def _response(answer: Answer, timings: Timings) -> pb.ClassifyResponse:
@@ -177,6 +176,9 @@ def _response(answer: Answer, timings: Timings) -> pb.ClassifyResponse:
         model=origin.model, version=origin.version, contract=origin.contract
     )
     for result in answer.results:
+        if isinstance(result, InklingError):
+            response.results.add(error=_error(result))
+            continue
         # The messages are added in place: protobuf would copy a separate message.
         prediction = response.results.add(abstained=result.abstained)
         for score in result.top:
@@ -185,6 +187,10 @@ def _response(answer: Answer, timings: Timings) -> pb.ClassifyResponse:
             )
     timings.encode = perf_counter() - started
     return response
+
+
+def _error(error: InklingError) -> pb.Error:
+    return pb.Error(code=error.code, message=error.message, index=error.index)
 
 
 def _model(status: ModelStatus) -> pb.Model:

@@ -13,12 +13,14 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from werkzeug.test import create_environ, run_wsgi_app
 
 from inkling.errors import InklingError, InvalidRequest, TooLarge
+from inkling_serving.http_api.cors import Cors
 from inkling_serving.http_api.flask_app import REQUEST_KEY, create_app
 from inkling_serving.http_api.handlers import (
     Handlers,
@@ -75,6 +77,7 @@ class AsgiApp:
         self._max_body_bytes = settings.max_body_bytes
         self._body_timeout_s = settings.body_timeout_s
         self._running = lifespan
+        self._cors = Cors(settings)
         self._flask = create_app(settings, handlers)
 
     async def __call__(
@@ -88,17 +91,12 @@ class AsgiApp:
         is_here = state.get(IS_HERE, False)
         try:
             _check_host(scope["headers"], scope["http_version"])
-            self._handlers.check_key(request)
-            request.body = await read_body(
-                receive,
-                request.headers,
-                self._max_body_bytes,
-                self._body_timeout_s,
-                is_here,
-            )
-            is_here = True
-            request.timings.receive = perf_counter() - request.timings.started
-            response = await self._answer(request, receive, state.get(UNDER_WAY, 0))
+            response = self._cors.preflight(request)
+            if response is None:
+                self._handlers.check_key(request)
+                await self._receive(request, receive, is_here)
+                is_here = True
+                response = await self._answer(request, receive, state.get(UNDER_WAY, 0))
         except ClientGone:
             return
         except InklingError as error:
@@ -106,7 +104,20 @@ class AsgiApp:
             response = self._handlers.refuse(error, request)
         # The server must not read the rest of an unread body as the next request.
         extra = {} if is_here else {"connection": "close"}
+        extra |= self._cors.headers(request)
         await _send(response, request.method, send, extra)
+
+    async def _receive(
+        self, request: Request, receive: Callable[[], Any], is_here: bool
+    ) -> None:
+        request.body = await read_body(
+            receive,
+            request.headers,
+            self._max_body_bytes,
+            self._body_timeout_s,
+            is_here,
+        )
+        request.timings.receive = perf_counter() - request.timings.started
 
     async def _answer(
         self, request: Request, receive: Callable[[], Any], under_way: int
@@ -229,7 +240,9 @@ async def _send(
     response: Response, method: str, send: Callable[..., Any], extra: Mapping[str, str]
 ) -> None:
     headers = {**response.headers, **extra}
-    if method != "HEAD" or "content-length" not in headers:
+    if response.status == HTTPStatus.NO_CONTENT:
+        headers.pop("content-length", None)  # RFC 9110, section 8.6
+    elif method != "HEAD" or "content-length" not in headers:
         headers["content-length"] = str(len(response.body))
     encoded = [(n.encode(), value.encode("latin-1")) for n, value in headers.items()]
     start = {"type": "http.response.start", "status": response.status}

@@ -9,6 +9,8 @@ from collections.abc import Callable
 __all__ = ["Repeating"]
 
 _log = logging.getLogger(__name__)
+# A call that takes longer than this is not waited for at the end.
+_HANGS_S = 2.0
 
 
 class Repeating:
@@ -25,9 +27,9 @@ class Repeating:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread, and return once it has ended."""
+        """Stop the thread, and return once it has ended, or if its call hangs."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_HANGS_S)
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause_s()):

@@ -1,4 +1,4 @@
-"""Loads a folder of pictures, with one subfolder for each label, as a dataset."""
+"""Loads a folder of labelled pictures as a dataset."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from inkling.contract import Contract, TrainingData
 from inkling.errors import InklingError
 from inkling.image.preprocess import to_input
 from inkling_training.data.datasets import Dataset, Split
+from inkling_training.data.layout import Found, Layout, layout_of
 from inkling_training.errors import DatasetUnavailable
 
 if TYPE_CHECKING:
@@ -41,38 +42,53 @@ class _Pictures:
         label: The index of the label.
         prepared: The pixels of the model input by the SHA-256 of the file; uint8,
             shape (size, size, channels).
+        splits: The split of each of them; empty where the folder does not say.
         num_copies: The number of files with the same bytes as another.
         skipped: The path of each unusable file, and the reason.
     """
 
     label: int
     prepared: dict[bytes, Pixels] = field(default_factory=dict)
+    splits: dict[bytes, str] = field(default_factory=dict)
     num_copies: int = 0
     skipped: list[str] = field(default_factory=list)
 
-    def add(self, path: Path, contract: Contract) -> None:
+    def add(self, found: Found, contract: Contract) -> None:
         """Prepare a file, with the same code that prepares served pictures."""
+        path = found.path
         try:
+            if not path.is_file():
+                raise FileNotFoundError
             image = path.read_bytes()
             inputs = to_input(image, contract)
         except OSError:
-            self.skipped.append(f"{path} (cannot be read)")
+            self.skipped.append(f"{path} ({_why(path)})")
         except InklingError as error:
             self.skipped.append(f"{path} ({error.message})")
         else:
             digest = hashlib.sha256(image).digest()
-            self.num_copies += digest in self.prepared
-            self.prepared[digest] = np.round(inputs / contract.scale).astype(np.uint8)
+            if digest in self.prepared:
+                self.num_copies += 1
+                return
+            self.splits[digest] = found.split
+            pixels = np.round(inputs / contract.scale[0])
+            self.prepared[digest] = pixels.astype(np.uint8)
+
+    def in_split(self, split: str) -> list[bytes]:
+        """Return the hashes of the pictures that the folder puts into a split."""
+        return sorted(one for one, known in self.splits.items() if known == split)
 
 
 def load_folder(folder: Path | None, *, size: int, ink: bool) -> Dataset:
     """Return the pictures of a folder as a dataset.
 
-    The hash of a file's bytes decides on its split. So a copy of a training picture is
-    never in the test set, and the file's name does not matter.
+    Where the folder does not state the splits, the hash of a file's bytes decides. So a
+    copy of a training picture is never in the test set, and the file's name does not
+    matter.
 
     Args:
-        folder: A folder with one subfolder of PNG and JPEG files for each label.
+        folder: One of the forms of `inkling_training.data.layout`, with PNG and JPEG
+            files.
         size: Side of the model input, in pixels.
         ink: True if each picture shows one object written on paper, which is found and
             framed as digits are. Otherwise the whole picture is scaled, with its
@@ -88,38 +104,34 @@ def load_folder(folder: Path | None, *, size: int, ink: bool) -> Dataset:
             if folder
             else "--dataset folder needs the folder of the pictures: --data-dir."
         )
-    names = _label_names(folder)
-    contract = _contract(folder, names, size, ink)
-    found = []
-    for label, name in enumerate(names):
-        pictures = _Pictures(label)
-        for path in sorted((folder / name).iterdir()):
-            if path.is_file() and not path.name.startswith("."):
-                pictures.add(path, contract)
-        found.append(pictures)
-    _report(found)
-    for name, pictures in zip(names, found, strict=True):
-        _check_count(folder / name, len(pictures.prepared))
-    return _dataset(found, contract)
-
-
-def _label_names(folder: Path) -> tuple[str, ...]:
-    names = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.is_dir() and not path.name.startswith(".")
-    )
-    if len(names) < 2:
-        has = f"only the subfolder {names[0]}" if names else "no subfolder"
+    try:
+        layout = layout_of(folder)
+    except OSError as error:
         raise DatasetUnavailable(
-            f"{folder} has {has}; expected one subfolder of pictures for each of at "
-            f"least two labels, such as {folder / 'cat'} and {folder / 'dog'}."
-        )
-    return tuple(names)
+            f"{error.filename or folder} cannot be read; change its permissions."
+        ) from None
+    contract = _contract(folder, layout.labels, size, ink)
+    found = {label: _Pictures(place) for place, label in enumerate(layout.labels)}
+    for file in layout.files:
+        found[file.label].add(file, contract)
+    _report(layout, list(found.values()))
+    for label, pictures in found.items():
+        _check_count(folder, label, pictures)
+    return _dataset(list(found.values()), contract)
+
+
+def _why(path: Path) -> str:
+    if path.is_symlink() and not path.exists():
+        return "is a link to a file that is not there"
+    if not path.exists():
+        return "is not there"
+    return "cannot be read"
 
 
 def _contract(folder: Path, names: tuple[str, ...], size: int, ink: bool) -> Contract:
-    data = TrainingData(folder.resolve().name, "sha256:")
+    # The name of a folder need not be Unicode text.
+    name = folder.resolve().name.encode(errors="backslashreplace").decode()
+    data = TrainingData(name, "sha256:")
     if ink:
         return Contract(
             height=size,
@@ -145,8 +157,10 @@ def _contract(folder: Path, names: tuple[str, ...], size: int, ink: bool) -> Con
     )
 
 
-def _report(found: Sequence[_Pictures]) -> None:
+def _report(layout: Layout, found: Sequence[_Pictures]) -> None:
     """Print which files were left out, and why."""
+    for note in layout.notes:
+        print(note, flush=True)
     skipped = [reason for pictures in found for reason in pictures.skipped]
     for reason in skipped[:_NAMED]:
         print(f"Skipped {reason}", flush=True)
@@ -155,29 +169,61 @@ def _report(found: Sequence[_Pictures]) -> None:
     copies = sum(pictures.num_copies for pictures in found)
     if copies:
         print(f"Left out copies of other pictures: {copies}.", flush=True)
+    _report_contradictions(layout, found)
 
 
-def _check_count(folder: Path, count: int) -> None:
+def _report_contradictions(layout: Layout, found: Sequence[_Pictures]) -> None:
+    """Print how many pictures lie under two labels, of which one must be wrong."""
+    seen: dict[bytes, int] = {}
+    twice = []
+    for pictures in found:
+        for digest in pictures.prepared:
+            if digest in seen:
+                twice.append((seen[digest], pictures.label))
+            seen.setdefault(digest, pictures.label)
+    if twice:
+        first, second = (layout.labels[label] for label in twice[0])
+        print(
+            f"Pictures that lie under two labels: {len(twice)}, the first under "
+            f"{first} and {second}. Take each out of the wrong one.",
+            flush=True,
+        )
+
+
+def _check_count(folder: Path, label: str, pictures: _Pictures) -> None:
+    count = len(pictures.prepared) - len(pictures.in_split("test"))
     if count < _LEAST_PICTURES:
         raise DatasetUnavailable(
-            f"{folder} has {count} different pictures that can be decoded; expected "
-            f"at least {_LEAST_PICTURES} of each label."
+            f"{label} has {count} different pictures that can be decoded, in {folder}; "
+            f"expected at least {_LEAST_PICTURES} of each label. Add pictures, or take "
+            "the label away."
         )
+
+
+def _hashes(found: Sequence[_Pictures], place: int) -> tuple[list[bytes], ...]:
+    """Return the hashes of a label's pictures in the test, validation and train split.
+
+    A split that the folder has not is cut from the training pictures.
+    """
+    pictures = found[place]
+    test, validation, train = map(pictures.in_split, ("test", "validation", "train"))
+    rest = sorted([*pictures.in_split(""), *train])
+    total = len(rest)
+    if not any(other.in_split("test") for other in found):
+        count = round(total * _TEST_SHARE)
+        test, rest = rest[:count], rest[count:]
+    if not any(other.in_split("validation") for other in found):
+        count = max(1, round(total * _VALIDATION_SHARE))
+        validation, rest = rest[:count], rest[count:]
+    return test, validation, rest
 
 
 def _dataset(found: Sequence[_Pictures], contract: Contract) -> Dataset:
     grey = all(_is_grey(pictures) for pictures in found)
     splits: list[list[tuple[bytes, Pixels, int]]] = [[], [], []]
-    for pictures in found:
-        ordered = sorted(pictures.prepared)
-        num_test = round(len(ordered) * _TEST_SHARE)
-        num_kept = num_test + max(1, round(len(ordered) * _VALIDATION_SHARE))
-        ends = (0, num_test, num_kept, len(ordered))
-        for split, start, end in zip(splits, ends, ends[1:], strict=False):
-            split += [
-                (digest, pictures.prepared[digest], pictures.label)
-                for digest in ordered[start:end]
-            ]
+    for place, pictures in enumerate(found):
+        for split, hashes in zip(splits, _hashes(found, place), strict=True):
+            split += [(one, pictures.prepared[one], pictures.label) for one in hashes]
     digest = hashlib.sha256()
     for split in splits:
         # The order by hash mixes the labels.

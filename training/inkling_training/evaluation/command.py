@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from inkling.cli.commands import (
     connection_options,
 )
 from inkling.cli.main import Command
+from inkling.cli.text import column
 from inkling.errors import InvalidRequest
 from inkling.model.repository import Repository
 
@@ -152,7 +153,7 @@ def _lines(tally: Tally, collection: Collection, asked: str) -> Iterator[str]:
     for label, shares in tally.by_label().items():
         precision, recall = shares["precision"], shares["recall"]
         yield (
-            f"{label:16} {recall.of:8,}  {_percent(precision.value):>9}  "
+            f"{column(label, 16)} {recall.of:8,}  {_percent(precision.value):>9}  "
             f"{_percent(recall.value):>7}"
         )
     sources = tally.by_source()
@@ -161,7 +162,7 @@ def _lines(tally: Tally, collection: Collection, asked: str) -> Iterator[str]:
     for source, shares in sources.items():
         alone, others = shares["alone"], shares["without"]
         yield (
-            f"{source or '-':24} {alone.of:8,}  {_percent(alone.value):>8}  "
+            f"{column(source or '-', 24)} {alone.of:8,}  {_percent(alone.value):>8}  "
             f"{_percent(others.value):>7}"
         )
 
@@ -178,13 +179,24 @@ def _warnings(tally: Tally, collection: Collection) -> Iterator[str]:
         yield f"{len(tally.failures)} pictures were refused; --output lists them all."
     if collection.unknown:
         unknown = sorted(collection.unknown.items())
-        listed = ", ".join(f"{label} ({count})" for label, count in unknown)
+        listed = ", ".join(
+            f"{label} ({count}{_near(label, tally.labels)})" for label, count in unknown
+        )
         yield f"Left out, since the model does not have their labels: {listed:.200}"
     if collection.unlabelled:
         number, first = len(collection.unlabelled), collection.unlabelled[0]
         yield f"Left out, since they have no label: {number}, such as {first}"
+    if collection.others:
+        number, first = len(collection.others), collection.others[0]
+        yield f"Passed over, since they are no pictures: {number}, such as {first}"
     if len(tally.versions) > 1:
         yield f"More than one version answered: {', '.join(tally.versions)}."
+
+
+def _near(label: str, labels: Sequence[str]) -> str:
+    """Return a hint at a label of the model that differs by capitals only."""
+    near = [one for one in labels if one.casefold() == label.casefold()]
+    return f", the model has {near[0]}" if near else ""
 
 
 EVALUATE = Command(

@@ -16,6 +16,7 @@ from PIL import Image
 from inkling.errors import InklingError, InvalidRequest
 from inkling_training.figures import plots as drawings
 from inkling_training.figures.reliability import reliability
+from inkling_training.figures.text import escaped, fonts_for
 
 if TYPE_CHECKING:
     from inkling_training.evaluation.labelled_folder import Collection
@@ -68,6 +69,7 @@ def as_json(tally: Tally, collection: Collection, asked: str) -> dict[str, Any]:
         ],
         "unknown_labels": dict(collection.unknown),
         "unlabelled": [str(path) for path in collection.unlabelled],
+        "other_files": [str(path) for path in collection.others],
     }
 
 
@@ -111,7 +113,9 @@ def write_report(
         text = json.dumps(figures, indent=1) + "\n"
         (directory / "evaluation.json").write_text(text, encoding="utf-8")
         page = _page(figures, tally, pictures)
-        (directory / "report.html").write_text(page, encoding="utf-8")
+        # The name of a file need not be Unicode text.
+        content = page.encode(errors="backslashreplace")
+        (directory / "report.html").write_bytes(content)
     except OSError:
         raise InvalidRequest(f"{directory} cannot be written to any more.") from None
 
@@ -123,15 +127,21 @@ def contact_sheet(mistakes: Sequence[Mistake], respondent: Respondent) -> Figure
     rows = -(-len(surest) // columns)
     figure = Figure(figsize=(2.8 * columns, 1.75 * rows), layout="constrained")
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
+    fonts = fonts_for(text for mistake in surest for text in _named(mistake))
     for axes in cells:
         axes.set_axis_off()
     for axes, mistake in zip(cells, surest, strict=False):
         axes.imshow(_side_by_side(mistake, respondent))
+        label, answer, name = (escaped(text, fonts) for text in _named(mistake))
+        title = f"{label} taken for {answer}, {mistake.score:.1%}\n{name:.30}"
         # A dollar sign would start a formula.
-        title = f"{mistake.picture.label} taken for {mistake.answer}, "
-        title += f"{mistake.score:.1%}\n{mistake.picture.path.name:.30}"
-        axes.set_title(title.replace("$", r"\$"), fontsize=8)
+        axes.set_title(title, fontsize=8, fontfamily=fonts, parse_math=False)
     return figure
+
+
+def _named(mistake: Mistake) -> tuple[str, str, str]:
+    """Return the texts over a mistake: its label, the answer and the file's name."""
+    return mistake.picture.label, mistake.answer, mistake.picture.path.name
 
 
 def _side_by_side(mistake: Mistake, respondent: Respondent) -> np.ndarray:
@@ -215,6 +225,7 @@ def _sections(figures: dict[str, Any], tally: Tally) -> Iterable[str]:
             for label, count in sorted(figures["unknown_labels"].items())
         ],
         "Pictures without a label": figures["unlabelled"],
+        "Files that are no pictures": figures["other_files"],
     }
     for title, lines in lists.items():
         if lines:

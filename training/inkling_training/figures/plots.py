@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from inkling_training.figures.text import labels_drawn
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -43,7 +45,8 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Figure:
 
     Args:
         counts: Shape (classes, classes); rows are true labels, columns are predictions.
-        labels: The names of the classes.
+        labels: The names of the classes; one whose characters no font has becomes its
+            number.
     """
     size = 2.5 + 0.45 * len(labels)
     figure = Figure(figsize=(size, size), layout="constrained")
@@ -51,9 +54,10 @@ def confusion(counts: npt.NDArray[np.int64], labels: Sequence[str]) -> Figure:
     # On a logarithmic scale single errors stay visible beside a thousand correct ones.
     axes.imshow(np.log1p(counts), cmap="Blues")
     places = range(len(labels))
-    axes.set_xticks(places, labels, rotation=45, ha="right")
-    axes.set_yticks(places, labels)
-    axes.set_xlabel("predicted label")
+    shown, style, note = labels_drawn(labels)
+    axes.set_xticks(places, shown, rotation=45, ha="right", **style)
+    axes.set_yticks(places, shown, **style)
+    axes.set_xlabel("\n".join(filter(None, ["predicted label", note])))
     axes.set_ylabel("true label")
     half = np.log1p(counts.max()) / 2
     for (row, column), count in np.ndenumerate(counts):
