@@ -208,7 +208,7 @@ class Contract:
             raise InvalidContract(
                 'The text is not a contract; expected a JSON object with a "format".'
             ) from None
-        if found not in (1, CONTRACT_FORMAT):
+        if type(found) is not int or found not in (1, CONTRACT_FORMAT):
             raise InvalidContract(
                 f"The contract has format {found!r:.20}; this Inkling reads the "
                 f"formats 1 and {CONTRACT_FORMAT}. Use the Inkling that published the "

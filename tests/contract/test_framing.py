@@ -160,7 +160,7 @@ def test_a_desk_is_no_ink(
                 photo[place] = (70, 50, 35)
         grey = Image.fromarray(photo).convert("L")
 
-        assert cut_of(grey, None) is None
+        assert cut_of(grey, 280, None) is None
         assert_alike(photo)
 
 

@@ -5,8 +5,7 @@ frame, as a desk or a shadow does in a photo. This is the rule of the finder `in
 
 - The picture has two clear levels. Ink is the level that has the smaller part of the
   frame; in a narrow picture, as of a one, ink is the level of the middle line.
-- Ink is thin: no large square fits into it, and a smaller one only if less than half of
-  the picture is ink. A sheet of paper on a desk is not thin.
+- Ink is thin: no large square fits into it. A sheet of paper on a desk is not thin.
 - Strokes only touch the frame. A desk, a shadow or a corner follows the frame along
   about half of its own bounding box.
 - Some ink touches the frame, or the ink fills nearly the whole picture.
@@ -43,10 +42,11 @@ _TWO_LEVELS = 0.62
 _CONTRAST = 20
 # From this ratio of the sides, most of the frame may be ink.
 _NARROW = 2.5
-# Side of a square that does not fit into strokes, as a share of the long side: at all,
-# and if this share of the picture is ink.
-_THICK, _THICK_IF_MUCH = 0.42, 0.34
-_MUCH = 0.5
+# Side of a square that does not fit into strokes, as a share of the long side. The lower
+# value is for pictures that may show a sheet of paper on a desk: they came with a long
+# side of 100 pixels or more, and more than half of them would be ink.
+_THICK, _THICK_OF_SHEET = 0.42, 0.34
+_PHOTO, _MUCH = 100, 0.5
 # Share of its bounding box's outline along which a part follows the frame.
 _FOLLOWS = 0.46
 _MOST_OF_FRAME = 0.46
@@ -108,11 +108,12 @@ class Cut:
         return np.asarray(around / (_sum_nearby(clear) + _FEW), np.float32)
 
 
-def cut_of(grey: Image.Image, has_dark_ink: bool | None) -> Cut | None:
+def cut_of(grey: Image.Image, long_side: int, has_dark_ink: bool | None) -> Cut | None:
     """Return how the picture was cut along the writing; None if it was not.
 
     Args:
         grey: The picture, mode `L`, of any size.
+        long_side: The long side that the picture came with, in pixels.
         has_dark_ink: The polarity if the contract states it; None to decide it.
     """
     scale = _SIDE / max(grey.size)
@@ -126,7 +127,7 @@ def cut_of(grey: Image.Image, has_dark_ink: bool | None) -> Cut | None:
     if has_dark_ink is None:
         has_dark_ink = _has_dark_ink(levels, dark)
     ink = dark if has_dark_ink else ~dark
-    if not _is_cut(ink):
+    if not _is_cut(ink, is_photo=long_side >= _PHOTO):
         return None
     return Cut(has_dark_ink, ink, levels.astype(np.float32))
 
@@ -175,7 +176,7 @@ def _frame(values: Mask) -> Mask:
     return np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
 
 
-def _is_cut(ink: Mask) -> bool:
+def _is_cut(ink: Mask, *, is_photo: bool) -> bool:
     height, width = ink.shape
     on_frame = _frame(ink).mean()
     narrow = max(height, width) >= _NARROW * min(height, width)
@@ -184,7 +185,8 @@ def _is_cut(ink: Mask) -> bool:
     across, down = _span(ink, 0), _span(ink, 1)
     if not (on_frame or max(across, down) >= _FILLS):
         return False
-    thick = _THICK_IF_MUCH if not narrow and ink.mean() > _MUCH else _THICK
+    sheet = is_photo and not narrow and ink.mean() > _MUCH
+    thick = _THICK_OF_SHEET if sheet else _THICK
     window = round(thick * max(height, width))
     if min(height, width) > window and _fits(ink, window):
         return False

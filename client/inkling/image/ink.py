@@ -151,7 +151,9 @@ def _work(
     stated = contract.polarity != "auto"
     dark = contract.polarity == "dark_on_light" if stated else None
     work = _with_long_side(grey, _WORK_SIDE)
-    cut = cut_of(work, dark) if contract.finder == "ink-2" else None
+    cut = None
+    if contract.finder == "ink-2":
+        cut = cut_of(work, max(picture.size), dark)
     if cut is not None:
         work, inside = cut.with_margin(grey, _WORK_SIDE)
         note("margin", f"{size}, {projection}; the ink touches the frame", work)
