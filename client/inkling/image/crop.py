@@ -42,9 +42,9 @@ _TWO_LEVELS = 0.62
 _CONTRAST = 20
 # From this ratio of the sides, most of the frame may be ink.
 _NARROW = 2.5
-# Side of a square that does not fit into strokes, as a share of the long side. The lower
-# value is for pictures that may show a sheet of paper on a desk: they came with a long
-# side of 100 pixels or more, and more than half of them would be ink.
+# Side of a square that does not fit into strokes, as a share of the long side. The
+# lower value is for pictures that may show a sheet of paper on a desk: they came with a
+# long side of 100 pixels or more, and more than half of them would be ink.
 _THICK, _THICK_OF_SHEET = 0.42, 0.34
 _PHOTO, _MUCH = 100, 0.5
 # Share of its bounding box's outline along which a part follows the frame.
