@@ -28,6 +28,7 @@ from inkling.image.preprocess import (
     check_inputs,
     decoded_to_pixels,
     explain,
+    is_sample,
     scaled,
 )
 from inkling.model.repository import check_model_name
@@ -169,7 +170,9 @@ class Service:
         except InklingError:
             return True
         contract = servable.contract
-        return servable.quick and size == (contract.width, contract.height)
+        if not servable.quick or size != (contract.width, contract.height):
+            return False
+        return is_sample(image, contract)
 
     def explain(
         self,
