@@ -28,7 +28,7 @@ __all__ = ["batches", "num_steps", "plain", "shown", "varied"]
 _VALIDATION_BATCH = 500
 _SHOWN = 14
 # Outliers of a run that are prepared as served pictures are.
-_AS_SERVED = 4096
+_AS_SERVED = 512
 
 
 def num_steps(dataset: Dataset, recipe: Recipe) -> int:
