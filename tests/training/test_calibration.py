@@ -7,7 +7,7 @@ import pytest
 from inkling.model.ondevice import OnDeviceClassifier
 from inkling.model.repository import FORMATS, Repository
 from inkling_training.data import datasets
-from inkling_training.data.datasets import Dataset
+from inkling_training.data.datasets import Dataset, Split
 from inkling_training.figures.reliability import expected_calibration_error
 from inkling_training.fit.calibration import calibrated, tempered
 from inkling_training.fit.recipes import recipe_for
@@ -70,9 +70,10 @@ def test_a_few_right_answers_are_no_certainty(
     trained: Trained, digits: Dataset
 ) -> None:
     """A model that is right about every picture still does not get scores of 1."""
-    right = _scores(trained, digits).argmax(axis=1) == digits.validation.labels
-    few = replace(digits.validation.first(20), labels=digits.validation.labels[:20])
-    assert right[:20].all()
+    split = digits.validation
+    right = np.flatnonzero(_scores(trained, digits).argmax(axis=1) == split.labels)
+    few = Split(split.pixels[right[:20]], split.labels[right[:20]])
+    assert len(few) == 20
 
     model, dataset = calibrated(trained, replace(digits, validation=few), _RECIPE)
 
