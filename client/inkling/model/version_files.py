@@ -57,6 +57,23 @@ class VersionFiles:
         """Return the path of the TFLite file in one of `FORMATS`."""
         return self.path / "tflite" / f"{tflite_format}.tflite"
 
+    def offered(self, tflite_format: str) -> str:
+        """Return the wanted TFLite format, or else the most exact one that is there.
+
+        A model that somebody else made may not exist in every format.
+
+        Raises:
+            BrokenVersion: The version has no TFLite file.
+        """
+        listed = self.listed()
+        for name in (tflite_format, *FORMATS):
+            if f"tflite/{name}.tflite" in listed:
+                return name
+        raise BrokenVersion(
+            "The version has no TFLite file, because LiteRT lacks operations of the "
+            "model, which its card names. Serve it with --engine tensorflow_serving."
+        )
+
     def is_there(self) -> bool:
         """Return whether the version is published: whether it has a manifest.
 
