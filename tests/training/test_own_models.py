@@ -6,6 +6,9 @@ The networks are tiny and have random weights; what is compared is the way of a 
 import io
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -518,3 +521,28 @@ def test_a_preparation_of_another_ecosystem(tmp_path: Path, publish: Publish) ->
     contract = Repository(tmp_path / "models").newest("own").contract()
     assert isinstance(contract, Contract)
     assert contract.labels == ("yes", "no")
+
+
+def test_an_interrupted_publication_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C during the export ends with code 130; no version and no file stays."""
+    _functional(3, "softmax").save(tmp_path / "model.keras")
+    command = [
+        sys.executable,
+        "-m",
+        "inkling",
+        "publish",
+        str(tmp_path / "model.keras"),
+    ]
+    options = ["--name", "own", "--labels", "a,b,c", "--models-dir", "models"]
+    process = subprocess.Popen(
+        [*command, *options], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+
+    for line in process.stdout:
+        if line.startswith("Converting"):
+            process.send_signal(signal.SIGINT)
+            break
+
+    assert process.wait() == 130
+    assert not (tmp_path / "models" / "own").exists()

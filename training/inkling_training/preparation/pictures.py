@@ -30,7 +30,7 @@ __all__ = ["Pictures", "folder_labels", "generated", "read_pictures"]
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _MOST = 1000
 _NAMED = 3
-_GENERATED = 96
+_GENERATED = 48
 _GOLDEN = 12
 # A golden picture is published with the model, so a large one is scaled down first.
 _GOLDEN_BYTES, _GOLDEN_SIDE = 200_000, 640
@@ -190,7 +190,7 @@ def generated(contract: Contract) -> Pictures:
 def _picture(number: int, contract: Contract) -> bytes:
     chance = np.random.default_rng([2026, number])
     width, height = (
-        int(side * chance.uniform(1.0, 2.5)) + 1
+        int(side * chance.uniform(0.8, 1.6)) + 1
         for side in (min(contract.width, 512), min(contract.height, 512))
     )
     coarse = chance.integers(0, 256, (chance.integers(2, 9), 7, 3), np.uint8)
@@ -206,7 +206,7 @@ def _picture(number: int, contract: Contract) -> bytes:
 
 def _png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    picture.save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 

@@ -10,6 +10,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,11 +183,15 @@ class Exporter:
         bundle = Bundle(model, self._name, tflite_format, self._contract)
         path.write_bytes(bundle.to_bytes())
 
+    @cached_property
+    def _constant(self) -> Any:
+        # Without this conversion to constants, the int8 calibration reads the variables
+        # as empty.
+        return convert_variables_to_constants_v2(self._scores)
+
     def _converted(self, settings: Mapping[str, Any]) -> bytes:
         try:
-            # Without this conversion to constants, the int8 calibration reads the
-            # variables as empty.
-            constant = convert_variables_to_constants_v2(self._scores)
+            constant = self._constant
             with quiet_stderr(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 converter = tf.lite.TFLiteConverter.from_concrete_functions([constant])

@@ -191,8 +191,9 @@ def _source(name: str, digest: str, model: Any, choice: Choice) -> Source:
         notes=notes,
         half=half,
         traced=traced,
-        # The states of random layers are variables, but the model does not track them.
-        tracked=[exported, [variable.value for variable in exported.variables]],
+        # These have the states of random layers, which the model does not track; its
+        # layers beside them would triple the time of saving.
+        tracked=[variable.value for variable in exported.variables],
     )
 
 
