@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 from inkling.errors import InvalidContract
 from inkling.labels import is_text
 
-if TYPE_CHECKING:
-    from inkling.contract import Contract
-
 __all__ = ["TOLERANCES", "check_rules"]
+
+# An `inkling.contract.Contract`, whose module imports this one.
+Contract: TypeAlias = Any
 
 # The largest difference that any one score of an exported format may have from Keras's
 # score. float32 differs only by the order of its sums, and float16 by the rounding of

@@ -72,9 +72,12 @@ class InklingError(Exception):
     Attributes:
         code: The kind of the error; each class sets it.
         message: A text for the caller, in English.
+        index: The position, from 0, of the image that the error is about; None if the
+            request has one image, or the error is about the whole request.
     """
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
+    index: int | None = None
 
     def __init__(self, message: str) -> None:
         # A message may quote the name of a file, which need not be Unicode text; no

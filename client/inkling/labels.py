@@ -9,15 +9,29 @@ published contract keeps the labels that it has, and with them its hash.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from inkling.errors import InvalidRequest
 
-__all__ = ["by_normal_form", "is_text", "normal_form"]
+__all__ = ["Spellings", "by_normal_form", "is_text", "normal_form"]
 
 # Characters without a width and without a meaning at either end of a label: joiners,
 # marks of direction, the byte order mark and the soft hyphen.
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+
+
+class Spellings:
+    """Finds a model's label by any spelling of it; `_` may stand for its `/`."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        spelled = {normal_form(label.replace("/", "_")): label for label in labels}
+        spelled |= {normal_form(label): label for label in labels}
+        # A published model may have labels that differ by their spelling only.
+        self._spelled: Mapping[str, str] = spelled | {label: label for label in labels}
+
+    def get(self, label: str) -> str | None:
+        """Return the model's label; None if it has no such label."""
+        return self._spelled.get(label) or self._spelled.get(normal_form(label))
 
 
 def is_text(label: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+import re
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from inkling_serving.settings import Settings
 
 __all__ = [
+    "ANY_ORIGIN",
     "ApiKeys",
     "CertificateFiles",
     "check_security",
+    "cors_origins",
     "grpc_credentials",
     "needs_key",
 ]
@@ -32,6 +35,10 @@ _SCHEME = "bearer"
 # The probes and the files of the page contain no information about the models.
 _OPEN_PATHS = frozenset({"/livez", "/readyz", "/"})
 _OPEN_PREFIX = "/page/"
+ANY_ORIGIN = "*"
+# An origin as browsers and apps send it (RFC 6454, section 6.2).
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/@?#,*]+")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class ApiKeys:
@@ -169,6 +176,7 @@ def check_security(settings: Settings) -> None:
         InvalidRequest: A file is missing, cannot be read, or has the wrong content.
     """
     ApiKeys(settings.api_key_file)
+    cors_origins(settings)
     engine_credentials(settings)
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise InvalidRequest(
@@ -189,6 +197,32 @@ def check_security(settings: Settings) -> None:
                 "INKLING_TLS_CLIENT_CA must be readable PEM files without a password, "
                 "and the certificate must match the key."
             ) from None
+
+
+def cors_origins(settings: Settings) -> list[str]:
+    """Return the origins whose pages may call the gateway, as browsers send them.
+
+    Raises:
+        InvalidRequest: An origin is malformed, or all are allowed beside API keys.
+    """
+    origins = [o.strip().rstrip("/").lower() for o in settings.cors_origin.split(",")]
+    for origin in filter(None, origins):
+        if origin != ANY_ORIGIN and not _ORIGIN.fullmatch(origin):
+            raise InvalidRequest(
+                f"INKLING_CORS_ORIGIN has the origin {origin!r:.100}; expected a "
+                "scheme, a host and perhaps a port, such as https://app.example:8443, "
+                "or *."
+            )
+    if ANY_ORIGIN in origins and settings.api_key_file:
+        raise InvalidRequest(
+            "INKLING_CORS_ORIGIN is *, and INKLING_API_KEY_FILE is set. Name the "
+            "origins whose pages may send a key."
+        )
+    return [_without_default_port(origin) for origin in origins if origin]
+
+
+def _without_default_port(origin: str) -> str:
+    return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], ":"))
 
 
 def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:

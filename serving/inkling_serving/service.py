@@ -7,7 +7,7 @@ gRPC or TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ from inkling.model.repository import check_model_name
 from inkling.types import Origin, Prediction, check_top_k, predictions
 from inkling_serving.engines.base import NO_SUCH_MODEL
 from inkling_serving.runtime.timings import Timings
+from inkling_serving.runtime.tracebacks import without_frames
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
     from inkling.contract import Contract
     from inkling_serving.engines.base import Engine, ModelStatus, Servable
 
-__all__ = ["Answer", "Service", "Target"]
+__all__ = ["Answer", "Options", "Service", "Target"]
+
+# The longest name of a caller's file in a message.
+_MAX_NAME = 80
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,36 @@ class Target:
     version_label: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a caller wants of a classification.
+
+    Attributes:
+        top_k: How many labels each prediction has.
+        abstain: Whether a picture that the model is not sure of gets no label.
+        partial: Whether the other images are answered if one is refused.
+    """
+
+    top_k: int = 1
+    abstain: bool = False
+    partial: bool = False
+
+
+_DEFAULTS = Options()
+
+
 @dataclass(frozen=True)
 class Answer:
     """The answer to a classification.
 
     Attributes:
         origin: The model, version and contract that answered.
-        results: One prediction for each image, in the order of the images.
+        results: One prediction for each image, in the order of the images; an error
+            stands for an image that was refused, if the caller wanted the others.
     """
 
     origin: Origin
-    results: Sequence[Prediction]
+    results: Sequence[Prediction | InklingError]
 
 
 class Service:
@@ -90,29 +113,37 @@ class Service:
     def classify(
         self,
         target: Target,
-        images: Sequence[bytes],
-        top_k: int = 1,
+        images: Sequence[bytes | InklingError],
+        options: Options = _DEFAULTS,
         timeout_s: float | None = None,
         *,
-        abstain: bool = False,
+        names: Sequence[str] = (),
         timings: Timings | None = None,
     ) -> Answer:
         """Return one prediction per encoded image, in order, all by one version.
 
-        `timeout_s` is the caller's limit; the engine gets the seconds that are left.
-        With `abstain`, a picture that the model is not sure of gets no label.
-        `timings` records the version that answers and the duration of each phase.
+        Args:
+            target: The model and version.
+            images: The encoded images; an error stands for an image that the caller
+                of this method could not read.
+            options: What the caller wants.
+            timeout_s: The caller's limit; the engine gets the seconds that are left.
+            names: The names of the images in messages, or nothing.
+            timings: Gets the version that answers and the duration of each phase.
 
         Raises:
             InvalidRequest: The request has no image, or `top_k` is invalid.
             TooLarge: The request has more than `max_batch` images.
             DeadlineExceeded: The deadline passed.
-            InklingError: `Engine.select` or `preprocess.to_input` raised an error.
+            InklingError: `Engine.select` or `preprocess.to_input` raised an error, or
+                an image is one; the error states which image it is.
         """
         timings, started = timings or Timings(), perf_counter()
         self._check_count(len(images))
         servable = self._select(target, timings)
-        inputs = self._prepared(images, servable.contract, timings)
+        check_top_k(options.top_k)
+        batch = _Batch(images, names, options.partial)
+        inputs = self._prepared(batch, servable.contract, timings)
         if timeout_s is not None:
             timeout_s -= perf_counter() - started
             if timeout_s <= 0:
@@ -120,8 +151,8 @@ class Service:
                     "The deadline passed while the images were prepared. Set a longer "
                     "deadline."
                 )
-        answer = _answer(servable, inputs, top_k, timings, timeout_s)
-        return _abstaining(answer, servable, inputs) if abstain else answer
+        found = _predictions(servable, inputs, options, timings, timeout_s)
+        return Answer(_origin(servable), batch.with_refused(found))
 
     def is_quick(self, target: Target, image: bytes) -> bool:
         """Return whether `classify` takes about as long as a hand-over to a thread.
@@ -142,10 +173,9 @@ class Service:
     def explain(
         self,
         target: Target,
-        image: bytes,
-        top_k: int = 1,
+        image: bytes | InklingError,
+        options: Options = _DEFAULTS,
         *,
-        abstain: bool = False,
         timings: Timings | None = None,
     ) -> tuple[Answer, list[Stage]]:
         """Return the prediction for an image, and the stages of its preparation.
@@ -154,12 +184,15 @@ class Service:
         """
         timings = timings or Timings()
         servable = self._select(target, timings)
+        check_top_k(options.top_k)
+        if isinstance(image, InklingError):
+            raise image
         started = perf_counter()
         inputs, stages = explain(image, servable.contract, Budget(self._limits))
         timings.preprocess = perf_counter() - started
         batch = inputs[np.newaxis]
-        answer = _answer(servable, batch, top_k, timings)
-        return (_abstaining(answer, servable, batch) if abstain else answer), stages
+        found = _predictions(servable, batch, options, timings)
+        return Answer(_origin(servable), found), stages
 
     def predict(
         self,
@@ -234,21 +267,31 @@ class Service:
         return found
 
     def _prepared(
-        self, images: Sequence[bytes], contract: Contract, timings: Timings
+        self, batch: _Batch, contract: Contract, timings: Timings
     ) -> npt.NDArray[np.float32]:
-        """Return the model inputs, shape (n, *input_shape)."""
+        """Return the model inputs of the images that are not refused.
+
+        The shape is (n, *input_shape).
+        """
         budget = Budget(self._limits)
         dtype = np.uint8 if contract.antialias else np.float32
-        pixels = np.empty((len(images), *contract.input_shape), dtype)
-        began = perf_counter()
-        for place, image in enumerate(images):
-            decoded = decode(image, contract.min_side, budget)
-            between = perf_counter()
-            pixels[place] = decoded_to_pixels(decoded, contract)
+        pixels = np.empty((len(batch.images), *contract.input_shape), dtype)
+        kept, began = 0, perf_counter()
+        for place, image in enumerate(batch.images):
+            try:
+                if isinstance(image, InklingError):
+                    raise image
+                decoded = decode(image, contract.min_side, budget)
+                between = perf_counter()
+                pixels[kept] = decoded_to_pixels(decoded, contract, budget)
+            except InklingError as error:
+                batch.refuse(place, error)
+                continue
+            kept += 1
             timings.decode += between - began
             began = perf_counter()
             timings.preprocess += began - between
-        inputs = scaled(pixels, contract)
+        inputs = scaled(pixels[:kept], contract)
         timings.preprocess += perf_counter() - began
         return inputs
 
@@ -262,24 +305,55 @@ class Service:
             )
 
 
-def _answer(
+@dataclass
+class _Batch:
+    """The images of a request, and those of them that are refused."""
+
+    images: Sequence[bytes | InklingError]
+    names: Sequence[str]
+    partial: bool
+    refused: dict[int, InklingError] = field(default_factory=dict)
+
+    def refuse(self, place: int, error: InklingError) -> None:
+        """Keep the error of an image; raise it if it refuses the whole request."""
+        count = len(self.images)
+        if count > 1:
+            name = _shown(self.names[place]) if self.names else ""
+            error.index = place
+            error.message = f"Image {place + 1} of {count}{name}: {error.message}"
+            error.args = (error.message,)
+        if not self.partial:
+            raise error
+        self.refused[place] = without_frames(error)
+
+    def with_refused(
+        self, found: Sequence[Prediction]
+    ) -> list[Prediction | InklingError]:
+        """Return the predictions, with errors in the places of the refused images."""
+        answered = iter(found)
+        places = range(len(self.images))
+        return [self.refused.get(place) or next(answered) for place in places]
+
+
+def _shown(name: str) -> str:
+    """Return a caller's name of an image for a message."""
+    printable = "".join(c if c.isprintable() else "?" for c in name[:_MAX_NAME])
+    return f" ({printable})" if printable else ""
+
+
+def _predictions(
     servable: Servable,
     inputs: npt.NDArray[np.float32],
-    top_k: int,
+    options: Options,
     timings: Timings,
     timeout_s: float | None = None,
-) -> Answer:
-    check_top_k(top_k)
-    origin, labels = _origin(servable), servable.contract.labels
+) -> list[Prediction]:
+    if not len(inputs):
+        return []
+    contract, origin = servable.contract, _origin(servable)
     scores = _scores(servable, inputs, timings, timeout_s)
-    return Answer(origin, predictions(scores, labels, top_k, origin))
-
-
-def _abstaining(
-    answer: Answer, servable: Servable, inputs: npt.NDArray[np.float32]
-) -> Answer:
-    results = abstaining(answer.results, inputs, servable.contract)
-    return Answer(answer.origin, results)
+    found = predictions(scores, contract.labels, options.top_k, origin)
+    return abstaining(found, inputs, contract) if options.abstain else found
 
 
 def _scores(

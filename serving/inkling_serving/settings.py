@@ -59,6 +59,11 @@ class Settings:
     api_key_file: str = _setting(
         "", "file with the API keys that callers must send, one per line"
     )
+    cors_origin: str = _setting(
+        "",
+        "origins whose pages may call the gateway from a browser, separated by commas, "
+        "such as https://app.example; * means all, but not together with API keys",
+    )
     tls_certificate: str = _setting(
         "", "PEM file with the certificate chain for both ports"
     )
@@ -160,6 +165,18 @@ class Settings:
         0,
         _DAY_S,
     )
+    max_connections: int = _setting(
+        1000,
+        "connections that may be open on each port, per process; over HTTP, a new one "
+        "beyond them ends the one that is idle for the longest time",
+        1,
+    )
+    max_held_bytes: int = _setting(
+        64 * 1024 * 1024,
+        "bytes of requests that a process holds at once, at least two bodies; beyond "
+        "them, requests are refused as overloaded",
+        1,
+    )
     max_batch: int = _setting(32, "largest number of pictures in one request", 1)
     max_body_bytes: int = _setting(
         10 * 1024 * 1024, "largest size of a request body, in bytes", 1
@@ -207,6 +224,11 @@ class Settings:
         remote = self.engine == "tensorflow_serving"
         share = max(1, usable_cores() // self.workers_wanted)
         return self.threads or (16 if remote else share)
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of requests that a process may hold: at least two bodies."""
+        return max(self.max_held_bytes, 2 * self.max_body_bytes)
 
     @property
     def addresses(self) -> list[str]:

@@ -450,6 +450,33 @@ def test_what_came_before_a_bad_picture_is_yielded(
     assert "3" == outcomes[6].label
 
 
+@pytest.mark.parametrize("kind", ["path", "image", "bytes", "missing"])
+def test_the_bad_picture_of_a_batch_is_named(
+    kind: str, connect: Connect, picture: bytes, tmp_path: Path
+) -> None:
+    """The error of a batch says which picture it is about: its place and its name."""
+    path = tmp_path / "seven.png"
+    path.write_bytes(picture[:40])
+    bad: Any = {
+        "path": path,
+        "bytes": picture[:40],
+        "missing": tmp_path / "no.png",
+    }.get(kind)
+    if kind == "image":
+        Image.new("HSV", (9, 9)).convert("RGB").save(path)
+        bad = Image.open(path).convert("F")
+        bad.filename = str(path)
+    with connect() as classifier:
+        with pytest.raises(InvalidImage) as caught:
+            list(classifier.classify_many([picture, picture, bad, picture]))
+        with pytest.raises(InvalidImage) as alone:
+            classifier.classify(bad)
+
+    shown = {"path": f" ({path}): ", "image": f" ({path}): "}.get(kind, ": ")
+    assert caught.value.message == f"Picture 3{shown}{alone.value.message}"
+    assert (2, None) == (caught.value.index, alone.value.index)
+
+
 # One classifier in many places.
 
 

@@ -8,6 +8,8 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +132,17 @@ def test_every_code_is_its_class_again(code: ErrorCode, start: Start) -> None:
         (504, DeadlineExceeded),
     ],
 )
-@pytest.mark.parametrize("body", [b"<html>proxy</html>", b'{"error": "proxy"}', b"[]"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>proxy</html>",
+        b'{"error": "proxy"}',
+        b'{"error": {"code": 503, "message": "proxy"}}',
+        b"[" * 100_000,
+    ],
+    ids=["nothing", "HTML", "another JSON", "another error", "deep JSON"],
+)
 def test_statuses_of_others_are_understood(
     status: int, kind: type, body: bytes, start: Start
 ) -> None:
@@ -142,6 +154,33 @@ def test_statuses_of_others_are_understood(
     assert kind is type(found)
     assert server.url in found.message
     assert "is this its address" in found.message.lower()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(503, NotReady), (429, Overloaded), (504, DeadlineExceeded), (418, InternalError)],
+)
+def test_code_words_of_newer_servers_are_their_status(
+    status: int, kind: type, start: Start
+) -> None:
+    """An unknown code word has the class of its status and the words of the server."""
+    error = {"code": "draining", "message": "Words of tomorrow.", "details": [1]}
+    answer = response(status, {"error": error, "hint": {}}, "Retry-After: 60")
+    server = start(answering(lambda _: answer))
+
+    found = _refused(server.url)
+
+    assert (kind, "Words of tomorrow.") == (type(found), found.message)
+
+
+def test_unknown_fields_of_an_answer_are_ignored(start: Start) -> None:
+    """A newer gateway may say more than this client knows."""
+    [result] = _ANSWER["results"]  # type: ignore[misc]
+    more = {**_ANSWER, "cost": 3, "results": [{**result, "box": [1, 2]}]}
+    server = start(answering(lambda _: response(200, more)))
+
+    with inkling.connect(server.url) as classifier:
+        assert "7" == _label(classifier)
 
 
 def test_redirections_are_named_and_not_followed(start: Start) -> None:
@@ -160,8 +199,10 @@ def test_redirections_are_named_and_not_followed(start: Start) -> None:
 @pytest.mark.parametrize(
     "body",
     [
+        b"",
         b"hello",
         b"\xff\xfe",
+        b"[" * 100_000,
         b"[]",
         b"{}",
         b'{"results": []}',
@@ -456,6 +497,24 @@ def test_retry_after_is_waited_for(start: Start) -> None:
             classifier.classify(b"x")
         assert 1 == len(seen)
     within(time.monotonic() - seen[0], 0.5)
+
+
+@pytest.mark.parametrize("later_s", [2, -3600])
+def test_retry_after_may_be_a_date(later_s: int, start: Start) -> None:
+    """A date is waited for as seconds are; one that is past is no wait."""
+    seen: list[float] = []
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=later_s), usegmt=True)
+
+    def answer(_: Request) -> bytes:
+        seen.append(time.time())
+        return response(503, b"", f"Retry-After: {date}") if len(seen) == 1 else _RIGHT
+
+    server = start(answering(answer))
+    with inkling.connect(server.url) as classifier:
+        assert "7" == classifier.classify(b"x").label
+    due = parsedate_to_datetime(date).timestamp()
+    assert seen[1] >= due
+    within(seen[1] - max(due, seen[0]), 1.0)
 
 
 # TLS.

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import inkling
 from inkling.contract import Contract
 from inkling.errors import BrokenVersion, InklingError, InvalidContract, InvalidRequest
 from inkling.model.bundle import read_bundle
@@ -423,7 +424,7 @@ def test_golden_scores_may_differ_by_the_tolerance(
         (lambda version: (version / CONTRACT_FILE).unlink(), BrokenVersion),
         (_text(CONTRACT_FILE, "{}"), InvalidContract),
         (_text(CONTRACT_FILE, b"\xff"), InvalidContract),
-        (_contract(format=2), InvalidContract),
+        (_contract(format=99), InvalidContract),
         (_contract(polarity="as_is"), BrokenVersion),
         (_contract_everywhere(labels=list("01234567")), BrokenVersion),
         (_contract_everywhere(height=32, width=32), BrokenVersion),
@@ -463,6 +464,31 @@ def test_version_that_changed_after_publishing_is_refused(
 
     with pytest.raises(BrokenVersion, match="SHA-256"):
         load_version(files, "float32")
+
+
+@pytest.mark.timeout(60)  # to open a pipe is to wait for ever
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero", "gone", "int8.tflite"])
+def test_files_that_cannot_be_read_are_named(target: str, tmp_path: Path) -> None:
+    """A link to a pipe, to a device, to nothing or to itself is refused with the reason."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "int8.tflite").symlink_to(target)
+
+    with pytest.raises(InklingError, match=r"int8\.tflite (is|does)"):
+        inkling.connect(tmp_path / "int8.tflite")
+
+
+def test_a_file_named_by_its_hash_is_loaded(published: Path, tmp_path: Path) -> None:
+    """A file of a content-addressed store needs no ending, nor does a link to it."""
+    source = Repository(published).newest("mlp").tflite("int8")
+    blob = tmp_path / "8f14e45fceea167a5a36dedd4bea2543"
+    blob.write_bytes(source.read_bytes())
+    (tmp_path / "model").symlink_to(blob.name)
+
+    for path in (blob, tmp_path / "model"):
+        with inkling.connect(path) as classifier:
+            assert (
+                "mlp" == classifier.classify(np.zeros((28, 28), np.uint8)).origin.model
+            )
 
 
 def test_missing_litert_is_named(published: Path) -> None:

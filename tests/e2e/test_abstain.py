@@ -214,7 +214,7 @@ def test_who_does_not_ask_is_answered_as_ever(bench: Bench) -> None:
     path = "/v1/models/strict:classify"
     answers = [
         bench.gateway.request("POST", path + query, body).body
-        for query in ("", "?abstain=false", "?abstain=true&abstain=false")
+        for query in ("", "?abstain=false", "?abstain=false&abstain=false")
     ]
     asked = pb.ClassifyRequest(model="strict", images=[body])
     with grpc.insecure_channel(bench.gateway.grpc_target) as channel:

@@ -1,15 +1,21 @@
 """The page in a real browser: drawing, answers, and the stages of the preprocessing."""
 
+import base64
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image, features
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.support.reverse_proxy import proxied
 
 _TIMEOUT_S = 20
 _FLAGS = (
@@ -110,3 +116,81 @@ def test_a_phone_has_room(browser: webdriver.Chrome, gateway: Any) -> None:
 
     width = "document.documentElement"
     assert browser.execute_script(f"return {width}.scrollWidth <= {width}.clientWidth")
+
+
+@pytest.mark.parametrize("address", ["/inkling/", "/inkling", "/a/b/page/index.html"])
+def test_the_page_works_under_a_path(
+    browser: webdriver.Chrome,
+    gateway: Any,
+    picture: bytes,
+    tmp_path: Path,
+    address: str,
+) -> None:
+    """Behind a reverse proxy or a notebook, every address stays below its path."""
+    (tmp_path / "three.png").write_bytes(picture)
+    prefix = address.removesuffix("/page/index.html").rstrip("/")
+    with proxied(prefix, gateway.port) as proxy:
+        browser.get(proxy.url + address)
+        _wait(browser, "document.body.dataset.connection === 'ready'")
+        browser.find_element(By.ID, "file").send_keys(str(tmp_path / "three.png"))
+        _wait(browser, "document.body.dataset.answer === 'done'")
+        command = browser.find_element(By.ID, "curl").text
+        elsewhere = list(proxy.elsewhere)
+
+    assert f"{proxy.url}{prefix}/v1/models/" in command
+    # A browser may fetch the page's files before the page adds the slash to its address.
+    early = () if address.endswith("/") else ("/page/",)
+    assert [] == [path for path in elsewhere if not path.startswith(early)]
+
+
+def _three(kind: str, sample: Any) -> bytes:
+    """Return a drawn three, dark on white, as a file of a kind."""
+    large = Image.fromarray(255 - sample).resize((280, 280)).convert("RGB")
+    file = io.BytesIO()
+    if kind == "svg":
+        large.save(file, "PNG")
+        inner = base64.b64encode(file.getvalue()).decode()
+        return (
+            '<svg xmlns="http://www.w3.org/2000/svg" width="280" height="280"><image '
+            f'width="280" height="280" href="data:image/png;base64,{inner}"/></svg>'
+        ).encode()
+    if kind == "large.png":
+        noise = np.random.default_rng(0).integers(0, 9, (1900, 1900, 3), np.uint8)
+        sheet = Image.fromarray(246 + noise)
+        sheet.paste(large.resize((900, 900)), (500, 500))
+        sheet.save(file, "PNG", compress_level=0)  # more bytes than the server takes
+        return file.getvalue()
+    if kind == "wide.png":
+        sheet = Image.new("RGB", (9000, 3000), "white")  # more pixels than it takes
+        sheet.paste(large.resize((2000, 2000)), (3500, 500))
+        sheet.save(file, "PNG")
+        return file.getvalue()
+    large.save(file, kind.upper())
+    return file.getvalue()
+
+
+def test_the_page_encodes_anew_what_the_server_does_not_read(
+    browser: webdriver.Chrome, gateway: Any, tmp_path: Path, sample: Any
+) -> None:
+    """What the browser can show is classified; what it cannot is told what to do."""
+    kinds = ["webp", "gif", "bmp", "svg", "large.png", "wide.png"]
+    kinds += ["avif"] if features.check("avif") else []
+    browser.get(gateway.url + "/")
+    _wait(browser, "document.body.dataset.connection === 'ready'")
+    found = {}
+    for kind in kinds:
+        (tmp_path / f"three.{kind}").write_bytes(_three(kind, sample))
+        browser.find_element(By.ID, "file").send_keys(str(tmp_path / f"three.{kind}"))
+        _wait(browser, "['done', 'error'].includes(document.body.dataset.answer)")
+        found[kind] = browser.find_element(By.ID, "answer").text
+        browser.find_element(By.ID, "clear").click()
+        _wait(browser, "document.body.dataset.answer === 'empty'")
+
+    assert dict.fromkeys(kinds, "3") == found
+
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    browser.find_element(By.ID, "file").send_keys(str(tmp_path / "photo.heic"))
+    _wait(browser, "document.body.dataset.answer === 'error'")
+    words = browser.find_element(By.ID, "status-text").text
+    assert "photo.heic" in words
+    assert "PNG or JPEG" in words

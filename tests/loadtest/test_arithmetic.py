@@ -148,6 +148,21 @@ def test_answers_are_compared_with_those_alone() -> None:
     assert list(judged) == [v.reason or v.outcome for v in judged.values()]
 
 
+def test_labels_meet_in_two_normal_forms(tmp_path: Path) -> None:
+    """A folder from a Mac is the model's label; what file managers leave is no picture."""
+    for name in ("Wu\u0308rfel/1.png", "Wu\u0308rfel/._1.png", "Katze/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+
+    pictures = pictures_in(tmp_path)
+    references = References(pictures, ["Hund", "W\u00fcrfel"])
+
+    assert 2 == len(pictures)
+    assert 1 == references.num_labelled
+    [place] = [i for i, one in enumerate(pictures) if one.label != "Katze"]
+    assert 1 == references.judge([place], Reply(1, [("W\u00fcrfel", 0.9)])).correct
+
+
 def _found(limit: float, noise: float, seed: int) -> tuple[Capacity, float]:
     """Search a server that meets the objective up to `limit`, beside other work."""
     chance, elapsed_s = random.Random(seed), 0.0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ _YARDSTICK_S = 0.0195
 _BUSY = 1.5
 _AS_JSON = {"Content-Type": "application/json"}
 _AS_FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+_AS_FIELDS = {"Content-Type": "application/x-www-form-urlencoded"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIDE = 2048
 _MAX_BODY = 10 * 1024 * 1024
@@ -76,7 +78,7 @@ def _png(
     )
     chunks = (
         *more.get("chunks", ()),
-        (b"IDAT", zlib.compress(rows, 1)),
+        (b"IDAT", zlib.compress(rows, more.get("level", 1))),
         (b"IEND", b""),
     )
     return _PNG + b"".join(_chunk(*chunk) for chunk in ((b"IHDR", header), *chunks))
@@ -118,6 +120,12 @@ def _form(*images: bytes) -> bytes:
     return (
         b"".join(_PART + b"\r\n" + image + b"\r\n" for image in images) + b"--b--\r\n"
     )
+
+
+def _heads(filling: bytes) -> bytes:
+    """Return a form with as many parts as are read, each with a costly head."""
+    head = b"--b\r\nContent-Disposition: form-data; name=f; filename=f; " + filling
+    return (head + b"\r\n\r\nx\r\n") * 72 + b"--b--\r\n"
 
 
 def _json(*images: bytes) -> bytes:
@@ -203,6 +211,58 @@ def _disguised(jpeg: bytes) -> bytes:
     return _before_all(jpeg, b"\xff\xd0" + _segment(0xE1, trap))
 
 
+def _of_size(jpeg: bytes, width: int, height: int) -> bytes:
+    place = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:place] + struct.pack(">HH", height, width) + jpeg[place + 4 :]
+
+
+def _repeated(size: tuple[int, int], colour: int, depth: int = 8) -> bytes:
+    """Return a small file in whose rows no processor guesses the next byte."""
+    length = size[0] * depth // 8 * (4 if colour == 6 else 3)
+    rows = np.full((size[1], 1 + length), 4, np.uint8)
+    rows[:, 1:] = np.resize(_noise(1, 16_000, 1, 3)[0] >> 5, (size[1], length))
+    return _png(size, depth, colour, rows.tobytes(), level=6)
+
+
+def _dots(side: int, step: int, width: int = 1) -> np.ndarray:
+    pixels = np.full((side, side), 255, np.uint8)
+    for down in range(width):
+        for across in range(width):
+            pixels[2 + down :: step, 2 + across :: step] = 0
+    return pixels
+
+
+def _comb(side: int) -> np.ndarray:
+    pixels = np.full((side, side), 255, np.uint8)
+    pixels[2 : side - 2 : 4, 4 : side - 4] = pixels[3 : side - 2 : 4, 4 : side - 4] = 0
+    pixels[2 : side - 2, 4:6] = 0
+    return pixels
+
+
+def _screen(width: int, height: int) -> Image.Image:
+    """Return a screen or a page of text, with a picture on it."""
+    pixels = np.full((height, width, 3), 250, np.uint8)
+    dice = np.random.default_rng(0)
+    for top in range(20, height - 40, 24):
+        letters = dice.random((14, width // 2)) < 0.35
+        pixels[top : top + 14, 40 : 40 + width // 2][letters] = dice.integers(0, 90)
+    down, across = np.mgrid[0 : height // 3, 0 : width // 3]
+    colours = np.dstack([across % 256, down % 256, (across + down) // 16 % 256])
+    pixels[: height // 3, width - width // 3 :] = colours
+    return Image.fromarray(pixels)
+
+
+@cache
+def _photo(height: int, width: int) -> Image.Image:
+    """Return a photo with soft light and the noise of a sensor."""
+    down, across = np.mgrid[0:height:4, 0:width:4]
+    light = 128 + 60 * np.sin(across / 97) + 50 * np.cos(down / 61)
+    light = light.astype(np.uint8).repeat(4, 0).repeat(4, 1)[:height, :width]
+    noise = np.random.default_rng(0).integers(0, 9, (height, width), np.uint8)
+    grey = light // 2 + 60 + noise
+    return Image.fromarray(np.dstack([grey, grey, 255 - grey]))
+
+
 def _text(kind: bytes, before: bytes, text: bytes) -> bytes:
     """Return a small PNG with texts that inflate to a megabyte each."""
     packed = zlib.compress(text, 9)
@@ -235,12 +295,26 @@ _LEGAL_PNGS = {
         lambda: _png((_SIDE, _SIDE), 8, 4, (b"\4" + b"\5" * 2 * _SIDE) * _SIDE)
     ),
     "palette and tRNS": Request(_palette),
+    "A4 at 600 dpi, 1 bit": Request(
+        lambda: _encoded(_screen(4960, 7016).convert("1"), "PNG")
+    ),
+    "A4 at 300 dpi, RGB": Request(lambda: _encoded(_screen(2480, 3508), "PNG")),
+    "4K, RGB": Request(lambda: _encoded(_screen(3840, 2160), "PNG")),
+    "4K, RGBA": Request(lambda: _encoded(_screen(3840, 2160).convert("RGBA"), "PNG")),
+    "a long page on a phone": Request(lambda: _encoded(_screen(1440, 8000), "PNG")),
     "strip": Request(lambda: _encoded(Image.new("RGBA", (8192, 512)), "PNG")),
     "1,000 chunks": Request(lambda: _small_png(*[(b"tEXt", b"k\0v")] * 1000)),
 }
 _LEGAL_JPEGS = {
     "24 megapixels": Request(lambda: _camera(4000, 6000, 30)),
     "25 megapixels, 8192 a side": Request(lambda: _camera(3050, 8192, 30)),
+    "48 megapixels": Request(lambda: _encoded(_photo(6048, 8064), "JPEG", quality=50)),
+    "12 megapixels, progressive": Request(
+        lambda: _encoded(_photo(3024, 4032), "JPEG", progressive=True)
+    ),
+    "12 megapixels and a video": Request(
+        lambda: _encoded(_photo(3024, 4032), "JPEG") + b"\xff\xda\0" * 1_500_000
+    ),
     "4:4:4": Request(
         lambda: _encoded(_noise(_SIDE, _SIDE, 3, 6), "JPEG", quality=60, subsampling=0)
     ),
@@ -269,10 +343,33 @@ _LEGAL_ENVELOPES = {
         lambda: _json(*[_encoded(_noise(28, 28, 1, 8), "PNG")] * 32), 200, _AS_JSON
     ),
     "JSON, 13 pictures of paper": Request(
-        lambda: _json(*[_encoded(_noise(300, 300, 1, 8), "PNG")] * 13), 413, _AS_JSON
+        lambda: _json(*[_encoded(_noise(300, 300, 1, 8), "PNG")] * 13), 200, _AS_JSON
     ),
     "form, largest file": Request(lambda: _form(_padded(_MAX_IMAGE)), 200, _AS_FORM),
     "JSON, largest file": Request(lambda: _json(_padded(7_800_000)), 200, _AS_JSON),
+    "JSON, largest file in lines": Request(
+        lambda: json.dumps(
+            {"images": [{"b64": _in_lines(_padded(7_500_000))}]}
+        ).encode(),
+        200,
+        _AS_JSON,
+    ),
+    "text, largest data: URL": Request(
+        lambda: b"data:image/png;base64," + base64.urlsafe_b64encode(_padded(7_800_000))
+    ),
+    "fields, largest picture": Request(
+        lambda: urlencode(
+            {"image": base64.b64encode(_padded(7_800_000)).decode()}
+        ).encode(),
+        200,
+        _AS_FIELDS,
+    ),
+    "form, 31 damaged pictures": Request(
+        lambda: _form(*[_small_png()[:-20].ljust(250_000)] * 31, _small_png()),
+        200,
+        _AS_FORM,
+        _CLASSIFY + "?partial=true",
+    ),
     "JSON, one emoji": Request(
         lambda: _json_of(_json(_small_png())[:-1] + ', "x": "😀'.encode(), b"a", b'"}'),
         400,
@@ -282,6 +379,12 @@ _LEGAL_ENVELOPES = {
     "explain, RGBA noise": Request(_noisy_rgba, path=_EXPLAIN),
     "explain, progressive": Request(_progressive, path=_EXPLAIN),
 }
+
+
+def _in_lines(content: bytes) -> str:
+    return base64.encodebytes(content).decode()
+
+
 _PICTURE_ATTACKS = {
     "50,000 chunks": Request(lambda: _small_png(*[(b"tEXt", b"k\0v")] * 50_000), 413),
     "60 MB of zTXt": Request(lambda: _text(b"zTXt", b"\0\0", bytes(2**20 - 9)), None),
@@ -296,28 +399,50 @@ _PICTURE_ATTACKS = {
         lambda: _small_png((b"iCCP", b"k\0\0" + zlib.compress(bytes(70 * 2**20), 9))),
         None,
     ),
-    "64 megapixels, 1 bit": Request(
-        lambda: _encoded(Image.new("1", (8000, 8000)), "PNG"), 413
+    "gigapixel, 1 bit": Request(
+        lambda: _png((32_000, 32_000), 1, 0, bytes(4001) * 32_000), 413
     ),
-    "36 megapixels, JPEG": Request(
-        lambda: _encoded(Image.new("L", (6000, 6000)), "JPEG"), 413
+    "gigapixel, JPEG": Request(lambda: _of_size(_small_jpeg(), 40_000, 40_000), 400),
+    "24 megapixels without a scan": Request(
+        lambda: _of_size(_small_jpeg(), 6000, 4000), 400
+    ),
+    "small pictures of dots": Request(
+        lambda: _json(*[_encoded(_dots(64, 4, 2), "PNG")] * 32), None, _AS_JSON
+    ),
+    "pictures of dots": Request(
+        lambda: _json(*[_encoded(_dots(384, 4), "PNG")] * 32), None, _AS_JSON
+    ),
+    "combs": Request(
+        lambda: _json(*[_encoded(_comb(128), "PNG")] * 32), None, _AS_JSON
+    ),
+    "RGBA, every pixel guessed wrong": Request(
+        lambda: _repeated((3600, 2400), 6), None
+    ),
+    "16-bit RGBA, every pixel guessed wrong": Request(
+        lambda: _repeated((_SIDE, _SIDE), 6, 16), None
+    ),
+    "refined 400 times": Request(
+        lambda: _with_scans(_progressive(bits=4), 400)[:_MAX_IMAGE], None
     ),
     "JPEG of 1,000,000 comments": Request(
         lambda: _before_all(_small_jpeg(), _segment(0xFE, b"") * 1_000_000), 413
     ),
     "JPEG of 4,000,000 fill bytes": Request(
-        lambda: _before_all(_small_jpeg(), b"\xff" * 4_000_000), 400
+        lambda: _before_all(_small_jpeg(), b"\xff" * 4_000_000), 200
+    ),
+    "JPEG of 8,000,000 fill bytes in its scan": Request(
+        lambda: _small_jpeg()[:-2] + b"\xff" * 8_000_000 + b"\xff\xd9", 200
     ),
     "JPEG of 100,000 EXIF pieces": Request(
         lambda: _before_all(_small_jpeg(), _segment(0xE1, b"Exif\0\0ab") * 100_000), 413
     ),
-    "1,000 scans": Request(lambda: _with_scans(_flat_progressive(500), 1000), 413),
+    "1,000 scans": Request(lambda: _with_scans(_flat_progressive(700), 1000), 413),
     "1,000 scans, disguised": Request(
-        lambda: _disguised(_with_scans(_flat_progressive(500), 1000)), 400
+        lambda: _disguised(_with_scans(_flat_progressive(700), 1000)), 413
     ),
     "25 megapixels progressive, disguised": Request(
         lambda: _disguised(_flat_progressive(5000)),
-        400,
+        413,
     ),
 }
 _ENVELOPE_ATTACKS = {
@@ -367,6 +492,30 @@ _ENVELOPE_ATTACKS = {
         lambda: _part_of(b"Content-Disposition: form-data", b";", b"\r\n\r\nhello"),
         None,
         _AS_FORM,
+    ),
+    "form of boundaries": Request(
+        lambda: _part_of(b"\r\n", b"\r\n--bx", b""), None, _AS_FORM
+    ),
+    "form with heads of options": Request(
+        lambda: _heads(b"a=b;" * 900), None, _AS_FORM
+    ),
+    "form with heads of quotes": Request(
+        lambda: _heads(b'a="' + rb"\"" * 1800 + b'";'), None, _AS_FORM
+    ),
+    "form with heads of headers": Request(
+        lambda: _heads(b"a=b\r\n" + b"a:b\r\n" * 700 + b"X: y"), None, _AS_FORM
+    ),
+    "fields of percent signs": Request(
+        lambda: _json_of(b"image=data:image/png;base64,", b"%41", b""), None, _AS_FIELDS
+    ),
+    "fields of plus signs": Request(
+        lambda: _json_of(b"image=data:image/png;base64,", b"+", b""), None, _AS_FIELDS
+    ),
+    "fields without end": Request(
+        lambda: _json_of(b"image=x", b"&a=b", b""), None, _AS_FIELDS
+    ),
+    "base64 of line ends": Request(
+        lambda: _json_of(b"data:image/png;base64,", b"A\n", b""), None
     ),
     "form with a long boundary": Request(
         lambda: b"x",

@@ -303,7 +303,7 @@ _BROKEN: dict[str, tuple[str, Change, str]] = {
     "contract not the file's": ("before", _contract(polarity="as_is"), "differs"),
     "contract of nine": ("before", _contract_everywhere(labels=_NINE), "labels"),
     "contract of a skew": ("before", _contract_everywhere(polarity="as_is"), "inputs"),
-    "contract of another format": ("before", _contract(format=2), "format"),
+    "contract of another format": ("before", _contract(format=99), "format"),
     "contract is none": ("before", _put(CONTRACT_FILE, b"[]"), "contract"),
     "missing golden": ("before", _remove(GOLDEN_FILE), "golden"),
     "missing golden after": ("after", _remove(GOLDEN_FILE), "golden"),

@@ -29,6 +29,7 @@ from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.engines.base import ModelStatus, State, VersionStatus
 from inkling_serving.grpc_api.server import GrpcServer
+from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import reserved
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.thread_pool import ThreadPool
@@ -363,7 +364,7 @@ def faulty(digit_contract: Contract) -> Iterator[Stub]:
     port = holder.getsockname()[1]
     service = Service(_Faulty(digit_contract), DEFAULT_LIMITS, 32)  # type: ignore[arg-type]
     pool = ThreadPool(2, 10)
-    server = GrpcServer(service, pool, Metrics(), Settings())
+    server = GrpcServer(service, pool, Metrics(), HeldBytes(2**24), Settings())
     server.start("127.0.0.1", port)
     with _channel(f"127.0.0.1:{port}") as channel:
         yield ClassifierStub(channel)  # type: ignore[no-untyped-call]

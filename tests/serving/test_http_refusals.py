@@ -101,6 +101,10 @@ def _part(content: bytes, filename: str | None = "f.png") -> bytes:
     return head + b"\r\n\r\n" + content + b"\r\n"
 
 
+def _field(name: str, content: bytes) -> bytes:
+    return _part(content, None).replace(b'"f"', b'"%b"' % name.encode())
+
+
 _END = b"--frontier--\r\n"
 _INVALID = (400, "invalid_image")
 _FOREIGN = (415, "unsupported_media_type")
@@ -159,13 +163,22 @@ _JSON = [
         _as_json(f"base64 {text!r:.24}", json.dumps({"images": [{"b64": text}]}))
         for text in (
             "!!!!",
-            "AAA",
             "A",
-            "AA-_",
-            _B64 + "\n",
-            " " + _B64,
+            "A=A",
+            _B64 + "!",
+            _B64 + "=" + _B64,
             "é",
+            "data:,",
+            "data:image/png," + _B64,
         )
+    ],
+    *[
+        Bad(
+            f"base64 of no picture {text!r}",
+            *_INVALID,
+            body=json.dumps({"images": [{"b64": text}]}).encode(),
+        )
+        for text in ("AAA", "AA-_", "AAAA\n", " AAAA", "data:;base64,AAAA")
     ],
     Bad("no base64 at all", *_INVALID, body=b'{"images": [{"b64": ""}]}'),
     # I13: not JSON, or not such JSON.
@@ -204,6 +217,13 @@ _JSON = [
             '{"images": [], "images": []}',
             '{"images": [{"b64": "A", "b64": "A"}]}',
             '{"images": [{"b64": "AAAA"}]} x',
+            '{"images": [{"b64": "AAAA", "top_k": 3}]}',
+            '{"images": [{"b64": "AAAA"}], "topk": 3}',
+            '{"images": [{"b64": "AAAA"}], "top_k": 0}',
+            '{"images": [{"b64": "AAAA"}], "top_k": 1.5}',
+            '{"images": [{"b64": "AAAA"}], "partial": "yes"}',
+            '{"image": [{"b64": "AAAA"}]}',
+            '{"instances": [{"b64": "AAAA"}]}',
             "[" * 500 + "]" * 500,
             '{"images": ' + "[" * 400 + "]" * 400 + "}",
             '{"images": ' + "9" * 5000 + "}",
@@ -229,6 +249,22 @@ _FORMS = [
     _form("part without a name", b"--frontier\r\nX: y\r\n\r\nx\r\n" + _END),
     _form("header without a colon", b"--frontier\r\nhello\r\n\r\nx\r\n" + _END),
     _form("text only", b"hello"),
+    _form("misspelt option", _part(_PNG) + _field("topk", b"3") + _END),
+    _form("option without a value", _part(_PNG) + _field("top_k", b"") + _END),
+    _form(
+        "an option twice",
+        _part(_PNG) + _field("top_k", b"3") + _field("top_k", b"2") + _END,
+    ),
+    _form("name in Latin-1", _part(_PNG).replace(b"f.png", b"\xe9.png") + _END),
+    _form("part without a disposition", b"--frontier\r\nA: b\r\n\r\nx\r\n" + _END),
+    _form(
+        "nested parts",
+        _field("f", b"x").replace(
+            b"\r\n\r\n", b"\r\nContent-Type: multipart/mixed\r\n\r\n"
+        )
+        + _END,
+        *_FOREIGN,
+    ),
     _form("empty file", _part(b"") + _END, *_INVALID),
     _form("text as a file", _part(b"hello") + _END, *_INVALID),
     _form("a GIF as a file", _part(b"GIF89a") + _END, *_FOREIGN),
@@ -412,9 +448,31 @@ _ADDRESSES = [
             "top_k=NaN",
             "top_k=1&top_k=0",
             "top_k=%00",
+            "top_k=2&top_k=4",
+            "topk=3",
+            "Top_K=3",
+            "other=5",
+            "utm_source=x",
+            "=1",
+            "partial=1",
+            "abstain=true&abstain=false",
+            "a=" + "x" * 5000,
             "&".join(f"a{number}=1" for number in range(20)),
         )
     ],
+    *[
+        Bad(f"GET {path}", 400, "invalid_request", "GET", path)
+        for path in ("/v1/models?name=mlp", "/v1/models/mlp?top_k=3")
+    ],
+    Bad("explain partial", 400, "invalid_request", path=_EXPLAIN + "?partial=true"),
+    Bad(
+        "two values of an option",
+        400,
+        "invalid_request",
+        path=_CLASSIFY + "?top_k=2",
+        headers=_AS_JSON,
+        body=json.dumps({"images": [{"b64": _B64}], "top_k": 3}).encode(),
+    ),
     Bad(
         "explain two",
         400,
@@ -655,12 +713,14 @@ def test_bytes_behind_the_end_of_a_png(gateway: Any) -> None:
 
 
 def test_picture_beside_a_failed_one(gateway: Any) -> None:
-    """One bad picture refuses the request as a whole."""
-    body = _part(_PNG) + _part(b"hello") + _END
+    """One bad picture refuses the request as a whole, and the error names it."""
+    body = _part(_PNG) + _part(b"hello", "notes.txt") + _END
 
     answer = gateway.request("POST", _CLASSIFY, body, _AS_FORM)
 
-    assert (answer.status, answer.json["error"]["code"]) == (400, "invalid_image")
+    error = answer.json["error"]
+    assert (400, "invalid_image", 1) == (answer.status, error["code"], error["index"])
+    assert error["message"].startswith("Image 2 of 2 (notes.txt): ")
 
 
 def test_client_that_leaves_in_the_middle(gateway: Any) -> None:

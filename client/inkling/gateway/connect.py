@@ -45,7 +45,8 @@ class Classifier(Protocol):
 
         Raises:
             InklingError: As `classify`; the predictions before it have been yielded. An
-                error about a picture begins with `pictures[2] (its path): `.
+                error about a picture has its `index`, and its message begins with
+                `Picture 3 (its path): `.
         """
 
     def outcomes(
@@ -127,7 +128,8 @@ def _is_on_device(target: str | PathLike[str]) -> bool:
     if not str(target):
         return False  # its path would be the current folder
     path = Path(target)
-    return path.suffix == ".tflite" or path.is_dir()
+    # A file of a content-addressed store has a hash for its name.
+    return path.suffix == ".tflite" or path.is_dir() or path.is_file()
 
 
 class Fallback:

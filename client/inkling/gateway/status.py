@@ -10,10 +10,12 @@ import grpc
 from inkling.errors import ErrorCode, InklingError
 from inkling.gateway.error_classes import error_of, is_known, not_reached, too_late
 
-__all__ = ["ERROR_CODE_KEY", "GRPC_STATUS", "error_from_rpc"]
+__all__ = ["ERROR_CODE_KEY", "ERROR_INDEX_KEY", "GRPC_STATUS", "error_from_rpc"]
 
-# The key of the trailing metadata that carries the code word.
+# The keys of the trailing metadata that carry the code word, and the position of the
+# image that the error is about.
 ERROR_CODE_KEY = "inkling-error-code"
+ERROR_INDEX_KEY = "inkling-error-index"
 
 GRPC_STATUS: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
     {

@@ -1,22 +1,25 @@
-"""Decodes an image within limits that are checked before decoding.
+"""Decodes an image within limits on memory and CPU time.
 
 Inkling decodes only PNG and JPEG, which it recognises by their first bytes: nearly all
-known vulnerabilities of image decoders are in other formats. The size is read from the
-header and checked before the first pixel is decoded.
+known vulnerabilities of image decoders are in other formats. A picture is reduced while
+it is read, so the limits are on the decoded picture and on the time that it takes, and
+not on the size of the file's picture.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
+from PIL import Image, JpegImagePlugin
 
 from inkling.errors import InvalidImage, TooLarge, UnsupportedMediaType
-from inkling.image.containers import JPEG, PNG, Container, damaged, read_jpeg, read_png
+from inkling.image.containers import PNG, Png, damaged, read_png
+from inkling.image.jpeg import JPEG, Jpeg, Scan, read_jpeg
+from inkling.image.png import composing_cost, least_cost, mode_of, sample, strips
 
 __all__ = ["DEFAULT_LIMITS", "Budget", "Decoded", "Limits", "decode", "png_size"]
 
@@ -41,15 +44,6 @@ _FOREIGN = (
 
 # The signature, length and type of the first chunk take 16 bytes; the size follows.
 _PNG_HEADER = struct.Struct(">16xII")
-# The layout of a sample: a PNG of three chunks (IHDR, one IDAT, IEND; PNG, section 11),
-# 8-bit grey without interlacing.
-_SAMPLE_HEAD = struct.Struct(">8x8sII5s")
-_PLAIN_GREY = b"\x00\x00\x00\x0dIHDR" + bytes([8, 0, 0, 0, 0])
-_IDAT = struct.Struct(">I4s")
-_IDAT_CRC = zlib.crc32(b"IDAT")
-_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-_SAMPLE_DATA = 41
-_SAMPLE_LEAST = _SAMPLE_DATA + 4 + len(_PNG_END)
 
 # The exceptions that Pillow raises on a damaged file. Pillow's own fuzz tests expect
 # most of them.
@@ -77,35 +71,39 @@ class Limits:
     """The limits for one image and for all images of one request.
 
     Attributes:
-        max_bytes: Size of the encoded image, in bytes.
-        max_pixels: Pixels of a picture that is decoded at full scale.
-        max_jpeg_pixels: Pixels of a baseline JPEG at full scale. It may be larger
-            because it is decoded row by row and at a reduced scale.
-        max_side: Width or height at full scale, in pixels.
-        max_parts: PNG chunks or JPEG segments of a file; tens of thousands cost CPU.
-        max_scan_pixels: Pixels of a JPEG times its scans, because each scan costs time
-            for all pixels.
-        max_request_pixels: Pixels of all images of a request. A pixel that decoding at
-            a reduced scale skips counts as 1/5, which is its cost. A picture of more
-            than 64 x 64 pixels counts as at least 655,360, which is the cost of the
-            search for ink.
+        max_bytes: Size of the file up to the end of the picture, in bytes.
+        max_pixels: Pixels of a decoded picture, after it was reduced; also the pixels
+            of an interlaced PNG, which cannot be reduced while it is read.
+        max_side: Width or height of the file, in pixels.
+        max_parts: PNG chunks or JPEG segments of a file.
+        max_coefficient_bytes: Memory for a JPEG that is not decoded row by row
+            (progressive, or with a scan per colour): two bytes per sample.
+        max_cpu_ms: CPU time that decoding the images of one request, and searching them
+            for ink, may take, in milliseconds. It is estimated from the content of the
+            file, never measured, so every machine refuses the same pictures. On the
+            machine where the estimate was made, the pictures take less.
     """
 
     max_bytes: int = 8 * 1024 * 1024
     max_pixels: int = 2048 * 2048
-    max_jpeg_pixels: int = 25_000_000
-    max_side: int = 8192
-    max_parts: int = 1024
-    max_scan_pixels: int = 45_000_000
-    max_request_pixels: int = 2 * 2048 * 2048
+    max_side: int = 65_535
+    max_parts: int = 4096
+    max_coefficient_bytes: int = 40 * 1024 * 1024
+    max_cpu_ms: int = 215
 
 
 DEFAULT_LIMITS = Limits()
-_SKIPPED_PIXELS_COST = 5
-_LEAST_PIXELS = 1024 * 640
-# Pictures of up to this many pixels have no least cost: a sample costs far less than a
-# picture in which Inkling searches for ink.
-_SAMPLE_PIXELS = 64 * 64
+# A picture that would keep more pixels is reduced further. The value is no setting, so
+# that a picture gives the same input everywhere.
+_MOST_PIXELS = 2048 * 2048
+_FACTORS = (8, 4, 2, 1)
+# CPU time in nanoseconds, measured: to decode a JPEG, per block and per byte of a scan:
+# of a file that is not progressive; of means; of other coefficients, and of their
+# further bits. Then per pixel of the decoded picture; and per picture.
+_SEQUENTIAL, _MEANS, _FIRST_BITS, _FURTHER_BITS = (16, 13), (26, 20), (12, 22), (45, 38)
+_BLOCK_BYTES = 128
+_PIXEL, _PICTURE = 5, 200_000
+_SAMPLE = 40_000
 
 
 @dataclass(frozen=True)
@@ -124,58 +122,71 @@ class Decoded:
 
 
 class Budget:
-    """The pixels that the images of one request may still use; not thread-safe."""
+    """The CPU time that the images of one request may still take; not thread-safe."""
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self.limits = limits
-        self._pixels_left = limits.max_request_pixels
+        self._most_ns = self._left_ns = limits.max_cpu_ms * 1_000_000
 
-    def spend(self, pixels: int) -> None:
-        """Subtract `pixels` from the rest.
+    def spend(self, nanoseconds: int) -> None:
+        """Subtract CPU time from the rest, before it is used.
 
         Raises:
-            TooLarge: The rest is smaller than `pixels`.
+            TooLarge: The rest is smaller.
         """
-        self._pixels_left -= pixels
-        if self._pixels_left < 0:
+        self._left_ns -= nanoseconds
+        if self._left_ns < 0:
             raise TooLarge(
-                "The images of this request have more pixels together than the limit "
-                f"of {self.limits.max_request_pixels:,}. Send them in several requests."
+                "The images of this request take too long to decode: more than "
+                f"{self.limits.max_cpu_ms} ms. Scale them down, or send several images "
+                "in several requests."
             )
+
+    def check(self, nanoseconds: int) -> None:
+        """Check that the rest is not smaller, and leave it as it is.
+
+        Raises:
+            TooLarge: The rest is smaller.
+        """
+        self.spend(nanoseconds)
+        self._left_ns += nanoseconds
 
 
 def decode(image: bytes, min_side: int, budget: Budget) -> Decoded:
     """Return the decoded picture.
 
     The picture is reduced to 1/2, 1/4 or 1/8 scale if both sides keep at least
-    `min_side` pixels. A JPEG is decoded at that scale; a PNG is averaged.
+    `min_side` pixels, and further if it would keep more than 4,194,304 pixels. A JPEG
+    is decoded at that scale; the rows of a PNG are averaged as they are read.
+
+    A picture is damaged if a part of it is missing or has a wrong checksum: a PNG whose
+    header, palette, transparency or pixels do not match their checksums or whose pixels
+    end before the last row; a JPEG that has no scan for one of its colours, whose scan
+    ends before the last row, or whose scans do not fit its size. Bytes that make no
+    pixel may be missing or wrong: metadata, and all that follows the pixels, such as
+    the marker of the end.
 
     Args:
         image: The bytes of a PNG or JPEG file.
         min_side: The smallest side after the reduction, in pixels.
-        budget: The limits, and the pixels that the request may still use.
+        budget: The limits, and the CPU time that the request may still take.
 
     Raises:
         InvalidImage: The bytes are damaged, or are neither PNG nor JPEG.
         UnsupportedMediaType: The bytes are a picture in another format.
-        TooLarge: The image exceeds a limit; no pixel was decoded.
+        TooLarge: The image exceeds a limit.
     """
-    limits = budget.limits
-    if len(image) > limits.max_bytes:
-        raise TooLarge(
-            f"The image has {len(image):,} bytes; the limit is {limits.max_bytes:,}. "
-            "Send a smaller picture."
-        )
     if image.startswith(PNG):
-        sample = _sample(image)
-        if sample is not None:
-            _check_size(sample.size, limits.max_pixels, limits, "PNG")
-            budget.spend(_cost(sample.size, sample.size))
-            came_as = f"PNG, mode L, {sample.width} x {sample.height}"
-            return Decoded(_reduced(sample, min_side), 1, came_as)
-        return _decode_png(read_png(image, limits.max_parts), min_side, budget)
+        small = sample(image)
+        if small is not None:
+            return _decoded_sample(small, image, min_side, budget)
+        png = read_png(image, budget.limits.max_parts)
+        _check_bytes(png.size, budget.limits)
+        return _decode_png(png, min_side, budget)
     if image.startswith(JPEG):
-        return _decode_jpeg(read_jpeg(image, limits.max_parts), min_side, budget)
+        jpeg = read_jpeg(image, budget.limits.max_parts)
+        _check_bytes(jpeg.size, budget.limits)
+        return _decode_jpeg(jpeg, min_side, budget)
     raise _not_a_picture(image)
 
 
@@ -201,118 +212,129 @@ def _not_a_picture(image: bytes) -> InvalidImage | UnsupportedMediaType:
     return InvalidImage(f"The image {came}. Send the bytes of a picture file.")
 
 
-def _decode_png(container: Container, min_side: int, budget: Budget) -> Decoded:
-    file = _open(PngImagePlugin.PngImageFile, container.content, "PNG")
-    _check_size(file.size, budget.limits.max_pixels, budget.limits, "PNG")
-    budget.spend(_cost(file.size, file.size))
-    came_as = _described(file)
-    picture = _reduced(_plain(file, "PNG"), min_side)
-    return Decoded(picture, container.orientation, came_as)
-
-
-def _sample(image: bytes) -> Image.Image | None:
-    """Return the picture in a small grey PNG of three chunks; None for other bytes.
-
-    Most images at a busy gateway are such samples. Pillow's PNG reader takes twice as
-    long, because it parses the file in Python; the decoder below it is the same. For a
-    damaged file the result is None, so that the general reader refuses it.
-    """
-    if len(image) < _SAMPLE_LEAST or not image.endswith(_PNG_END):
-        return None
-    header, width, height, kind = _SAMPLE_HEAD.unpack_from(image)
-    end = len(image) - len(_PNG_END) - 4
-    idat = image[_SAMPLE_DATA:end]
-    if header + kind != _PLAIN_GREY or not 0 < width * height <= _SAMPLE_PIXELS:
-        return None
-    if image[_SAMPLE_DATA - 8 : _SAMPLE_DATA] != _IDAT.pack(len(idat), b"IDAT"):
-        return None
-    whole = zlib.crc32(image[12:29]).to_bytes(4, "big") == image[29:33]
-    whole &= zlib.crc32(idat, _IDAT_CRC).to_bytes(4, "big") == image[end : end + 4]
-    if not whole:
-        return None
-    try:
-        return Image.frombytes("L", (width, height), idat, "zip", "L", 0)
-    except ValueError:
-        return None
-
-
-def _reduced(picture: Image.Image, min_side: int) -> Image.Image:
+def _decoded_sample(
+    picture: Image.Image, image: bytes, min_side: int, budget: Budget
+) -> Decoded:
+    _check_bytes(len(image), budget.limits)
+    _check_size(picture.size, picture.size, budget.limits, "PNG")
+    budget.spend(_SAMPLE)
+    came_as = f"PNG, mode L, {picture.width} x {picture.height}"
     factor = _factor(picture.size, min_side)
-    return picture.reduce(factor) if factor > 1 else picture
+    return Decoded(picture.reduce(factor) if factor > 1 else picture, 1, came_as)
 
 
-def _decode_jpeg(container: Container, min_side: int, budget: Budget) -> Decoded:
-    limits = budget.limits
-    file = _open(JpegImagePlugin.JpegImageFile, container.content, "JPEG")
-    written = file.size
-    if container.row_by_row:
-        _check_size(written, limits.max_jpeg_pixels, limits, "JPEG")
-    else:
-        _check_size(written, limits.max_pixels, limits, "progressive JPEG")
-    if written[0] * written[1] * container.scans > limits.max_scan_pixels:
+def _decode_png(png: Png, min_side: int, budget: Budget) -> Decoded:
+    written = (png.width, png.height)
+    factor = _factor(written, min_side)
+    if png.interlaced:
+        _check_size(written, written, budget.limits, "interlaced PNG")
+    size = _reduced_size(written, factor)
+    _check_size(written, size, budget.limits, "PNG")
+    budget.spend(composing_cost(png, size))
+    budget.check(least_cost(png))
+    came_as = f"PNG, mode {mode_of(png)}, {png.width} x {png.height}"
+    return Decoded(_joined(png, factor, size, budget), png.orientation, came_as)
+
+
+def _joined(
+    png: Png, factor: int, size: tuple[int, int], budget: Budget
+) -> Image.Image:
+    """Return the strips of a PNG as one picture of the given size."""
+    whole, top = None, 0
+    for strip in strips(png, factor, budget.spend):
+        part = strip.reduce(factor) if factor > 1 else strip
+        if part.size == size:
+            return part
+        whole = whole or Image.new(part.mode, size)
+        whole.paste(part, (0, top))
+        top += part.height
+    if whole is None:
+        raise damaged("PNG")
+    return whole
+
+
+def _decode_jpeg(jpeg: Jpeg, min_side: int, budget: Budget) -> Decoded:
+    written, limits = (jpeg.width, jpeg.height), budget.limits
+    factor = _factor(written, min_side)
+    size = _reduced_size(written, factor)
+    _check_size(written, size, limits, "JPEG")
+    if not jpeg.row_by_row and jpeg.coefficient_bytes > limits.max_coefficient_bytes:
         raise TooLarge(
-            f"The JPEG has {container.scans} scans of {written[0]} x {written[1]} "
-            "pixels, which take too long to decode. Save it again as a baseline JPEG."
+            f"The JPEG has {jpeg.width} x {jpeg.height} pixels and is progressive, so "
+            "that all of it is in memory while it is decoded. Save it as a baseline "
+            "JPEG, or scale it down."
         )
-    came_as = _described(file)
-    file.draft(None, (min_side, min_side))
-    _check_size(file.size, limits.max_pixels, limits, "JPEG, at reduced scale,")
-    budget.spend(_cost(written, file.size))
-    return Decoded(_plain(file, "JPEG"), container.orientation, came_as)
+    endings = jpeg.endings()
+    budget.spend(len(endings) * _jpeg_cost(jpeg, size))
+    pictures = [_jpeg_picture(jpeg, ending, factor) for ending in endings]
+    if any(one.tobytes() != pictures[0].tobytes() for one in pictures[1:]):
+        raise damaged("JPEG")
+    [picture, *_] = pictures
+    mode = {1: "L", 3: "RGB", 4: "CMYK"}[len(jpeg.components)]
+    came_as = f"JPEG, mode {mode}, {jpeg.width} x {jpeg.height}"
+    return Decoded(picture, jpeg.orientation, came_as)
 
 
-def _described(file: ImageFile.ImageFile) -> str:
-    return f"{file.format}, mode {file.mode}, {file.width} x {file.height}"
+def _jpeg_cost(jpeg: Jpeg, size: tuple[int, int]) -> int:
+    """Return the CPU time, in nanoseconds, that decoding takes at most."""
+    total = _PIXEL * size[0] * size[1] + _PICTURE
+    for scan in jpeg.scans:
+        block, byte = _scan_costs(scan) if jpeg.progressive else _SEQUENTIAL
+        total += block * scan.blocks + byte * scan.size
+    if not jpeg.row_by_row:
+        total += _SEQUENTIAL[0] * jpeg.coefficient_bytes // _BLOCK_BYTES
+    return total
 
 
-def _cost(written: tuple[int, int], decoded: tuple[int, int]) -> int:
-    pixels = decoded[0] * decoded[1]
-    if pixels <= _SAMPLE_PIXELS:
-        return pixels
-    skipped = (written[0] * written[1] - pixels) // _SKIPPED_PIXELS_COST
-    return max(_LEAST_PIXELS, pixels + skipped)
+def _scan_costs(scan: Scan) -> tuple[int, int]:
+    if scan.last == 0:
+        return _MEANS
+    return _FURTHER_BITS if scan.refines else _FIRST_BITS
+
+
+def _jpeg_picture(jpeg: Jpeg, ending: bytes, factor: int) -> Image.Image:
+    """Decode a JPEG at 1/factor of its size to mode `L` or `RGB`."""
+    try:
+        file = JpegImagePlugin.JpegImageFile(io.BytesIO(jpeg.content(ending)))
+        if factor > 1:
+            file.draft(None, (file.width // factor, file.height // factor))
+        file.load()
+        # A conversion to the same mode would cost a copy.
+        return file.convert("RGB") if file.mode == "CMYK" else file
+    except _DECODER_ERRORS:
+        raise damaged("JPEG") from None
 
 
 def _factor(size: tuple[int, int], min_side: int) -> int:
     """Return the factor of the reduction: 8, 4, 2 or 1, as JPEG decoders support."""
     possible = min(size) // min_side
-    return next((factor for factor in (8, 4, 2) if possible >= factor), 1)
+    factor = next((one for one in _FACTORS if possible >= one), 1)
+    while (
+        factor < _FACTORS[0] and math.prod(_reduced_size(size, factor)) > _MOST_PIXELS
+    ):
+        factor *= 2
+    return factor
 
 
-def _open(
-    reader: type[ImageFile.ImageFile], content: bytes, name: str
-) -> ImageFile.ImageFile:
-    try:
-        return reader(io.BytesIO(content))
-    except _DECODER_ERRORS:
-        raise damaged(name) from None
+def _reduced_size(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    return -(-size[0] // factor), -(-size[1] // factor)
 
 
-def _plain(file: ImageFile.ImageFile, name: str) -> Image.Image:
-    """Decode the pixels and convert the picture to mode `L`, `RGB` or `RGBA`."""
-    try:
-        file.load()
-        if file.mode.startswith("I"):
-            # Pillow's own conversion from 16 bits would clip nearly all to white.
-            pixels = np.asarray(file)
-            return Image.fromarray((pixels >> 8).astype(np.uint8))
-        mode = "L" if file.mode in ("1", "L") else "RGB"
-        if file.has_transparency_data:
-            mode = "RGBA"
-        # A conversion to the same mode would cost a copy.
-        return file if file.mode == mode else file.convert(mode)
-    except _DECODER_ERRORS:
-        raise damaged(name) from None
+def _check_bytes(size: int, limits: Limits) -> None:
+    if size > limits.max_bytes:
+        raise TooLarge(
+            f"The image has {size:,} bytes; the limit is {limits.max_bytes:,}. Send a "
+            "smaller picture."
+        )
 
 
 def _check_size(
-    size: tuple[int, int], max_pixels: int, limits: Limits, what: str
+    written: tuple[int, int], decoded: tuple[int, int], limits: Limits, what: str
 ) -> None:
-    width, height = size
-    if width * height > max_pixels or max(size) > limits.max_side:
+    if math.prod(decoded) > limits.max_pixels or max(written) > limits.max_side:
         raise TooLarge(
-            f"The {what} has {width} x {height} pixels; the limit is {max_pixels:,} "
-            f"pixels and {limits.max_side:,} a side. Scale it down before sending."
+            f"The {what} has {written[0]} x {written[1]} pixels. The limits are "
+            f"{limits.max_pixels:,} pixels after its reduction to {decoded[0]} x "
+            f"{decoded[1]}, and {limits.max_side:,} a side. Scale it down before "
+            "sending."
         )
-    if not (width and height):
-        raise damaged(what)

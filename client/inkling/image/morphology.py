@@ -7,7 +7,7 @@ small.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     Mask: TypeAlias = npt.NDArray[np.bool_]
     Labels: TypeAlias = npt.NDArray[np.int64]
     Weights: TypeAlias = npt.NDArray[np.float64]
+
+_Kind = TypeVar("_Kind", bound=np.generic)
 
 __all__ = [
     "Parts",
@@ -30,7 +32,9 @@ __all__ = [
 ]
 
 
-def along_rows(values: Values, length: int, pick: np.ufunc) -> Values:
+def along_rows(
+    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
+) -> npt.NDArray[_Kind]:
     """Return the maximum or minimum over a window of `length` pixels in each row.
 
     The window doubles in each of about log2(length) passes over the picture.
@@ -54,12 +58,16 @@ def along_rows(values: Values, length: int, pick: np.ufunc) -> Values:
     return values
 
 
-def along_columns(values: Values, length: int, pick: np.ufunc) -> Values:
+def along_columns(
+    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
+) -> npt.NDArray[_Kind]:
     """Return the maximum or minimum over a window of `length` pixels in each column."""
     return along_rows(values.T, length, pick).T
 
 
-def square(values: Values, length: int, pick: np.ufunc) -> Values:
+def square(
+    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
+) -> npt.NDArray[_Kind]:
     """Return the maximum or minimum over a square window of `length` pixels a side."""
     return along_columns(along_rows(values, length, pick), length, pick)
 
@@ -112,26 +120,28 @@ def parts(mask: Mask, weights: Values) -> Parts:
         mask: Shape (rows, columns).
         weights: The weight of each pixel, with the shape of the mask.
     """
-    labels, count = _labels(mask)
-    rows, columns = np.nonzero(labels)
-    name = labels[rows, columns] - 1
-    height, width = mask.shape
-    frame = (rows == 0) | (columns == 0) | (rows == height - 1) | (columns == width - 1)
-    left, top = np.full(count, width), np.full(count, height)
+    row, start, end = _runs(mask)
+    number, count = _numbers(mask.shape[1], row, start, end)
+    labels = _filled(mask.shape, row, start, end, number)
+    left, top = np.full(count, mask.shape[1]), np.full(count, mask.shape[0])
     right, bottom = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    np.minimum.at(left, name, columns)
-    np.minimum.at(top, name, rows)
-    np.maximum.at(right, name, columns + 1)
-    np.maximum.at(bottom, name, rows + 1)
-    weight = np.bincount(name, weights[rows, columns], count).astype(np.float64)
-    on_frame = np.bincount(name[frame], minlength=count)
+    np.minimum.at(left, number, start)
+    np.minimum.at(top, number, row)
+    np.maximum.at(right, number, end)
+    np.maximum.at(bottom, number, row + 1)
+    name = labels[mask] - 1
+    weight = np.bincount(name, weights[mask], count).astype(np.float64)
+    frame = np.ones(mask.shape, bool)
+    frame[1:-1, 1:-1] = False
+    on_frame = np.bincount(labels[frame & mask] - 1, minlength=count)
     return Parts(labels, left, top, right, bottom, weight, on_frame)
 
 
-def _labels(mask: Mask) -> tuple[Labels, int]:
-    """Label the parts by joining the horizontal runs of neighbouring rows."""
-    row, start, end = _runs(mask)
-    width = mask.shape[1]
+def _numbers(width: int, row: Labels, start: Labels, end: Labels) -> tuple[Labels, int]:
+    """Return the part of every run, from 0, by joining the runs of neighbouring rows.
+
+    The second value is the number of parts.
+    """
     # Each run gets a place on one long line. The gap of two between rows allows for
     # diagonal neighbours.
     row_start = row * (width + 2)
@@ -145,12 +155,19 @@ def _labels(mask: Mask) -> tuple[Labels, int]:
     )
     root = _roots(below, np.repeat(first, touching) + offset, len(row))
     names, number = np.unique(root, return_inverse=True)
+    return number, len(names)
+
+
+def _filled(
+    shape: tuple[int, ...], row: Labels, start: Labels, end: Labels, number: Labels
+) -> Labels:
+    """Return the labels of all pixels: 1 and more in the runs, and 0 elsewhere."""
     # The cumulative sum fills each run: it steps up at the start, and down after the
-    # end.
-    steps = np.zeros((mask.shape[0], width + 1), np.int64)
-    np.add.at(steps, (row, start), number + 1)
-    np.add.at(steps, (row, end), -(number + 1))
-    return np.cumsum(steps, axis=1)[:, :width], len(names)
+    # end. Runs of one row never touch.
+    steps = np.zeros((shape[0], shape[1] + 1), np.int64)
+    steps[row, start] = number + 1
+    steps[row, end] = -(number + 1)
+    return np.cumsum(steps, axis=1)[:, : shape[1]]
 
 
 def _runs(mask: Mask) -> tuple[Labels, Labels, Labels]:
@@ -163,9 +180,14 @@ def _runs(mask: Mask) -> tuple[Labels, Labels, Labels]:
 def _roots(below: Labels, above: Labels, count: int) -> Labels:
     """Return for each run the first run of its part, by pointer jumping."""
     root = np.arange(count)
-    while (root[below] != root[above]).any():
-        lower = np.minimum(root[below], root[above])
-        np.minimum.at(root, root[below], lower)
-        np.minimum.at(root, root[above], lower)
-        root = root[root]
-    return root
+    while True:
+        one, other = root[below], root[above]
+        # Runs of one part stay in it, so that their edge need not be looked at again.
+        apart = one != other
+        if not apart.any():
+            return root
+        below, above = below[apart], above[apart]
+        one, other = one[apart], other[apart]
+        np.minimum.at(root, np.maximum(one, other), np.minimum(one, other))
+        while not np.array_equal(jumped := root[root], root):
+            root = jumped

@@ -35,7 +35,8 @@ class NamedPictures:
         """Return the prediction for the next picture in order.
 
         Raises:
-            InklingError: The outcome; an error about a picture says about which.
+            InklingError: The outcome; an error about a picture says about which, in its
+                message and by its `index`.
         """
         place, name = self._names.popleft()
         if not isinstance(outcome, InklingError):
@@ -43,8 +44,10 @@ class NamedPictures:
         if not isinstance(outcome, _OF_A_PICTURE):
             raise outcome
         is_named = not name or outcome.message.startswith(name)
-        shown = f"pictures[{place}]" if is_named else f"pictures[{place}] ({name})"
-        raise type(outcome)(f"{shown}: {outcome.message}") from None
+        shown = f"Picture {place + 1}" + ("" if is_named else f" ({name})")
+        error = type(outcome)(f"{shown}: {outcome.message}")
+        error.index = place
+        raise error from None
 
 
 def raising(

@@ -16,7 +16,7 @@ from PIL import Image
 
 from inkling.errors import InvalidImage, InvalidRequest
 from inkling.image.decoding import Budget, Decoded, decode
-from inkling.image.ink import Note, framed, shown
+from inkling.image.ink import Note, framed, shown, unlimited
 from inkling.image.resizing import keeps_size, resized
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from inkling.contract import Contract
     from inkling.image.morphology import Values
+    from inkling.image.png import Spend
 
     Pixels: TypeAlias = npt.NDArray[np.uint8]
     Input: TypeAlias = npt.NDArray[np.float32]
@@ -91,22 +92,29 @@ def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> 
         UnsupportedMediaType: The bytes are a picture in another format.
         TooLarge: The image exceeds a limit.
     """
-    decoded = decode(image, contract.min_side, budget or Budget())
-    return scaled(decoded_to_pixels(decoded, contract), contract)
+    budget = budget or Budget()
+    decoded = decode(image, contract.min_side, budget)
+    return scaled(decoded_to_pixels(decoded, contract, budget), contract)
 
 
-def decoded_to_pixels(decoded: Decoded, contract: Contract) -> Pixels | Input:
+def decoded_to_pixels(
+    decoded: Decoded, contract: Contract, budget: Budget | None = None
+) -> Pixels | Input:
     """Return the pixels of the model input before scaling.
 
     Args:
         decoded: The result of `inkling.image.decoding.decode`.
         contract: The contract of the model.
+        budget: The limits of the request. None applies no limit.
 
     Returns:
         The contract's `input_shape`, 0 to 255, uint8, or float32 with fractions where
         the contract resamples without antialiasing; `scaled` makes the input.
+
+    Raises:
+        TooLarge: The search for ink takes longer than the request may.
     """
-    return _prepared(decoded, contract, _unseen)
+    return _prepared(decoded, contract, _unseen, budget.spend if budget else unlimited)
 
 
 def scaled(pixels: Pixels | Input, contract: Contract) -> Input:
@@ -240,9 +248,11 @@ def explain(
     def note(name: str, decision: str, picture: Image.Image | Values | Pixels) -> None:
         stages.append(Stage(name, decision, _as_image(picture)))
 
-    decoded = decode(image, contract.min_side, budget or Budget())
+    budget = budget or Budget()
+    decoded = decode(image, contract.min_side, budget)
     note("decoded", decoded.came_as, decoded.picture)
-    return scaled(_prepared(decoded, contract, note), contract), stages
+    pixels = _prepared(decoded, contract, note, budget.spend)
+    return scaled(pixels, contract), stages
 
 
 def is_dark_on_light(grey: Image.Image) -> bool:
@@ -270,7 +280,9 @@ def _unseen(name: str, decision: str, picture: Image.Image | Values | Pixels) ->
     """Ignore a stage, because the caller asked for no explanation."""
 
 
-def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels | Input:
+def _prepared(
+    decoded: Decoded, contract: Contract, note: Note, spend: Spend
+) -> Pixels | Input:
     """Return the pixels of the model input, in the contract's `input_shape`."""
     picture = decoded.picture
     if contract.exif and decoded.orientation in _UPRIGHT:
@@ -280,7 +292,7 @@ def _prepared(decoded: Decoded, contract: Contract, note: Note) -> Pixels | Inpu
     picture = _opaque(picture, contract, note)
     fits = picture.size == (contract.width, contract.height) and keeps_size(contract)
     if contract.kind == "photo_of_one_object" and not fits:
-        picture = framed(picture, contract, note)
+        picture = framed(picture, contract, note, spend)
         note("model input", _MODEL_INPUT, picture)
         return np.asarray(picture).reshape(contract.input_shape)
     picture = _coloured(picture, contract, note)

@@ -55,20 +55,32 @@ def _without_level_lines(ink: Values, floor: float) -> tuple[Values, int]:
 
 def _level_lines(ink: Values, floor: float) -> Mask:
     """Return the mask of thin, nearly level lines that span most of the picture."""
-    height, width = ink.shape
+    width = ink.shape[1]
     span = _WIDTH + 1
     thick = along_columns(along_columns(ink, span, np.minimum), span, np.maximum)
     thin = ink - thick
     there = along_columns(thin, 3, np.maximum) > floor
     blocks = max(1, width // _BLOCK)
-    covered = there[:, : blocks * _BLOCK].reshape(height, blocks, -1).mean(axis=2)
-    solid = covered >= _COVER_SHARE
+    solid = _covered(there[:, : blocks * _BLOCK], blocks)
+    if np.count_nonzero(solid.any(axis=0)) < _SPAN_SHARE * blocks:
+        # No path can be long; following the paths would take most of the time.
+        return np.zeros(ink.shape, bool)
     long = solid & (_path_lengths(solid) >= _SPAN_SHARE * blocks)
     spread = np.repeat(long, _BLOCK, axis=1)[:, :width]
     missing = width - spread.shape[1]
     spread = np.pad(spread, ((0, 0), (0, missing)), mode="edge")
     found: Mask = spread & (thin > floor / 2)
     return found
+
+
+def _covered(there: Mask, blocks: int) -> Mask:
+    """Return in which blocks of each row a line is visible in enough columns."""
+    width = there.shape[1] // blocks
+    count = np.zeros((len(there), blocks), np.uint8)
+    for column in range(width):
+        count += there[:, column::width]
+    covered: Mask = count >= _COVER_SHARE * width
+    return covered
 
 
 def _path_lengths(solid: Mask) -> Labels:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["NotRegular", "fault", "read", "sha256", "state"]
+__all__ = ["NotRegular", "fault", "may_pass", "read", "sha256", "state"]
 
 _CHUNK_BYTES = 1024 * 1024
 # Windows has no O_NONBLOCK, and needs O_BINARY.
@@ -25,6 +25,17 @@ _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _ATTRIBUTES = (
     *("st_mtime_ns", "st_size", "st_ino", "st_dev"),
     *("st_mode", "st_uid", "st_gid"),
+)
+
+
+# The faults of a volume or of this process, which the file does not cause.
+_PASSING = tuple(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "ENXIO", "EREMOTEIO"),
+        *("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EINTR"),
+    )
+    if hasattr(errno, name)
 )
 
 
@@ -85,6 +96,11 @@ def fault(path: Path, error: Exception) -> str:
     if _passes_a_link(path):
         return "is a link to a file that is not there; is its volume mounted?"
     return "is missing"
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether the same file may be read later, though nobody changes it."""
+    return isinstance(error, OSError) and error.errno in _PASSING
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from inkling.contract import Contract
 from inkling.errors import BrokenVersion
-from inkling.model.regular_files import fault, read, sha256, state
+from inkling.model.regular_files import fault, may_pass, read, sha256, state
 
 __all__ = [
     "CONTRACT_FILE",
@@ -29,6 +29,7 @@ __all__ = [
     "MANIFEST_FILE",
     "MANIFEST_FORMAT",
     "METRICS_FILE",
+    "ReadFailed",
     "VersionFiles",
     "json_object",
 ]
@@ -43,6 +44,10 @@ FORMATS = ("float32", "float16", "int8")
 _MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 # LiteRT reads no model beyond 2 GiB.
 _MAX_FILE_BYTES = 2 * 1024**3
+
+
+class ReadFailed(BrokenVersion):
+    """A file could not be read, for a reason that may pass without a change of it."""
 
 
 @dataclass(frozen=True)
@@ -206,10 +211,9 @@ class VersionFiles:
             raise self._unreadable(name, error) from None
 
     def _unreadable(self, name: str, error: Exception) -> BrokenVersion:
+        kind = ReadFailed if may_pass(error) else BrokenVersion
         why = fault(self.path / name, error)
-        return BrokenVersion(
-            f"{name:.200} {why}. Repair it, or publish the version again."
-        )
+        return kind(f"{name:.200} {why}. Repair it, or publish the version again.")
 
 
 def json_object(text: bytes, name: str) -> dict[str, object]:

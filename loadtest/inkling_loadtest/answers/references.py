@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from inkling.labels import Spellings
 from inkling.types import Prediction
 from inkling.v1 import classifier_pb2 as pb
 from inkling_loadtest.load.pictures import LabelledPicture
@@ -74,7 +75,8 @@ class References:
         self, pictures: Sequence[LabelledPicture], labels: Sequence[str]
     ) -> None:
         """Take the pictures, and the labels that the model knows."""
-        self._truth = [p.label if p.label in labels else None for p in pictures]
+        known = Spellings(labels)
+        self._truth = [known.get(picture.label) for picture in pictures]
         self._names = [picture.name for picture in pictures]
         self._known: dict[int, dict[int, tuple[str, float]]] = {}
 

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from inkling.errors import InvalidRequest
+from inkling.model.litter import is_litter
 
 __all__ = ["LabelledPicture", "draw_digits", "drawn_digits", "pictures_in"]
 
@@ -78,7 +79,7 @@ def pictures_in(folder: Path) -> list[LabelledPicture]:
             path.read_bytes(), path.parent.name, f"{path.parent.name}/{path.name}"
         )
         for path in sorted(folder.glob("*/*"))
-        if path.suffix.lower() in _SUFFIXES
+        if path.suffix.lower() in _SUFFIXES and not is_litter(path.name)
     ]
     distinct = {picture.image: picture for picture in found}
     if not distinct:

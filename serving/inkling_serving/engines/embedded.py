@@ -21,6 +21,7 @@ import numpy as np
 from inkling.errors import BrokenVersion, InklingError, ModelNotFound, NotReady
 from inkling.model.loading import load_version
 from inkling.model.runner import TFLiteRunner
+from inkling.model.version_files import ReadFailed
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
     ModelStatus,
@@ -49,7 +50,7 @@ _QUICK_S = 0.002
 _TRIALS = 5
 # How long the reading of one version holds up the others, and all of them the start.
 _READING_S = 2.0
-_START_S = 5.0
+_START_S = 10.0
 # The pause while a reading is under way, if that is shorter than the usual one.
 _READING_PAUSE_S = 0.5
 _STILL_READ = (
@@ -131,6 +132,15 @@ class _Model:
             known.pop(version, None)
         failed = {**self.failed, version: _STILL_READ}
         return replace(self, failed=failed, fingerprints=known)
+
+    def labels_moved(self, labels: Mapping[str, int]) -> Mapping[str, int]:
+        """Return new version labels; those of a version that is being read stay."""
+        return {
+            label: self.version_labels.get(label, version)
+            if version not in self.loaded and self.failed.get(version) == _STILL_READ
+            else version
+            for label, version in labels.items()
+        }
 
     def with_reading(self, reading: _Reading) -> _Model:
         """Return the model with what was found in the files of a version."""
@@ -253,7 +263,8 @@ class EmbeddedEngine:
             # No version on disk can answer, so the versions in memory stay.
             keep |= set(model.loaded)
         # A label moves only after its new version was loaded.
-        return replace(_only(model, keep), version_labels=labels)
+        labels = model.labels_moved(labels)
+        return replace(_only(model, keep | set(labels.values())), version_labels=labels)
 
     def _listing(self, name: str, model: _Model) -> tuple[list[int], Mapping[str, int]]:
         """Return the numbers of a model's directories, and its version labels."""
@@ -275,7 +286,8 @@ class EmbeddedEngine:
         files = self._repository.files(name, version)
         known = model.fingerprints.get(version)
         reading = self._calls.result(
-            f"reading {name} version {version}", lambda: self._read(files, known)
+            f"reading {name} version {version}",
+            lambda: self._read(files, known, model.failed.get(version)),
         )
         if reading is None:
             return model.still_read(version), True
@@ -288,8 +300,16 @@ class EmbeddedEngine:
             return replace(model, failed=failed), True
         return model, True
 
-    def _read(self, files: VersionFiles, known: int | None) -> _Reading:
-        """Load a version if its fingerprint is not the known one."""
+    def _read(
+        self, files: VersionFiles, known: int | None, failed: str | None
+    ) -> _Reading:
+        """Load a version if its fingerprint is not the known one.
+
+        Args:
+            files: The files of the version.
+            known: The fingerprint at the last attempt.
+            failed: Why that attempt failed, which is not logged again.
+        """
         name, version = files.model, files.version
         if not files.is_there():
             return _Reading(version, 0, "")
@@ -302,8 +322,11 @@ class EmbeddedEngine:
             accuracy = files.accuracy(tflite_format)
             _log_unlisted(files)
         except InklingError as error:
-            _log.error("%s version %d is not served: %s", name, version, error.message)
-            return _Reading(version, fingerprint, error.message)
+            reason = error.message
+            if reason != failed:
+                _log.error("%s version %d is not served: %s", name, version, reason)
+            is_final = not isinstance(error, ReadFailed)
+            return _Reading(version, fingerprint if is_final else 0, reason)
         loaded = LoadedVersion(name, version, runner, accuracy, _is_quick(runner))
         _log.info("%s version %d is available", name, version)
         return _Reading(version, fingerprint, loaded)

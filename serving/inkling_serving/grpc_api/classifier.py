@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from inkling.errors import InklingError, NotReady
+from inkling.errors import InklingError, NotReady, Overloaded
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierServicer
 from inkling_serving.grpc_api.calls import Calls, seconds_left
@@ -16,16 +16,20 @@ from inkling_serving.grpc_api.errors import end_with, foreseen
 from inkling_serving.grpc_api.stream import Stream
 from inkling_serving.runtime.thread_pool import ThreadPool, too_many
 from inkling_serving.runtime.timings import Timings
-from inkling_serving.service import Target
+from inkling_serving.service import Options, Target
 
 if TYPE_CHECKING:
     import grpc
 
     from inkling_serving.engines.base import ModelStatus
+    from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.service import Answer, Service
 
 __all__ = ["Classifier"]
+
+# A stream that waits for its next request for longer may lose its place to another one.
+_IDLE_S = 1.0
 
 _Stream = Stream[pb.ClassifyStreamRequest, pb.ClassifyStreamResponse]
 
@@ -34,11 +38,17 @@ class Classifier(ClassifierServicer):
     """Answers `inkling.v1.Classifier` with a service."""
 
     def __init__(
-        self, service: Service, pool: ThreadPool, metrics: Metrics, max_streams: int
+        self,
+        service: Service,
+        pool: ThreadPool,
+        metrics: Metrics,
+        held: HeldBytes,
+        max_streams: int,
     ) -> None:
         """Create the servicer; `max_streams` streams may be open at once."""
         self._service = service
         self._pool = pool
+        self._held = held
         self._calls = Calls(pool, metrics, "grpc")
         self._max_streams = max_streams
         self._lock = threading.Lock()
@@ -114,9 +124,21 @@ class Classifier(ClassifierServicer):
         with self._lock:
             if self._ending:
                 raise NotReady("This server stops; send the call again.")
-            if len(self._streams) >= self._max_streams:
-                raise too_many(len(self._streams))
+            count = len(self._streams)
+            idle = [] if count < self._max_streams else self._idle()
+            if count >= self._max_streams and not idle:
+                raise too_many(count)
+            for one in idle:
+                self._streams.discard(one)
             self._streams.add(stream)
+        for one in idle:
+            one.end(_idle_for_longest())
+
+    def _idle(self) -> list[_Stream]:
+        """Return the stream that has waited longest for a request, if any has."""
+        idle = [(one.idle_s, place) for place, one in enumerate(self._streams)]
+        longest_s, place = max(idle, default=(0.0, 0))
+        return [list(self._streams)[place]] if longest_s > _IDLE_S else []
 
     def _classification(
         self, request: pb.ClassifyRequest, timings: Timings
@@ -129,14 +151,15 @@ class Classifier(ClassifierServicer):
             request.version_label if choice == "version_label" else None,
         )
         images = list(request.images)
+        request.ClearField("images")  # they are copies
+        options = Options(request.top_k or 1, request.abstain, request.partial)
 
         def classify(left_s: float | None) -> pb.ClassifyResponse:
             answer = self._service.classify(
                 target,
                 images,
-                request.top_k or 1,
+                options,
                 left_s,
-                abstain=request.abstain,
                 timings=timings,
             )
             return _response(answer, timings)
@@ -150,6 +173,7 @@ class Classifier(ClassifierServicer):
         timings, left_s = Timings(), seconds_left(context)
         submitted = perf_counter()
         classify, quick = self._classification(request.request, timings)
+        holding = self._held.arrived(0 if quick else request.ByteSize())
 
         def answer() -> pb.ClassifyStreamResponse:
             timings.queue = 0.0 if quick else perf_counter() - submitted
@@ -160,15 +184,29 @@ class Classifier(ClassifierServicer):
             self._calls.count("ok", timings)
             return pb.ClassifyStreamResponse(id=request.id, response=response)
 
-        return answer() if quick else self._pool.submit(answer, left_s)
+        if quick:
+            return answer()
+        try:
+            future = self._pool.submit(answer, left_s)
+        except InklingError:
+            holding.release()
+            raise
+        future.add_done_callback(lambda _: holding.release())
+        return future
 
     def _refusal(
         self, name: str, error: Exception, timings: Timings
     ) -> pb.ClassifyStreamResponse:
         refusal = foreseen(error)
         self._calls.count(refusal.code, timings)
-        told = pb.Error(code=refusal.code, message=refusal.message)
-        return pb.ClassifyStreamResponse(id=name, error=told)
+        return pb.ClassifyStreamResponse(id=name, error=_error(refusal))
+
+
+def _idle_for_longest() -> Overloaded:
+    return Overloaded(
+        "The server has no room for more streams, and this one was idle for the "
+        "longest time. Open a stream again when there is something to send."
+    )
 
 
 def _response(answer: Answer, timings: Timings) -> pb.ClassifyResponse:
@@ -177,6 +215,9 @@ def _response(answer: Answer, timings: Timings) -> pb.ClassifyResponse:
         model=origin.model, version=origin.version, contract=origin.contract
     )
     for result in answer.results:
+        if isinstance(result, InklingError):
+            response.results.add(error=_error(result))
+            continue
         # The messages are added in place: protobuf would copy a separate message.
         prediction = response.results.add(abstained=result.abstained)
         for score in result.top:
@@ -185,6 +226,10 @@ def _response(answer: Answer, timings: Timings) -> pb.ClassifyResponse:
             )
     timings.encode = perf_counter() - started
     return response
+
+
+def _error(error: InklingError) -> pb.Error:
+    return pb.Error(code=error.code, message=error.message, index=error.index)
 
 
 def _model(status: ModelStatus) -> pb.Model:

@@ -8,7 +8,8 @@ from typing import NoReturn
 import grpc
 
 from inkling.errors import ErrorCode, InklingError, InternalError
-from inkling.gateway.status import ERROR_CODE_KEY, GRPC_STATUS
+from inkling.gateway.status import ERROR_CODE_KEY, ERROR_INDEX_KEY, GRPC_STATUS
+from inkling_serving.runtime.tracebacks import without_frames
 
 __all__ = ["StatusError", "end_with", "foreseen"]
 
@@ -31,8 +32,9 @@ class StatusError(InklingError):
 def foreseen(error: Exception) -> InklingError:
     """Return the error for the caller; an unexpected error goes to the log."""
     if isinstance(error, InklingError):
-        return error
+        return without_frames(error)
     _log.error("a call failed", exc_info=error)
+    without_frames(error)
     return InternalError(
         "The server failed; your request is not the cause. The server's log has the "
         "error."
@@ -44,6 +46,8 @@ def end_with(context: grpc.ServicerContext, error: InklingError) -> NoReturn:
     if isinstance(error, StatusError):
         context.abort(error.status, _cut(error.message))
     trailing = [(ERROR_CODE_KEY, str(error.code))]
+    if error.index is not None:
+        trailing.append((ERROR_INDEX_KEY, str(error.index)))
     if error.code == ErrorCode.OVERLOADED:
         trailing.append(("grpc-retry-pushback-ms", _PUSHBACK_MS))
     context.set_trailing_metadata(tuple(trailing))

@@ -17,8 +17,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from inkling_serving.grpc_api.errors import end_with
+from inkling_serving.grpc_api.open_calls import CallThreads
 from inkling_serving.runtime.poller import Repeating
-from inkling_serving.runtime.thread_pool import Threads, too_many
+from inkling_serving.runtime.thread_pool import too_many
 
 if TYPE_CHECKING:
     from inkling_serving.service import Service
@@ -35,8 +36,9 @@ _WHOLE_SERVER = ("", "inkling.v1.Classifier", "PredictionService")
 _MAX_WATCHES = 1024
 # No service and no model has a longer name; of a longer one, this much is kept.
 _MAX_NAME = 128
-# Threads that send the changes, and the seconds that one send may take.
-_SENDERS, _SEND_TIMEOUT_S = 32, 2.0
+# Threads that send the changes, and the seconds that one send may take. Where all these
+# threads send, it is the second number.
+_SENDERS, _SEND_TIMEOUT_S, _SHORT_TIMEOUT_S = 32, 2.0, 0.5
 
 
 class _Watch:
@@ -72,10 +74,10 @@ class _Watch:
             for response in news:
                 self._send(response)
 
-    def end_if_late(self) -> None:
-        """End the call where its caller has taken nothing for too long."""
+    def end_if_late(self, limit_s: float) -> None:
+        """End the call where its caller has taken nothing for longer than this."""
         since = self._since
-        if since is not None and time.monotonic() - since > _SEND_TIMEOUT_S:
+        if since is not None and time.monotonic() - since > limit_s:
             self._context.cancel()
 
 
@@ -87,7 +89,7 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._statuses: dict[str, int] = {}
         self._watches: dict[_Watch, str] = {}
         self._ending = False
-        self._senders = Threads(_SENDERS, "inkling-health")
+        self._senders = CallThreads(_SENDERS, "inkling-health")
 
     def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Return a status."""
@@ -112,7 +114,8 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             end_with(context, too_many(count))
         if not context.add_callback(lambda: self._forget(watch)):
             self._forget(watch)
-        watch.send()
+        # The thread of the call is for other calls: a send can take long.
+        self._send([watch])
 
     # grpcio looks for this: the call stays open when the function has returned.
     Watch.experimental_non_blocking = True  # type: ignore[attr-defined]
@@ -144,8 +147,9 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     def end_late(self) -> None:
         """End the watches whose callers take nothing."""
+        full = self._senders.open >= _SENDERS
         for watch in list(self._watches):
-            watch.end_if_late()
+            watch.end_if_late(_SHORT_TIMEOUT_S if full else _SEND_TIMEOUT_S)
 
     def stop(self) -> None:
         """End the threads that are left; all calls have ended."""
@@ -155,6 +159,8 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         return [_response(_NOT_SERVING), None] if name in self._statuses else [None]
 
     def _send(self, watches: list[_Watch]) -> None:
+        if watches and self._senders.open >= _SENDERS:
+            self.end_late()
         for watch in watches:
             self._senders.submit(watch.send)
 

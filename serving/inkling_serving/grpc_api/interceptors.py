@@ -4,23 +4,27 @@ grpcio gives each call a thread before the call's message has arrived, waits for
 message without a time limit, and reports a malformed message as the server's fault. The
 message interceptor limits the time and reports the fault as the caller's. For this, it
 serves a method with one request as a method with a stream of requests: on the wire both
-are the same.
+are the same. grpcio would also inflate all messages at once that came compressed; the
+interceptor inflates them, and counts the bytes meanwhile.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from inkling.errors import InvalidRequest, Unauthenticated
-from inkling_serving.grpc_api.errors import end_with
-from inkling_serving.runtime.poller import Repeating
+from inkling.errors import InklingError, InvalidRequest, Unauthenticated
+from inkling_serving.grpc_api.errors import end_with, foreseen
+from inkling_serving.grpc_api.inflating import inflated
+from inkling_serving.grpc_api.open_calls import CallThreads, OpenCalls, Places
+from inkling_serving.runtime.thread_pool import too_many
 
 if TYPE_CHECKING:
+    from inkling_serving.runtime.held_bytes import HeldBytes, Holding
     from inkling_serving.security import ApiKeys
 
     _Handler = grpc.RpcMethodHandler[Any, Any]
@@ -29,7 +33,15 @@ if TYPE_CHECKING:
 __all__ = ["KeyInterceptor", "MessageInterceptor"]
 
 _HEALTH = "/grpc.health.v1.Health/"
-_LOOK_S = 0.5
+# The most open calls of a process, without those of the health service. Each call has a
+# thread, which is idle while the call waits for its message, for the thread pool, or
+# for the next request of its stream.
+_MAX_CALLS = 256
+# Health checks need no key, so they have places of their own. Their message is short,
+# and comes with the head of the call.
+_CHECKS_AT_ONCE, _MAX_CHECKS, _CHECK_TIMEOUT_S = 64, 128, 2.0
+# Refusing a call takes no time, so a few threads do.
+_REFUSING_THREADS = 2
 
 
 class KeyInterceptor(grpc.ServerInterceptor):
@@ -37,6 +49,7 @@ class KeyInterceptor(grpc.ServerInterceptor):
 
     def __init__(self, keys: ApiKeys) -> None:
         self._keys = keys
+        self._threads = CallThreads(_REFUSING_THREADS, "inkling-grpc-refusing")
 
     def intercept_service(
         self, continuation: _Continuation, details: Any
@@ -48,76 +61,101 @@ class KeyInterceptor(grpc.ServerInterceptor):
         try:
             self._keys.check(metadata.get("authorization"))
         except Unauthenticated as error:
-            return _refusing(error)
+            return _refusing(error, self._threads)
         return continuation(details)
 
 
-def _refusing(error: Unauthenticated) -> _Handler:
+def _refusing(error: InklingError, threads: CallThreads) -> _Handler:
     def refuse(_: object, context: grpc.ServicerContext) -> None:
         end_with(context, error)
 
+    # grpcio looks for this: a refused call takes no place of another call.
+    refuse.experimental_thread_pool = threads  # type: ignore[attr-defined]
     # grpcio calls the handler of a stream at once, without waiting for a message.
     return grpc.stream_unary_rpc_method_handler(refuse)
 
 
 class MessageInterceptor(grpc.ServerInterceptor):
-    """Reads the messages of a call; limits the time for the message of a unary call."""
+    """Reads the messages of calls, within limits in time, number and memory.
 
-    def __init__(self, timeout_s: float) -> None:
-        """Start the thread that ends calls whose message takes over `timeout_s`."""
-        self._timeout_s = timeout_s
-        # The calls that have not ended.
-        self._open: set[grpc.ServicerContext] = set()
-        # The calls that wait for their message, and when each is given up.
-        self._waiting: dict[grpc.ServicerContext, float] = {}
-        self._handlers: dict[str, _Handler] = {}
-        self._reaper = Repeating(
-            "ending calls whose message is late", self._end_late, lambda: _LOOK_S
+    Attributes:
+        calls: The places of all calls but those of the health service.
+    """
+
+    def __init__(self, timeout_s: float, held: HeldBytes, max_bytes: int) -> None:
+        """Create the interceptor.
+
+        Args:
+            timeout_s: The seconds in which the message of a unary call must arrive.
+            held: Counts the bytes of all requests of the process.
+            max_bytes: The most bytes of a message.
+        """
+        self._held = held
+        self._max_bytes = max_bytes
+        self.calls = Places("inkling-grpc", _MAX_CALLS, _MAX_CALLS, timeout_s)
+        self._checks = Places(
+            "inkling-grpc-health",
+            _CHECKS_AT_ONCE,
+            _MAX_CHECKS,
+            min(timeout_s, _CHECK_TIMEOUT_S),
         )
+        self._refusing_threads = CallThreads(
+            _REFUSING_THREADS, "inkling-grpc-overloaded"
+        )
+        self._open = OpenCalls([self.calls, self._checks], held, max_bytes)
+        self._handlers: dict[str, _Handler] = {}
 
     @property
     def idle(self) -> bool:
         """Whether all calls have ended."""
-        return not self._open
+        return self._open.idle
 
     def intercept_service(
         self, continuation: _Continuation, details: Any
     ) -> _Handler | None:
         """Return a handler that reads and checks the message."""
         method = details.method
-        known = self._handlers.get(method)
-        if known is not None:
-            return known
-        handler = continuation(details)
+        places = self._checks if method.startswith(_HEALTH) else self.calls
+        handler = self._handlers.get(method)
         if handler is None:
-            return None
-        # Only existing methods get here, so the dictionary cannot grow without limit.
-        made = self._handlers[method] = self._reading(handler, method)
-        return made
+            found = continuation(details)
+            if found is None:
+                return None
+            # Only existing methods get here, so the dictionary cannot grow without
+            # limit.
+            handler = self._handlers[method] = self._reading(found, method, places)
+        if not places.take():
+            return _refusing(too_many(places.threads.open), self._refusing_threads)
+        return handler
 
     def stop(self) -> None:
-        """Stop the thread."""
-        self._reaper.stop()
+        """Stop the threads."""
+        self._open.stop()
 
-    def _reading(self, handler: Any, method: str) -> _Handler:
+    def _reading(self, handler: Any, method: str, places: Places) -> _Handler:
         parse = _parser(handler.request_deserializer, method)
-        streaming = handler.request_streaming
         behaviour = handler.stream_stream or handler.unary_unary or handler.unary_stream
 
         def answer(bodies: Iterator[bytes], context: Any, *send: Any) -> Any:
-            self._open.add(context)
-            if not context.add_callback(lambda: self._open.discard(context)):
-                self._open.discard(context)
-            request: Any = map(parse, bodies)
-            if not streaming:
-                request = self._only(request, context)
-            return behaviour(request, context, *send)
+            self._open.begin(context)
+            if handler.request_streaming:
+                requests = self._requests(bodies, context, parse)
+                return self._responses(behaviour(requests, context, *send), context)
+            holding = self._held.arriving()
+            try:
+                request = self._only(bodies, context, places, parse, holding)
+                return behaviour(request, context, *send)
+            finally:
+                holding.release()
+                places.leave(context)
+                if not send:
+                    self._open.taking(context)
 
         # grpcio reads these attributes of the function. With the first, a health watch
         # occupies no thread; with the second, a method has its own threads.
-        for name in ("experimental_non_blocking", "experimental_thread_pool"):
-            if hasattr(behaviour, name):
-                setattr(answer, name, getattr(behaviour, name))
+        if hasattr(behaviour, "experimental_non_blocking"):
+            answer.experimental_non_blocking = True  # type: ignore[attr-defined]
+        answer.experimental_thread_pool = places.threads  # type: ignore[attr-defined]
         make = (
             grpc.stream_stream_rpc_method_handler
             if handler.response_streaming
@@ -125,24 +163,83 @@ class MessageInterceptor(grpc.ServerInterceptor):
         )
         return make(answer, None, handler.response_serializer)
 
-    def _only(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+    def _only(
+        self,
+        bodies: Iterator[bytes],
+        context: Any,
+        places: Places,
+        parse: Callable[[bytes], Any],
+        holding: Holding,
+    ) -> Any:
         """Return the only request of a call, or end the call with an error."""
-        self._waiting[context] = time.monotonic() + self._timeout_s
+        places.wait(context)
         try:
-            return next(requests)
-        except StopIteration:
-            refusal = InvalidRequest("The call has 0 messages; send one message.")
-        except InvalidRequest as error:
-            refusal = error
+            if places is self.calls:
+                self._open.receiving.begin(context)
+            body = next(bodies, None)
+            places.wait_no_more(context)
+            if body is None:
+                raise InvalidRequest("The call has 0 messages; send one message.")
+            return parse(self._whole(body, holding))
+        except grpc.RpcError as error:
+            _cut_loose(error)
+            context.abort(grpc.StatusCode.CANCELLED, "The caller has left.")
+        except InklingError as error:
+            refusal = foreseen(error)
         finally:
-            self._waiting.pop(context, None)
+            places.wait_no_more(context)
+            self._open.receiving.end(context)
         return end_with(context, refusal)
 
-    def _end_late(self) -> None:
-        now = time.monotonic()
-        for context, give_up in list(self._waiting.items()):
-            if now > give_up:
-                context.cancel()
+    def _whole(self, body: bytes, holding: Holding) -> bytes:
+        """Return a message as its client wrote it, and count its bytes.
+
+        While it is parsed, the process holds it twice.
+        """
+        holding.add(2 * len(body))
+        whole = inflated(body, self._max_bytes, holding)
+        holding.complete()
+        return whole
+
+    def _requests(
+        self, bodies: Iterator[bytes], context: Any, parse: Callable[[bytes], Any]
+    ) -> Iterator[Any]:
+        while True:
+            try:
+                body = self._open.next_message(context, lambda: next(bodies))
+            except StopIteration:
+                return
+            except grpc.RpcError as error:
+                _cut_loose(error)
+                raise _CallerLeft from None
+            holding = self._held.arriving()
+            try:
+                request = parse(self._whole(body, holding))
+            finally:
+                holding.release()
+            del body
+            yield request
+            del request
+
+    def _responses(self, responses: Any, context: Any) -> Iterator[Any]:
+        """Yield the responses of a stream; note how long its client takes one."""
+        with closing(responses), suppress(_CallerLeft):
+            for response in responses:
+                self._open.taking(context)
+                yield response
+                self._open.taken(context)
+
+
+class _CallerLeft(grpc.RpcError):
+    """The caller of a stream has left."""
+
+
+def _cut_loose(error: grpc.RpcError) -> None:
+    """Take an error of grpcio out of a cycle with the call, and with its message.
+
+    grpcio keeps the error in the call, and the traceback keeps the call.
+    """
+    error.__traceback__ = None
 
 
 def _parser(parse: Callable[[bytes], Any], method: str) -> Callable[[bytes], Any]:

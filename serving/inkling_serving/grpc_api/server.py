@@ -13,10 +13,10 @@ from inkling.v1.classifier_pb2_grpc import add_ClassifierServicer_to_server
 from inkling_serving.grpc_api.classifier import Classifier
 from inkling_serving.grpc_api.health import Health
 from inkling_serving.grpc_api.interceptors import KeyInterceptor, MessageInterceptor
-from inkling_serving.runtime.thread_pool import Threads
 from inkling_serving.security import ApiKeys, grpc_credentials
 
 if TYPE_CHECKING:
+    from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.runtime.thread_pool import ThreadPool
     from inkling_serving.service import Service
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["GrpcServer"]
 
-# The most open calls of a process. Each call has a thread, which is idle while the call
-# waits for its message, for the thread pool, or for the next request of its stream.
-_MAX_CALLS = 256
+# The most calls of a process that have a thread or wait for one. The interceptors
+# refuse calls much earlier; beyond this number, grpcio does, without a thread.
+_MAX_CALLS = 1024
 _MAX_CALLS_OF_CONNECTION = 128
+# Bytes of a message that a client may send before a thread reads the message.
+_LOOKAHEAD_BYTES = 64 * 1024
 # Clients may send a ping every 10 s; grpcio answers more frequent pings with GOAWAY.
 _MIN_PING_INTERVAL_MS = 10_000
 # gRPC counts in 32 bits; this is its word for never.
@@ -51,17 +53,20 @@ class GrpcServer:
         service: Service,
         pool: ThreadPool,
         metrics: Metrics,
+        held: HeldBytes,
         settings: Settings,
     ) -> None:
         """Create the server; `start` starts it."""
         self._settings = settings
-        self._classifier = Classifier(service, pool, metrics, settings.grpc_max_streams)
+        self._classifier = Classifier(
+            service, pool, metrics, held, settings.grpc_max_streams
+        )
         self._health = Health(service)
-        self._messages = MessageInterceptor(settings.body_timeout_s)
-        threads = Threads(_MAX_CALLS, "inkling-grpc")
-        threads.submit(int)  # one thread is there, however many the system allows later
+        self._messages = MessageInterceptor(
+            settings.body_timeout_s, held, settings.max_body_bytes
+        )
         self._server = grpc.server(
-            threads,
+            self._messages.calls.threads,
             interceptors=[
                 KeyInterceptor(ApiKeys(settings.api_key_file)),
                 self._messages,
@@ -128,6 +133,12 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
         # Each process of a gateway listens on the port; the kernel spreads connections.
         "grpc.so_reuseport": 1,
         "grpc.max_receive_message_length": settings.max_body_bytes,
+        # The message interceptor inflates messages, within limits.
+        "grpc.per_message_decompression": 0,
+        "grpc.max_allowed_incoming_connections": settings.max_connections,
+        # grpcio would let a client with a fast network send more, up to megabytes.
+        "grpc.http2.lookahead_bytes": _LOOKAHEAD_BYTES,
+        "grpc.http2.bdp_probe": 0,
         "grpc.max_concurrent_streams": _MAX_CALLS_OF_CONNECTION,
         "grpc.http2.min_ping_interval_without_data_ms": _MIN_PING_INTERVAL_MS,
         "grpc.keepalive_permit_without_calls": 1,

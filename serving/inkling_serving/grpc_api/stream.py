@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Generic, TypeVar
@@ -53,6 +54,7 @@ class Stream(Generic[_Request, _Response]):
         self._under_way: set[Future[_Response]] = set()
         self._read_all = False
         self._ended = False
+        self._active_at = time.monotonic()
 
     def answers(self, requests: Iterator[_Request]) -> Iterator[_Response]:
         """Yield the answer to each request as soon as it is ready."""
@@ -63,17 +65,29 @@ class Stream(Generic[_Request, _Response]):
         try:
             while (answer := self._answers.get()) is not None:
                 yield answer
+                self._active_at = time.monotonic()
                 self._places.release()
         finally:
             self._ended = True
             self._places.release()
             self._cancel()
 
-    def end(self) -> None:
-        """Stop reading; requests that were read are answered."""
+    @property
+    def idle_s(self) -> float:
+        """The seconds for which the stream has had nothing to do."""
+        with self._lock:
+            return 0.0 if self._under_way else time.monotonic() - self._active_at
+
+    def end(self, error: InklingError | None = None) -> None:
+        """Stop reading; requests that were read are answered.
+
+        Args:
+            error: The reason for the client, if it did not end the stream itself.
+        """
         with self._lock:
             if self._read_all:
                 return
+            self.error = self.error or error
             self._read_all = True
             last = not self._under_way
         if last:
@@ -99,6 +113,7 @@ class Stream(Generic[_Request, _Response]):
             future.cancel()
 
     def _begin(self, request: _Request) -> None:
+        self._active_at = time.monotonic()
         try:
             outcome = self._answer(request)
         except InklingError as error:

@@ -13,12 +13,14 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from werkzeug.test import create_environ, run_wsgi_app
 
 from inkling.errors import InklingError, InvalidRequest, TooLarge
+from inkling_serving.http_api.cors import Cors
 from inkling_serving.http_api.flask_app import REQUEST_KEY, create_app
 from inkling_serving.http_api.handlers import (
     Handlers,
@@ -31,13 +33,15 @@ from inkling_serving.http_api.read_body import ClientGone, client_left, read_bod
 from inkling_serving.runtime.thread_pool import ThreadPool, too_many
 
 if TYPE_CHECKING:
+    from inkling_serving.runtime.held_bytes import HeldBytes, Holding
     from inkling_serving.settings import Settings
 
 __all__ = ["AsgiApp"]
 
 _Message = MutableMapping[str, Any]
-# With more open requests than these, the process refuses a quick classification: at a
-# third of a millisecond each, the last of 512 requests waits for about 150 ms.
+# With more requests than these that have arrived and are not answered, the process
+# refuses a quick classification: at a third of a millisecond each, the last of 512
+# requests waits for about 150 ms.
 _MAX_UNDER_WAY = 512
 # The threads for requests that only read the gateway's state, and the length of their
 # queue.
@@ -57,6 +61,7 @@ class AsgiApp:
         self,
         handlers: Handlers,
         pool: ThreadPool,
+        held: HeldBytes,
         settings: Settings,
         lifespan: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
@@ -65,16 +70,19 @@ class AsgiApp:
         Args:
             handlers: The handlers that answer the requests.
             pool: The threads for requests that take long.
+            held: Counts the bytes of all bodies of the process.
             settings: The settings; the limits on bodies come from them.
             lifespan: Makes the context that is entered before the first request and
                 left after the last one.
         """
         self._handlers = handlers
         self._pool = pool
+        self._held = held
         self._status_pool = ThreadPool(_STATUS_THREADS, _STATUS_QUEUE)
         self._max_body_bytes = settings.max_body_bytes
         self._body_timeout_s = settings.body_timeout_s
         self._running = lifespan
+        self._cors = Cors(settings)
         self._flask = create_app(settings, handlers)
 
     async def __call__(
@@ -85,35 +93,58 @@ class AsgiApp:
             await self._lifespan(receive, send)
             return
         request, state = _request(scope), scope.get("state", {})
-        is_here = state.get(IS_HERE, False)
+        is_here, holding = state.get(IS_HERE, False), self._held.arriving()
         try:
             _check_host(scope["headers"], scope["http_version"])
-            self._handlers.check_key(request)
-            request.body = await read_body(
-                receive,
-                request.headers,
-                self._max_body_bytes,
-                self._body_timeout_s,
-                is_here,
-            )
-            is_here = True
-            request.timings.receive = perf_counter() - request.timings.started
-            response = await self._answer(request, receive, state.get(UNDER_WAY, 0))
+            response = self._cors.preflight(request)
+            if response is None:
+                self._handlers.check_key(request)
+                await self._receive(request, receive, holding, is_here)
+                is_here = True
+                under_way = state.get(UNDER_WAY, 0)
+                response = await self._answer(request, receive, under_way, holding)
         except ClientGone:
             return
         except InklingError as error:
             is_here = is_here and not isinstance(error, TooLarge)
             response = self._handlers.refuse(error, request)
+        finally:
+            # The traceback of an error can keep the request for a long time.
+            request.body = b""
+            holding.release()
         # The server must not read the rest of an unread body as the next request.
         extra = {} if is_here else {"connection": "close"}
+        extra |= self._cors.headers(request)
         await _send(response, request.method, send, extra)
 
+    async def _receive(
+        self,
+        request: Request,
+        receive: Callable[[], Any],
+        holding: Holding,
+        is_here: bool,
+    ) -> None:
+        request.body = await read_body(
+            receive,
+            request.headers,
+            self._max_body_bytes,
+            self._body_timeout_s,
+            holding,
+            is_here,
+        )
+        request.timings.receive = perf_counter() - request.timings.started
+
     async def _answer(
-        self, request: Request, receive: Callable[[], Any], under_way: int
+        self,
+        request: Request,
+        receive: Callable[[], Any],
+        under_way: int,
+        holding: Holding,
     ) -> Response:
         names = classification_names(request)
         if names is None:
             pool = self._pool if request.method == "POST" else self._status_pool
+            _count(holding, request)
             through = partial(self._through_flask, request)
             return await _pooled(pool, request, receive, through)
         classify = partial(self._handlers.answer, Handlers.classify, request, names)
@@ -121,6 +152,7 @@ class AsgiApp:
             if under_way > _MAX_UNDER_WAY:
                 raise too_many(under_way)
             return classify()
+        _count(holding, request)
         return await _pooled(self._pool, request, receive, classify)
 
     def _through_flask(self, request: Request) -> Response:
@@ -140,6 +172,13 @@ class AsgiApp:
             await receive()
         self._status_pool.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _count(holding: Holding, request: Request) -> None:
+    """Count the bytes of a body that came in one piece, and waits for a thread."""
+    if not holding.has_arrived:
+        holding.add(len(request.body))
+        holding.complete()
 
 
 async def _pooled(
@@ -229,7 +268,9 @@ async def _send(
     response: Response, method: str, send: Callable[..., Any], extra: Mapping[str, str]
 ) -> None:
     headers = {**response.headers, **extra}
-    if method != "HEAD" or "content-length" not in headers:
+    if response.status == HTTPStatus.NO_CONTENT:
+        headers.pop("content-length", None)  # RFC 9110, section 8.6
+    elif method != "HEAD" or "content-length" not in headers:
         headers["content-length"] = str(len(response.body))
     encoded = [(n.encode(), value.encode("latin-1")) for n, value in headers.items()]
     start = {"type": "http.response.start", "status": response.status}

@@ -7,8 +7,12 @@ runs the same application behind its ASGI application, which reads each request 
 
 from __future__ import annotations
 
+import base64
 import os
-from functools import partial
+import re
+from collections.abc import Mapping
+from functools import cache, partial
+from hashlib import sha256
 from http import HTTPStatus
 from importlib.resources import files
 from typing import IO, Any
@@ -19,6 +23,7 @@ from werkzeug.routing import BaseConverter
 
 from inkling.errors import InklingError, InvalidRequest, MethodNotAllowed, NotFound
 from inkling_serving.engines.choice import create_engine
+from inkling_serving.http_api.cors import Cors
 from inkling_serving.http_api.handlers import (
     NOTHING_HERE,
     ROUTES,
@@ -29,6 +34,7 @@ from inkling_serving.http_api.handlers import (
 )
 from inkling_serving.http_api.read_body import too_long
 from inkling_serving.runtime.metrics import Metrics
+from inkling_serving.runtime.tracebacks import without_frames
 from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
@@ -37,13 +43,8 @@ __all__ = ["REQUEST_KEY", "create_app"]
 
 # The key of the WSGI environment under which the ASGI application leaves the request.
 REQUEST_KEY = "inkling.request"
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
+_PAGE = files("inkling_serving") / "page"
+_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
 class _Name(BaseConverter):
@@ -67,7 +68,9 @@ def create_app(
     app.url_map.converters["name"] = _Name
     # A path with a doubled slash is an unknown address; Flask must not redirect it.
     app.url_map.merge_slashes = False
-    app.before_request(partial(_begin, handlers, settings.max_body_bytes))
+    cors = Cors(settings)
+    app.before_request(partial(_begin, handlers, cors, settings.max_body_bytes))
+    app.after_request(partial(_shared, cors))
     views = {r.handler: partial(_view, handlers, r.handler) for r in ROUTES}
     for route in ROUTES:
         name, view = route.handler.__name__, views[route.handler]
@@ -84,7 +87,9 @@ def _handlers(settings: Settings) -> Handlers:
     return Handlers(service, Metrics(), keys, settings.max_batch)
 
 
-def _begin(handlers: Handlers, max_body_bytes: int) -> flask.Response | None:
+def _begin(
+    handlers: Handlers, cors: Cors, max_body_bytes: int
+) -> flask.Response | None:
     """Read the request of a WSGI server; the ASGI application passes a complete one."""
     came = flask.request
     request = came.environ.get(REQUEST_KEY)
@@ -93,6 +98,9 @@ def _begin(handlers: Handlers, max_body_bytes: int) -> flask.Response | None:
         query = came.query_string.decode("latin-1")
         request = Request(came.method, came.path, query, headers)
         flask.g.request = request  # an error of Werkzeug's while it reads is told, too
+        preflight = cors.preflight(request)
+        if preflight is not None:
+            return _flask_response(preflight)
         try:
             handlers.check_key(request)
             request.body = _body(came.stream, max_body_bytes)
@@ -100,6 +108,12 @@ def _begin(handlers: Handlers, max_body_bytes: int) -> flask.Response | None:
             return _flask_response(handlers.refuse(error, request))
     flask.g.request = request
     return None
+
+
+def _shared(cors: Cors, response: flask.Response) -> flask.Response:
+    """Add the headers for pages of other origins."""
+    response.headers.update(cors.headers(flask.g.request))
+    return response
 
 
 def _body(stream: IO[bytes], max_bytes: int) -> bytes:
@@ -121,14 +135,32 @@ def _view(handlers: Handlers, handler: Handler, **names: str) -> flask.Response:
 
 
 def _page(name: str = "index.html") -> flask.Response:
-    response = flask.send_from_directory(str(files("inkling_serving") / "page"), name)
-    response.headers.update(_PAGE_HEADERS)
+    response = flask.send_from_directory(str(_PAGE), name)
+    response.headers.update(_page_headers())
     return response
+
+
+@cache
+def _page_headers() -> Mapping[str, str]:
+    """Return the headers of the page, which name the scripts inside it."""
+    scripts = _SCRIPT.findall((_PAGE / "index.html").read_bytes())
+    hashes = [base64.b64encode(sha256(one).digest()).decode() for one in scripts]
+    allowed = " ".join(f"'sha256-{one}'" for one in hashes)
+    return {
+        "Content-Security-Policy": (
+            f"default-src 'self'; script-src 'self' {allowed}; "
+            "img-src 'self' data: blob:; frame-ancestors 'none'"
+        ),
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-cache",
+    }
 
 
 def _refused(handlers: Handlers, error: HTTPException) -> flask.Response:
     """Return the JSON response for one of Flask's own errors."""
-    return _flask_response(handlers.refuse(_told(error), flask.g.request))
+    response = handlers.refuse(_told(error), flask.g.request)
+    without_frames(error)  # Flask keeps the error of an unknown address in its request
+    return _flask_response(response)
 
 
 def _told(error: HTTPException) -> Exception:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import logging
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
 
 import orjson
 
@@ -29,10 +28,24 @@ from inkling.errors import (
     MethodNotAllowed,
     NotFound,
 )
-from inkling_serving.http_api.request_body import envelope_of
-from inkling_serving.http_api.response_json import answer_json, model_json, stage_json
+from inkling_serving.http_api.options import (
+    CLASSIFY,
+    EXPLAIN,
+    NONE,
+    HttpOptions,
+    in_query,
+    merged,
+)
+from inkling_serving.http_api.request_body import Envelope, envelope_of
+from inkling_serving.http_api.response_json import (
+    answer_json,
+    error_json,
+    model_json,
+    stage_json,
+)
 from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
 from inkling_serving.runtime.timings import Timings
+from inkling_serving.runtime.tracebacks import without_frames
 from inkling_serving.security import needs_key
 from inkling_serving.service import Target
 
@@ -82,7 +95,6 @@ _UNCOUNTED = frozenset({"/livez", "/readyz", "/metrics"})
 # times as long.
 _ids = random.Random()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_TOP_K = re.compile(r"[1-9][0-9]{0,5}")
 _VERSION = re.compile(r"-?[0-9]{1,19}")
 _PLACE = re.compile(r"<name:(\w+)>")
 
@@ -189,6 +201,7 @@ class Handlers:
         if request.path not in _UNCOUNTED:
             code = error.code if isinstance(error, InklingError) else ErrorCode.INTERNAL
             self._metrics.observe("http", code, request.timings)
+        without_frames(error)
         return response
 
     def is_quick(self, request: Request, names: Names) -> bool:
@@ -200,42 +213,47 @@ class Handlers:
 
     def classify(self, request: Request, names: Names) -> Response:
         """Answer `:classify`: a prediction for each image of the body."""
-        query = _Query.of(request)
-        asked = envelope_of(request.headers, request.body, self._max_batch)
+        asked, options = self._asked(request, CLASSIFY, self._max_batch)
         answer = self._service.classify(
             _target(names),
             asked.images,
-            query.top_k,
-            abstain=query.abstain or asked.abstain,
+            options,
+            names=asked.names,
             timings=request.timings,
         )
-        return _answer_response(answer_json(answer), request, query)
+        return _answer_response(answer_json(answer), request, options)
 
     def explain(self, request: Request, names: Names) -> Response:
         """Answer `:explain`: a prediction, and each stage of the preprocessing."""
-        query = _Query.of(request)
-        asked = envelope_of(request.headers, request.body, 1)
+        asked, options = self._asked(request, EXPLAIN, 1)
         if len(asked.images) != 1:
             raise InvalidRequest(
                 f"The request has {len(asked.images)} images; explain takes one."
             )
         answer, stages = self._service.explain(
-            _target(names),
-            asked.images[0],
-            query.top_k,
-            abstain=query.abstain or asked.abstain,
-            timings=request.timings,
+            _target(names), asked.images[0], options, timings=request.timings
         )
         shown = {**answer_json(answer), "stages": [stage_json(s) for s in stages]}
-        return _answer_response(shown, request, query)
+        return _answer_response(shown, request, options)
+
+    @staticmethod
+    def _asked(
+        request: Request, known: Sequence[str], max_images: int
+    ) -> tuple[Envelope, HttpOptions]:
+        """Return the content of a request, and its options from all places."""
+        query = in_query(request.query, known)
+        asked = envelope_of(request.headers, request.body, max_images, known)
+        return asked, merged(query, asked.options)
 
     def models(self, request: Request, _: Names) -> Response:
         """Answer `GET /v1/models`."""
+        in_query(request.query, NONE)
         models = [model_json(status) for status in self._service.models()]
         return _json_response(HTTPStatus.OK, {"models": models}, request.id)
 
     def model(self, request: Request, names: Names) -> Response:
         """Answer `GET /v1/models/NAME`."""
+        in_query(request.query, NONE)
         if not names["model"]:
             raise NotFound(NOTHING_HERE)
         shown = model_json(self._service.model(names["model"]))
@@ -293,7 +311,7 @@ def _error_response(error: Exception, request_id: str) -> Response:
     status = HTTP_STATUS[error.code]
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.info("request %s refused: %s", request_id, error.code)
-    body = {"code": error.code, "message": error.message, "request_id": request_id}
+    body = {**error_json(error), "request_id": request_id}
     extra = {}
     if isinstance(error, MethodNotAllowed):
         extra["allow"] = ", ".join(error.allowed)
@@ -321,12 +339,12 @@ def _json_response(
 
 
 def _answer_response(
-    shown: dict[str, Any], request: Request, query: _Query
+    shown: dict[str, Any], request: Request, options: HttpOptions
 ) -> Response:
     started = perf_counter()
     response = _json_response(HTTPStatus.OK, shown, request.id)
     request.timings.encode = perf_counter() - started
-    if query.timing:
+    if options.timing:
         timing = {"server-timing": request.timings.server_timing()}
         return replace(response, headers={**response.headers, **timing})
     return response
@@ -338,38 +356,3 @@ def _target(names: Mapping[str, str | None]) -> Target:
         raise InvalidRequest("A version is a whole number, such as /versions/3.")
     number = int(version) if version is not None else None
     return Target(names["model"] or "", number, names.get("version_label"))
-
-
-@dataclass(frozen=True, slots=True)
-class _Query:
-    """The query parameters of a classification."""
-
-    top_k: int = 1
-    abstain: bool = False
-    timing: bool = False
-
-    @classmethod
-    def of(cls, request: Request) -> _Query:
-        if not request.query:
-            return _EMPTY_QUERY
-        try:
-            values = parse_qs(request.query, keep_blank_values=True, max_num_fields=16)
-        except ValueError:
-            raise InvalidRequest(
-                "The query has more than 16 fields; a classification takes top_k, "
-                "abstain and timing."
-            ) from None
-        top_k = values.get("top_k", ["1"])[-1]
-        if not _TOP_K.fullmatch(top_k):
-            raise InvalidRequest("top_k must be a whole number, 1 or more: ?top_k=3")
-        return cls(int(top_k), _switch("abstain", values), _switch("timing", values))
-
-
-_EMPTY_QUERY = _Query()
-
-
-def _switch(name: str, values: Mapping[str, list[str]]) -> bool:
-    text = values.get(name, ["false"])[-1]
-    if text not in ("true", "false"):
-        raise InvalidRequest(f"{name} must be true or false: ?{name}=true")
-    return text == "true"

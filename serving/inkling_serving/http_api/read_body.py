@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from inkling.errors import DeadlineExceeded, TooLarge
+from inkling.errors import DeadlineExceeded, Overloaded, TooLarge
+
+if TYPE_CHECKING:
+    from inkling_serving.runtime.held_bytes import Holding
 
 __all__ = ["ClientGone", "client_left", "read_body", "too_long"]
 
@@ -15,6 +19,13 @@ __all__ = ["ClientGone", "client_left", "read_body", "too_long"]
 # with unread data may lose the response.
 _DISCARD_TIMEOUT_S = 2.0
 _DISCARD_LIMITS = 4
+
+
+def _slowest() -> Overloaded:
+    return Overloaded(
+        "The server has no room for more bodies, and this one had been arriving for "
+        "the longest time. Try again in a second, or send a smaller picture."
+    )
 
 
 class ClientGone(Exception):
@@ -33,6 +44,7 @@ async def read_body(
     headers: Mapping[str, str],
     max_bytes: int,
     timeout_s: float,
+    holding: Holding,
     is_here: bool = False,
 ) -> bytes:
     """Return the whole body.
@@ -42,11 +54,14 @@ async def read_body(
         headers: The headers by their names in lower case.
         max_bytes: The most bytes of a body, independent of its Content-Length.
         timeout_s: The seconds in which the body must arrive.
+        holding: Counts the bytes of a body that arrives in pieces. The caller releases
+            it once it does not hold the body any longer.
         is_here: Whether the whole body has arrived, so that no timer is needed.
 
     Raises:
         TooLarge: The body has more bytes.
         DeadlineExceeded: The body took longer.
+        Overloaded: The process holds too many bytes of bodies.
         ClientGone: The connection ended before the body.
     """
     if is_here:
@@ -60,7 +75,7 @@ async def read_body(
         if "expect" not in headers:
             await _discard(_pieces(receive), max_bytes)
         raise too_long(max_bytes)
-    return await _read(_pieces(receive), max_bytes, timeout_s)
+    return await _read(_pieces(receive), max_bytes, timeout_s, holding)
 
 
 async def client_left(receive: Callable[[], Any]) -> None:
@@ -70,25 +85,48 @@ async def client_left(receive: Callable[[], Any]) -> None:
 
 
 async def _read(
-    pieces: AsyncIterator[bytes], max_bytes: int, timeout_s: float
+    pieces: AsyncIterator[bytes], max_bytes: int, timeout_s: float, holding: Holding
 ) -> bytes:
     body = bytearray()
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(timeout_s) as deadline:
+            holding.end = _ending(deadline)
             async for piece in pieces:
+                holding.add(len(piece))
                 body += piece
                 if len(body) > max_bytes:
                     break
+            else:
+                holding.complete()
     except TimeoutError:
+        if holding.given_up:
+            raise _slowest() from None
         raise DeadlineExceeded(
             f"The body did not arrive within {timeout_s:g} s. Send it faster, or send "
             "fewer pictures in a request."
         ) from None
     if len(body) > max_bytes:
         body.clear()
+        holding.release()
         await _discard(pieces, max_bytes)
         raise too_long(max_bytes)
     return bytes(body)
+
+
+def _ending(deadline: asyncio.Timeout) -> Callable[[], object]:
+    """Return a function that ends the time of a body, for any thread."""
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if not deadline.expired():
+            deadline.reschedule(loop.time())
+
+    def end_on_loop() -> None:
+        # The body may be complete when the loop comes to this.
+        with suppress(RuntimeError):
+            end()
+
+    return lambda: loop.call_soon_threadsafe(end_on_loop)
 
 
 async def _discard(pieces: AsyncIterator[bytes], max_bytes: int) -> None:

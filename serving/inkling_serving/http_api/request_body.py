@@ -1,43 +1,64 @@
-"""Finds the encoded images in a request's body: bare, multipart or base64 in JSON."""
+"""Finds the encoded images in a request's body: bare, in a form, or base64 in JSON.
+
+A picture may stand in each place as bytes, as base64, or as a data: URL, because
+browsers and phones have it in these forms.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from werkzeug.http import parse_options_header
-
-from inkling.errors import InvalidRequest, TooLarge, UnsupportedMediaType
+from inkling.errors import (
+    InklingError,
+    InvalidImage,
+    InvalidRequest,
+    TooLarge,
+    UnsupportedMediaType,
+)
+from inkling_serving.http_api.base64_text import decoded, is_picture_text
+from inkling_serving.http_api.form import Part, multipart, urlencoded
+from inkling_serving.http_api.options import (
+    CLASSIFY,
+    from_json,
+    from_text,
+    nearest,
+    shown,
+    unknown,
+)
 
 __all__ = ["Envelope", "envelope_of"]
 
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
+# The first bytes of a PNG whose line ends were changed, and of a PNG or JPEG that was
+# read as a text in UTF-8 or Latin-1.
+_AS_TEXT = (
+    b"\x89PNG\n\x1a",
+    b"\x89PNG\x1a",
+    b"\x89PNG\r\r\n",
+    b"\xef\xbf\xbdPNG",
+    b"\xc2\x89PNG",
+    b"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd",
+    b"\xc3\xbf\xc3\x98\xc3\xbf",
+)
 # A JSON body may have 64 of these characters, and 32 more for each image. With more of
 # them, the parsed JSON could take up to 24 times the memory of the body.
 _JSON_STRUCTURE = b'{}[],:"'
 _STRUCTURE_SPARE = 64
 _STRUCTURE_PER_IMAGE = 32
-# RFC 2046 allows 70 characters in a boundary.
-_MAX_BOUNDARY = 70
-# The name and the type of a file need fewer bytes.
-_MAX_PART_HEAD = 8192
-# The server ignores the other fields of a form; a larger field may be a picture that
-# was not sent as a file.
+_UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+# A form may have fields of a page's own. A larger field may be a picture that was not
+# sent as a file.
 _MAX_FIELD = 64 * 1024
-_MAX_TYPE = 256
-_DAMAGED_FORM = (
-    "The multipart body is damaged or cut short; send it as curl -F image=@picture.png "
-    "does."
-)
-# The parameter `filename` or `filename*`, outside of the quoted values before it.
-_FILE_NAME = re.compile(
-    rb'(?:[^"]|"(?:[^"\\]|\\.)*")*?;\s*filename\*?\s*=', re.IGNORECASE | re.DOTALL
-)
+_MAX_TYPE = 512
+# A field of a form is a misspelt option only if it is this similar to one.
+_MISSPELT = 0.75
+_IMAGE_KEYS = ("b64",)
+_AS_IT_IS = ("", "7bit", "8bit", "binary")
+_EXPECTED_JSON = '{"images": [{"b64": "..."}]}'
 
 
 @dataclass(frozen=True)
@@ -45,100 +66,191 @@ class Envelope:
     """The content of a body.
 
     Attributes:
-        images: The encoded images, in order.
-        abstain: Whether the model may abstain; only a JSON body can set this.
+        images: The encoded images, in order; an error stands for an image that cannot
+            be taken out of the body.
+        names: The names of the images, for messages; an empty name is unknown.
+        options: The options of the body, as pairs of name and value.
     """
 
-    images: list[bytes]
-    abstain: bool = False
+    images: Sequence[bytes | InklingError]
+    names: Sequence[str] = ()
+    options: Sequence[tuple[str, Any]] = field(default=())
 
 
-def envelope_of(headers: Mapping[str, str], body: bytes, max_images: int) -> Envelope:
+def envelope_of(
+    headers: Mapping[str, str],
+    body: bytes,
+    max_images: int,
+    known: Sequence[str] = CLASSIFY,
+) -> Envelope:
     """Return the content of a body.
 
     A body that starts like a PNG or JPEG is one image, also with another Content-Type:
     `curl --data-binary` names every body a form.
 
+    Args:
+        headers: The headers by their names in lower case.
+        body: The whole body.
+        max_images: The most images of a request.
+        known: The options of the address.
+
     Raises:
-        InvalidRequest: The body is empty, or does not match its Content-Type.
-        TooLarge: The body has more than `max_images` images.
+        InvalidRequest: The body is empty, does not match its Content-Type, or has an
+            unknown key.
+        TooLarge: The body has more parts than `max_images` images need.
         UnsupportedMediaType: The body is compressed, or multipart without a boundary.
     """
+    _check_encoding(headers)
+    if not body:
+        raise InvalidRequest(
+            "The body is empty; send a picture, such as: curl --data-binary "
+            "@picture.png URL"
+        )
+    if body.startswith((*_PICTURES, *_AS_TEXT)) or is_picture_text(body):
+        return Envelope([_picture(body)])
+    content_type = headers.get("content-type", "")[:_MAX_TYPE]
+    kind = content_type.partition(";")[0].strip().lower()
+    most = 2 * max_images + 8
+    if kind.startswith("multipart/"):
+        return _from_form(multipart(body, content_type, most), known)
+    if _is_json(kind, body):
+        return _from_json(body, max_images, known)
+    if kind == "application/x-www-form-urlencoded" and _has_fields(body):
+        return _from_form(urlencoded(body, most), known)
+    return Envelope([body])
+
+
+def _check_encoding(headers: Mapping[str, str]) -> None:
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
         raise UnsupportedMediaType(
             "The body is compressed; send it as it is. PNG and JPEG are compressed "
             "already."
         )
-    if not body:
-        raise InvalidRequest(
-            "The body is empty; send a picture, such as: curl --data-binary "
-            "@picture.png URL"
-        )
-    if body.startswith(_PICTURES):
-        return Envelope([body])
-    kind, options = parse_options_header(headers.get("content-type", "")[:_MAX_TYPE])
-    if kind == "multipart/form-data":
-        return Envelope(_from_multipart(body, options.get("boundary", ""), max_images))
-    if kind == "application/json" or body.lstrip()[:1] == b"{":
-        return _from_json(body, max_images)
-    return Envelope([body])
 
 
-def _from_multipart(body: bytes, boundary: str, max_images: int) -> list[bytes]:
-    """Return the files of a form, and ignore its other fields."""
-    if not 1 <= len(boundary) <= _MAX_BOUNDARY or not boundary.isascii():
-        raise UnsupportedMediaType(
-            "The Content-Type of the multipart body lacks a boundary of 1 to 70 "
-            "letters. Let the HTTP library set the Content-Type: curl -F "
-            "image=@picture.png URL"
+def _picture(content: bytes) -> bytes | InklingError:
+    """Return the image that a part is; an error if it was damaged on its way."""
+    if is_picture_text(content):
+        return _from_base64(content)
+    if content.startswith(_AS_TEXT):
+        return InvalidImage(
+            "The picture was handled as a text on its way; send its bytes unchanged: "
+            "curl --data-binary @picture.png instead of curl -d."
         )
-    images = []
-    for head, content in _parts(body, boundary.encode(), 2 * max_images + 8):
-        if _is_file(head):
-            images.append(content)
-        elif len(content) > _MAX_FIELD:
-            raise TooLarge(
-                f"A field of the form has more than {_MAX_FIELD:,} bytes and is not a "
-                "file. Send each picture as a file: curl -F image=@picture.png URL"
-            )
+    return content
+
+
+def _from_base64(text: str | bytes) -> bytes | InklingError:
+    try:
+        return decoded(text)
+    except InvalidRequest as error:
+        return error.with_traceback(None)  # its frames hold the text
+
+
+# Forms.
+
+
+def _from_form(parts: Iterator[Part], known: Sequence[str]) -> Envelope:
+    """Return the pictures and options of a form; its other fields mean nothing."""
+    images: list[bytes | InklingError] = []
+    names: list[str] = []
+    options = []
+    for part in parts:
+        if _is_picture(part):
+            images.append(_transferred(part))
+            names.append(part.filename or part.name)
+        elif part.filename is None:
+            options += _option(part, known)
     if not images:
         raise InvalidRequest(
-            "The form has no file. Send each picture as a file: curl -F "
+            "The form has no picture. Send each picture as a file: curl -F "
             "image=@picture.png URL"
         )
-    return images
+    return Envelope(images, names, options)
 
 
-def _parts(
-    body: bytes, boundary: bytes, max_parts: int
-) -> Iterator[tuple[bytes, bytes]]:
-    """Yield head and content of each part (RFC 2046, section 5.1, without preamble)."""
-    delimiter = b"\r\n--" + boundary
-    if not body.startswith(delimiter[2:]):
-        raise InvalidRequest(_DAMAGED_FORM)
-    position = len(delimiter) - 2
-    for _ in range(max_parts + 1):
-        if body.startswith(b"--", position):
-            return
-        head_end = body.find(b"\r\n\r\n", position, position + _MAX_PART_HEAD)
-        end = body.find(delimiter, max(head_end, position))
-        if head_end < 0 or end < 0:
-            raise InvalidRequest(_DAMAGED_FORM)
-        yield body[position:head_end], body[head_end + 4 : end]
-        position = end + len(delimiter)
-    raise TooLarge(f"The form has more than {max_parts} parts. Send fewer images.")
+def _is_picture(part: Part) -> bool:
+    if part.filename is not None:
+        # A browser sends a field without a chosen file as an empty file without a name.
+        return bool(part.filename or part.content)
+    return (
+        part.kind.startswith("image/")
+        or part.kind == "application/octet-stream"
+        or part.content.startswith(_PICTURES)
+        or is_picture_text(part.content)
+    )
 
 
-def _is_file(head: bytes) -> bool:
-    for line in head.split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"content-disposition":
-            return _FILE_NAME.match(value) is not None
-    return False
+def _transferred(part: Part) -> bytes | InklingError:
+    """Return the image of a part, decoded where an older client has encoded it."""
+    if part.encoding == "base64":
+        return _from_base64(part.content)
+    if part.encoding not in _AS_IT_IS:
+        return UnsupportedMediaType(
+            f"The part has the Content-Transfer-Encoding {shown(part.encoding)}; send "
+            "it as binary."
+        )
+    return _picture(part.content)
 
 
-def _from_json(body: bytes, max_images: int) -> Envelope:
+def _option(part: Part, known: Sequence[str]) -> list[tuple[str, Any]]:
+    if len(part.content) > _MAX_FIELD:
+        raise TooLarge(
+            f"A field of the form has more than {_MAX_FIELD:,} bytes and is not a "
+            "file. Send each picture as a file: curl -F image=@picture.png URL"
+        )
+    if part.kind.startswith("multipart/"):
+        raise UnsupportedMediaType(
+            "A part of the form is multipart itself; send each picture as a part of "
+            "its own (RFC 7578, section 4.3)."
+        )
+    if part.name in known:
+        text = part.content.decode("utf-8", "replace").strip()
+        return [(part.name, from_text(part.name, text))]
+    if nearest(part.name, known, _MISSPELT):
+        raise unknown("form", part.name, known)
+    return []
+
+
+def _has_fields(body: bytes) -> bool:
+    """Return whether a body may be fields; `curl -d` names every text a form."""
+    return b"=" in body and body.isascii()
+
+
+# JSON.
+
+
+def _is_json(kind: str, body: bytes) -> bool:
+    if kind == "application/json" or kind.endswith("+json"):
+        return True
+    start = body[:64].removeprefix(_UTF8_MARK)
+    if start.startswith(_UTF16_MARKS):
+        return b"{" in start[2:6]
+    return start.lstrip()[:1] == b"{"
+
+
+def _from_json(body: bytes, max_images: int, known: Sequence[str]) -> Envelope:
+    document = _parsed(body, max_images)
+    images = document.get("images") if isinstance(document, dict) else None
+    keys = list(document) if isinstance(document, dict) else []
+    for key in keys:
+        if key != "images" and key not in known:
+            raise unknown("JSON", key, ("images", *known))
+    if not isinstance(images, list):
+        raise InvalidRequest(
+            f"The JSON has no list of images; expected {_EXPECTED_JSON}."
+        )
+    options = list(from_json(document, known))
+    return Envelope([_from_object(image) for image in images], (), options)
+
+
+def _parsed(body: bytes, max_images: int) -> Any:
+    if body.startswith(_UTF16_MARKS) or b"\0" in body[:4]:
+        raise InvalidRequest(
+            "The JSON is in UTF-16 or UTF-32; send it in UTF-8 (RFC 8259, section 8.1)."
+        )
+    body = body.removeprefix(_UTF8_MARK)
     if not body.isascii():
         raise InvalidRequest(
             "The JSON has characters outside ASCII; expected base64 and ASCII names."
@@ -150,29 +262,25 @@ def _from_json(body: bytes, max_images: int) -> Envelope:
             "images in a request."
         )
     try:
-        document = json.loads(
-            body.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant
+        return json.loads(
+            body.decode(),
+            object_pairs_hook=_object,
+            parse_constant=_refuse_constant,
         )
     except (ValueError, RecursionError):
         raise InvalidRequest(
-            'The body is not JSON in UTF-8; expected {"images": [{"b64": "..."}]}.'
+            f"The body is not JSON in UTF-8; expected {_EXPECTED_JSON}."
         ) from None
-    images = document.get("images") if isinstance(document, dict) else None
-    if not isinstance(images, list):
-        raise InvalidRequest(
-            'The JSON has no list of images; expected {"images": [{"b64": "..."}]}.'
-        )
-    abstain = document.get("abstain", False)
-    if not isinstance(abstain, bool):
-        raise InvalidRequest('"abstain" in the JSON must be true or false.')
-    found = [_from_base64(place, image) for place, image in enumerate(images)]
-    return Envelope(found, abstain)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a key occurs twice")
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise InvalidRequest(
+                f"The JSON has the key {shown(key)} twice in one object; send it once."
+            )
+        values[key] = value
     return values
 
 
@@ -180,17 +288,14 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _from_base64(place: int, image: object) -> bytes:
-    text = image.get("b64") if isinstance(image, dict) else None
+def _from_object(image: object) -> bytes | InklingError:
+    for key in image if isinstance(image, dict) else ():
+        if key not in _IMAGE_KEYS:
+            raise unknown("JSON of an image", key, _IMAGE_KEYS)
+    text = image.pop("b64", None) if isinstance(image, dict) else None
     if not isinstance(text, str):
-        raise InvalidRequest(
-            f'Image {place} has no "b64"; expected {{"b64": "..."}} with the picture '
-            "in base64."
+        return InvalidRequest(
+            'The image has no "b64"; expected {"b64": "..."} with the picture in '
+            "base64."
         )
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidRequest(
-            f"Image {place} is not base64. Use the standard alphabet with padding and "
-            "no line breaks."
-        ) from None
+    return _from_base64(text)

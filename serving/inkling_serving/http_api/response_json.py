@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from inkling.errors import InklingError
+
 if TYPE_CHECKING:
     from inkling.image.preprocess import Stage
     from inkling.types import Prediction
     from inkling_serving.engines.base import ModelStatus, VersionStatus
     from inkling_serving.service import Answer
 
-__all__ = ["answer_json", "model_json", "stage_json"]
+__all__ = ["answer_json", "error_json", "model_json", "stage_json"]
 
 # The longer side, in pixels, of a stage's picture in an explanation; a model's input is
 # never larger.
@@ -27,8 +29,20 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "model": answer.origin.model,
         "version": answer.origin.version,
         "contract": answer.origin.contract,
-        "results": [_prediction_json(result) for result in answer.results],
+        "results": [_result_json(result) for result in answer.results],
     }
+
+
+def error_json(error: InklingError) -> dict[str, Any]:
+    """Return the code and message of an error, and the image it is about, if any."""
+    index = {} if error.index is None else {"index": error.index}
+    return {"code": error.code, "message": error.message, **index}
+
+
+def _result_json(result: Prediction | InklingError) -> dict[str, Any]:
+    if isinstance(result, InklingError):
+        return {"error": error_json(result)}
+    return _prediction_json(result)
 
 
 def _prediction_json(result: Prediction) -> dict[str, Any]:

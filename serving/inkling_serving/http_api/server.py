@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import ssl
+from asyncio import sslproto
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -14,17 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from inkling_serving.http_api.connections import Connections
 from inkling_serving.http_api.protocol import ENDING, BoundedProtocol
 from inkling_serving.runtime.listeners import Listener
 from inkling_serving.security import CertificateFiles
 
 if TYPE_CHECKING:
+    from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.settings import Settings
 
 __all__ = ["HttpServer"]
 
-# The seconds for the TLS handshakes of connections that are accepted at the end.
-_HANDSHAKE_S = 1.0
+# The seconds for a TLS handshake, as over gRPC, and for its end; asyncio's own limits
+# are 60 s and 30 s.
+_HANDSHAKE_S, _TLS_END_S = 5.0, 5.0
+# asyncio has a buffer of 256 KiB for each connection with TLS while it is open;
+# 400 connections took 113 MiB. A record of TLS has 16 KiB at most.
+_TLS_BUFFER_BYTES = 32 * 1024
+# The seconds for the handshakes of connections that are accepted at the end.
+_LAST_HANDSHAKE_S = 1.0
 _LOOK_AT_CERTIFICATE_S = 1
 
 
@@ -36,6 +45,7 @@ class HttpServer(uvicorn.Server):
         settings: Settings,
         application: Callable[[], Any],
         *,
+        held: HeldBytes,
         when_started: Callable[[], None],
         supervised: bool,
     ) -> None:
@@ -44,6 +54,7 @@ class HttpServer(uvicorn.Server):
         Args:
             settings: The settings; the certificate and the drain time come from them.
             application: Makes the ASGI application.
+            held: Counts the bytes of all requests of the process.
             when_started: Is called once the server accepts connections.
             supervised: Whether a supervisor passes a terminal's signals on.
         """
@@ -51,6 +62,7 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             _config(settings, application, self._certificate, self._renew_certificate)
         )
+        self._connections = Connections(settings.max_connections, held)
         self._when_started = when_started
         self._supervised = supervised
 
@@ -62,9 +74,33 @@ class HttpServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and call `when_started`."""
-        await super().startup(sockets)
+        """Start, and call `when_started`.
+
+        uvicorn would listen without a limit on the time of a TLS handshake.
+        """
+        await super().startup([])
+        if hasattr(sslproto.SSLProtocol, "max_size"):
+            sslproto.SSLProtocol.max_size = _TLS_BUFFER_BYTES
+        loop = asyncio.get_running_loop()
+        for listener in sockets or []:
+            server = await loop.create_server(
+                self._protocol,
+                sock=listener,
+                backlog=self.config.backlog,
+                ssl=self.config.ssl,
+                ssl_handshake_timeout=_HANDSHAKE_S if self.config.ssl else None,
+                ssl_shutdown_timeout=_TLS_END_S if self.config.ssl else None,
+            )
+            self.servers.append(server)
         self._when_started()
+
+    def _protocol(self) -> BoundedProtocol:
+        return BoundedProtocol(
+            self.config,
+            self.server_state,
+            self.lifespan.state,
+            others=self._connections,
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept the connections that still wait, then drain all of them."""
@@ -79,7 +115,7 @@ class HttpServer(uvicorn.Server):
         self.servers.clear()
         taken = [asyncio.create_task(self._take(one)) for one in waiting]
         if taken:
-            await asyncio.wait(taken, timeout=_HANDSHAKE_S)
+            await asyncio.wait(taken, timeout=_LAST_HANDSHAKE_S)
         # TLS handshakes that are still under way make connections later.
         self.lifespan.state[ENDING] = True
         await super().shutdown(sockets)
@@ -88,11 +124,11 @@ class HttpServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         with suppress(OSError):  # the client has left, or does not use TLS
             await loop.connect_accepted_socket(
-                lambda: BoundedProtocol(
-                    self.config, self.server_state, self.lifespan.state
-                ),
+                self._protocol,
                 connection,
                 ssl=self.config.ssl,
+                ssl_handshake_timeout=_HANDSHAKE_S if self.config.ssl else None,
+                ssl_shutdown_timeout=_TLS_END_S if self.config.ssl else None,
             )
 
     async def _renew_certificate(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import dataclasses
 import gc
 import logging
 import signal
@@ -25,7 +25,10 @@ from inkling_serving.grpc_api.server import GrpcServer
 from inkling_serving.http_api.asgi_app import AsgiApp
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.server import HttpServer
+from inkling_serving.runtime.files import connections_allowed
+from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import Listener, Ports, bound, reserved
+from inkling_serving.runtime.memory import give_memory_back
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.poller import Repeating
 from inkling_serving.runtime.supervisor import Worker, run
@@ -37,10 +40,6 @@ from inkling_serving.settings import Settings
 __all__ = ["application", "serve"]
 
 _log = logging.getLogger(__name__)
-# The numbers of these options are in glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-# More than the 256 KiB that asyncio allocates for each read from a socket.
-_BIG_BUFFER_BYTES = 512 * 1024
 _SWITCH_INTERVAL_S = 0.0005
 _SAVE_PAUSE_S = 1.0
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -55,6 +54,8 @@ def serve(settings: Settings) -> int:
     """
     check_security(settings)
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
+    allowed = connections_allowed(settings.max_connections)
+    settings = dataclasses.replace(settings, max_connections=allowed)
     ports = Ports(
         bound(settings.host, settings.http_port, "--http-port"),
         reserved(settings.host, settings.grpc_port, "--grpc-port"),
@@ -74,7 +75,10 @@ def serve(settings: Settings) -> int:
 
 
 def application(
-    settings: Settings, grpc_address: tuple[str, int], folder: Path | None
+    settings: Settings,
+    grpc_address: tuple[str, int],
+    folder: Path | None,
+    held: HeldBytes,
 ) -> AsgiApp:
     """Return the ASGI application of one process, which starts and ends gRPC, too.
 
@@ -82,9 +86,10 @@ def application(
         settings: The gateway's settings.
         grpc_address: The host and the port for gRPC.
         folder: The directory for the metrics of all workers; None for a single process.
+        held: Counts the bytes of all requests of the process.
     """
     logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
-    _give_memory_back()
+    give_memory_back()
     # With it, threads of the pool give the interpreter lock to the event loop sooner.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     engine = create_engine(settings)
@@ -94,7 +99,7 @@ def application(
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        grpc_server = GrpcServer(service, pool, metrics, settings)
+        grpc_server = GrpcServer(service, pool, metrics, held, settings)
         dialect = TensorFlowServingDialect(service, pool, metrics)
         dialect.add_to(grpc_server.server)
         grpc_server.start(*grpc_address)
@@ -116,7 +121,7 @@ def application(
 
     keys = ApiKeys(settings.api_key_file)
     handlers = Handlers(service, metrics, keys, settings.max_batch)
-    return AsgiApp(handlers, pool, settings, running)
+    return AsgiApp(handlers, pool, held, settings, running)
 
 
 def _serve(settings: Settings, ports: Ports, worker: Worker | None) -> int:
@@ -124,9 +129,11 @@ def _serve(settings: Settings, ports: Ports, worker: Worker | None) -> int:
     listener = Listener(fileno=ports.http.detach())
     listener.ending = worker.ending if worker else None
     grpc_address, folder = ports.grpc_address, worker.folder if worker else None
+    held = HeldBytes(settings.held_bytes)
     server = HttpServer(
         settings,
-        lambda: application(settings, grpc_address, folder),
+        lambda: application(settings, grpc_address, folder, held),
+        held=held,
         when_started=worker.serving.set if worker else lambda: None,
         supervised=worker is not None,
     )
@@ -169,18 +176,6 @@ def _ended_by_signals(end: Callable[[], Any]) -> Callable[[], Any]:
         return await result
 
     return ended
-
-
-def _give_memory_back() -> None:
-    """Make glibc return the buffers of big pictures to the system when they are freed.
-
-    glibc raises its thresholds with each big buffer that is freed, and then keeps the
-    memory: after 250 photos, 131 MB were resident without this call, and 92 MB with it.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has mallopt
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _BIG_BUFFER_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _BIG_BUFFER_BYTES)
 
 
 def _say_addresses(settings: Settings, ports: Ports) -> None:

@@ -5,6 +5,8 @@ const PEN = 20; // about two pixels of a 28 x 28 model, like a pen's line in a s
 const PAUSE_MS = 120; // after a stroke: short to feel immediate, long enough to start the next stroke
 const REFRESH_MS = 5000; // a model that joins later shows up by itself
 const RETRY_MS = 2000; // while nothing can answer
+const MAX_BYTES = 8 * 1024 * 1024; // the server's usual limit on one picture
+const MAX_SIDE = 1600; // of a picture that is encoded anew: its PNG stays below that
 const MEMORY = "inkling.model";
 const EMPTY = { strokes: [], picture: null };
 
@@ -19,6 +21,7 @@ let chosen = { name: "", version: "", ...recall() }; // version "" lets the serv
 let askedFor = ""; // model and version that were served when the shown answer came
 let owed = false; // a picture waits for a model that can answer
 let request = null; // the one in flight
+const again = new WeakMap(); // files -> their pictures as PNGs, where the server does not read the files
 let pauseTimer, refreshTimer;
 
 // --- small helpers ---
@@ -127,17 +130,43 @@ function penUp(event) {
   change({ strokes: scene.picture ? [stroke] : [...scene.strokes, stroke], picture: null }); // on a picture: a new sheet
 }
 
-async function takePicture(blob) {
-  if (!blob) return;
-  // A format that only the server can read is sent all the same, and shown by its name.
-  let bitmap = await createImageBitmap(blob).catch(() => null);
-  if (bitmap?.width > 1000) bitmap = await createImageBitmap(bitmap, { resizeWidth: 1000 }); // undo keeps it: keep it small
-  change({ strokes: [], picture: { blob, bitmap, name: blob.name || "picture" } });
+// The server reads PNG and JPEG by their first bytes, whatever a file's name says.
+async function isRead(blob) {
+  const start = new Uint8Array(await blob.slice(0, 4).arrayBuffer()).join();
+  return blob.size <= MAX_BYTES && (start === "137,80,78,71" || start.startsWith("255,216,255,"));
 }
 
-// A picture goes out as it came; a drawing as dark ink on white paper, whatever the colour scheme.
+// What the browser shows of a file, turned as its EXIF data say; null where it cannot. Only an <img> shows SVG.
+async function shownOf(blob) {
+  const bitmap = await createImageBitmap(blob).catch(() => null);
+  if (bitmap) return bitmap;
+  const image = Object.assign(new Image(), { src: URL.createObjectURL(blob) });
+  const decoded = await image.decode().then(() => true, () => false);
+  URL.revokeObjectURL(image.src);
+  return decoded && image.width ? image : null;
+}
+
+function reduced(image, side) {
+  const scale = Math.min(1, side / Math.max(image.width, image.height));
+  const width = Math.max(1, Math.round(image.width * scale)), height = Math.max(1, Math.round(image.height * scale));
+  const sheet = Object.assign(document.createElement("canvas"), { width, height }), pen = sheet.getContext("2d");
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(image, 0, 0, width, height);
+  return sheet;
+}
+const asPng = (sheet) => new Promise((resolve) => sheet.toBlob(resolve, "image/png"));
+
+async function takePicture(blob) {
+  if (!blob) return;
+  const image = await shownOf(blob), read = await isRead(blob);
+  if (image && !read) again.set(blob, await asPng(reduced(image, MAX_SIDE)));
+  // Undo keeps the shown picture, so that it is small.
+  change({ strokes: [], picture: { blob, bitmap: image && reduced(image, 1000), name: blob.name || "picture", unknown: !image && !read } });
+}
+
+// A picture goes out as it came, if the server reads it; a drawing as dark ink on white paper, whatever the colour scheme.
 function pictureBytes() {
-  if (scene.picture) return scene.picture.blob;
+  if (scene.picture) return again.get(scene.picture.blob) ?? scene.picture.blob;
   const sheet = Object.assign(document.createElement("canvas"), { width: SIDE, height: SIDE });
   paint(sheet, "#fff");
   return new Promise((resolve) => sheet.toBlob(resolve, "image/png"));
@@ -147,7 +176,7 @@ function pictureBytes() {
 
 function pathOf({ name, version }, verb) {
   const pinned = version ? `/versions/${encodeURIComponent(version)}` : "";
-  return `/v1/models/${encodeURIComponent(name)}${pinned}:${verb}`;
+  return `v1/models/${encodeURIComponent(name)}${pinned}:${verb}`; // relative: a proxy may serve the page under a path
 }
 
 // A server may want an API key; it is kept for as long as this tab is open, and asked for once.
@@ -164,6 +193,7 @@ async function classify() {
   request?.abort();
   owed = !isEmpty() && body.dataset.connection !== "ready";
   if (isEmpty() || owed) return;
+  if (scene.picture?.unknown) return showError({ message: `This browser cannot show ${scene.picture.name}. Save or export the picture as PNG or JPEG (on an iPhone: Settings, Camera, Formats, Most Compatible).` });
   const mine = request = new AbortController();
   if (body.dataset.answer !== "error") setState("answer", "busy"); // an error stays until there is better news
   try {
@@ -172,11 +202,19 @@ async function classify() {
     const started = performance.now();
     const response = await ask(`${pathOf(chosen, "explain")}?top_k=10`, { method: "POST", body: picture, signal: mine.signal });
     const reply = await response.json();
+    if (response.status === 413 && scene.picture?.bitmap && !again.has(scene.picture.blob)) return smaller(scene.picture.blob);
     if (response.ok) showAnswer(reply, performance.now() - started, response.headers.get("Server-Timing"));
     else showError(reply.error, response.status);
   } catch {
     if (!mine.signal.aborted) connectionBroke(mine);
   }
+}
+
+// A picture that is too large is asked once more, reduced.
+async function smaller(blob) {
+  const image = await shownOf(blob);
+  again.set(blob, await asPng(reduced(image, MAX_SIDE)));
+  if (scene.picture?.blob === blob) classify();
 }
 
 // Is the server gone, or did it only hang up on this picture? Asking again would not help the second.
@@ -285,7 +323,7 @@ function refreshSoon(ms) {
 }
 async function refresh() {
   try {
-    const response = await ask("/v1/models", { cache: "no-store", signal: AbortSignal.timeout(4000) });
+    const response = await ask("v1/models", { cache: "no-store", signal: AbortSignal.timeout(4000) });
     const reply = await response.json();
     if (!response.ok && response.status !== 503) throw new Error(reply.error?.message);
     takeModels(reply.models ?? []);
@@ -334,7 +372,7 @@ function showPickers() {
   $("model").disabled = !models.some(isReady);
   $("version-picker").hidden = versions.length < 2;
   $("ask").hidden = !versions.length;
-  $("curl").textContent = `curl --data-binary @picture.png ${location.origin}${pathOf(chosen, "classify")}`;
+  $("curl").textContent = `curl --data-binary @picture.png ${new URL(pathOf(chosen, "classify"), document.baseURI)}`;
 }
 
 function showUnready() {

@@ -8,13 +8,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from inkling.errors import DeadlineExceeded, Overloaded
+from inkling.errors import DeadlineExceeded, InklingError, Overloaded
+from inkling_serving.runtime.poller import Repeating
 
 __all__ = ["ThreadPool", "Threads", "too_many"]
 
 _T = TypeVar("_T")
+# The pause between two looks for calls that have waited too long.
+_LOOK_S = 0.1
 
 
 def too_many(count: int) -> Overloaded:
@@ -41,6 +45,42 @@ class Threads(ThreadPoolExecutor):
                 raise
 
 
+@dataclass(eq=False)
+class _Waiting:
+    """A call that waits for a thread.
+
+    Attributes:
+        call: The call; removed once nobody waits for its result.
+        future: The result of the call; removed once it is known.
+        submitted: When the call came, on the monotonic clock.
+        patience_s: The seconds after which the call is refused.
+        timeout_s: The seconds that the caller allows; None for no limit.
+    """
+
+    call: Callable[[], Any] | None
+    future: Future[Any] | None
+    submitted: float
+    patience_s: float
+    timeout_s: float | None
+
+    def refusal(self) -> InklingError | None:
+        """Return the error for a call that has waited too long."""
+        waited_s, allowed_s = time.monotonic() - self.submitted, math.inf
+        if self.timeout_s is not None:
+            allowed_s = self.timeout_s
+        if waited_s < min(self.patience_s, allowed_s):
+            return None
+        if allowed_s <= self.patience_s:
+            return DeadlineExceeded(
+                "The deadline passed while the request waited in the queue. Set a "
+                "longer deadline, or send fewer requests at once."
+            )
+        return Overloaded(
+            f"The request has waited for more than {self.patience_s:g} s in the queue. "
+            "Try again in a second."
+        )
+
+
 class ThreadPool:
     """Runs calls in a few threads, and refuses a call at once if the queue is full.
 
@@ -64,6 +104,10 @@ class ThreadPool:
         self._queue_timeout_s = queue_timeout_s
         self._lock = threading.Lock()
         self._count = 0
+        self._waiting: dict[_Waiting, None] = {}
+        self._reaper = Repeating(
+            "refusing calls that wait too long", self._refuse_late, lambda: _LOOK_S
+        )
 
     async def run(self, call: Callable[[], _T], timeout_s: float | None = None) -> _T:
         """Return the result of `call`, for a caller on an event loop.
@@ -98,21 +142,27 @@ class ThreadPool:
             Overloaded: As for `run`.
             DeadlineExceeded: As for `run`, or the caller left before the call began.
         """
-        future = self.submit(call, timeout_s)
+        found = [self.submit(call, timeout_s)]
 
         def cancel() -> None:
-            future.cancel()
+            for future in found:
+                future.cancel()
 
         if not when_caller_leaves(cancel):
             cancel()
         try:
-            return future.result()
+            return found[0].result()
         except CancelledError:
             raise DeadlineExceeded("The caller has ended the call.") from None
+        finally:
+            # The future has the error, whose traceback has this frame. Such a cycle
+            # would keep the call's pictures until the garbage collector runs.
+            found.clear()
 
     def close(self) -> None:
         """Wait for all calls that were submitted."""
         self._pool.shutdown()
+        self._reaper.stop()
 
     def submit(self, call: Callable[[], _T], timeout_s: float | None) -> Future[_T]:
         """Return the future of `call`; cancel it to remove the call from the queue.
@@ -124,39 +174,60 @@ class ThreadPool:
             if self._count >= self._limit:
                 raise too_many(self._count)
             self._count += 1
-        submitted = time.monotonic()
         patience_s = max(self._queue_timeout_s, (timeout_s or 0) / 2)
-        wanted = [call]
-
-        def begin() -> _T:
-            waited_s = time.monotonic() - submitted
-            if waited_s > patience_s:
-                raise Overloaded(
-                    f"The request has waited for more than {patience_s:g} s in the "
-                    "queue. Try again in a second."
-                )
-            if timeout_s is not None and waited_s >= timeout_s:
-                raise DeadlineExceeded(
-                    "The deadline passed while the request waited in the queue. Set a "
-                    "longer deadline, or send fewer requests at once."
-                )
-            return wanted[0]()
-
-        def leave(future: Future[_T]) -> None:
-            with self._lock:
-                self._count -= 1
-            if future.cancelled():
-                # The executor keeps a cancelled call until a thread is free. This
-                # frees the memory of the call's pictures at once.
-                wanted.clear()
-
+        future: Future[_T] = Future()
+        waiting = _Waiting(call, future, time.monotonic(), patience_s, timeout_s)
+        self._waiting[waiting] = None
+        future.add_done_callback(lambda _: self._leave(waiting))
         try:
-            future = self._pool.submit(begin)
+            self._pool.submit(self._begin, waiting)
         except RuntimeError:
             # The pool is closed, or the system allows it no thread at all.
-            wanted.clear()
-            with self._lock:
-                self._count -= 1
+            future.cancel()
             raise too_many(self._count) from None
-        future.add_done_callback(leave)
         return future
+
+    def _begin(self, waiting: _Waiting) -> None:
+        """Run a call, unless its caller has left or it has waited too long."""
+        call, future = self._taken(waiting)
+        if call is None or future is None:
+            return
+        refusal = waiting.refusal()
+        if refusal is not None:
+            future.set_exception(refusal)
+            return
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - the caller gets every error
+            future.set_exception(error)
+
+    def _taken(
+        self, waiting: _Waiting
+    ) -> tuple[Callable[[], Any] | None, Future[Any] | None]:
+        """Return a call for the one thread that may run or refuse it."""
+        with self._lock:
+            call, future = waiting.call, waiting.future
+            waiting.call = None
+            self._waiting.pop(waiting, None)
+        if call is None or future is None or not future.set_running_or_notify_cancel():
+            return None, None
+        return call, future
+
+    def _leave(self, waiting: _Waiting) -> None:
+        with self._lock:
+            self._count -= 1
+            self._waiting.pop(waiting, None)
+            # The executor keeps a cancelled call until a thread is free, and a future
+            # keeps this callback for ever. Without these objects, the memory of the
+            # call's pictures is free at once.
+            waiting.call = waiting.future = None
+
+    def _refuse_late(self) -> None:
+        """Refuse calls that wait too long; a thread may be busy for much longer."""
+        with self._lock:
+            late = [one for one in self._waiting if one.refusal() is not None]
+        for waiting in late:
+            refusal = waiting.refusal()
+            _, future = self._taken(waiting)
+            if refusal is not None and future is not None:
+                future.set_exception(refusal)

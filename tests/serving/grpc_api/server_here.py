@@ -13,6 +13,7 @@ from inkling.contract import Contract
 from inkling.image.decoding import DEFAULT_LIMITS
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.grpc_api.server import GrpcServer
+from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import reserved
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.thread_pool import ThreadPool
@@ -31,6 +32,7 @@ class Here:
     server: GrpcServer
     engine: HeldEngine
     metrics: Metrics
+    held: HeldBytes
 
     @contextmanager
     def channel(self, **options: Any) -> Iterator[grpc.Channel]:
@@ -57,10 +59,11 @@ def served_here(
     wanted, engine, metrics = Settings(**settings), HeldEngine(contract), Metrics()
     pool = ThreadPool(threads, queue, wanted.queue_timeout_s)
     service = Service(engine, DEFAULT_LIMITS, 32)
-    server = GrpcServer(service, pool, metrics, wanted)
+    held = HeldBytes(wanted.held_bytes)
+    server = GrpcServer(service, pool, metrics, held, wanted)
     server.start("127.0.0.1", port)
     try:
-        yield Here(port, server, engine, metrics)
+        yield Here(port, server, engine, metrics, held)
     finally:
         engine.free.set()
         assert server.end().wait(20)

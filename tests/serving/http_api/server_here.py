@@ -16,6 +16,7 @@ from inkling.image.decoding import DEFAULT_LIMITS
 from inkling_serving.http_api.asgi_app import AsgiApp
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.server import HttpServer
+from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import Listener, bound
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.thread_pool import ThreadPool
@@ -38,6 +39,7 @@ class Here:
     port: int
     engine: HeldEngine
     server: HttpServer
+    held: HeldBytes
 
     def request(
         self,
@@ -92,9 +94,11 @@ def served_here(
     handlers = handlers_over(engine, wanted)
     listener = Listener(fileno=bound(host, 0, "--http-port").detach())
     started = threading.Event()
+    held = HeldBytes(wanted.held_bytes)
     server = HttpServer(
         wanted,
-        lambda: AsgiApp(handlers, pool, wanted, _nothing_beside),
+        lambda: AsgiApp(handlers, pool, held, wanted, _nothing_beside),
+        held=held,
         when_started=started.set,
         supervised=False,
     )
@@ -105,7 +109,7 @@ def served_here(
     run.start()
     assert started.wait(20)
     try:
-        yield Here(port, engine, server)
+        yield Here(port, engine, server, held)
     finally:
         engine.free.set()
         if not server.should_exit:

@@ -171,7 +171,7 @@ def test_each_request_has_one_id(here: Here, picture: bytes) -> None:
         ("//v1/models", 200),  # Werkzeug takes these for one slash
         ("/page/%2e%2e/flask_app.py", 404),
         ("/page/..%2f..%2fsettings.py", 404),
-        ("/v1/models/mlp?top_k=%00", 200),
+        ("/v1/models/mlp?top_k=%00", 400),
         ("/%00", 404),
     ],
 )

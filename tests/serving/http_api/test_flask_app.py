@@ -281,6 +281,27 @@ def test_an_unforeseen_error_is_told_without_its_words(
     assert b"secret" not in answer.data
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/page//x",
+        "/page//page.js",
+        "//x",
+        "//",
+        "/page/",
+        "/page",
+        "/v1/models/",
+        "/x/",
+    ],
+)
+def test_no_address_redirects(client: flask.testing.FlaskClient, path: str) -> None:
+    """A proxy's host and prefix are unknown here, so that a redirect would lead away."""
+    answer = client.get("/", environ_overrides={"PATH_INFO": path}, buffered=True)
+
+    assert answer.status_code in (200, 404)
+    assert "Location" not in answer.headers
+
+
 def test_a_file_of_this_machine_is_not_a_file_of_the_page(
     client: flask.testing.FlaskClient,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import socket
 import threading
+from asyncio import selector_events, sslproto
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,9 @@ _PROTOCOL = {
     "on_headers_complete": "(self) -> 'None'",
     "on_message_begin": "(self) -> 'None'",
     "on_message_complete": "(self) -> 'None'",
+    "on_response_complete": "(self) -> 'None'",
+    "eof_received": "(self) -> 'None'",
+    "timeout_keep_alive_handler": "(self) -> 'None'",
     "send_400_response": "(self, msg: 'str') -> 'None'",
     "shutdown": "(self) -> 'None'",
     "_unset_keepalive_if_required": "(self) -> 'None'",
@@ -129,7 +133,8 @@ def exchange() -> Exchange:
 
 def test_names_of_ours_are_none_of_uvicorns(exchange: Exchange) -> None:
     """What this package adds to a connection does not hide anything of uvicorn's."""
-    added = {"_head", "_in_head", "ending", "_refused", "_deadline", "_pieces"}
+    added = {"_in_head", "ending", "_refused", "_deadline", "_pieces", "_others"}
+    added |= {"_early", "_received", "_missing", "_tail", "_half_closed", "_resting"}
     defined = {name for name in vars(BoundedProtocol) if name not in _PROTOCOL}
 
     assert not added & exchange.connection.keys()
@@ -139,7 +144,7 @@ def test_names_of_ours_are_none_of_uvicorns(exchange: Exchange) -> None:
 def test_attributes_are_those_that_are_relied_on(exchange: Exchange) -> None:
     """A connection, its request and the server have what is read and set here."""
     connection, server = exchange.connection, exchange.server
-    wanted = {"app_state", "config", "cycle", "headers", "loop", "parser", "pipeline"}
+    wanted = {"app_state", "config", "cycle", "flow", "headers", "loop", "parser"}
     wanted |= {"scope", "server_state", "tasks", "transport"}
 
     assert wanted <= connection.keys()
@@ -153,6 +158,12 @@ def test_attributes_are_those_that_are_relied_on(exchange: Exchange) -> None:
     assert (False, True) == (server.force_exit, server.should_exit)
     assert 1 == len(server.servers)
     assert server.config.ssl is None
+
+
+def test_asyncios_buffers_have_a_size_that_can_be_set() -> None:
+    """Each connection has one, with and without TLS."""
+    assert sslproto.SSLProtocol.max_size
+    assert selector_events._SelectorTransport.max_size
 
 
 def test_uvicorns_exit_code_is_known() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from inkling.errors import DeadlineExceeded, TooLarge
 from inkling_serving.http_api.read_body import ClientGone, client_left, read_body
+from inkling_serving.runtime.held_bytes import HeldBytes
 from tests.support.machine import within
 
 _LIMIT = 100
@@ -42,7 +43,8 @@ def _read(
     **headers: str,
 ) -> bytes:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return asyncio.run(read_body(receive, named, _LIMIT, timeout_s, is_here))
+    holding = HeldBytes(10 * _LIMIT).arriving()
+    return asyncio.run(read_body(receive, named, _LIMIT, timeout_s, holding, is_here))
 
 
 def _pieces(*sizes: int) -> Iterable[dict[str, Any]]:

@@ -101,7 +101,7 @@ def test_places_are_counted_right_for_ever(busy: Callable[..., Busy]) -> None:
 
 @pytest.mark.parametrize(
     ("timeout_s", "error"),
-    [(None, Overloaded), (10.0, None), (0.05, Overloaded), (0.3, Overloaded)],
+    [(None, Overloaded), (10.0, None), (0.05, DeadlineExceeded), (0.3, Overloaded)],
 )
 def test_patience_is_half_of_what_the_caller_allows(
     busy: Callable[..., Busy], timeout_s: float | None, error: type[Exception] | None

@@ -106,8 +106,10 @@ def load_folder(folder: Path | None, *, size: int, ink: bool) -> Dataset:
         )
     try:
         layout = layout_of(folder)
-    except OSError:
-        raise DatasetUnavailable(f"A folder in {folder} cannot be read.") from None
+    except OSError as error:
+        raise DatasetUnavailable(
+            f"{error.filename or folder} cannot be read; change its permissions."
+        ) from None
     contract = _contract(folder, layout.labels, size, ink)
     found = {label: _Pictures(place) for place, label in enumerate(layout.labels)}
     for file in layout.files:

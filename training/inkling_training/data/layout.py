@@ -7,6 +7,7 @@ Three forms are understood: a folder for each label; folders `train` and `test` 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -25,6 +26,8 @@ _SPLITS: Mapping[str, str] = {
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
 }
+# Also `training_set`, `test-images` and the like.
+_SPLIT_ENDS = re.compile(r"[ _-]*(set|data|images|pictures)$")
 # A copy of a test picture is taken out of the other splits, so the test comes first.
 _ORDER = ("test", "validation", "train")
 _NAMED = 3
@@ -109,7 +112,7 @@ def _split_folders(folder: Path) -> Mapping[str, str]:
     """Return the folder of each split; empty if the folders are labels."""
     found: dict[str, str] = {}
     for name in _folders(folder):
-        split = _SPLITS.get(name.casefold())
+        split = _SPLITS.get(_SPLIT_ENDS.sub("", name.casefold()))
         if split and _folders(folder / name):
             if split in found:
                 raise DatasetUnavailable(

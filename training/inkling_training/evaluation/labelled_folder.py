@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from inkling.errors import InvalidRequest
-from inkling.labels import normal_form
+from inkling.labels import Spellings
 from inkling_training.data.labels_csv import CSV_FILE, read_table, table_in
 from inkling_training.data.layout import files_below
 
@@ -83,27 +83,13 @@ class Collection:
     unlabelled: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
 
-    def add(self, path: Path, label: str, source: str, known: _Known) -> None:
+    def add(self, path: Path, label: str, source: str, known: Spellings) -> None:
         """Add a picture with its label as it is written."""
         spelled = known.get(label)
         if spelled is None:
             self.unknown[label] += 1
         else:
             self.pictures.append(Labelled(path, spelled, source))
-
-
-class _Known:
-    """The labels of a model, in each spelling that means one of them."""
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        spelled = {normal_form(label.replace("/", "_")): label for label in labels}
-        spelled |= {normal_form(label): label for label in labels}
-        # A published model may have labels that differ by their spelling only.
-        self._spelled: Mapping[str, str] = spelled | {label: label for label in labels}
-
-    def get(self, label: str) -> str | None:
-        """Return the model's label; None if it has no such label."""
-        return self._spelled.get(label) or self._spelled.get(normal_form(label))
 
 
 def find(folder: Path, labels: Sequence[str]) -> Collection:
@@ -124,25 +110,27 @@ def find(folder: Path, labels: Sequence[str]) -> Collection:
     """
     if not folder.is_dir():
         raise InvalidRequest(f"{folder} is not a folder; name one with pictures.")
-    known = _Known(labels)
+    known = Spellings(labels)
     try:
         table = table_in(folder)
         found = _by_table(table, known) if table else _by_names(folder, known)
-    except OSError:
-        raise InvalidRequest(f"A folder in {folder} cannot be read.") from None
+    except OSError as error:
+        raise InvalidRequest(
+            f"{error.filename or folder} cannot be read; change its permissions."
+        ) from None
     if not found.pictures:
         raise InvalidRequest(_nothing_found(folder, found, labels))
     return found
 
 
-def _by_table(table: Path, known: _Known) -> Collection:
+def _by_table(table: Path, known: Spellings) -> Collection:
     found = Collection()
     for row in read_table(table):
         found.add(row.path, row.label, row.source, known)
     return found
 
 
-def _by_names(folder: Path, known: _Known) -> Collection:
+def _by_names(folder: Path, known: Spellings) -> Collection:
     found = Collection()
     files: list[Path] = []
     for path in files_below(folder):

@@ -1,0 +1,332 @@
+"""Decodes a PNG some rows at a time, in a mode that the preparation understands.
+
+Pillow undoes the filters and unpacks the pixels; this module inflates the rows, so that
+only a few of them are in memory, and so that it sees where their data end. An
+interlaced PNG is decoded as a whole.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from inkling.image.containers import damaged
+
+if TYPE_CHECKING:
+    from inkling.image.containers import Png
+
+    # A function that is told how many nanoseconds of CPU time the next step takes, and
+    # that raises TooLarge if this is too long.
+    Spend: TypeAlias = Callable[[int], None]
+
+__all__ = ["composing_cost", "least_cost", "mode_of", "sample", "strips"]
+
+_GREY, _RGB, _PALETTE = 0, 2, 3
+# Pillow's names for the pixels of a PNG, by depth and colour type: the mode, and the
+# layout of the bytes.
+_LAYOUTS = {
+    (1, 0): ("1", "1"),
+    (2, 0): ("L", "L;2"),
+    (4, 0): ("L", "L;4"),
+    (8, 0): ("L", "L"),
+    (16, 0): ("I;16", "I;16B"),
+    (8, 2): ("RGB", "RGB"),
+    (16, 2): ("RGB", "RGB;16B"),
+    (1, 3): ("P", "P;1"),
+    (2, 3): ("P", "P;2"),
+    (4, 3): ("P", "P;4"),
+    (8, 3): ("P", "P"),
+    (8, 4): ("LA", "LA"),
+    (16, 4): ("RGBA", "LA;16B"),
+    (8, 6): ("RGBA", "RGBA"),
+    (16, 6): ("RGBA", "RGBA;16B"),
+}
+# The modes in which Pillow undoes the filters, by the bytes of a pixel.
+_BYTES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+# The layout of a sample: a PNG of three chunks (IHDR, one IDAT, IEND; PNG, section 11),
+# 8-bit grey without interlacing.
+_SAMPLE_PIXELS = 64 * 64
+_SAMPLE_HEAD = struct.Struct(">8x8sII5s")
+_PLAIN_GREY = b"\x00\x00\x00\x0dIHDR" + bytes([8, 0, 0, 0, 0])
+_IDAT = struct.Struct(">I4s")
+_IDAT_CRC = zlib.crc32(b"IDAT")
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_SAMPLE_DATA = 41
+_SAMPLE_LEAST = _SAMPLE_DATA + 4 + len(_PNG_END)
+_STRIP_BYTES = 1 << 18
+_INPUT_BYTES = 1 << 14
+# A stored block of deflate: its kind, its length and the complement of its length.
+_STORED = struct.Struct("<BHH")
+_STORED_BYTES = 0xFFFF
+_ZLIB_HEADER = b"\x78\x01"
+_PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+# CPU time in nanoseconds, measured: to inflate a byte of the file, at most, and a byte
+# of the rows; to undo the filter of a byte, by filter; to drop the low byte of 16 bits;
+# to unpack and convert a pixel, by the mode that it gets.
+_INFLATE_IN, _INFLATE_OUT, _COPY_OUT = 20, 3.2, 0.5
+_UNFILTER = (1.4, 1.4, 1.4, 1.9, 5.6)
+_HALVE = 1.0
+_CONVERT = {"L": 1.5, "RGB": 2.0, "RGBA": 6.0}
+# To compose a decoded pixel over a ground.
+_COMPOSE = 14
+_ROW, _STRIP = 150, 60_000
+# Rows of the seven passes are inflated twice, and unpacked pixel by pixel.
+_SLOW_PASSES = 1.6
+
+
+def composing_cost(png: Png, size: tuple[int, int]) -> int:
+    """Return the CPU time, in nanoseconds, that transparency takes after decoding.
+
+    Args:
+        png: The file.
+        size: Width and height of the decoded picture, in pixels.
+    """
+    return _COMPOSE * size[0] * size[1] if _pixel_mode(png) == "RGBA" else 0
+
+
+def sample(image: bytes) -> Image.Image | None:
+    """Return the picture in a small grey PNG of three chunks; None for other bytes.
+
+    Most images at a busy gateway are such samples, and the general way takes four times
+    as long. For a damaged file the result is None, so that the general way refuses it.
+    """
+    if len(image) < _SAMPLE_LEAST or not image.endswith(_PNG_END):
+        return None
+    header, width, height, kind = _SAMPLE_HEAD.unpack_from(image)
+    end = len(image) - len(_PNG_END) - 4
+    idat = image[_SAMPLE_DATA:end]
+    if header + kind != _PLAIN_GREY or not 0 < width * height <= _SAMPLE_PIXELS:
+        return None
+    if image[_SAMPLE_DATA - 8 : _SAMPLE_DATA] != _IDAT.pack(len(idat), b"IDAT"):
+        return None
+    whole = zlib.crc32(image[12:29]).to_bytes(4, "big") == image[29:33]
+    whole &= zlib.crc32(idat, _IDAT_CRC).to_bytes(4, "big") == image[end : end + 4]
+    if not whole:
+        return None
+    length = height * (1 + width)
+    try:
+        # Pillow takes data that end with a row for a whole picture.
+        if len(zlib.decompressobj().decompress(idat, length)) < length:
+            return None
+        return Image.frombytes("L", (width, height), idat, "zip", "L", 0)
+    except (ValueError, zlib.error):
+        return None
+
+
+def mode_of(png: Png) -> str:
+    """Return Pillow's name for the pixels of the file."""
+    return _LAYOUTS[png.depth, png.colour][0]
+
+
+def least_cost(png: Png) -> int:
+    """Return the CPU time, in nanoseconds, that decoding takes at least."""
+    least = (_COPY_OUT + _UNFILTER[0] / (2 if png.depth == 16 else 1)) * png.row_bytes
+    return round(png.height * (least + _ROW + _CONVERT[_pixel_mode(png)] * png.width))
+
+
+def _pixel_mode(png: Png) -> str:
+    """Return the mode of the decoded picture: `L`, `RGB` or `RGBA`."""
+    if png.colour >= 4 or png.transparency is not None:
+        return "RGBA"
+    return "L" if png.colour == _GREY else "RGB"
+
+
+def strips(png: Png, multiple: int, spend: Spend) -> Iterator[Image.Image]:
+    """Yield the picture from top to bottom, as pictures of its full width.
+
+    Args:
+        png: The file.
+        multiple: All strips but the last have a multiple of this many rows.
+        spend: A function that is told the CPU time of every step before it is done.
+
+    Raises:
+        InvalidImage: The data are damaged or end before the last row.
+        TooLarge: `spend` raised it.
+    """
+    try:
+        if png.interlaced:
+            yield _decoded(_interlaced(png, spend), png)
+        else:
+            for strip in _in_order(png, multiple, spend):
+                yield _decoded(strip, png)
+    except (ValueError, zlib.error):
+        raise damaged("PNG") from None
+
+
+class _Rows:
+    """The filtered rows of a PNG, inflated as they are read."""
+
+    def __init__(self, pieces: Iterable[memoryview]) -> None:
+        self._pieces = (
+            piece[start : start + _INPUT_BYTES]
+            for piece in pieces
+            for start in range(0, len(piece), _INPUT_BYTES)
+        )
+        self._inflate = zlib.decompressobj()
+        self._rest: memoryview | bytes | None = b""
+        self.bytes_in = 0  # bytes of the file that the last read took
+
+    def read(self, length: int) -> bytes:
+        """Return `length` bytes.
+
+        Raises:
+            ValueError: The data end before.
+            zlib.error: The data are damaged.
+        """
+        self.bytes_in = 0
+        found = self._inflate.decompress(b"", length)
+        parts = [found]
+        left = length - len(found)
+        while left:
+            if not self._rest:
+                self._rest = next(self._pieces, None)
+                if self._rest is None or self._inflate.eof:
+                    raise ValueError("the rows end too early")
+                self.bytes_in += len(self._rest)
+            parts.append(self._inflate.decompress(self._rest, left))
+            self._rest = self._inflate.unconsumed_tail
+            left -= len(parts[-1])
+        return b"".join(parts)
+
+
+def _in_order(png: Png, multiple: int, spend: Spend) -> Iterator[Image.Image]:
+    """Yield the rows with their filters undone, as pictures of whole bytes."""
+    rows, stride, above = _Rows(png.data), png.row_bytes + 1, b""
+    height = multiple * max(1, _STRIP_BYTES // (stride * multiple))
+    for top in range(0, png.height, height):
+        count = min(height, png.height - top)
+        raw = rows.read(count * stride)
+        spend(_cost(png, raw, stride, rows.bytes_in))
+        strip = _unfiltered(
+            _high_bytes(raw, stride) if png.depth == 16 else raw, above, png
+        )
+        if top + count < png.height:
+            above = strip.crop((0, count - 1, strip.width, count)).tobytes()
+        yield strip
+
+
+def _high_bytes(raw: bytes, stride: int) -> bytes:
+    """Return rows of 16-bit samples as rows of 8 bits.
+
+    Filters work on each byte of a pixel by itself, so the low bytes are not needed.
+    """
+    table = np.frombuffer(raw, np.uint8).reshape(-1, stride)
+    high = np.empty((len(table), 1 + stride // 2), np.uint8)
+    high[:, 0], high[:, 1:] = table[:, 0], table[:, 1::2]
+    return high.tobytes()
+
+
+def _unfiltered(raw: bytes, above: bytes, png: Png) -> Image.Image:
+    """Return the bytes of the rows, without their filters.
+
+    Args:
+        raw: The rows, each behind the byte that names its filter.
+        above: The row above them without its filter; empty at the top.
+        png: The file.
+    """
+    unit = max(1, png.pixel_bits // max(8, png.depth))
+    width = png.row_bytes // (unit * max(8, png.depth) // 8)
+    mode, first = _BYTES[unit], bool(above)
+    height = len(raw) // (1 + unit * width) + first
+    # The row above becomes a row without a filter.
+    data = _stored(b"\x00" + above if above else b"", raw)
+    rows = Image.frombytes(mode, (width, height), data, "zip", mode, 0)
+    return rows.crop((0, 1, width, height)) if first else rows
+
+
+def _stored(*parts: bytes) -> bytes:
+    """Return bytes in the format of zlib, without compressing them."""
+    pieces: list[bytes | memoryview] = [_ZLIB_HEADER]
+    for part in parts:
+        view = memoryview(part)
+        for start in range(0, len(part), _STORED_BYTES):
+            block = view[start : start + _STORED_BYTES]
+            pieces += [_STORED.pack(0, len(block), len(block) ^ _STORED_BYTES), block]
+    return b"".join(pieces)
+
+
+def _interlaced(png: Png, spend: Spend) -> Image.Image:
+    """Return the pixels of an interlaced file; its rows are counted first."""
+    rows = _Rows(png.data)
+    for across, down, step_across, step_down in _PASSES:
+        width = (png.width - across + step_across - 1) // step_across
+        height = (png.height - down + step_down - 1) // step_down
+        if width <= 0 or height <= 0:
+            continue
+        stride = 1 + (width * png.pixel_bits + 7) // 8
+        many = max(1, _STRIP_BYTES // stride)
+        for top in range(0, height, many):
+            raw = rows.read(min(many, height - top) * stride)
+            spend(round(_SLOW_PASSES * _cost(png, raw, stride, rows.bytes_in)))
+    mode, layout = _LAYOUTS[png.depth, png.colour]
+    size = (png.width, png.height)
+    return Image.frombytes(mode, size, b"".join(png.data), "zip", layout, 1)
+
+
+def _cost(png: Png, raw: bytes, stride: int, bytes_in: int) -> int:
+    """Return the CPU time, in nanoseconds, that filtered rows take at most."""
+    filters, length = raw[::stride], stride - 1
+    undo = sum(filters.count(kind) * cost for kind, cost in enumerate(_UNFILTER))
+    pixels = len(filters) * length * 8 // png.pixel_bits
+    inflate = min(_INFLATE_IN * bytes_in, _INFLATE_OUT * len(raw)) + _COPY_OUT * len(
+        raw
+    )
+    wide = png.depth == 16
+    halve = _HALVE * len(raw) if wide else 0
+    return round(
+        inflate
+        + halve
+        + undo * length / (2 if wide else 1)
+        + _CONVERT[_pixel_mode(png)] * pixels
+        + _ROW * len(filters)
+        + _STRIP
+    )
+
+
+def _decoded(pixels: Image.Image, png: Png) -> Image.Image:
+    """Return unfiltered rows, or an interlaced picture, in the of `_pixel_mode`."""
+    mode, layout = _LAYOUTS[png.depth, png.colour]
+    if png.depth < 8 and not png.interlaced:
+        size = (png.width, pixels.height)
+        pixels = Image.frombytes(mode, size, pixels.tobytes(), "raw", layout)
+    if pixels.mode == "1":
+        pixels = pixels.convert("L")
+    if pixels.mode == "I;16":
+        # Pillow's own conversion from 16 bits would clip nearly all to white.
+        pixels = Image.fromarray((np.asarray(pixels) >> 8).astype(np.uint8))
+    if png.colour == _PALETTE:
+        pixels.putpalette(png.palette)
+    if png.transparency is not None and png.colour <= _PALETTE:
+        pixels.info["transparency"] = _transparency(png, png.transparency)
+    wanted = _pixel_mode(png)
+    # A conversion to the same mode would cost a copy.
+    return pixels if pixels.mode == wanted else pixels.convert(wanted)
+
+
+def _transparency(png: Png, content: bytes) -> bytes | int | tuple[int, ...]:
+    """Return the transparent colour in 8 bits, or the opacities of the palette."""
+    if png.colour == _PALETTE:
+        return content[: len(png.palette) // 3]
+    samples = 3 if png.colour == _RGB else 1
+    if len(content) < 2 * samples:
+        raise ValueError("the transparent colour is cut off")
+    values = struct.unpack_from(f">{samples}H", content)
+    if png.depth == 16:
+        scaled = tuple(value >> 8 for value in values)
+    else:
+        most = (1 << png.depth) - 1
+        scaled = tuple((value & most) * 255 // most for value in values)
+    return scaled if samples == 3 else scaled[0]

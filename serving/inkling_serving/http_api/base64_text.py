@@ -1,0 +1,71 @@
+"""Pictures as text: base64 in the forms in which callers write it, and data: URLs."""
+
+from __future__ import annotations
+
+import binascii
+import re
+
+from inkling.errors import InvalidRequest
+
+__all__ = ["decoded", "is_picture_text"]
+
+# PNG and JPEG begin with these letters in base64, and in base64url.
+_STARTS = (b"iVBORw0KGg", b"/9j/", b"_9j_")
+_SCHEME = b"data:"
+# The part of a data: URL before its data (RFC 2397); a longer one is none.
+_MAX_HEAD = 256
+_IS_BASE64 = re.compile(rb";\s*base64\s*$", re.IGNORECASE)
+# base64url (RFC 4648, section 5), and a plus sign that a form has turned into a space.
+_STANDARD = bytes.maketrans(b"-_ ", b"+/+")
+_LINE_ENDS = b"\r\n\t"
+_WRONG = (
+    "The picture is not base64 (RFC 4648). Both alphabets, missing padding and line "
+    "breaks are understood; other characters and cut texts are not."
+)
+
+
+def is_picture_text(text: bytes) -> bool:
+    """Return whether a text is a data: URL, or begins as a picture in base64 does."""
+    start = text[:64].lstrip()
+    return start[: len(_SCHEME)].lower() == _SCHEME or start.startswith(_STARTS)
+
+
+def decoded(text: str | bytes) -> bytes:
+    """Return the bytes of a text in base64, or of a data: URL.
+
+    Raises:
+        InvalidRequest: The text is neither, or is a data: URL without base64.
+    """
+    try:
+        # The largest texts have the plain form, of which no copy is needed.
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:  # binascii.Error is one
+        pass
+    try:
+        bare = _bare(text.encode("ascii") if isinstance(text, str) else text)
+        return binascii.a2b_base64(bare, strict_mode=True)
+    except ValueError:
+        raise InvalidRequest(_WRONG) from None
+
+
+def _bare(text: bytes) -> bytes:
+    """Return a text without its data: URL and line ends, in the standard alphabet."""
+    text = _after_head(text.strip())
+    without = text.translate(None, _LINE_ENDS)
+    if len(without) != len(text) and b" " in without:
+        raise InvalidRequest(_WRONG)  # a space may be indentation or a plus sign
+    data = without.translate(_STANDARD).rstrip(b"=")
+    return data + b"=" * (-len(data) % 4)
+
+
+def _after_head(text: bytes) -> bytes:
+    if text[: len(_SCHEME)].lower() != _SCHEME:
+        return text
+    head, comma, data = text[:_MAX_HEAD].partition(b",")
+    if not comma or not _IS_BASE64.search(head):
+        raise InvalidRequest(
+            "The data: URL is not in base64; expected data:image/png;base64,... (an "
+            'empty canvas gives "data:,").'
+        )
+    del data
+    return text[len(head) + 1 :]

@@ -1,0 +1,56 @@
+"""uvicorn's flow control of a connection, with limits on both directions."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+__all__ = ["Flow"]
+
+# A client that does not take an answer for so long is disconnected; at the end, sooner.
+_TAKE_TIMEOUT_S, _LAST_TAKE_TIMEOUT_S = 30.0, 2.0
+
+
+class Flow(FlowControl):
+    """Reads no more while too many bytes came early; writes for a limited time.
+
+    Attributes:
+        full: Whether too many bytes came early.
+        last: Whether the server ends.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, last: bool
+    ) -> None:
+        super().__init__(transport)
+        self._loop = loop
+        self._take_by: asyncio.TimerHandle | None = None
+        self.full, self.last = False, last
+
+    def resume_reading(self) -> None:
+        """Read on, unless too many bytes came early; uvicorn does at each answer."""
+        if not self.full:
+            super().resume_reading()
+
+    def pause_writing(self) -> None:
+        """Limit the time in which the client takes an answer; uvicorn waits forever."""
+        super().pause_writing()
+        self.limit_taking()
+
+    def resume_writing(self) -> None:
+        """Stop the timer."""
+        self.stop()
+        super().resume_writing()
+
+    def limit_taking(self) -> None:
+        """Abort the connection, unless its client takes what was written in time."""
+        self.stop()
+        within_s = _LAST_TAKE_TIMEOUT_S if self.last else _TAKE_TIMEOUT_S
+        self._take_by = self._loop.call_later(within_s, self._transport.abort)
+
+    def stop(self) -> None:
+        """Stop the timer; the connection has ended."""
+        if self._take_by is not None:
+            self._take_by.cancel()
+            self._take_by = None
