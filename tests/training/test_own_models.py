@@ -534,15 +534,16 @@ def test_an_interrupted_publication_leaves_nothing(tmp_path: Path) -> None:
         str(tmp_path / "model.keras"),
     ]
     options = ["--name", "own", "--labels", "a,b,c", "--models-dir", "models"]
-    process = subprocess.Popen(
+
+    with subprocess.Popen(
         [*command, *options], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Converting"):
+                process.send_signal(signal.SIGINT)
+                break
+        process.stdout.read()
 
-    for line in process.stdout:
-        if line.startswith("Converting"):
-            process.send_signal(signal.SIGINT)
-            break
-
-    assert process.wait() == 130
+    assert process.returncode == 130
     assert not (tmp_path / "models" / "own").exists()

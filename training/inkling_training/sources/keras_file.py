@@ -27,6 +27,7 @@ from inkling_training.sources.source import (
     Choice,
     Source,
     UnusableModel,
+    chosen,
     native,
     shape_of,
     two_dimensional,
@@ -213,23 +214,7 @@ def _place(name: str, model: Any, output: str | None) -> int:
         names = sorted(model.output)  # as Keras flattens it
     elif len(names) > 1:
         names = list(model.output_names)
-    return place_of(name, names, output)
-
-
-def place_of(name: str, names: list[str], output: str | None) -> int:
-    """Return the place of an output by its name.
-
-    Raises:
-        UnusableModel: There are several and none is chosen, or none has the name.
-    """
-    if output is None and len(names) == 1:
-        return 0
-    if output in names:
-        return names.index(output)
-    has = f"the outputs {', '.join(names):.200}"
-    if output is None:
-        raise UnusableModel(f"{name} has {has}. Choose one with --output NAME.")
-    raise UnusableModel(f"{name} has no output {output!r:.60}; it has {has}.")
+    return names.index(chosen(name, "output", names, output))
 
 
 def _in_float32(model: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from inkling_training.sources.source import (
     Choice,
     Source,
     UnusableModel,
+    chosen,
     native,
     shape_of,
     two_dimensional,
@@ -96,23 +97,16 @@ def _operations(saved: Any) -> set[str]:
     return found
 
 
-def _signature(name: str, signatures: dict[str, Any], chosen: str | None) -> Any:
+def _signature(name: str, signatures: dict[str, Any], wished: str | None) -> Any:
     names = sorted(set(signatures) - {_NOT_FOR_USERS})
     if not names:
         raise UnusableModel(
             f"{name} has no signature; save it with model.export('folder'), or with "
             "tf.saved_model.save(model, 'folder', signatures=function)."
         )
-    if chosen is None and "serving_default" in names:
+    if wished is None and "serving_default" in names:
         return signatures["serving_default"]
-    if chosen is None and len(names) == 1:
-        return signatures[names[0]]
-    if chosen in names:
-        return signatures[chosen]
-    has = f"the signatures {', '.join(names):.200}"
-    if chosen is None:
-        raise UnusableModel(f"{name} has {has}. Choose one with --signature NAME.")
-    raise UnusableModel(f"{name} has no signature {chosen!r:.60}; it has {has}.")
+    return signatures[chosen(name, "signature", names, wished)]
 
 
 def _source(
@@ -127,7 +121,8 @@ def _source(
     [(key, spec)] = inputs.items()
     shape = tuple(spec.shape) if spec.shape.rank is not None else ()
     layout, height, width, channels = shape_of(shape, spec.dtype.name, name)
-    output = _output(name, signature.structured_outputs, choice.output)
+    names = sorted(signature.structured_outputs)
+    output = chosen(name, "output", names, choice.output)
 
     def traced(batch: Any) -> Any:
         return _asked(signature, key, output, layout, spec.dtype)(batch)
@@ -175,18 +170,6 @@ def _asked(
         return signature(**{key: tf.cast(batch, dtype)})[output]
 
     return asked
-
-
-def _output(name: str, outputs: Iterable[str], chosen: str | None) -> str:
-    names = sorted(outputs)
-    if chosen is None and len(names) == 1:
-        return names[0]
-    if chosen in names:
-        return str(chosen)
-    has = f"the outputs {', '.join(names):.200}"
-    if chosen is None:
-        raise UnusableModel(f"{name} has {has}. Choose one with --output NAME.")
-    raise UnusableModel(f"{name} has no output {chosen!r:.60}; it has {has}.")
 
 
 def _activation(signature: Any, output: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,6 +21,7 @@ __all__ = [
     "Choice",
     "Source",
     "UnusableModel",
+    "chosen",
     "native",
     "shape_of",
     "two_dimensional",
@@ -134,6 +135,28 @@ def shape_of(
 
 def _shown(shape: tuple[int | None, ...]) -> str:
     return "(" + ", ".join("?" if side is None else str(side) for side in shape) + ")"
+
+
+def chosen(name: str, kind: str, names: Sequence[str], wished: str | None) -> str:
+    """Return the one of several names that the caller chose.
+
+    Args:
+        name: The model, for the message.
+        kind: `output` or `signature`, which is also the option.
+        names: The names that the model has.
+        wished: The caller's choice; None if there is no choice.
+
+    Raises:
+        UnusableModel: There are several and none is chosen, or none has the name.
+    """
+    if wished is None and len(names) == 1:
+        return names[0]
+    if wished in names:
+        return str(wished)
+    has = f"the {kind}s {', '.join(names):.200}"
+    if wished is None:
+        raise UnusableModel(f"{name} has {has}. Choose one with --{kind} NAME.")
+    raise UnusableModel(f"{name} has no {kind} {wished!r:.60}; it has {has}.")
 
 
 def native(inputs: Inputs, layout: str, dtype: str) -> npt.NDArray[Any]:
