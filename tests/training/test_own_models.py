@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -521,6 +522,67 @@ def test_a_preparation_of_another_ecosystem(tmp_path: Path, publish: Publish) ->
     contract = Repository(tmp_path / "models").newest("own").contract()
     assert isinstance(contract, Contract)
     assert contract.labels == ("yes", "no")
+
+
+def _in_keras_two(path: Path) -> None:
+    """Give an `.h5` file the configuration that Keras 2 wrote for the same layers."""
+
+    def layer(kind: str, name: str, nodes: Any, **config: Any) -> dict[str, Any]:
+        config = {"name": name, "dtype": "float32", **config}
+        return {
+            "class_name": kind,
+            "name": name,
+            "config": config,
+            "inbound_nodes": nodes,
+        }
+
+    def arithmetic(function: str, after: str, value: float) -> dict[str, Any]:
+        node = [after, 0, 0, {"y": value, "name": None}]
+        name = f"tf.{function}"
+        return layer("TFOpLambda", name, [node], function=function)
+
+    shape = [None, 24, 24, 3]
+    found = [
+        layer("InputLayer", "start", [], batch_input_shape=shape),
+        arithmetic("math.truediv", "start", 127.5),
+        arithmetic("math.subtract", "tf.math.truediv", 1.0),
+        layer(
+            *("DepthwiseConv2D", "depth", [[["tf.math.subtract", 0, 0, {}]]]),
+            kernel_size=[3, 3],
+            groups=1,
+        ),
+        layer("Flatten", "flat", [[["depth", 0, 0, {}]]]),
+        layer(*("Dense", "end", [[["flat", 0, 0, {}]]]), units=3, activation="softmax"),
+    ]
+    config = {
+        "name": "old",
+        "layers": found,
+        "input_layers": [["start", 0, 0]],
+        "output_layers": [["end", 0, 0]],
+    }
+    with h5py.File(path, "r+") as file:
+        file.attrs["model_config"] = json.dumps(
+            {"class_name": "Functional", "config": config}
+        )
+        file.attrs["keras_version"] = "2.9.0"
+
+
+def test_a_file_of_keras_two(tmp_path: Path, publish: Publish) -> None:
+    """An `.h5` file of Keras 2 with arithmetic inside the model is read as it was."""
+    start = keras.Input((24, 24, 3), name="start")
+    x = layers.DepthwiseConv2D(3, name="depth")(start / 127.5 - 1.0)
+    x = layers.Flatten(name="flat")(x)
+    model = keras.Model(start, layers.Dense(3, activation="softmax", name="end")(x))
+    model.save(tmp_path / "model.h5")
+    _in_keras_two(tmp_path / "model.h5")
+    before = (tmp_path / "model.h5").read_bytes()
+
+    done = publish(tmp_path / "model.h5", "--labels", "a,b,c")
+
+    assert done.code == 0, done.err
+    assert "the model divides them by 127.5" in done.out
+    assert before == (tmp_path / "model.h5").read_bytes()
+    _check(tmp_path / "models", _asked(model))
 
 
 def test_an_interrupted_publication_leaves_nothing(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from inkling_training.sources.guards import (
     keras_archive,
     objects,
 )
+from inkling_training.sources.keras_two import CLASSES, as_keras_three
 from inkling_training.sources.source import (
     Choice,
     Source,
@@ -45,14 +46,6 @@ _HALF_POLICIES = {
 _BATCH = 32
 # Keras stores a weight in half a byte at least, and zip archives shrink zeros.
 _LEAST_WEIGHTS, _WEIGHTS_PER_BYTE = 1_000_000, 16
-
-
-class _DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]
-    """Keras 2 wrote an argument that Keras 3 does not know; its only value was 1."""
-
-    def __init__(self, *args: Any, groups: int = 1, **kwargs: Any) -> None:
-        del groups
-        super().__init__(*args, **kwargs)
 
 
 def open_keras(path: Path, choice: Choice) -> Source:
@@ -94,7 +87,8 @@ def open_h5(path: Path, choice: Choice) -> Source:
             "model.save('model.keras')."
         )
     check_code(path.name, config, trust=choice.trust)
-    return _opened(path, digest, config, choice)
+    with as_keras_three(path, config) as readable:
+        return _opened(readable, digest, config, choice)
 
 
 def _opened(path: Path, digest: str, config: Any, choice: Choice) -> Source:
@@ -102,7 +96,7 @@ def _opened(path: Path, digest: str, config: Any, choice: Choice) -> Source:
         with quiet_stderr():
             model = keras.models.load_model(
                 path,
-                custom_objects={"DepthwiseConv2D": _DepthwiseConv2D},
+                custom_objects=dict(CLASSES),
                 compile=False,
                 safe_mode=not choice.trust,
             )
@@ -166,16 +160,12 @@ def _source(name: str, digest: str, model: Any, choice: Choice) -> Source:
 
     def raw(batch: Any) -> Any:
         parts = np.array_split(batch, range(_BATCH, len(batch), _BATCH))
-        answers = [
-            keras.tree.flatten(model(native(part, layout, dtype), training=False))
-            for part in parts
-        ]
+        answers = [_called(model, native(part, layout, dtype)) for part in parts]
         found = [keras.ops.cast(one[place], "float32").numpy() for one in answers]
         return two_dimensional(np.concatenate(found), name)
 
     def traced(batch: Any) -> Any:
-        ready = _native(batch, layout, dtype)
-        return keras.tree.flatten(exported(ready, training=False))[place]
+        return _called(exported, _native(batch, layout, dtype))[place]
 
     return Source(
         name=name,
@@ -196,6 +186,14 @@ def _source(name: str, digest: str, model: Any, choice: Choice) -> Source:
         # layers beside them would triple the time of saving.
         tracked=[variable.value for variable in exported.variables],
     )
+
+
+def _called(model: Any, batch: Any) -> list[Any]:
+    """Return a model's outputs, whatever structure its one input has."""
+    structure = getattr(model, "_inputs_struct", None)
+    if structure is not None:
+        batch = keras.tree.pack_sequence_as(structure, [batch])
+    return list(keras.tree.flatten(model(batch, training=False)))
 
 
 def _native(batch: Any, layout: str, dtype: str) -> Any:

@@ -62,14 +62,14 @@ def _values(layer: Any) -> tuple[str, str] | None:
         if mean > 2:
             return "bytes", said
         return ("unit", said) if 0 < mean <= 1 else None
-    if kind in ("TrueDivide", "Divide"):
+    if kind in ("TrueDivide", "Divide") or getattr(layer, "divides", False):
         return _divided(layer)
     return None
 
 
 def _divided(operation: Any) -> tuple[str, str] | None:
     for node in operation._inbound_nodes:
-        for value in node.arguments.args[1:]:
+        for value in (*node.arguments.args[1:], *node.arguments.kwargs.values()):
             if isinstance(value, int | float) and 100 <= value <= 256:
                 return "bytes", f"the model divides them by {value:g}"
     return None
