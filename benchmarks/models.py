@@ -71,7 +71,7 @@ def _is_digit_model(folder: Path, name: str) -> bool:
         contract = Repository(folder).newest(name).contract()
     except InklingError:
         return False
-    return contract.input_shape == (28, 28, 1) and contract.finder == "ink-1"
+    return contract.input_shape == (28, 28, 1) and contract.finder != "none"
 
 
 def publish_as_sample(models_dir: Path, target: Path) -> None:

@@ -62,10 +62,20 @@ class Contract:
         kind: Under `photo_of_one_object`, the preprocessing finds the object in a
             picture and frames it as the training pictures are framed. Under `sample`,
             it uses the whole picture. Under either kind, a picture that already has
-            the size of the model input is a sample.
-        finder: The procedure that finds the object. `ink-1` is `inkling.image.ink`, for
-            one object written on paper; a sample has `none`. A procedure never
-            changes under its name, so the inputs of a published model stay the same.
+            the size of the model input is a sample; `ink-2` restricts this.
+        finder: The procedure that finds the object; a sample has `none`. A procedure
+            never changes under its name, so the inputs of a published model stay the
+            same. `ink-1` is `inkling.image.ink`, for one object written on paper.
+            `ink-2` is the same search with two further rules. A picture of the model
+            input's size is a sample only if it is framed like one
+            (`inkling.image.sample`); otherwise its object is found and framed. And a
+            picture that was cut along the writing gets a margin of its own paper
+            before the search (`inkling.image.crop`).
+        grey: How a colour picture becomes grey if `channels` is 1. `luminance` is ITU-R
+            601-2. `contrast` chooses for each picture between luminance and five
+            projections that show the ink (`inkling.image.grey`). It also puts the
+            background under transparent parts by the luminance of the opaque parts,
+            and not by the mean of their channels.
         resize: How a picture gets the proportions of the input: `stretch` changes its
             proportions, `fit` pads the rest, and `cover` cuts the rest off.
         aspect: How `fit` and `cover` do so. `scaling` scales the picture, then pads it
@@ -98,7 +108,8 @@ class Contract:
         box: Side of that box, in pixels, 1 to 4096.
         min_side: A picture is reduced to 1/2, 1/4 or 1/8 scale if both sides keep at
             least this many pixels, 1 to 8192. A JPEG is decoded at that scale; a PNG
-            is averaged.
+            is averaged. A picture that would keep more than 4,194,304 pixels is reduced
+            further, down to 1/8.
         channel_order: `rgb`, or `bgr` if the model's first channel is blue.
         layout: `hwc` if the model input has the shape (height, width, channels), or
             `chw` for (channels, height, width).
@@ -131,6 +142,7 @@ class Contract:
     kind: str
     training_data: TrainingData
     finder: str = "none"
+    grey: str = "luminance"
     resize: str = "fit"
     aspect: str = "scaling"
     crop: float = 1.0
@@ -199,7 +211,7 @@ class Contract:
             raise InvalidContract(
                 'The text is not a contract; expected a JSON object with a "format".'
             ) from None
-        if found not in (1, CONTRACT_FORMAT):
+        if type(found) is not int or found not in (1, CONTRACT_FORMAT):
             raise InvalidContract(
                 f"The contract has format {found!r:.20}; this Inkling reads the "
                 f"formats 1 and {CONTRACT_FORMAT}. Use the Inkling that published the "
@@ -232,6 +244,7 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
 
 # Fields that format 1 does not have, with the only values that it could mean.
 _NOT_IN_FIRST_FORMAT: dict[str, Any] = {
+    "grey": "luminance",
     "aspect": "scaling",
     "crop": 1.0,
     "antialias": True,

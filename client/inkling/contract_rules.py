@@ -31,7 +31,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "alpha": ("contrast", "white", "black", "dropped"),
     "polarity": ("light_on_dark", "dark_on_light", "auto", "as_is"),
     "centring": ("none", "mass"),
-    "finder": ("none", "ink-1"),
+    "finder": ("none", "ink-1", "ink-2"),
+    "grey": ("luminance", "contrast"),
 }
 # The filters that `tf.image.resize` has without antialiasing.
 _WITHOUT_ANTIALIASING = ("bilinear", "nearest", "bicubic")
@@ -55,6 +56,11 @@ def check_rules(contract: Contract) -> None:
             f"The contract's kind is {contract.kind} and its finder is "
             f"{contract.finder}; use the finder none for a sample, and a finder for a "
             "photo_of_one_object."
+        )
+    if contract.grey == "contrast" and contract.channels != 1:
+        raise InvalidContract(
+            f"The contract's grey is contrast and it has {contract.channels} channels; "
+            "use luminance, or 1 channel."
         )
     _check_figures(contract)
     _check_resampling(contract)

@@ -6,13 +6,12 @@ import argparse
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from inkling.cli.commands import add_connection, connection_options
 from inkling.errors import InvalidRequest
+from inkling.network.address import HTTP_PORT, Address
 from inkling_loadtest.slo import GRAMMAR, Objective, latency_limits, parse
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)?")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
 _DEFAULT_SECONDS = {"soak": 1800.0, "capacity": 280.0}
 _OPEN_LOOP_USERS = 100
-# The gateway's port for HTTP, where a target names its gRPC port only.
-_HTTP_PORT = 8080
 _METRICS_TIMEOUT_S = 2.0
 
 
@@ -42,7 +39,7 @@ class Options:
     """The checked options of a load test; a report shows them all, and no API key.
 
     Attributes:
-        target: `http://host:port`, `https://...` or `grpc://host:port`.
+        target: `http://host:port`, `https://...`, `grpc://host:port` or `grpcs://...`.
         model: Which model is asked.
         tls: Whether a gRPC connection is encrypted.
         root_certificates: A PEM file of the authorities to trust; None for the usual.
@@ -92,12 +89,7 @@ class Options:
     @property
     def protocol(self) -> str:
         """`http` or `grpc`."""
-        return "grpc" if self.target.startswith("grpc:") else "http"
-
-    @property
-    def address(self) -> str:
-        """The address as `inkling.connect` takes it: a URL, or `host:port` of gRPC."""
-        return self.target.removeprefix("grpc://")
+        return "grpc" if Address.parse(self.target).is_grpc else "http"
 
     @property
     def is_open(self) -> bool:
@@ -112,7 +104,7 @@ class Options:
         """
         from inkling.gateway.connection import Connection  # noqa: PLC0415 - reads TLS
 
-        return Connection.to(self.address, self._connection_options())
+        return Connection.to(self.target, self._connection_options())
 
     def connect(self) -> Classifier:
         """Return a classifier for the requests before the load.
@@ -122,7 +114,7 @@ class Options:
         """
         from inkling import connect  # noqa: PLC0415 - gRPC only where it is used
 
-        return connect(self.address, **self._connection_options())
+        return connect(self.target, **self._connection_options())
 
     def metrics_connection(self) -> Connection:
         """Return the connection to the gateway's metrics, over HTTP.
@@ -135,18 +127,19 @@ class Options:
         from inkling.gateway.connection import Connection  # noqa: PLC0415 - as above
 
         gateway = self.connection()
-        host, url = urlsplit(self.target).hostname, self.metrics_url
-        if not url and self.protocol == "http":
+        address, url = gateway.address, self.metrics_url
+        if not url and not address.is_grpc:
             url = f"{self.target}/metrics"
         elif not url:
             scheme = "https" if gateway.is_encrypted else "http"
-            shown = f"[{host}]" if ":" in (host or "") else host
-            url = f"{scheme}://{shown}:{_HTTP_PORT}/metrics"
-        names = ["api_key"] if urlsplit(url).hostname == host else []
-        if url.startswith("https:"):
+            url = f"{Address(scheme, address.host, HTTP_PORT).url}/metrics"
+        metrics = Address.parse(url)
+        names = ["api_key"] if metrics.host == address.host else []
+        if metrics.is_encrypted:
             names += ["root_certificates", "client_certificate", "client_key"]
         secured = {name: getattr(gateway, name) for name in names}
-        return Connection.to(url, {"timeout_s": _METRICS_TIMEOUT_S, **secured})
+        direct = {"timeout_s": _METRICS_TIMEOUT_S, "use_proxy": False}
+        return Connection.to(url, {**direct, **secured})
 
     def check_addresses(self) -> None:
         """Check what `connect` and `metrics_connection` take; nothing is sent.
@@ -161,7 +154,9 @@ class Options:
 
     def _connection_options(self) -> dict[str, Any]:
         secured = connection_options(argparse.Namespace(**vars(self)))
-        return {"model": self.model, "timeout_s": self.timeout_s, **secured}
+        # A proxy would be measured in place of the gateway.
+        direct = {"timeout_s": self.timeout_s, "use_proxy": False}
+        return {"model": self.model, **direct, **secured}
 
     @classmethod
     def of(cls, given: argparse.Namespace, target: str, users: int | None) -> Options:
@@ -177,7 +172,9 @@ class Options:
             slo = (*parse("p99<=200ms"), *slo)
         seconds = _DEFAULT_SECONDS.get(given.shape, 30.0)
         options = cls(
-            target=target.rstrip("/"),
+            target=(target if "://" in target else Address.parse(target).url).rstrip(
+                "/"
+            ),
             model=given.model,
             tls=given.tls,
             root_certificates=given.root_certificates,
@@ -257,31 +254,13 @@ def duration_s(text: str) -> float:
 
 
 def _check_target(target: str, allow_remote: bool) -> str:
-    parts = urlsplit(target or "")
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme not in ("http", "https", "grpc") or not parts.hostname:
+    address = Address.parse(target or "")
+    if not allow_remote and not address.is_loopback:
         raise InvalidRequest(
-            f"--target is {target!r:.80}; expected http://host:port, https://host:port "
-            "or grpc://host:port."
-        )
-    if parts.scheme == "grpc" and port is None:
-        raise InvalidRequest(f"--target {target:.80} has no port, such as 8081.")
-    if not allow_remote and not _is_loopback(parts.hostname):
-        raise InvalidRequest(
-            f"{parts.hostname:.80} is not this machine. If you may load it, say so "
+            f"{address.host:.80} is not this machine. If you may load it, say so "
             "with --allow-remote."
         )
-    return "grpc" if parts.scheme == "grpc" else "http"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return "grpc" if address.is_grpc else "http"
 
 
 def _check_load(given: argparse.Namespace, users: int | None) -> None:

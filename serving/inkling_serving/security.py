@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from inkling.errors import InvalidRequest, Unauthenticated
 from inkling_serving.engines.credentials import engine_credentials
+from inkling_serving.runtime.poller import Repeating
 
 if TYPE_CHECKING:
     import grpc
@@ -22,6 +23,7 @@ __all__ = [
     "ANY_ORIGIN",
     "ApiKeys",
     "CertificateFiles",
+    "check_certificates",
     "check_security",
     "cors_origins",
     "grpc_credentials",
@@ -31,6 +33,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _MIN_KEY = 16
+_LOOK_S = 1.0
 _SCHEME = "bearer"
 # The probes and the files of the page contain no information about the models.
 _OPEN_PATHS = frozenset({"/livez", "/readyz", "/"})
@@ -42,7 +45,11 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class ApiKeys:
-    """The keys of a file, one on each line; with two keys, a caller may send either."""
+    """The keys of a file, one on each line; with two keys, a caller may send either.
+
+    The file may be replaced while the gateway serves. All processes look at it, and a
+    process that starts later gets the keys of the supervisor, should the file be bad.
+    """
 
     def __init__(self, path: str) -> None:
         """Read the keys; with an empty `path`, callers need no key.
@@ -51,7 +58,27 @@ class ApiKeys:
             InvalidRequest: The file cannot be read, has no key, or has a key that is
                 too short or cannot be sent in a header.
         """
+        self._path = path
+        self._state = _state_of(path) if path else ()
         self._wanted = [key.encode() for key in _keys(path)]
+
+    def renew(self) -> None:
+        """Read the file again if it was replaced; a bad file keeps the former keys."""
+        state = _state_of(self._path) if self._path else ()
+        if state == self._state:
+            return
+        self._state = state
+        try:
+            self._wanted = [key.encode() for key in _keys(self._path)]
+        except InvalidRequest as error:
+            _log.warning("the API keys stay as they were: %s", error.message)
+        else:
+            _log.info("the file of API keys was replaced; its keys are valid now")
+
+    def watch(self) -> Repeating:
+        """Look at the file once a second from now on, until `stop` is called."""
+        self.renew()
+        return Repeating("reading the API keys", self.renew, lambda: _LOOK_S)
 
     def check(self, authorization: str | bytes | None) -> None:
         """Check the header `Authorization`, if callers need a key.
@@ -178,6 +205,15 @@ def check_security(settings: Settings) -> None:
     ApiKeys(settings.api_key_file)
     cors_origins(settings)
     engine_credentials(settings)
+    check_certificates(settings)
+
+
+def check_certificates(settings: Settings) -> None:
+    """Check the files of the certificate before a process starts.
+
+    Raises:
+        InvalidRequest: A file is missing, cannot be read, or has the wrong content.
+    """
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise InvalidRequest(
             "INKLING_TLS_CERTIFICATE and INKLING_TLS_KEY go together; one of them is "

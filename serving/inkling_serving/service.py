@@ -28,6 +28,7 @@ from inkling.image.preprocess import (
     check_inputs,
     decoded_to_pixels,
     explain,
+    is_sample,
     scaled,
 )
 from inkling.model.repository import check_model_name
@@ -109,6 +110,7 @@ class Service:
         self._engine = engine
         self._limits = limits
         self._max_batch = max_batch
+        self._is_leaving = False
 
     def classify(
         self,
@@ -168,7 +170,9 @@ class Service:
         except InklingError:
             return True
         contract = servable.contract
-        return servable.quick and size == (contract.width, contract.height)
+        if not servable.quick or size != (contract.width, contract.height):
+            return False
+        return is_sample(image, contract)
 
     def explain(
         self,
@@ -247,17 +251,23 @@ class Service:
                 return status
         raise ModelNotFound(NO_SUCH_MODEL)
 
+    def leave(self) -> None:
+        """Report not ready from now on, because this process ends soon."""
+        self._is_leaving = True
+
     def check_ready(self) -> None:
-        """Check that at least one model can answer.
+        """Check that at least one model can answer, and that this process stays.
 
         Raises:
-            NotReady: All models are unavailable; `models` states the reasons.
+            NotReady: All models are unavailable, or the process ends.
         """
-        if not any(model.ready for model in self.models()):
+        if self._is_leaving:
             raise NotReady(
-                "No model can answer yet. Publish a model with: inkling train mlp. GET "
-                "/v1/models states why a published version is not served."
+                "This gateway ends. It still serves requests; send further ones to "
+                "another gateway."
             )
+        if not any(model.ready for model in self.models()):
+            raise NotReady(f"No model can answer yet. {self._engine.why_not_ready()}")
 
     def _select(self, target: Target, timings: Timings | None = None) -> Servable:
         model = check_model_name(target.model)

@@ -15,14 +15,11 @@ from typing import Any
 from inkling.errors import InvalidRequest
 from inkling.image.decoding import DEFAULT_LIMITS, Limits
 from inkling.model.repository import FORMATS, check_model_name
+from inkling_serving.engine_addresses import engine_address
+from inkling_serving.environment import PREFIX, given_settings, remarks
 from inkling_serving.runtime.cores import usable_cores
 
-__all__ = ["FOREIGN_VARIABLES", "Settings", "add_flags", "from_flags"]
-
-_PREFIX = "INKLING_"
-# Variables of other parts of Inkling, which the gateway ignores.
-FOREIGN_VARIABLES = frozenset({"INKLING_DATA_DIR"})
-
+__all__ = ["Settings", "add_flags", "from_flags"]
 
 _MAX_PORT = 65535
 _DAY_S = 86400.0
@@ -190,6 +187,20 @@ class Settings:
     body_timeout_s: float = _setting(
         10.0, "seconds in which a request body must arrive", 0, _DAY_S
     )
+    keep_alive_s: float = _setting(
+        75.0,
+        "seconds that an HTTP connection may be idle after a response; more than the "
+        "idle timeout of the load balancer in front",
+        1,
+        _DAY_S,
+    )
+    drain_delay_s: float = _setting(
+        0.0,
+        "seconds after SIGTERM in which readiness is refused and requests are still "
+        "served, so that load balancers can turn away",
+        0,
+        _DAY_S,
+    )
     drain_timeout_s: float = _setting(
         30.0, "seconds that open requests may take after SIGTERM", 0, _DAY_S
     )
@@ -206,12 +217,17 @@ class Settings:
                 raise InvalidRequest(
                     f"{_variable(item.name)} is {value}; expected {low:g} {upper}."
                 )
+        if not self.host.strip():
+            raise InvalidRequest(
+                "INKLING_HOST is empty; expected an address such as 127.0.0.1, or "
+                "0.0.0.0 for all network interfaces."
+            )
         _check_choice(self, "engine", ("embedded", "tensorflow_serving"))
         _check_choice(self, "tflite_format", FORMATS)
         _check_choice(self, "grpc_compression", ("none", "deflate", "gzip"))
         _check_choice(self, "log_level", ("debug", "info", "warning", "error"))
-        if self.engine == "tensorflow_serving":
-            _check_addresses(self.addresses)
+        if self.engine == "tensorflow_serving" and not self.addresses:
+            engine_address("")
 
     @property
     def workers_wanted(self) -> int:
@@ -232,8 +248,12 @@ class Settings:
 
     @property
     def addresses(self) -> list[str]:
-        """The addresses of TensorFlow Serving."""
-        return _listed(self.tensorflow_serving)
+        """The addresses of TensorFlow Serving, as gRPC takes them.
+
+        Raises:
+            InvalidRequest: One of them is no address.
+        """
+        return [engine_address(text) for text in _listed(self.tensorflow_serving)]
 
     @property
     def engine_calls_at_once(self) -> int:
@@ -267,19 +287,21 @@ class Settings:
             flags: Values by the names of the fields; None means that a flag is absent.
 
         Raises:
-            InvalidRequest: A variable is unknown, or a value is invalid.
+            InvalidRequest: A value is invalid.
         """
         known = {_variable(item.name): item for item in dataclasses.fields(cls)}
-        for name in environ:
-            if name.startswith(_PREFIX) and name not in known:
-                _refuse_unknown(name, list(known))
         values = {
-            item.name: _parsed(item, environ[variable])
-            for variable, item in known.items()
-            if variable in environ
+            known[variable].name: _parsed(known[variable], text)
+            for variable, text in given_settings(environ, known).items()
         }
         given = {name: value for name, value in flags.items() if value is not None}
         return cls(**{**values, **given})
+
+    @classmethod
+    def remarks(cls, environ: Mapping[str, str]) -> list[str]:
+        """Return a sentence for each INKLING_* variable that is no setting."""
+        names = [_variable(item.name) for item in dataclasses.fields(cls)]
+        return remarks(environ, names)
 
     def to_env(self) -> dict[str, str]:
         """Return the variables from which `from_env` makes the same settings."""
@@ -306,7 +328,7 @@ def from_flags(options: argparse.Namespace) -> Settings:
     """Return the settings from the environment and the parsed flags.
 
     Raises:
-        InvalidRequest: A variable is unknown, or a value is invalid.
+        InvalidRequest: A value is invalid.
     """
     names = {item.name for item in dataclasses.fields(Settings)}
     flags = {name: value for name, value in vars(options).items() if name in names}
@@ -317,39 +339,20 @@ def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _check_addresses(addresses: list[str]) -> None:
-    """Accept HOST:PORT, and URIs that gRPC knows, such as dns:///a:1 or unix:/a/b."""
-    for address in addresses or [""]:
-        host, _, port = address.rpartition(":")
-        has_port = port.isdecimal() and int(port) <= _MAX_PORT
-        if not host or not (has_port or address.startswith("unix:")):
-            raise InvalidRequest(
-                f"INKLING_TENSORFLOW_SERVING has the address {address!r:.100}; "
-                "expected HOST:PORT, such as 127.0.0.1:8500, or several with commas "
-                "between."
-            )
-
-
 def _variable(name: str) -> str:
-    return _PREFIX + name.upper()
-
-
-def _refuse_unknown(name: str, known: list[str]) -> None:
-    if name in FOREIGN_VARIABLES:
-        return
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = (
-        f"Did you mean {near[0]}?"
-        if near
-        else "inkling serve --help lists all settings."
-    )
-    raise InvalidRequest(f"The setting {name} does not exist. {hint}")
+    return PREFIX + name.upper()
 
 
 def _kind(item: dataclasses.Field[Any]) -> Callable[[str], Any]:
     if isinstance(item.default, bool):
         return _switch
-    return Path if item.name == "models_dir" else type(item.default)
+    kinds: dict[str, Callable[[str], Any]] = {"models_dir": Path, "host": _host}
+    return kinds.get(item.name, type(item.default))
+
+
+def _host(text: str) -> str:
+    """Return an address as the system takes it: [::1] has brackets in URLs only."""
+    return text.strip().removeprefix("[").removesuffix("]")
 
 
 def _switch(text: str) -> bool:

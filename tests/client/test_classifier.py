@@ -154,7 +154,7 @@ def test_a_version_label_is_asked_for(
             options = {"model": "mlp", "version_label": "stable"}
             with inkling.connect(target, **options) as classifier:
                 assert 1 == classifier.classify(picture).origin.version
-                assert "ink-1" == classifier.contract().finder
+                assert "ink-2" == classifier.contract().finder
 
 
 @pytest.mark.parametrize("form", ["file", "str of a file"])
@@ -175,7 +175,6 @@ def test_a_file_is_run_here(form: str, published: Path, picture: bytes) -> None:
 @pytest.mark.parametrize(
     ("target", "options", "words"),
     [
-        ("localhost", {}, "host:port"),
         (":8081", {}, "host:port"),
         ("localhost:", {}, "host:port"),
         ("localhost:http", {}, "host:port"),

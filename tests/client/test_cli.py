@@ -194,11 +194,14 @@ def test_models_dir_comes_from_the_environment(published: Path) -> None:
 
 
 def test_models_without_any(tmp_path: Path) -> None:
-    """An empty repository is an empty list, not an error."""
+    """An empty repository is an empty list with a remark, not an error."""
     done = _inkling("models", "--models-dir", tmp_path / "nowhere")
 
     assert len(done.stdout.splitlines()) == 1
-    assert (done.returncode, done.stderr) == (0, "")
+    assert 0 == done.returncode
+    assert f"inkling: The models directory {tmp_path}/nowhere does not exist.\n" == (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -370,13 +370,13 @@ def test_a_broken_answer_is_not_ready(start: Start) -> None:
 
 def test_another_protocol_is_not_ready(start: Start, gateway: Any) -> None:
     """What speaks no HTTP, as a gRPC port, is refused with a question for the address."""
-    server = start(answering(lambda _: b"\x00\x00\x12\x04\x00 no HTTP\n"))
+    server = start(answering(lambda _: b"no HTTP\n"))
 
     found = _refused(server.url)
 
     assert NotReady is type(found)
     assert "does not speak HTTP" in found.message
-    assert "address" in _refused(f"http://{gateway.grpc_target}").message
+    assert "a gRPC port" in _refused(f"http://{gateway.grpc_target}").message
 
 
 # Deadlines.

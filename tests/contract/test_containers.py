@@ -163,6 +163,18 @@ def test_only_the_picture_counts_as_bytes(jpeg: bytes) -> None:
         decode(_behind_the_start(jpeg, _segment(0xFE, b"x")), 512, budget)
 
 
+@pytest.mark.parametrize("place", range(8))
+def test_a_wrong_signature_is_no_png(
+    place: int, sample: np.ndarray, encode: Encode
+) -> None:
+    """A sample whose signature has a wrong byte is no picture."""
+    image = bytearray(encode(sample))
+    image[place] ^= 1
+
+    with pytest.raises(InvalidImage, match="neither PNG nor JPEG"):
+        _pixels(bytes(image))
+
+
 def _without_a_scan(jpeg: bytes) -> bytes:
     return jpeg[: jpeg.rindex(b"\xff\xda")] + b"\xff\xd9"
 

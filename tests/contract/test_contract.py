@@ -38,6 +38,8 @@ def test_hash_is_of_the_canonical_form(digit_contract: Contract) -> None:
         ("filter", "magic", "filter"),
         ("centring", "left", "centring"),
         ("finder", "ink-0", "finder"),
+        ("grey", "blue", "grey"),
+        ("format", True, "format"),
         ("channels", 2, "channels"),
         ("height", 0, "height"),
         ("height", 28.0, "height"),
@@ -92,6 +94,12 @@ def test_texts_that_are_no_contract_are_refused(text: str) -> None:
     """A text that is not a JSON object with a format is refused, however deep it nests."""
     with pytest.raises(InvalidContract):
         Contract.from_json(text)
+
+
+def test_colour_has_no_grey(digit_contract: Contract) -> None:
+    """A contract of three channels that states how to become grey is refused."""
+    with pytest.raises(InvalidContract, match="3 channels"):
+        dataclasses.replace(digit_contract, channels=3)
 
 
 def test_missing_fields_are_refused(digit_contract: Contract) -> None:

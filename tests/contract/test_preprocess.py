@@ -51,7 +51,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(
 def test_cmyk_jpeg_is_read(digit_contract: Contract, encode: Encode) -> None:
     """A JPEG in CMYK is decoded."""
     grey = np.zeros((28, 28), np.uint8)
-    grey[8:20, 12:16] = 255
+    grey[4:24, 12:16] = 255
     image = encode(Image.fromarray(grey).convert("CMYK"), "JPEG", quality=100)
 
     assert np.abs(_seen(image, digit_contract)[..., 0].astype(int) - grey).max() <= 8

@@ -12,7 +12,8 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from inkling.cli.main import parser
-from inkling_serving.settings import FOREIGN_VARIABLES, Settings
+from inkling_serving.environment import FOREIGN_VARIABLES
+from inkling_serving.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 _VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
@@ -123,7 +124,9 @@ def test_the_gateway_is_set_right(services: Services) -> None:
     assert [f"127.0.0.1:{port}:{port}" for port in ports] == gateway["ports"]
     assert [" ".join(map(str, ports))] == _dockerfile_says(gateway, "EXPOSE")
     assert settings.model_names == training.models
-    assert settings.drain_timeout_s < int(gateway["stop_grace_period"].rstrip("s"))
+    end_s = settings.drain_delay_s + settings.drain_timeout_s + 5
+    assert 5 <= settings.drain_delay_s
+    assert end_s < int(gateway["stop_grace_period"].rstrip("s"))
     assert parser().parse_args(gateway["command"]).run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -15,9 +16,10 @@ from inkling_loadtest.load.arrivals import Stage, arrivals
 from inkling_loadtest.load.capacity import Capacity, TrialResult, search
 from inkling_loadtest.load.pictures import drawn_digits, pictures_in
 from inkling_loadtest.measures.tallies import Sample, TallyTable, percentile_ms
-from inkling_loadtest.options import duration_s
+from inkling_loadtest.options import Options, add_options, duration_s
 from inkling_loadtest.report.formatting import notes
 from inkling_loadtest.slo import check, parse
+from tests.support.raw_server import RawServer, answering, response
 
 
 @pytest.mark.parametrize(
@@ -53,9 +55,9 @@ def test_objectives_that_cannot_be_read(text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--target", "ftp://127.0.0.1:1", "--rate", "1"], "expected http://host:port"),
+        (["--target", "ftp://127.0.0.1:1", "--rate", "1"], "http://localhost:8080"),
         (["--target", "http://192.0.2.1:80", "--rate", "1"], "--allow-remote"),
-        (["--target", "grpc://localhost", "--rate", "1"], "has no port"),
+        (["--target", "grpc://localhost:0", "--rate", "1"], "grpc://localhost:8081"),
         (["--target", "http://127.0.0.1:1"], "Give --rate"),
         (["--target", "http://127.0.0.1:1", "--rate", "0"], "above 0"),
         (["--target", "http://127.0.0.1:1", "--users", "0"], "1 or more"),
@@ -77,6 +79,44 @@ def test_nobody_there(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A target that does not answer is named, with how to start one."""
     assert main(["loadtest", "--target", f"{scheme}://127.0.0.1:9", "--rate", "1"]) == 1
     assert "inkling serve" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_a_load_test_never_goes_through_a_proxy(
+    scheme: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a proxy in each variable, another machine is asked directly, and in vain."""
+    server = RawServer(answering(lambda _: response(502, {})))
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{server.port}")
+    # RFC 5737 keeps this network for examples.
+    words = ["--target", f"{scheme}://192.0.2.1:9", "--allow-remote", "--rate", "1"]
+
+    assert 1 == main(["loadtest", *words, "--timeout", "1s"])
+    assert "192.0.2.1:9" in capsys.readouterr().err
+    assert 0 == server.connections
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "url", "metrics"),
+    [
+        ("localhost:1", "grpc://localhost:1", "http://localhost:8080/metrics"),
+        ("[::1]:1", "grpc://[::1]:1", "http://[::1]:8080/metrics"),
+        ("grpcs://localhost", "grpcs://localhost", "https://localhost:8080/metrics"),
+        ("http://localhost:1/", "http://localhost:1", "http://localhost:1/metrics"),
+    ],
+)
+def test_each_spelling_of_a_target_is_taken(
+    target: str, url: str, metrics: str
+) -> None:
+    """The load test takes what the gateway's log prints, and other commands take."""
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    options = Options.of(parser.parse_args(["--rate", "1"]), target, None)
+
+    assert (url, metrics) == (options.target, options.metrics_connection().target)
+    assert options.connection().proxy is None
 
 
 def test_lengths_of_time() -> None:

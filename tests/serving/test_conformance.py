@@ -527,7 +527,8 @@ def test_slow_clients(
     nothing: classifications beside them all succeed, with a p99 of at most twice what
     it was, and the slow ones are gone after their time.
     """
-    with start_gateway(published, "--body-timeout-s", "5") as own:
+    flags = ("--body-timeout-s", "5", "--keep-alive-s", "5")
+    with start_gateway(published, *flags) as own:
         command = [sys.executable, slow_clients.__file__, str(own.port), str(count)]
         _asked_for(own.port, 0.5)
         before = _asked_for(own.port, 3)
@@ -737,9 +738,14 @@ def test_known_heads_with_another_end(gateway: Any) -> None:
         assert wanted == _same(whole_answer(kept))
 
 
-def test_kept_connections_end_after_their_last_answer(gateway: Any) -> None:
+def test_kept_connections_end_after_their_last_answer(
+    start_gateway: Callable[..., Any], published: Path
+) -> None:
     """The time for the next request counts from the last answer, not from the first."""
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as kept:
+    with (
+        start_gateway(published, "--keep-alive-s", "5") as own,
+        socket.create_connection(("127.0.0.1", own.port), timeout=10) as kept,
+    ):
         for pause_s in (2, 2, 0):
             kept.sendall(_kept("plain", _PNG))
             assert whole_answer(kept)

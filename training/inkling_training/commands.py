@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import tempfile
 from pathlib import Path
 
 from inkling.cli.commands import add_models_dir
 from inkling.cli.main import Command
+from inkling.errors import InvalidRequest
 from inkling_training.stderr import quiet_stderr
 
 __all__ = ["TRAIN"]
@@ -31,7 +33,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-dir",
         type=Path,
-        default=os.environ.get("INKLING_DATA_DIR"),
+        default=os.environ.get("INKLING_DATA_DIR") or None,
         help="the folder with mnist.npz or another dataset (INKLING_DATA_DIR); with "
         "--dataset folder, a folder with one subfolder of pictures for each label",
     )
@@ -135,6 +137,13 @@ def _train(options: argparse.Namespace) -> int:
     # TensorFlow takes seconds to import and logs many lines; other commands do not
     # need it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise InvalidRequest(
+            "TensorFlow needs a directory for temporary files, and neither TMPDIR nor "
+            "/tmp/ can be written to. Set TMPDIR to a directory that can."
+        ) from None
     with quiet_stderr():
         from inkling_training.pipeline import train_and_publish  # noqa: PLC0415
 

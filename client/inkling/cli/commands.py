@@ -15,6 +15,7 @@ from inkling.cli.main import Command
 from inkling.cli.text import column, printable
 from inkling.errors import InklingError, InvalidRequest
 from inkling.model.repository import Repository, VersionFiles
+from inkling.model.survey import survey
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
@@ -38,7 +39,7 @@ def add_models_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models-dir",
         type=Path,
-        default=Path(os.environ.get("INKLING_MODELS_DIR", "models")),
+        default=Path(os.environ.get("INKLING_MODELS_DIR") or "models"),
         help="the model repository (INKLING_MODELS_DIR)",
     )
 
@@ -113,6 +114,8 @@ def _list_models(options: argparse.Namespace) -> int:
     for model in repository.models():
         for version in repository.versions(model):
             print(_row(repository.files(model, version)))
+    for remark in survey(options.models_dir):
+        print(f"inkling: {remark}", file=sys.stderr)
     return 0
 
 

@@ -7,11 +7,15 @@ entry point is the subcommand's name, and its value is an `inkling.cli.main.Comm
 from __future__ import annotations
 
 import argparse
+import difflib
+import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import NoReturn
 
 from inkling import __version__
 from inkling.cli.text import escape_what_cannot_be_printed
@@ -20,6 +24,10 @@ from inkling.errors import InklingError
 __all__ = ["Command", "main", "parser"]
 
 _INTERRUPTED = 130  # 128 + SIGINT, the exit code that shells use
+# argparse's words for a value that is none of the choices, such as a misspelt command.
+_CHOICE = re.compile(
+    r"invalid choice: '(.+?)' \((?:maybe you meant.*?)?choose from (.+)\)"
+)
 
 
 @dataclass(frozen=True)
@@ -46,16 +54,52 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the option or the choice that is most similar to a misspelt one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit with 2."""
+        if choice := _CHOICE.search(message):
+            known = [word.strip(" '\"") for word in choice[2].split(",")]
+            message = f"{message}. {_did_you_mean(choice[1], known)}".rstrip()
+        super().error(message)
+
+
+class _CommandParser(_Parser):
+    """Refuses misspelt options first: they turn their values into arguments."""
+
+    def parse_known_args(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        namespace: argparse.Namespace | None = None,
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse the arguments after the subcommand's name."""
+        known = [name for action in self._actions for name in action.option_strings]
+        for word in itertools.takewhile(lambda word: word != "--", args or ()):
+            name = word.partition("=")[0]
+            if name.startswith("--") and " " not in word and name not in known:
+                hint = _did_you_mean(name, known)
+                self.error(f"unrecognized arguments: {word}. {hint}".rstrip())
+        return super().parse_known_args(args, namespace)
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {near[0]}?" if near else ""
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser with the subcommands of every installed distribution."""
-    root = argparse.ArgumentParser(
+    root = _Parser(
         prog="inkling",
         description="Train, publish and serve image classifiers, and classify with "
         "them.",
         allow_abbrev=False,
     )
     root.add_argument("--version", action="version", version=f"inkling {__version__}")
-    subparsers = root.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = root.add_subparsers(
+        required=True, metavar="COMMAND", parser_class=_CommandParser
+    )
     for entry in sorted(entry_points(group="inkling.commands"), key=lambda e: e.name):
         command: Command = entry.load()
         sub = subparsers.add_parser(
@@ -76,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The code is 0 for success, 1 for an error and 130 after Ctrl-C. argparse itself
     exits with 2 for wrong arguments.
     """
+    # gRPC's core would write lines of its own beside the messages.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     escape_what_cannot_be_printed()
     options = parser().parse_args(arguments)
     try:

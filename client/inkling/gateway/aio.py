@@ -12,14 +12,13 @@ import grpc
 
 from inkling.errors import InklingError, InvalidRequest
 from inkling.gateway.channel import (
-    CHANNEL_OPTIONS,
-    check_address,
+    channel_options,
     credentials,
     error_of_call,
+    grpc_connection,
     prediction_of,
     request_for,
 )
-from inkling.gateway.connection import Connection
 from inkling.gateway.error_classes import closed
 from inkling.gateway.versions import contract_of
 from inkling.image.named_pictures import NamedPictures
@@ -51,13 +50,13 @@ class AioClassifier:
         """Take the address of the gateway; nothing is sent yet.
 
         Args:
-            target: `host:port` of the gateway's gRPC port.
+            target: `host:port` of the gateway's gRPC port, or `grpc://host:port`.
             options: The attributes of `inkling.gateway.connection.Connection`.
 
         Raises:
             InvalidRequest: The address or an option is impossible.
         """
-        self._connection = Connection.to(check_address(target), options)
+        self._connection = grpc_connection(target, options)
         self._metadata = list(self._connection.authorization.items())
         self._secret = credentials(self._connection)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -139,7 +138,10 @@ class AioClassifier:
         except grpc.aio.AioRpcError as error:
             if self._is_closed:
                 raise closed() from None
-            raise error_of_call(self._connection, error) from None
+            # It may look at the server, over a connection of its own.
+            raise await asyncio.to_thread(
+                error_of_call, self._connection, error
+            ) from None
         except (grpc.aio.UsageError, AttributeError):
             # gRPC takes a channel that is being closed apart step by step.
             if not self._is_closed:
@@ -166,10 +168,11 @@ class AioClassifier:
         return self._stub
 
     def _opened(self) -> grpc.aio.Channel:
-        target = self._connection.target
+        target = self._connection.address.grpc_target
+        options = channel_options(self._connection)
         if self._secret is None:
-            return grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(target, self._secret, CHANNEL_OPTIONS)
+            return grpc.aio.insecure_channel(target, options)
+        return grpc.aio.secure_channel(target, self._secret, options)
 
 
 def _is_cancelled() -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 
@@ -13,14 +13,18 @@ from inkling.errors import InklingError, InternalError, InvalidRequest
 from inkling.gateway.connection import Connection
 from inkling.gateway.retries import grpc_retry_config
 from inkling.gateway.status import error_from_rpc
+from inkling.network.address import Address
+from inkling.network.diagnosis import speaks
+from inkling.network.proxies import grpc_proxy_options
 from inkling.types import Origin, Prediction, Score
 from inkling.v1 import classifier_pb2 as pb
 
 __all__ = [
     "CHANNEL_OPTIONS",
-    "check_address",
+    "channel_options",
     "credentials",
     "error_of_call",
+    "grpc_connection",
     "prediction_of",
     "request_for",
 ]
@@ -32,6 +36,9 @@ CHANNEL_OPTIONS: Sequence[tuple[str, object]] = (
     # Also the time that a connection may take to be made.
     ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A server that comes back at another address of its name is found as soon; by
+    # default gRPC resolves names every 30 s at most.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
     ("grpc.enable_retries", 1),
     # gRPC repeats no call that has sent more than this; by default 256 KiB, which
     # a photo exceeds.
@@ -40,21 +47,30 @@ CHANNEL_OPTIONS: Sequence[tuple[str, object]] = (
     ("grpc.service_config", json.dumps(grpc_retry_config("inkling.v1.Classifier"))),
 )
 
+# Parts of gRPC's words for connections that were made and then broke.
+_SIGNS_OF_ANOTHER_PROTOCOL = (
+    *("socket closed", "settings", "handshake", "ssl", "tls", "certificate"),
+    *("verification", "reset", "broken pipe", "http", "shutdown", "eof", "recvmsg"),
+)
 
-def check_address(target: str) -> str:
-    """Return `target` if it is the address of a gRPC port.
+
+def grpc_connection(target: str, options: Mapping[str, Any]) -> Connection:
+    """Return a connection to a gRPC port.
 
     Raises:
-        InvalidRequest: It is not of the form `host:port`.
+        InvalidRequest: The address is one of an HTTP port, or an option is impossible.
     """
-    host, _, port = target.rpartition(":")
-    if not host or "/" in host or not port.isdecimal():
+    if not Address.parse(target).is_grpc:
         raise InvalidRequest(
-            f"{target!r:.100} is not the address of a gateway, and not a TFLite file "
-            'or directory that exists; expected "host:port" of its gRPC port, such as '
-            '"localhost:8081".'
+            f'{target!r:.100} is the address of an HTTP port; expected "host:port" of '
+            "the gRPC port, such as localhost:8081. inkling.connect takes both."
         )
-    return target
+    return Connection.to(target, options)
+
+
+def channel_options(connection: Connection) -> Sequence[tuple[str, object]]:
+    """Return the options of a channel, with the proxy that leads to the gateway."""
+    return (*CHANNEL_OPTIONS, *grpc_proxy_options(connection.proxy))
 
 
 def credentials(connection: Connection) -> grpc.ChannelCredentials | None:
@@ -101,10 +117,20 @@ def prediction_of(response: pb.ClassifyResponse) -> Prediction:
 
 
 def error_of_call(connection: Connection, call: _Ended) -> InklingError:
-    """Return the error for a call that failed."""
+    """Return the error for a call that failed; this may make another connection."""
     trailing = [(key, value) for key, value in call.trailing_metadata() or ()]
-    return error_from_rpc(
-        call.code(), call.details() or "", trailing, connection.target
+    details = call.details() or ""
+    if _is_odd(call.code(), details) and connection.proxy is None:
+        context = connection.context if connection.is_encrypted else None
+        details = speaks(connection.address, context) or details
+    return error_from_rpc(call.code(), details, trailing, connection.shown)
+
+
+def _is_odd(status: grpc.StatusCode, details: str) -> bool:
+    """Return whether a server may speak another protocol, by gRPC's own words."""
+    words = details.lower()
+    return status is grpc.StatusCode.UNAVAILABLE and any(
+        sign in words for sign in _SIGNS_OF_ANOTHER_PROTOCOL
     )
 
 

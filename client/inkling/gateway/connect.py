@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from inkling.errors import DeadlineExceeded, InklingError, InvalidRequest, NotReady
 from inkling.image.named_pictures import raising
 from inkling.image.pictures import encoded
+from inkling.network.address import Address
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
@@ -83,9 +84,10 @@ def connect(
     """Return a classifier.
 
     Args:
-        target: `host:port` of a gateway's gRPC port, or the URL of its HTTP port, such
-            as `http://localhost:8080`; or, on the device, a TFLite file that Inkling
-            published, or a version's directory.
+        target: `host:port` or `grpc://host:port` of a gateway's gRPC port, or the URL
+            of its HTTP port, such as `http://localhost:8080`, as the gateway's log
+            prints them; or, on the device, a TFLite file that Inkling published, or a
+            version's directory.
         model: Which model the gateway is asked; a file or directory is its own.
         fallback: A file or directory that answers while the gateway cannot be reached;
             `Prediction.origin` tells gateway and device apart.
@@ -115,7 +117,7 @@ def connect(
 
 def _behind_a_gateway(target: str, **options: Any) -> Classifier:
     """Return a classifier; neither protocol is loaded for the other."""
-    if target.lower().startswith(("http://", "https://")):
+    if not Address.parse(target).is_grpc:
         from inkling.gateway.http import HttpClassifier  # noqa: PLC0415
 
         return HttpClassifier(target, **options)

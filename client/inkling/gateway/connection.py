@@ -6,11 +6,14 @@ import dataclasses
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from inkling.errors import InvalidRequest
 from inkling.model.repository import check_model_name
+from inkling.network.address import Address
+from inkling.network.proxies import Proxy, proxy_for
 
 __all__ = ["Connection", "read_api_key"]
 
@@ -24,18 +27,21 @@ class Connection:
     """Where a gateway is, which model is asked, and how the connection is secured.
 
     Attributes:
-        target: `host:port` of a gRPC port, or the URL of an HTTP port.
+        target: The address, in one of the forms of `inkling.network.address`.
         model: Which model is asked.
         version: Which of its versions; None for the newest that is available.
         version_label: The version with this label instead.
         timeout_s: Seconds that a call may take, with all its attempts.
-        tls: Whether a gRPC connection is encrypted; a URL says it by `https://`.
+        tls: Whether a gRPC connection is encrypted, as `grpcs://` and `https://` say.
         root_certificates: A PEM file of the authorities to trust instead of the usual
             ones, which are the system's over HTTP and gRPC's own over gRPC.
         client_certificate: A PEM file with the certificate chain that the client
             shows, for a gateway that asks for one (mutual TLS).
         client_key: The PEM file with that certificate's key, without a password.
         api_key: Sent with every call as a bearer token; `repr` leaves it out.
+        use_proxy: Whether the proxies of the environment are used (`http_proxy`,
+            `https_proxy`, `grpc_proxy`, `all_proxy`, `no_proxy`); loopback never is
+            reached through one.
     """
 
     target: str
@@ -48,8 +54,16 @@ class Connection:
     client_certificate: str | Path | None = None
     client_key: str | Path | None = None
     api_key: str | None = field(default=None, repr=False)
+    use_proxy: bool = True
 
     def __post_init__(self) -> None:
+        address = self.address
+        if address.scheme == "http" and (self.tls or self.has_certificates):
+            raise InvalidRequest(
+                f"{self.target:.100} is not encrypted, but tls or certificates are "
+                "given; write https://."
+            )
+        _ = self.proxy  # a proxy that cannot be used is refused now
         check_model_name(self.model)
         _check_version(self.version, self.version_label)
         _check_timeout(self.timeout_s)
@@ -60,7 +74,7 @@ class Connection:
                 "client_certificate and client_key go together; one is missing."
             )
         if self.has_certificates:
-            self.tls_context()
+            _ = self.context
 
     @classmethod
     def to(cls, target: str, options: Mapping[str, Any]) -> Connection:
@@ -78,6 +92,22 @@ class Connection:
             )
         return cls(target, **options)
 
+    @cached_property
+    def address(self) -> Address:
+        """Where the gateway is, and which protocol is spoken there."""
+        return Address.parse(self.target)
+
+    @cached_property
+    def proxy(self) -> Proxy | None:
+        """The proxy that leads to the gateway; None for a direct connection."""
+        return proxy_for(self.address) if self.use_proxy else None
+
+    @property
+    def shown(self) -> str:
+        """The address and, if there is one, the proxy, for messages."""
+        target = self.target.rstrip("/")
+        return f"{target} (through {self.proxy})" if self.proxy else target
+
     @property
     def has_certificates(self) -> bool:
         """Whether a file of certificates is named, which only TLS can use."""
@@ -85,13 +115,18 @@ class Connection:
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether a gRPC connection with these options is encrypted."""
-        return self.tls or self.has_certificates
+        """Whether a connection with these options is encrypted."""
+        return self.tls or self.has_certificates or self.address.is_encrypted
 
     @property
     def authorization(self) -> dict[str, str]:
         """The header that carries the API key, in lower case; empty without a key."""
         return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    @cached_property
+    def context(self) -> ssl.SSLContext:
+        """The context of `tls_context`, made once."""
+        return self.tls_context()
 
     def tls_context(self) -> ssl.SSLContext:
         """Return the trusted authorities and the client's certificate for TLS.

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from inkling.gateway.channel import (
-    CHANNEL_OPTIONS,
-    check_address,
+    channel_options,
     credentials,
     error_of_call,
+    grpc_connection,
     prediction_of,
     request_for,
 )
-from inkling.gateway.connection import Connection
 from inkling.gateway.error_classes import closed
 from inkling.gateway.remote import RemoteClassifier
 from inkling.gateway.versions import contract_of
@@ -43,13 +42,13 @@ class GrpcClassifier(RemoteClassifier):
         """Take the address of the gateway; nothing is sent yet.
 
         Args:
-            target: `host:port` of the gateway's gRPC port.
+            target: `host:port` of the gateway's gRPC port, or `grpc://host:port`.
             options: The attributes of `inkling.gateway.connection.Connection`.
 
         Raises:
             InvalidRequest: The address or an option is impossible.
         """
-        self._connection = Connection.to(check_address(target), options)
+        self._connection = grpc_connection(target, options)
         self._metadata = list(self._connection.authorization.items())
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
@@ -127,10 +126,14 @@ class GrpcClassifier(RemoteClassifier):
             return self._stub
 
     def _opened(self) -> grpc.Channel:
-        target, secret = self._connection.target, credentials(self._connection)
+        target, secret = (
+            self._connection.address.grpc_target,
+            credentials(self._connection),
+        )
+        options = channel_options(self._connection)
         if secret is None:
-            return grpc.insecure_channel(target, CHANNEL_OPTIONS)
-        return grpc.secure_channel(target, secret, CHANNEL_OPTIONS)
+            return grpc.insecure_channel(target, options)
+        return grpc.secure_channel(target, secret, options)
 
 
 class _GrpcCall:

@@ -16,6 +16,8 @@ from typing import Any
 
 from inkling.errors import ErrorCode, InklingError, InternalError
 from inkling.gateway.error_classes import error_of, is_known, not_reached, too_late
+from inkling.gateway.http_pool import ProxyRefused
+from inkling.network.diagnosis import tls_fault
 
 __all__ = ["Answer", "error_of_failure", "no_gateway"]
 
@@ -47,17 +49,6 @@ _UNAVAILABLE = (
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.BAD_GATEWAY,
     HTTPStatus.SERVICE_UNAVAILABLE,
-)
-# OpenSSL's X509_V_ERR_* in words.
-_CERTIFICATE_FAULTS: Mapping[int, str] = MappingProxyType(
-    {
-        10: "has expired",
-        18: "is signed by itself",
-        19: "is signed by an authority that is not trusted",
-        20: "is signed by an authority that is not trusted",
-        62: "is for another host name",
-        64: "is for another address",
-    }
 )
 
 
@@ -132,24 +123,24 @@ def no_gateway(target: str) -> InternalError:
     )
 
 
-def error_of_failure(failure: Exception, target: str) -> InklingError:
-    """Return the error for a request that got no answer."""
+def error_of_failure(failure: Exception, target: str, why: str = "") -> InklingError:
+    """Return the error for a request that got no answer.
+
+    Args:
+        failure: What was raised.
+        target: The address, with the proxy if there is one.
+        why: What the server speaks in place of HTTP, if that is known.
+    """
     if isinstance(failure, TimeoutError):
         return too_late(target)
-    return not_reached(target, _reason(failure))
+    return not_reached(target, why or _reason(failure))
 
 
 def _reason(failure: Exception) -> str:
-    if isinstance(failure, ssl.SSLCertVerificationError):
-        fault = _CERTIFICATE_FAULTS.get(failure.verify_code, "is not valid")
-        return f"its certificate {fault} (see root_certificates)"
+    if isinstance(failure, ProxyRefused):
+        return str(failure)
     if isinstance(failure, ssl.SSLError):
-        if "ALERT" in (failure.reason or ""):
-            return (
-                "it refuses the TLS connection; does it ask for a client certificate "
-                "(client_certificate and client_key)?"
-            )
-        return "it does not speak TLS; is it an http:// address?"
+        return tls_fault(failure)
     if isinstance(failure, socket.gaierror):
         return "there is no such host"
     if isinstance(failure, ConnectionRefusedError):

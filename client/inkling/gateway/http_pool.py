@@ -9,17 +9,26 @@ import selectors
 import socket
 import ssl
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import Any
-from urllib.parse import SplitResult
 
-__all__ = ["ConnectionPool", "TimedConnection"]
+from inkling.network.address import Address
+from inkling.network.diagnosis import speaks
+from inkling.network.proxies import Proxy
+
+__all__ = ["ConnectionPool", "ProxyRefused", "TimedConnection"]
 
 # Idle connections that are kept, so that so many threads do not connect anew.
 _MAX_IDLE = 16
+_MAX_PROXY_HEAD_BYTES = 16 * 1024
 # The default selector would need a file descriptor of its own.
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
+class ProxyRefused(OSError):
+    """A proxy does not lead to the server; the message is for the user."""
 
 
 class TimedConnection(http.client.HTTPConnection):
@@ -31,8 +40,15 @@ class TimedConnection(http.client.HTTPConnection):
         generation: The pool's when it was taken.
     """
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None,
+        proxy: Proxy | None = None,
+    ) -> None:
         super().__init__(host, port)
+        self._proxy = proxy
         # The Host header names no port where it is the usual one.
         self.default_port = http.client.HTTPS_PORT if tls else http.client.HTTP_PORT
         self.deadline_s = 0.0
@@ -41,13 +57,60 @@ class TimedConnection(http.client.HTTPConnection):
         self._tls = tls
 
     def connect(self) -> None:
-        """Connect to the first address of the host that answers."""
-        sock = _connected(self.host, self.port, self.deadline_s)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._tls:
-            sock.settimeout(_left_s(self.deadline_s))
-            sock = self._tls.wrap_socket(sock, server_hostname=self.host)
+        """Connect to the first address of the host that answers, or to the proxy."""
+        next_host, next_port = self.host, self.port
+        if self._proxy:
+            next_host, next_port = self._proxy.host, self._proxy.port
+        sock = _connected(next_host, next_port, self.deadline_s)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls and self._proxy:
+                self._tunnel_through(sock, self._proxy)
+            if self._tls:
+                sock.settimeout(_left_s(self.deadline_s))
+                sock = self._tls.wrap_socket(sock, server_hostname=self.host)
+        except OSError:
+            sock.close()
+            raise
         self.sock = _TimedSocket(sock, self)
+
+    def request(  # type: ignore[override]
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> None:
+        """Send a request; a proxy gets the whole URL, without TLS (RFC 9112, 3.2.2)."""
+        if self._proxy and not self._tls:
+            url = f"http://{self._shown}{url}"
+            headers = {**headers, **self._proxy.headers}
+        super().request(method, url, body, dict(headers))
+
+    @property
+    def _shown(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == self.default_port else f"{host}:{self.port}"
+
+    def _tunnel_through(self, sock: socket.socket, proxy: Proxy) -> None:
+        """Ask a proxy for a tunnel to the server (RFC 9110, section 9.3.6).
+
+        Raises:
+            ProxyRefused: The proxy makes none.
+        """
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        lines = [f"CONNECT {host}:{self.port} HTTP/1.1", f"Host: {host}:{self.port}"]
+        lines += [f"{name}: {value}" for name, value in proxy.headers.items()]
+        sock.settimeout(_left_s(self.deadline_s))
+        sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        head = bytearray()
+        # Byte by byte: what follows the head belongs to TLS.
+        while not head.endswith(b"\r\n\r\n"):
+            sock.settimeout(_left_s(self.deadline_s))
+            piece = sock.recv(1)
+            if not piece or len(head) > _MAX_PROXY_HEAD_BYTES:
+                raise ProxyRefused("the proxy closed the connection")
+            head += piece
+        status = head.split(b"\r\n", 1)[0].split(b" ")[1:2]
+        if status != [b"200"]:
+            shown = b" ".join(status).decode("latin-1")
+            raise ProxyRefused(f"the proxy answered {shown:.20} and makes no tunnel")
 
     def has_input(self) -> bool:
         """Whether the server has sent something, or has closed the connection."""
@@ -119,11 +182,11 @@ class _TimedReader(io.RawIOBase):
 class ConnectionPool:
     """Connections to one server, for all threads of this process."""
 
-    def __init__(self, url: SplitResult, tls: ssl.SSLContext | None) -> None:
-        """Take the server's address, and what encrypts the connections to it."""
-        self._host, self._tls = url.hostname or "", tls
-        usual = http.client.HTTPS_PORT if tls else http.client.HTTP_PORT
-        self._port = url.port or usual
+    def __init__(
+        self, address: Address, tls: ssl.SSLContext | None, proxy: Proxy | None
+    ) -> None:
+        """Take the server's address, what encrypts the connections, and the proxy."""
+        self._address, self._tls, self._proxy = address, tls, proxy
         self._process = os.getpid()
         # Threads share both, by operations that the interpreter does not interrupt.
         self._idle: deque[TimedConnection] = deque()
@@ -136,7 +199,8 @@ class ConnectionPool:
         self._leave_parents()
         connection = None if fresh else self._kept()
         if connection is None:
-            connection = TimedConnection(self._host, self._port, self._tls)
+            host, port = self._address.host, self._address.port
+            connection = TimedConnection(host, port, self._tls, self._proxy)
         connection.deadline_s, connection.generation = deadline_s, self.generation
         self._busy.add(connection)
         return connection
@@ -162,6 +226,10 @@ class ConnectionPool:
         for connection in list(busy):
             connection.interrupt()
         self._close_idle()
+
+    def diagnosis(self) -> str:
+        """Return why the server gives no answer of HTTP; an empty text if unknown."""
+        return "" if self._proxy else speaks(self._address, self._tls)
 
     def _kept(self) -> TimedConnection | None:
         while True:

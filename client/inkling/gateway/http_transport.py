@@ -7,7 +7,6 @@ import ssl
 import time
 from time import monotonic
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 from inkling.errors import ErrorCode, InklingError, InvalidRequest
 from inkling.gateway.connection import Connection
@@ -37,21 +36,21 @@ class HttpTransport:
             tls: Replaces the certificates that the connection names.
 
         Raises:
-            InvalidRequest: The URL is impossible, or names certificates without TLS.
+            InvalidRequest: The address is not one of an HTTP port.
         """
-        url = _parsed(connection.target)
-        if url.scheme == "http" and connection.is_encrypted:
+        address = connection.address
+        if address.is_grpc:
             raise InvalidRequest(
-                f"{connection.target:.100} is not encrypted, but tls or certificates "
-                "are given; write https://."
+                f"{connection.target!r:.100} is not the address of an HTTP port; "
+                "expected one such as http://localhost:8080 or https://HOST/PREFIX."
             )
-        self.target = connection.target.rstrip("/")
+        self.target = connection.shown
         self.timeout_s = connection.timeout_s
         self.headers = connection.authorization
-        self.path = url.path.rstrip("/")
-        if url.scheme == "https" and tls is None:
-            tls = connection.tls_context()
-        self.pool = ConnectionPool(url, tls)
+        self.path = address.path
+        if address.is_encrypted and tls is None:
+            tls = connection.context
+        self.pool = ConnectionPool(address, tls, connection.proxy)
         self.budget = RetryBudget()
 
     def begin(self, method: str, path: str, body: bytes | None = None) -> Exchange:
@@ -151,7 +150,9 @@ class Exchange:
         except (OSError, http.client.HTTPException) as error:
             if self._is_closed:
                 raise closed() from None
-            raise error_of_failure(error, self._transport.target) from None
+            transport = self._transport
+            why = transport.pool.diagnosis() if _may_be_another(error) else ""
+            raise error_of_failure(error, transport.target, why) from None
 
     def cancel(self) -> None:
         """End the exchange without its answer."""
@@ -211,22 +212,8 @@ class Exchange:
             self._transport.pool.give_back(connection, reusable=False)
 
 
-def _parsed(target: str) -> SplitResult:
-    try:
-        url = urlsplit(target)
-        host, port = url.hostname, url.port
-        known = url.scheme in ("http", "https")
-        (host or "").encode("idna")
-    except ValueError:  # UnicodeError is one
-        host, port, known = None, None, False
-    if not known or not host or port == 0:
-        raise InvalidRequest(
-            f"{target!r:.100} is not the address of a gateway; expected one such as "
-            "http://localhost:8080 or https://HOST/PREFIX."
-        )
-    if "@" in url.netloc or url.query or url.fragment or not target.isprintable():
-        raise InvalidRequest(
-            "The URL of a gateway has a host, a port and perhaps a path, and nothing "
-            "else; give an API key with api_key."
-        )
-    return url
+def _may_be_another(error: Exception) -> bool:
+    """Return whether a server that speaks another protocol can be the reason."""
+    broken = isinstance(error, ConnectionError | http.client.HTTPException)
+    said = isinstance(error, ConnectionRefusedError | http.client.IncompleteRead)
+    return broken and not said

@@ -176,17 +176,26 @@ def decode(image: bytes, min_side: int, budget: Budget) -> Decoded:
         UnsupportedMediaType: The bytes are a picture in another format.
         TooLarge: The image exceeds a limit.
     """
+    small = sample(image) if image.startswith(PNG) else None
+    if small is not None:
+        return _decoded_sample(small, image, min_side, budget)
+    try:
+        file = _read(image, budget.limits)
+    except InvalidImage:
+        # Where no end is found, all bytes count.
+        _check_bytes(len(image), budget.limits)
+        raise
+    _check_bytes(file.size, budget.limits)
+    if isinstance(file, Png):
+        return _decode_png(file, min_side, budget)
+    return _decode_jpeg(file, min_side, budget)
+
+
+def _read(image: bytes, limits: Limits) -> Png | Jpeg:
     if image.startswith(PNG):
-        small = sample(image)
-        if small is not None:
-            return _decoded_sample(small, image, min_side, budget)
-        png = read_png(image, budget.limits.max_parts)
-        _check_bytes(png.size, budget.limits)
-        return _decode_png(png, min_side, budget)
+        return read_png(image, limits.max_parts)
     if image.startswith(JPEG):
-        jpeg = read_jpeg(image, budget.limits.max_parts)
-        _check_bytes(jpeg.size, budget.limits)
-        return _decode_jpeg(jpeg, min_side, budget)
+        return read_jpeg(image, limits.max_parts)
     raise _not_a_picture(image)
 
 

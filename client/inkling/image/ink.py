@@ -1,6 +1,12 @@
 """Finds one object written on paper and frames it as MNIST frames its digits.
 
-This is the finder `ink-1` of the contract. It turns a picture of any size, paper and
+These are the finders `ink-1` and `ink-2` of the contract, which share the search.
+Before it, `ink-2` gives a picture that was cut along the writing a margin of its own
+paper (`inkling.image.crop`). Both frame every picture of another size than the model
+input; `ink-2` also frames one of that size that is not framed like a sample
+(`inkling.image.sample`).
+
+A finder turns a picture of any size, paper and
 lighting into a sample: ink is 255 and paper is 0, the object fills a box of the
 contract's size, and its centre of mass is at the centre. MNIST's digits have a 20 x 20
 box inside 28 x 28 pixels and are centred by mass.
@@ -14,6 +20,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image, ImageFilter
 
+from inkling.image.crop import cut_of
+from inkling.image.grey import to_grey
 from inkling.image.morphology import Parts, closed, opened, parts, square
 from inkling.image.ruling import without_ruling
 
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.crop import Area
     from inkling.image.morphology import Mask, Values
     from inkling.image.png import Spend
 
@@ -52,6 +61,8 @@ _TEXTURE_STEP = 4
 # The standard deviation of normal noise, divided by the median absolute difference of
 # two samples.
 _SIGMA_PER_MEDIAN = 1.4826 / 2**0.5
+# The same for the lower quartile of the differences.
+_SIGMA_PER_QUARTILE = 3.1383 / 2**0.5
 _NOISE_SIGMAS = 5.0
 _LINE_SIGMAS = 3.0
 # Ink has at least this share of the strength of the strongest edges. Marks fainter than
@@ -105,12 +116,12 @@ def framed(
         TooLarge: `spend` raised it.
     """
     spend(_SEARCH_NS)
-    work = _with_long_side(picture.convert("L"), _WORK_SIDE)
-    note("grey", f"{picture.width} x {picture.height}, reduced", work)
-    if not _has_dark_ink(work, contract):
+    work, inside, has_dark_ink = _work(picture, contract, note)
+    if not has_dark_ink:
         work = work.point(lambda value: 255 - value)
         note("inverted", "light ink on dark paper", work)
-    ink, noise = _ink(work)
+    ink = _ink(work)
+    noise = _noise(ink, inside)
     note("ink", f"lighting removed; the paper's noise is {noise:.1%}", ink)
     ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _MIN_CONTRAST))
     if lines:
@@ -126,6 +137,29 @@ def framed(
     strokes, width = _even_strokes(strokes, contract.box)
     note("strokes", f"they were {width:.1f} of {contract.box} pixels wide", strokes)
     return _centred(strokes, contract)
+
+
+def _work(
+    picture: Image.Image, contract: Contract, note: Note
+) -> tuple[Image.Image, Area | None, bool]:
+    """Return the grey picture for the search, and whether its ink is dark.
+
+    If it got a margin, the area is that of the picture inside; otherwise it is None.
+    """
+    grey, projection = to_grey(picture, contract)
+    size = f"{picture.width} x {picture.height}"
+    stated = contract.polarity != "auto"
+    dark = contract.polarity == "dark_on_light" if stated else None
+    work = _with_long_side(grey, _WORK_SIDE)
+    cut = None
+    if contract.finder == "ink-2":
+        cut = cut_of(work, max(picture.size), dark)
+    if cut is not None:
+        work, inside = cut.with_margin(grey, _WORK_SIDE)
+        note("margin", f"{size}, {projection}; the ink touches the frame", work)
+        return work, inside, cut.has_dark_ink
+    note("grey", f"{size}, {projection}, reduced", work)
+    return work, None, _has_dark_ink(work, contract)
 
 
 def is_dark_ink(picture: Image.Image) -> bool:
@@ -164,12 +198,8 @@ def _with_long_side(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
 
-def _ink(work: Image.Image) -> tuple[Values, float]:
-    """Return the strength of the ink, and the noise of the paper.
-
-    The strength is a share of the paper's brightness; the noise is the standard
-    deviation of that share on blank paper.
-    """
+def _ink(work: Image.Image) -> Values:
+    """Return the strength of the ink, as a share of the paper's brightness."""
     small = np.asarray(_with_long_side(work, _PAPER_SIDE), np.float32)
     paper = Image.fromarray(closed(small, _PAPER_WINDOW).astype(np.uint8))
     paper = paper.filter(ImageFilter.BoxBlur(2))
@@ -177,9 +207,25 @@ def _ink(work: Image.Image) -> tuple[Values, float]:
     light = np.maximum(light, _DARKEST_PAPER)
     ink = (1 - np.asarray(work, np.float32) / light).astype(np.float32)
     ink -= np.median(ink[::2, ::2]).astype(np.float32)
+    return ink
+
+
+def _noise(ink: Values, inside: Area | None) -> float:
+    """Return the standard deviation of the ink's strength on blank paper.
+
+    A margin that was added has no noise, so the picture inside is measured. Strokes may
+    cover most of it, so only its paper counts.
+    """
+    if inside is not None:
+        ink = ink[inside]
     texture = np.abs(ink[:, _TEXTURE_STEP:] - ink[:, :-_TEXTURE_STEP])
-    noise = _SIGMA_PER_MEDIAN * float(np.median(texture)) if texture.size else 0.0
-    return ink, noise
+    if inside is None:
+        return _SIGMA_PER_MEDIAN * float(np.median(texture)) if texture.size else 0.0
+    paper = ink < np.percentile(ink, _FULL_PERCENTILE) / 2
+    texture = texture[paper[:, _TEXTURE_STEP:] & paper[:, :-_TEXTURE_STEP]]
+    if not texture.size:
+        return 0.0
+    return _SIGMA_PER_QUARTILE * float(np.percentile(texture, 25))
 
 
 def _writing(ink: Values, noise: float, spend: Spend) -> Mask:

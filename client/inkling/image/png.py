@@ -98,7 +98,7 @@ def composing_cost(png: Png, size: tuple[int, int]) -> int:
 
 
 def sample(image: bytes) -> Image.Image | None:
-    """Return the picture in a small grey PNG of three chunks; None for other bytes.
+    """Return the picture in a small grey PNG of three chunks; None for other PNGs.
 
     Most images at a busy gateway are such samples, and the general way takes four times
     as long. For a damaged file the result is None, so that the general way refuses it.

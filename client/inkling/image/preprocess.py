@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image
 
-from inkling.errors import InvalidImage, InvalidRequest
+from inkling.errors import InklingError, InvalidImage, InvalidRequest
 from inkling.image.decoding import Budget, Decoded, decode
+from inkling.image.grey import to_grey
 from inkling.image.ink import Note, framed, shown, unlimited
 from inkling.image.resizing import keeps_size, resized
+from inkling.image.sample import is_framed
+from inkling.image.transparency import opaque
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,6 +38,7 @@ __all__ = [
     "decoded_to_pixels",
     "explain",
     "is_dark_on_light",
+    "is_sample",
     "picture_of",
     "pixels_to_input",
     "scaled",
@@ -142,6 +146,23 @@ def _by_channel(values: tuple[float, ...], layout: str) -> Input:
     if len(values) == 1:
         return found.reshape(())
     return found.reshape(-1, 1, 1) if layout == "chw" else found
+
+
+def is_sample(image: bytes, contract: Contract) -> bool:
+    """Return whether `to_input` takes an image of the input's size as it is.
+
+    This costs as little as decoding a sample. An image that is refused counts as a
+    sample, because a refusal takes little time too.
+    """
+    if contract.finder != "ink-2":
+        return True
+    try:
+        decoded = decode(image, contract.min_side, Budget())
+    except InklingError:
+        return True
+    picture = opaque(decoded.picture, contract, _unseen)
+    picture = _coloured(picture, contract, _unseen)
+    return is_framed(_light_on_dark(picture, contract, _unseen), contract)
 
 
 def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
@@ -289,18 +310,25 @@ def _prepared(
         picture = picture.transpose(_UPRIGHT[decoded.orientation])
         decision = f"the file states EXIF orientation {decoded.orientation}"
         note("upright", decision, picture)
-    picture = _opaque(picture, contract, note)
+    picture = opaque(picture, contract, note)
     fits = picture.size == (contract.width, contract.height) and keeps_size(contract)
-    if contract.kind == "photo_of_one_object" and not fits:
+    finds = contract.kind == "photo_of_one_object"
+    if fits or not finds:
+        picture = _coloured(picture, contract, note)
+        sample = _light_on_dark(picture, contract, note)
+    if finds and not (fits and _stays(sample, contract)):
         picture = framed(picture, contract, note, spend)
         note("model input", _MODEL_INPUT, picture)
         return np.asarray(picture).reshape(contract.input_shape)
-    picture = _coloured(picture, contract, note)
-    sample = _light_on_dark(picture, contract, note)
     pixels = sample if fits else resized(_shown(sample), contract)
     pixels = pixels.reshape(contract.height, contract.width, contract.channels)
     note("model input", _MODEL_INPUT, pixels.astype(np.uint8, copy=False))
     return _arranged(pixels, contract)
+
+
+def _stays(sample: Pixels, contract: Contract) -> bool:
+    """Return whether a picture of the input's size is the model input as it is."""
+    return contract.finder != "ink-2" or is_framed(sample, contract)
 
 
 def _arranged(pixels: Pixels | Input, contract: Contract) -> Pixels | Input:
@@ -313,40 +341,16 @@ def _arranged(pixels: Pixels | Input, contract: Contract) -> Pixels | Input:
     return pixels if pixels.flags.c_contiguous else pixels.copy()
 
 
-def _opaque(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
-    """Return the picture without transparency, composed over a background."""
-    if picture.mode != "RGBA":
-        return picture
-    if contract.alpha == "dropped":
-        picture = picture.convert("RGB")
-        note("opaque", "transparent parts show the colours below them", picture)
-        return picture
-    ground = _ground(picture, contract.alpha)
-    flat = Image.new("RGBA", picture.size, ground)
-    flat.alpha_composite(picture)
-    picture = flat.convert("RGB")
-    name = "black" if ground[0] == 0 else "white"
-    note("opaque", f"transparent parts became {name}", picture)
-    return picture
-
-
-def _ground(picture: Image.Image, alpha: str) -> tuple[int, int, int, int]:
-    """Return the RGBA background; `contrast` takes black under light opaque parts."""
-    if alpha == "contrast":
-        pixels = np.asarray(picture.resize((64, 64), Image.Resampling.BOX))
-        weights = pixels[:, :, 3].astype(np.float64)
-        grey = pixels[:, :, :3].mean(axis=2)
-        light = (grey * weights).sum() > _MIDDLE_GREY * weights.sum()
-        alpha = "black" if light else "white"
-    return (0, 0, 0, 255) if alpha == "black" else (255, 255, 255, 255)
-
-
 def _coloured(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
     mode = "L" if contract.channels == 1 else "RGB"
     if picture.mode == mode:
         return picture
-    picture = picture.convert(mode)
-    note("grey" if mode == "L" else "colour", f"converted to {mode}", picture)
+    if mode == "RGB":
+        picture = picture.convert(mode)
+        note("colour", "converted to RGB", picture)
+        return picture
+    picture, projection = to_grey(picture, contract)
+    note("grey", f"converted to {projection}", picture)
     return picture
 
 

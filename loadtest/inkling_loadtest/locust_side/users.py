@@ -15,6 +15,7 @@ import grpc
 from locust.exception import CatchResponseError
 
 from inkling.gateway.channel import credentials
+from inkling.network.proxies import grpc_proxy_options
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_loadtest.answers import verdicts
@@ -28,13 +29,15 @@ __all__ = ["GrpcPictures", "HttpPictures"]
 # There are several, so that all processes of a gateway get load.
 _NUM_CHANNELS = 8
 
-_CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
+_CHANNEL_OPTIONS: Sequence[tuple[str, object]] = (
     # Each channel has a connection of its own.
     ("grpc.use_local_subchannel_pool", 1),
     # A failure is counted, and not tried again.
     ("grpc.enable_retries", 0),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    # A proxy would be measured in place of the gateway.
+    *grpc_proxy_options(None),
 )
 
 
@@ -126,7 +129,7 @@ class GrpcPictures(User):
 
     def _opened(self, place: int) -> grpc.Channel:
         connection = self.generator.connection
-        secret, target = credentials(connection), connection.target
+        secret, target = credentials(connection), connection.address.grpc_target
         # gRPC would take channels with equal options for one.
         options = [*_CHANNEL_OPTIONS, ("inkling.loadtest.channel", place)]
         if secret is None:

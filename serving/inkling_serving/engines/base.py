@@ -133,5 +133,8 @@ class Engine(Protocol):
     def status(self) -> list[ModelStatus]:
         """Return the status of all models, sorted by name."""
 
+    def why_not_ready(self) -> str:
+        """Return in sentences why no model can answer, and the remedy."""
+
     def close(self) -> None:
         """Stop the work in the background; open requests finish."""

@@ -5,13 +5,19 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import json
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
+from inkling.network.address import Address
+from inkling.network.proxies import Proxy, grpc_proxy_options, proxy_for
+
 __all__ = ["Channels"]
+
+_log = logging.getLogger(__name__)
 
 # A call that ends with one of these statuses was lost: no server accepted the call, or
 # the server died or shut down. All methods that are called here may be called twice.
@@ -80,9 +86,19 @@ class Channels:
             max_message_bytes: The largest response.
             credentials: The credentials for TLS; None for connections without TLS.
         """
+        proxies = {text: proxy_for(Address.parse(text)) for text in addresses}
+        for text, proxy in proxies.items():
+            if proxy is not None:
+                _log.warning(
+                    "calls of the engine at %s go through %s; add the engine to "
+                    "no_proxy for direct calls",
+                    text,
+                    proxy,
+                )
+        joined = credentials is None and not any(proxies.values())
         self._channels = [
-            _channel(target, max_message_bytes, credentials)
-            for target in _targets(addresses, joined=credentials is None)
+            _channel(target, max_message_bytes, credentials, proxies.get(target))
+            for target in _targets(addresses, joined)
         ]
         self._turns = itertools.count()
         self.answered_at = 0.0
@@ -121,9 +137,10 @@ class Channels:
 def _targets(addresses: Sequence[str], joined: bool) -> list[str]:
     """Return the targets for gRPC: a single target for all addresses, if possible.
 
-    gRPC accepts a list of IP addresses but not of names, and with TLS it compares each
-    server's certificate with the whole list. In these cases each address gets its own
-    channel, and `Channels.call` tries one after the other.
+    gRPC accepts a list of IP addresses but not of names. With TLS it compares each
+    server's certificate with the whole list, and a proxy leads to one server only. In
+    these cases each address gets its own channel, and `Channels.call` tries one after
+    the other.
     """
     for scheme, version in (("ipv4", 4), ("ipv6", 6)):
         if joined and all(_ip_version(address) == version for address in addresses):
@@ -140,9 +157,13 @@ def _ip_version(address: str) -> int | None:
 
 
 def _channel(
-    target: str, max_message_bytes: int, credentials: grpc.ChannelCredentials | None
+    target: str,
+    max_message_bytes: int,
+    credentials: grpc.ChannelCredentials | None,
+    proxy: Proxy | None,
 ) -> grpc.Channel:
     options = [*_OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)]
+    options += grpc_proxy_options(proxy)
     if "," in target:
         # By default, gRPC sends the whole list to each server as the server's name.
         first = target.partition(":")[2].partition(",")[0]

@@ -21,6 +21,7 @@ import numpy as np
 from inkling.errors import BrokenVersion, InklingError, ModelNotFound, NotReady
 from inkling.model.loading import load_version
 from inkling.model.runner import TFLiteRunner
+from inkling.model.survey import survey
 from inkling.model.version_files import ReadFailed
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
@@ -48,6 +49,8 @@ _VERSIONS_KEPT = 2
 # the event loop, a slower model would delay all other requests of the process.
 _QUICK_S = 0.002
 _TRIALS = 5
+# Broken versions that are named where nothing is ready.
+_MOST_NAMED = 3
 # How long the reading of one version holds up the others, and all of them the start.
 _READING_S = 2.0
 _START_S = 10.0
@@ -178,6 +181,8 @@ class EmbeddedEngine:
         self._repository = repository
         self._format = tflite_format
         self._models: Mapping[str, _Model] = {}
+        # The last remarks on the directory; only changes go to the log.
+        self._remarks: list[str] = []
         self._poll_s = poll_s
         self._calls = BoundedCalls(_READING_S)
         self._is_read = threading.Event()
@@ -216,6 +221,19 @@ class EmbeddedEngine:
         models = self._models
         return [models[name].status(name) for name in sorted(models)]
 
+    def why_not_ready(self) -> str:
+        """Return what the models directory holds in place of models, and the remedy."""
+        broken = [
+            f"{name} version {version}: {reason}"
+            for name, model in sorted(self._models.items())
+            for version, reason in sorted(model.failed.items())
+        ]
+        found = " ".join([*self._remarks, *broken[:_MOST_NAMED]])
+        return (
+            f"{found} Publish a model with: inkling train mlp --models-dir "
+            f"{self._repository.root}"
+        )
+
     def close(self) -> None:
         """Stop reading the repository."""
         self._watcher.stop()
@@ -232,9 +250,19 @@ class EmbeddedEngine:
                 after = self._refreshed(name, before)
                 if after != before or name not in self._models:
                     self._models = {**self._models, name: after}
+            self._look_around()
         finally:
             if not self._calls.are_under_way:
                 self._is_read.set()
+
+    def _look_around(self) -> None:
+        """Say once what is in the models directory and is not served."""
+        root = self._repository.root
+        remarks = self._calls.result(f"looking at {root}", lambda: survey(root))
+        for remark in remarks or ():
+            if remark not in self._remarks:
+                _log.warning("%s", remark)
+        self._remarks = self._remarks if remarks is None else remarks
 
     def _refreshed(self, name: str, model: _Model) -> _Model:
         """Return the model in the repository's current state.

@@ -73,6 +73,7 @@ ENGINE_MESSAGES: Mapping[type[InklingError], str] = MappingProxyType(
         InternalError: "The engine refused the gateway's call. The log has the reason.",
     }
 )
+_NOT_FOUND = "TensorFlow Serving does not have this model or version."
 
 
 class Stub:
@@ -164,6 +165,8 @@ class Stub:
             if kind is Overloaded and "larger than max" in (error.details() or ""):
                 kind = InternalError  # the response is too large to hold scores
             _log.debug("%s: %s %s", method, error.code().name, error.details())
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                raise NotReady(_NOT_FOUND) from None
             raise kind(ENGINE_MESSAGES[kind]) from None
         try:
             answer.ParseFromString(body)

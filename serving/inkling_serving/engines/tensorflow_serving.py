@@ -158,6 +158,8 @@ class TensorFlowServingEngine:
         self._models: Mapping[str, _Model] = {
             name: _Model({}, ModelStatus(name, ())) for name in settings.model_names
         }
+        # Why each model was not found at the last question; only changes are logged.
+        self._refusals: dict[str, str] = {}
         self._refresh()
         self._watcher = Repeating("asking the engine", self._refresh, self._pause_s)
 
@@ -185,6 +187,22 @@ class TensorFlowServingEngine:
         """Return the status of all models, sorted by name."""
         models = self._models
         return [models[name].status for name in sorted(models)]
+
+    def why_not_ready(self) -> str:
+        """Return which servers were asked for which models, and what they said."""
+        reasons = dict.fromkeys(
+            f"{name}: {self._reason(name, model)}"
+            for name, model in sorted(self._models.items())
+        )
+        return (
+            f"TensorFlow Serving at {', '.join(self._settings.addresses)} was asked "
+            f"for the models of --served-models. {' '.join(reasons)} Its models.config "
+            "names the models that it serves, and its log says why one is not loaded."
+        )
+
+    def _reason(self, name: str, model: _Model) -> str:
+        failed = [one.reason for one in model.status.versions if one.reason]
+        return failed[0] if failed else self._refusals.get(name, _SILENT)
 
     def close(self) -> None:
         """Stop the status calls, and close the connections."""
@@ -223,9 +241,11 @@ class TensorFlowServingEngine:
         except DeadlineExceeded:
             raise
         except InklingError as error:
-            if before.loaded:
-                _log.warning("%s is not served any more: %s", name, error.message)
+            if self._refusals.get(name) != error.message or before.loaded:
+                _log.warning("%s is not served: %s", name, error.message)
+            self._refusals[name] = error.message
             return _Model({}, ModelStatus(name, ()))
+        self._refusals.pop(name, None)
         if versions is None:
             return before
         loaded: dict[int, RemoteVersion] = {}

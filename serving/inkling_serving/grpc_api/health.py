@@ -88,7 +88,7 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._lock = threading.Lock()
         self._statuses: dict[str, int] = {}
         self._watches: dict[_Watch, str] = {}
-        self._ending = False
+        self._leaving = self._ending = False
         self._senders = CallThreads(_SENDERS, "inkling-health")
 
     def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -123,7 +123,7 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     def set(self, statuses: dict[str, int]) -> None:
         """Tell the watchers of these names."""
         with self._lock:
-            if self._ending:
+            if self._leaving:
                 return
             self._statuses |= statuses
             told = [
@@ -133,10 +133,22 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             ]
         self._send(told)
 
-    def end(self) -> None:
-        """Say NOT_SERVING from now on; end the watches, which would delay the end."""
+    def leave(self) -> None:
+        """Say NOT_SERVING from now on."""
         with self._lock:
-            self._ending = True
+            self._leaving = True
+            self._statuses = dict.fromkeys(self._statuses, _NOT_SERVING)
+            told = [
+                watch
+                for watch, name in self._watches.items()
+                if name in self._statuses and watch.take(_response(_NOT_SERVING))
+            ]
+        self._send(told)
+
+    def end(self) -> None:
+        """Say NOT_SERVING, and end the watches, which would delay the end."""
+        with self._lock:
+            self._leaving = self._ending = True
             self._statuses = dict.fromkeys(self._statuses, _NOT_SERVING)
             told = [
                 watch
@@ -190,8 +202,12 @@ class Health:
             "telling the health of the models", self._look, lambda: _LOOK_S
         )
 
+    def leave(self) -> None:
+        """Report NOT_SERVING for all names from now on; watches stay open."""
+        self.servicer.leave()
+
     def end(self) -> None:
-        """Report NOT_SERVING for all names from now on."""
+        """Report NOT_SERVING for all names, and end the watches."""
         self.servicer.end()
 
     def stop(self) -> None:

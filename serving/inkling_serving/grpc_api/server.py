@@ -13,12 +13,13 @@ from inkling.v1.classifier_pb2_grpc import add_ClassifierServicer_to_server
 from inkling_serving.grpc_api.classifier import Classifier
 from inkling_serving.grpc_api.health import Health
 from inkling_serving.grpc_api.interceptors import KeyInterceptor, MessageInterceptor
-from inkling_serving.security import ApiKeys, grpc_credentials
+from inkling_serving.security import grpc_credentials
 
 if TYPE_CHECKING:
     from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.runtime.thread_pool import ThreadPool
+    from inkling_serving.security import ApiKeys
     from inkling_serving.service import Service
     from inkling_serving.settings import Settings
 
@@ -55,6 +56,7 @@ class GrpcServer:
         metrics: Metrics,
         held: HeldBytes,
         settings: Settings,
+        keys: ApiKeys,
     ) -> None:
         """Create the server; `start` starts it."""
         self._settings = settings
@@ -68,7 +70,7 @@ class GrpcServer:
         self._server = grpc.server(
             self._messages.calls.threads,
             interceptors=[
-                KeyInterceptor(ApiKeys(settings.api_key_file)),
+                KeyInterceptor(keys),
                 self._messages,
             ],
             options=_options(settings),
@@ -103,6 +105,10 @@ class GrpcServer:
         except RuntimeError:
             raise InvalidRequest(f"Cannot listen on {address} for gRPC.") from None
         self._server.start()
+
+    def leave(self) -> None:
+        """Report NOT_SERVING from now on, and go on to serve."""
+        self._health.leave()
 
     def end(self) -> threading.Event:
         """Accept no more calls; return an event that is set once all calls ended."""

@@ -8,6 +8,7 @@ runs the same application behind its ASGI application, which reads each request 
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -41,6 +42,8 @@ from inkling_serving.settings import Settings
 
 __all__ = ["REQUEST_KEY", "create_app"]
 
+_log = logging.getLogger(__name__)
+
 # The key of the WSGI environment under which the ASGI application leaves the request.
 REQUEST_KEY = "inkling.request"
 _PAGE = files("inkling_serving") / "page"
@@ -62,7 +65,10 @@ def create_app(
         settings: The gateway's settings; by default, they come from the environment.
         handlers: The handlers; by default, new handlers with a new engine.
     """
-    settings = settings or Settings.from_env(os.environ)
+    if settings is None:
+        settings = Settings.from_env(os.environ)
+        for remark in Settings.remarks(os.environ):
+            _log.warning("%s", remark)
     handlers = handlers or _handlers(settings)
     app = flask.Flask("inkling_serving", static_folder=None)
     app.url_map.converters["name"] = _Name
@@ -84,6 +90,8 @@ def create_app(
 def _handlers(settings: Settings) -> Handlers:
     service = Service(create_engine(settings), settings.limits, settings.max_batch)
     keys = ApiKeys(settings.api_key_file)
+    if settings.api_key_file:
+        keys.watch()
     return Handlers(service, Metrics(), keys, settings.max_batch)
 
 

@@ -28,7 +28,7 @@ from inkling.errors import (
     MethodNotAllowed,
     NotFound,
 )
-from inkling_serving.http_api.options import (
+from inkling_serving.http_api.envelope.options import (
     CLASSIFY,
     EXPLAIN,
     NONE,
@@ -36,7 +36,7 @@ from inkling_serving.http_api.options import (
     in_query,
     merged,
 )
-from inkling_serving.http_api.request_body import Envelope, envelope_of
+from inkling_serving.http_api.envelope.request_body import Envelope, envelope_of
 from inkling_serving.http_api.response_json import (
     answer_json,
     error_json,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import socket
 import ssl
+import time
 from asyncio import sslproto
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +19,7 @@ import uvicorn
 
 from inkling_serving.http_api.connections import Connections
 from inkling_serving.http_api.protocol import ENDING, BoundedProtocol
+from inkling_serving.runtime.ending import Ending
 from inkling_serving.runtime.listeners import Listener
 from inkling_serving.security import CertificateFiles
 
@@ -35,6 +38,8 @@ _TLS_BUFFER_BYTES = 32 * 1024
 # The seconds for the handshakes of connections that are accepted at the end.
 _LAST_HANDSHAKE_S = 1.0
 _LOOK_AT_CERTIFICATE_S = 1
+# Two signals within these seconds are one that was sent to all processes.
+_ECHO_S = 0.5
 
 
 class HttpServer(uvicorn.Server):
@@ -48,6 +53,7 @@ class HttpServer(uvicorn.Server):
         held: HeldBytes,
         when_started: Callable[[], None],
         supervised: bool,
+        ending: Ending | None = None,
     ) -> None:
         """Create the server.
 
@@ -57,21 +63,44 @@ class HttpServer(uvicorn.Server):
             held: Counts the bytes of all requests of the process.
             when_started: Is called once the server accepts connections.
             supervised: Whether a supervisor passes a terminal's signals on.
+            ending: The steps of the end; by default there is nothing beside HTTP.
         """
+        self._ending = ending or Ending(settings.drain_delay_s)
         self._certificate = CertificateFiles(settings)
         super().__init__(
             _config(settings, application, self._certificate, self._renew_certificate)
         )
         self._connections = Connections(settings.max_connections, held)
         self._when_started = when_started
+        self._signalled_at = -math.inf
         self._supervised = supervised
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; a second signal ends the server at once."""
-        if self._supervised and sig == signal.SIGINT:
+        """Begin the end; each further signal ends what still delays it.
+
+        A second signal ends the delay in which requests are served. The next one ends
+        the server without waiting for open requests.
+        """
+        if self._supervised and (sig == signal.SIGINT or self._is_echo()):
             return  # a terminal sends SIGINT to all processes
-        self.force_exit = self.should_exit
-        super().handle_exit(sig, frame)
+        self._ending.tell()
+        if self._ending.is_over:
+            self.force_exit = self.should_exit
+            super().handle_exit(sig, frame)
+
+    def _is_echo(self) -> bool:
+        """Return whether the supervisor passes on a signal that was sent to all.
+
+        systemd sends SIGTERM to all processes of a service at once.
+        """
+        before, self._signalled_at = self._signalled_at, time.monotonic()
+        return self._signalled_at - before < _ECHO_S
+
+    async def on_tick(self, counter: int) -> bool:
+        """Take the steps of the end; uvicorn calls this ten times a second."""
+        self._ending.take_steps()
+        self.should_exit = self.should_exit or self._ending.is_over
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and call `when_started`.
@@ -174,6 +203,7 @@ def _config(
         ssl_context_factory=(
             (lambda *_: certificate.context()) if settings.tls_certificate else None
         ),
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type] # a delay
         timeout_graceful_shutdown=int(settings.drain_timeout_s),
         callback_notify=notify,
         timeout_notify=_LOOK_AT_CERTIFICATE_S,

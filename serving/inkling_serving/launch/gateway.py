@@ -6,17 +6,18 @@ import asyncio
 import dataclasses
 import gc
 import logging
+import os
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from uvicorn.config import STARTUP_FAILURE
 
+from inkling.network.address import Address, is_loopback
 from inkling_serving.dialects.tensorflow_serving.servicers import (
     TensorFlowServingDialect,
 )
@@ -25,15 +26,17 @@ from inkling_serving.grpc_api.server import GrpcServer
 from inkling_serving.http_api.asgi_app import AsgiApp
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.server import HttpServer
+from inkling_serving.runtime.ending import Ending
 from inkling_serving.runtime.files import connections_allowed
 from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import Listener, Ports, bound, reserved
+from inkling_serving.runtime.logs import collect_stderr, start_log
 from inkling_serving.runtime.memory import give_memory_back
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.poller import Repeating
 from inkling_serving.runtime.supervisor import Worker, run
 from inkling_serving.runtime.thread_pool import ThreadPool
-from inkling_serving.security import ApiKeys, check_security
+from inkling_serving.security import ApiKeys, check_certificates, check_security
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 
@@ -42,7 +45,14 @@ __all__ = ["application", "serve"]
 _log = logging.getLogger(__name__)
 _SWITCH_INTERVAL_S = 0.0005
 _SAVE_PAUSE_S = 1.0
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+@dataclass(frozen=True)
+class _Gateway:
+    """The settings and the keys, as a worker gets them when it starts."""
+
+    settings: Settings
+    keys: ApiKeys
 
 
 def serve(settings: Settings) -> int:
@@ -53,7 +63,9 @@ def serve(settings: Settings) -> int:
             used.
     """
     check_security(settings)
-    logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
+    start_log(settings.log_level)
+    for remark in Settings.remarks(os.environ):
+        _log.warning("%s", remark)
     allowed = connections_allowed(settings.max_connections)
     settings = dataclasses.replace(settings, max_connections=allowed)
     ports = Ports(
@@ -62,33 +74,41 @@ def serve(settings: Settings) -> int:
     )
     _say_addresses(settings, ports)
     _warn_of_openness(settings)
+    gateway = _Gateway(settings, ApiKeys(settings.api_key_file))
     if settings.workers_wanted == 1:
-        return _serve(settings, ports, None)
-    return run(
-        _serve,
-        settings,
-        ports,
-        workers=settings.workers_wanted,
-        drain_timeout_s=settings.drain_timeout_s,
-        not_started=STARTUP_FAILURE,
-    )
+        return _serve(gateway, ports, None)
+    looking = gateway.keys.watch()
+    try:
+        return run(
+            _serve,
+            gateway,
+            ports,
+            workers=settings.workers_wanted,
+            end_s=settings.drain_timeout_s,
+            delay_s=settings.drain_delay_s,
+            not_started=STARTUP_FAILURE,
+        )
+    finally:
+        looking.stop()
 
 
 def application(
-    settings: Settings,
+    gateway: _Gateway,
     grpc_address: tuple[str, int],
     folder: Path | None,
+    ending: Ending,
     held: HeldBytes,
 ) -> AsgiApp:
     """Return the ASGI application of one process, which starts and ends gRPC, too.
 
     Args:
-        settings: The gateway's settings.
+        gateway: The gateway's settings and keys.
         grpc_address: The host and the port for gRPC.
         folder: The directory for the metrics of all workers; None for a single process.
+        ending: Tells when this process is not ready any more, and when it ends.
         held: Counts the bytes of all requests of the process.
     """
-    logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
+    settings, keys = gateway.settings, gateway.keys
     give_memory_back()
     # With it, threads of the pool give the interpreter lock to the event loop sooner.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -99,43 +119,70 @@ def application(
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        grpc_server = GrpcServer(service, pool, metrics, held, settings)
+        grpc_server = GrpcServer(service, pool, metrics, held, settings, keys)
         dialect = TensorFlowServingDialect(service, pool, metrics)
         dialect.add_to(grpc_server.server)
         grpc_server.start(*grpc_address)
-        # uvicorn ends its application only after HTTP has drained. gRPC must begin to
-        # drain at the same time as HTTP.
-        ended = _ended_by_signals(grpc_server.end)
+        grpc_ended = _end_together(ending, service, grpc_server)
         saver = Repeating("saving the metrics", metrics.save, lambda: _SAVE_PAUSE_S)
+        looking = keys.watch()
         # The objects that exist now stay, so the garbage collector need not visit them.
         gc.collect()
         gc.freeze()
         try:
             yield
         finally:
-            await asyncio.to_thread((await ended()).wait)
+            ending.finish()
+            await asyncio.to_thread(grpc_ended[0].wait)
             grpc_server.close()
             saver.stop()
+            looking.stop()
             pool.close()
             engine.close()
 
-    keys = ApiKeys(settings.api_key_file)
     handlers = Handlers(service, metrics, keys, settings.max_batch)
     return AsgiApp(handlers, pool, held, settings, running)
 
 
-def _serve(settings: Settings, ports: Ports, worker: Worker | None) -> int:
+def _end_together(
+    ending: Ending, service: Service, grpc_server: GrpcServer
+) -> list[threading.Event]:
+    """End gRPC with HTTP; return where the event will be that all calls have ended.
+
+    uvicorn ends its application only after HTTP has drained. gRPC must begin to drain
+    at the same time as HTTP.
+    """
+    ended: list[threading.Event] = []
+
+    def tell() -> None:
+        service.leave()
+        grpc_server.leave()
+
+    ending.when_told = tell
+    ending.when_over = lambda: ended.append(grpc_server.end())
+    return ended
+
+
+def _serve(gateway: _Gateway, ports: Ports, worker: Worker | None) -> int:
     """Serve in this process until a signal comes; return the exit code."""
+    settings = gateway.settings
+    start_log(settings.log_level)
+    collect_stderr()
+    if worker:
+        # A worker that replaces another may find files of a renewal under way.
+        check_certificates(settings)
+    ending = Ending(settings.drain_delay_s)
     listener = Listener(fileno=ports.http.detach())
     listener.ending = worker.ending if worker else None
     grpc_address, folder = ports.grpc_address, worker.folder if worker else None
     held = HeldBytes(settings.held_bytes)
     server = HttpServer(
         settings,
-        lambda: application(settings, grpc_address, folder, held),
+        lambda: application(gateway, grpc_address, folder, ending, held),
         held=held,
         when_started=worker.serving.set if worker else lambda: None,
         supervised=worker is not None,
+        ending=ending,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn sets its own handlers only later. After it has drained, uvicorn raises
@@ -147,47 +194,17 @@ def _serve(settings: Settings, ports: Ports, worker: Worker | None) -> int:
     return 0
 
 
-def _ended_by_signals(end: Callable[[], Any]) -> Callable[[], Any]:
-    """Call `end` on the event loop at the first signal that ends uvicorn.
-
-    Returns:
-        A function that awaits the result of `end`, and calls `end` without a signal.
-    """
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[Any] = loop.create_future()
-
-    def begin() -> None:
-        if not result.done():
-            result.set_result(end())
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        uvicorns = signal.getsignal(number)
-
-        def handle(
-            number: int, frame: FrameType | None, uvicorns: Any = uvicorns
-        ) -> None:
-            loop.call_soon_threadsafe(begin)
-            uvicorns(number, frame)
-
-        signal.signal(number, handle)
-
-    async def ended() -> Any:
-        begin()
-        return await result
-
-    return ended
-
-
 def _say_addresses(settings: Settings, ports: Ports) -> None:
+    """Log the addresses in the form that every command takes."""
     secure = "s" if settings.tls_certificate else ""
     for protocol, taken, end in (("http", ports.http, "/"), ("grpc", ports.grpc, "")):
         host, port = taken.getsockname()[:2]
-        shown = f"[{host}]" if taken.family == socket.AF_INET6 else host
-        _log.info("listening on %s%s://%s:%d%s", protocol, secure, shown, port, end)
+        address = Address(f"{protocol}{secure}", host, port)
+        _log.info("listening on %s%s", address.url, end)
 
 
 def _warn_of_openness(settings: Settings) -> None:
-    if settings.host in ("127.0.0.1", "::1"):
+    if is_loopback(settings.host):
         return
     if not settings.api_key_file and not settings.tls_client_ca:
         _log.warning(

@@ -149,7 +149,8 @@ def _probes(settings: Settings, client: ClientFiles | None) -> Probes:
     The certificate need not name the address that the probes use, which is usually
     the loopback: the probes recognise the gateway by the certificate itself.
     """
-    options: dict[str, Any] = {}
+    # Its own gateway is on this machine, whatever --host says.
+    options: dict[str, Any] = {"use_proxy": False}
     if settings.api_key_file:
         options["api_key"] = read_api_key(settings.api_key_file)
     tls = None

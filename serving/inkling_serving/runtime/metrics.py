@@ -28,6 +28,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from inkling_serving.runtime.logs import dropped_lines
 from inkling_serving.runtime.timings import PHASES, Timings
 
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
@@ -98,6 +99,8 @@ class Metrics:
             return
         path = self._folder / f"{os.getpid()}.json"
         written = path.with_suffix(".new")
+        # Systems clean their directory of temporary files.
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         written.write_text(json.dumps(self._snapshot()), encoding="utf-8")
         written.replace(path)
 
@@ -113,7 +116,10 @@ class Metrics:
         own = f"{os.getpid()}.json"
         for path in self._folder.glob("*.json"):
             if path.name != own:
-                snapshot = json.loads(path.read_text(encoding="utf-8"))
+                try:
+                    snapshot = json.loads(path.read_text(encoding="utf-8"))
+                except (OSError, ValueError):  # it was removed meanwhile
+                    continue
                 if time.time() - snapshot["at"] > _GONE_AFTER_S:
                     snapshot["memory"] = snapshot["workers"] = 0
                 yield snapshot
@@ -125,6 +131,7 @@ class Metrics:
                 "workers": 1,
                 "cpu": time.process_time(),
                 "memory": _resident_bytes(),
+                "log_lines_dropped": dropped_lines(),
                 "requests": [[*key, n] for key, n in self._requests.items()],
                 "seconds": [
                     [key, one.counts, one.total] for key, one in self._seconds.items()
@@ -194,6 +201,11 @@ class _Sum:
 
         yield CounterMetricFamily(
             "process_cpu_seconds", "CPU time of all workers.", sum_of("cpu")
+        )
+        yield CounterMetricFamily(
+            "inkling_log_lines_dropped",
+            "Log lines that were dropped, because the log was not read.",
+            sum_of("log_lines_dropped"),
         )
         yield GaugeMetricFamily(
             "process_resident_memory_bytes", "Memory of all workers.", sum_of("memory")

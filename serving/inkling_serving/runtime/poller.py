@@ -32,8 +32,16 @@ class Repeating:
         self._thread.join(_HANGS_S)
 
     def _run(self) -> None:
+        has_failed = False
         while not self._stop.wait(self._pause_s()):
             try:
                 self._call()
             except Exception:  # noqa: BLE001 - the thread must continue after any error
-                _log.exception("%s failed; it will try again", self._thread.name)
+                if not has_failed:  # a full disk would fill the log, too
+                    name = self._thread.name
+                    _log.exception("%s failed; it will be tried again and again", name)
+                has_failed = True
+            else:
+                if has_failed:
+                    _log.info("%s works again", self._thread.name)
+                has_failed = False

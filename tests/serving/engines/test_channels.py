@@ -391,3 +391,33 @@ def test_a_server_may_ask_for_a_certificate(
         found = _status(channels, 3.0)
 
     assert (found == grpc.StatusCode.OK) is shown
+
+
+def test_a_proxy_never_leads_to_loopback(
+    start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With proxies in the environment, an engine on this machine is called directly."""
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    server = start(f"127.0.0.1:{free_port()}")
+    for address in (server.address, server.address.replace("127.0.0.1", "localhost")):
+        with _channels(address) as channels:
+            assert server.address == _call(channels)
+
+
+def test_a_proxy_to_the_engine_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Calls of engines elsewhere follow the conventions, and the log names the proxy."""
+    port = free_port()
+    monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{port}")
+    monkeypatch.setenv("no_proxy", "10.0.0.2")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with _channels("10.0.0.1:8500", "10.0.0.2:8500") as channels:
+        assert 2 == len(channels._channels)
+
+    assert f"10.0.0.1:8500 go through the proxy http://127.0.0.1:{port}" in caplog.text
+    assert "10.0.0.2:8500 go" not in caplog.text
+    assert "secret" not in caplog.text

@@ -17,6 +17,7 @@ from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import reserved
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.thread_pool import ThreadPool
+from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from tests.support.held_engine import HeldEngine
@@ -59,8 +60,8 @@ def served_here(
     wanted, engine, metrics = Settings(**settings), HeldEngine(contract), Metrics()
     pool = ThreadPool(threads, queue, wanted.queue_timeout_s)
     service = Service(engine, DEFAULT_LIMITS, 32)
-    held = HeldBytes(wanted.held_bytes)
-    server = GrpcServer(service, pool, metrics, held, wanted)
+    held, keys = HeldBytes(wanted.held_bytes), ApiKeys(wanted.api_key_file)
+    server = GrpcServer(service, pool, metrics, held, wanted, keys)
     server.start("127.0.0.1", port)
     try:
         yield Here(port, server, engine, metrics, held)

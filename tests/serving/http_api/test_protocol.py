@@ -46,6 +46,7 @@ _PROTOCOL = {
 _SERVER = {
     "__init__": "(self, config: 'Config') -> 'None'",
     "handle_exit": "(self, sig: 'int', frame: 'FrameType | None') -> 'None'",
+    "on_tick": "(self, counter: 'int') -> 'bool'",
     "run": _SOCKETS,
     "startup": _SOCKETS,
     "shutdown": _SOCKETS,

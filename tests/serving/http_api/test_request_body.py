@@ -19,7 +19,7 @@ from inkling.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from inkling_serving.http_api.request_body import Envelope, envelope_of
+from inkling_serving.http_api.envelope.request_body import Envelope, envelope_of
 from tests.support.machine import within
 
 _PNG = b"\x89PNG\r\n\x1a\nrest"

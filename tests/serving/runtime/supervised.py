@@ -35,6 +35,8 @@ def serve(settings: tuple[str, str], ports: Ports, worker: Worker) -> int:
     (folder / f"{os.getpid()}.began").touch()
     if how == "cannot start":
         sys.exit(_NOT_STARTED)
+    if how == "ends always":
+        sys.exit(7)
     if how == "ends at once" and len(list(folder.glob("*.began"))) <= 2:
         sys.exit(7)
     worker.serving.set()
@@ -57,7 +59,7 @@ def main(folder: str, how: str, workers: str, drain_s: str) -> int:
         (folder, how),
         ports,
         workers=int(workers),
-        drain_timeout_s=float(drain_s),
+        end_s=float(drain_s),
         not_started=_NOT_STARTED,
     )
 

@@ -31,7 +31,7 @@ def _asked(metrics: Metrics, times: int = 1) -> None:
 def test_saving_goes_on_after_the_disk_was_full(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A folder that is gone for a while is said in the log, and filled when it is back."""
+    """A folder that cannot be written to is said once, and filled when it is back."""
     folder = tmp_path / "figures"
     folder.mkdir()
     metrics = Metrics(folder)
@@ -39,14 +39,41 @@ def test_saving_goes_on_after_the_disk_was_full(
     own = folder / f"{os.getpid()}.json"
     until(own.exists)
     shutil.rmtree(folder)
-    until(lambda: "saving the metrics" in caplog.text)
+    folder.touch()  # a file is in its place
+    until(lambda: "saving the metrics failed" in caplog.text)
     _asked(metrics, 3)
     assert 3 == _counted(metrics)
-    folder.mkdir()
+    time.sleep(0.1)
+    folder.unlink()
     within(until(own.exists), 2)
     saver.stop()
+    assert 1 == caplog.text.count("saving the metrics failed")
 
     assert 3 == sum(count for *_, count in json.loads(own.read_text())["requests"])
+
+
+def test_a_folder_that_was_swept_away_is_made_again(tmp_path: Path) -> None:
+    """Systems clean /tmp; the figures come back, and no answer of /metrics fails."""
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    metrics = Metrics(folder)
+    metrics.save()
+    shutil.rmtree(folder)
+    _asked(metrics)
+    assert 1 == _counted(metrics)
+    metrics.save()
+
+    assert 1 == len(list(folder.glob("*.json")))
+
+
+def test_a_file_that_is_being_removed_is_passed_over(tmp_path: Path) -> None:
+    """Another worker's file that is empty or no JSON does not fail /metrics."""
+    metrics = Metrics(tmp_path)
+    _asked(metrics)
+    (tmp_path / "1.json").touch()
+    (tmp_path / "2.json").symlink_to(tmp_path / "nothing")
+
+    assert 1 == _counted(metrics)
 
 
 def test_a_disk_without_room_is_no_end(tmp_path: Path) -> None:

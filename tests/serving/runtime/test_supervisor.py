@@ -115,6 +115,26 @@ def test_a_worker_that_fails_is_started_again(
     assert 3 == len(here.pids("began"))
 
 
+def test_workers_that_end_again_and_again_are_started_ever_later(
+    supervise: Callable[..., Supervised], tmp_path: Path
+) -> None:
+    """The pause doubles, the log says so, and SIGTERM does not wait for it."""
+    here = supervise("ends always", workers=1)
+    until(lambda: "replaces it in 4 s" in (tmp_path / "log").read_text())
+    said = (tmp_path / "log").read_text()
+    here.send()
+    code, took = here.end()
+
+    assert 0 == code
+    assert 4 == len(here.pids("began"))
+    shown = [
+        said.index(f"replaces it in {pause} s") for pause in ("0.5", "1", "2", "4")
+    ]
+    assert sorted(shown) == shown
+    assert "a worker ended with exit code 7 after" in said
+    within(took, 3)
+
+
 def test_workers_that_cannot_start_end_the_gateway(
     supervise: Callable[..., Supervised],
 ) -> None:
@@ -151,13 +171,13 @@ def test_a_second_signal_is_passed_on(
 def test_a_worker_that_does_not_end_is_killed(
     supervise: Callable[..., Supervised],
 ) -> None:
-    """After the drain time and a little more, so that the gateway ends at all."""
+    """After the drain time and a little more; the exit code says that it was."""
     here = supervise("deaf", workers=1, drain_s=0)
     here.serving(1)
     here.send()
     code, took = here.end()
 
-    assert 0 == code
+    assert 1 == code
     within(took, 10)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from inkling.contract import Contract, TrainingData
-from inkling.image.preprocess import pixels_to_input
+from inkling.image.preprocess import pixels_to_input, scaled
 from inkling_training.errors import DatasetNotFound, DatasetUnavailable
 
 if TYPE_CHECKING:
@@ -49,23 +49,28 @@ class Split:
     Attributes:
         pixels: Shape (n, rows, columns) or (n, rows, columns, 3), uint8, 0 to 255.
         labels: Shape (n,), int64, indices of the contract's labels.
+        is_prepared: True if the pixels are model inputs that are not scaled yet.
     """
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
+    is_prepared: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def first(self, count: int) -> Split:
         """Return the first `count` pictures."""
-        return Split(self.pixels[:count], self.labels[:count])
+        return replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
 
     def inputs(self, contract: Contract) -> npt.NDArray[np.float32]:
         """Return the model inputs, shape (n, height, width, channels), float32.
 
-        `inkling.image.preprocess` prepares each picture, as it does for a served one.
+        `inkling.image.preprocess` prepares each picture, as it does for a served one:
+        a picture that is not framed like a sample is framed.
         """
+        if self.is_prepared:
+            return scaled(self.pixels.reshape(-1, *contract.input_shape), contract)
         inputs = np.empty((len(self), *contract.input_shape), np.float32)
         for place, picture in enumerate(self.pixels):
             inputs[place] = pixels_to_input(picture, contract)
@@ -116,7 +121,8 @@ _DIGIT_CONTRACT = MappingProxyType(
         "width": 28,
         "channels": 1,
         "kind": "photo_of_one_object",
-        "finder": "ink-1",
+        "finder": "ink-2",
+        "grey": "contrast",
     }
 )
 
@@ -142,6 +148,7 @@ DATASETS: Mapping[str, _Description] = MappingProxyType(
                 "width": 28,
                 "channels": 1,
                 "kind": "sample",
+                "grey": "contrast",
                 "centring": "none",
             },
             files=("fashion_mnist.npz", "fashion-mnist.npz"),
@@ -263,10 +270,10 @@ def _tidy(arrays: dict[str, npt.NDArray[Any]]) -> Arrays:
 
 
 def _digits() -> Arrays:
-    """Return scikit-learn's 1,797 digits, enlarged to the size of MNIST's.
+    """Return scikit-learn's 1,797 digits, in the size and the place of MNIST's.
 
     The originals have 8 x 8 pixels and 17 grey levels; MNIST's digits fill a box of
-    20 x 20 inside 28 x 28 pixels.
+    20 x 20 inside 28 x 28 pixels, and their centre of mass is at the centre.
     """
     from sklearn.datasets import load_digits  # noqa: PLC0415 - slow to import
 
@@ -286,8 +293,13 @@ def _digits() -> Arrays:
 
 def _enlarged(picture: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     grey = Image.fromarray((picture * (255 / 16)).astype(np.uint8))
+    large = grey.resize((20, 20), Image.Resampling.BICUBIC)
+    ink = np.asarray(large, np.float64)
+    place = np.arange(20)
+    across, down = ink.sum(axis=0) @ place, ink.sum(axis=1) @ place
+    corner = (round(14 - across / ink.sum()), round(14 - down / ink.sum()))
     canvas = Image.new("L", (28, 28))
-    canvas.paste(grey.resize((20, 20), Image.Resampling.BICUBIC), (4, 4))
+    canvas.paste(large, corner)
     return np.asarray(canvas)
 
 

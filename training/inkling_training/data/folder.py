@@ -139,7 +139,8 @@ def _contract(folder: Path, names: tuple[str, ...], size: int, ink: bool) -> Con
             channels=1,
             labels=names,
             kind="photo_of_one_object",
-            finder="ink-1",
+            finder="ink-2",
+            grey="contrast",
             box=round(size * _BOX_SHARE),
             training_data=data,
         )
@@ -234,10 +235,16 @@ def _dataset(found: Sequence[_Pictures], contract: Contract) -> Dataset:
         Split(
             np.stack([pixels[..., 0] if grey else pixels for _, pixels, _ in split]),
             np.array([label for _, _, label in split], np.int64),
+            is_prepared=True,
         )
         for split in splits
     )
-    contract = replace(contract, channels=1 if grey else 3, training_data=data)
+    contract = replace(
+        contract,
+        channels=1 if grey else 3,
+        grey="contrast" if grey else "luminance",
+        training_data=data,
+    )
     return Dataset(data.name, train, validation, test, contract)
 
 

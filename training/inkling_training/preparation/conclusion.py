@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Fact", "Likeness", "Wishes", "contract_of", "facts_table", "preparation"]
 
-# A picture of up to 2048 x 2048 pixels is then never reduced before it is resized, so
-# that the model sees what its author's code sees; a larger JPEG is decoded at 1/2, 1/4
-# or 1/8 scale, where it would be refused otherwise.
-_MIN_SIDE = 1025
+# A picture is then decoded in full, so that the model sees what its author's code sees,
+# unless it has more pixels than Inkling decodes at all.
+_MIN_SIDE = 8192
 _DEFAULT = "the default"
 
 
@@ -91,6 +90,7 @@ def preparation(
         "min_side": _MIN_SIDE,
         "layout": source.layout if source.tflite is not None else "hwc",
         "pad": like.fields.get("pad", 0),
+        "grey": like.fields.get("grey", "luminance"),
     }
     facts = []
     for part in (_size, _channels, _values, _resize, _filter, _files):

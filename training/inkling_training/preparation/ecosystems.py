@@ -35,6 +35,7 @@ PREPARATION = (
     "alpha",
     "polarity",
     "channel_order",
+    "grey",
     "scale",
     "offset",
 )

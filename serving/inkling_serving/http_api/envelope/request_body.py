@@ -18,9 +18,9 @@ from inkling.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from inkling_serving.http_api.base64_text import decoded, is_picture_text
-from inkling_serving.http_api.form import Part, multipart, urlencoded
-from inkling_serving.http_api.options import (
+from inkling_serving.http_api.envelope.base64_text import decoded, is_picture_text
+from inkling_serving.http_api.envelope.form import Part, multipart, urlencoded
+from inkling_serving.http_api.envelope.options import (
     CLASSIFY,
     from_json,
     from_text,

@@ -1,0 +1,1 @@
+"""Addresses, proxies, and what a server speaks: the same for every command."""

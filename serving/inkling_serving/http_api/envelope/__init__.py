@@ -1,0 +1,1 @@
+"""The content of a request: its pictures and its options, in each form of a body."""
