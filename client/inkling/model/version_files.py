@@ -65,13 +65,17 @@ class VersionFiles:
     def offered(self, tflite_format: str) -> str:
         """Return the wanted TFLite format, or else the most exact one that is there.
 
-        A model that somebody else made may not exist in every format.
+        Only a model that Inkling did not train may lack a format.
 
         Raises:
-            BrokenVersion: The version has no TFLite file.
+            BrokenVersion: The version has no TFLite file, or cannot be read.
+            InvalidContract: This version of Inkling does not support the contract.
         """
         listed = self.listed()
-        for name in (tflite_format, *FORMATS):
+        wanted = f"tflite/{tflite_format}.tflite"
+        if wanted in listed or self.contract().source is None:
+            return tflite_format
+        for name in FORMATS:
             if f"tflite/{name}.tflite" in listed:
                 return name
         raise BrokenVersion(
