@@ -96,6 +96,8 @@ class Contract:
         exif: True if the EXIF orientation is applied.
         alpha: The background under transparent parts: `white`, `black` or `contrast`.
             `contrast` puts black under light opaque parts and white under dark ones.
+            `dropped` shows the colours that the file hides there, as Pillow's
+            `convert("RGB")`, Keras and TensorFlow do.
         polarity: `light_on_dark` and `dark_on_light` state the polarity of all
             pictures. `auto` decides it for each picture: for a sample by the border
             (`inkling.image.preprocess.is_dark_on_light`), for an object by its edges

@@ -28,7 +28,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "channel_order": ("rgb", "bgr"),
     "layout": ("hwc", "chw"),
     "outputs": ("softmax", "logits", "sigmoid", "binary"),
-    "alpha": ("contrast", "white", "black"),
+    "alpha": ("contrast", "white", "black", "dropped"),
     "polarity": ("light_on_dark", "dark_on_light", "auto", "as_is"),
     "centring": ("none", "mass"),
     "finder": ("none", "ink-1", "ink-2"),

@@ -83,6 +83,11 @@ class _Compared:
     rows: dict[str, ParityRow]
 
 
+def _asked(trained: Trained) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that asks Keras."""
+    return lambda inputs: trained.model(inputs, training=False).numpy()
+
+
 @pytest.fixture(scope="module")
 def swapped(
     good: Trained,
@@ -93,11 +98,12 @@ def swapped(
     """The SavedModel of one model beside the TFLite files of another."""
     folder, contract = tmp_path_factory.mktemp("swapped"), plain_digits.contract
     inputs = plain_digits.test.inputs(contract)
-    export.Exporter("mlp", good.model, contract).write_saved_model(folder)
-    export.Exporter("mlp", weak.model, contract).write_tflite(
-        inputs[:50], folder / "tflite"
-    )
-    rows = compare(good.model, folder, contract, inputs, plain_digits.test.labels)
+    export.Exporter.of_keras("mlp", good.model, contract).write_saved_model(folder)
+    other = export.Exporter.of_keras("mlp", weak.model, contract)
+    for name in FORMATS:
+        other.write_tflite(name, inputs[:50], folder / "tflite")
+    labels = plain_digits.test.labels
+    rows = compare(_asked(good), folder, contract, inputs, labels, FORMATS)
     return _Compared(inputs, {row.export: row for row in rows})
 
 
@@ -160,8 +166,9 @@ def test_other_weights_are_not_published(
     """Where exports disagree, the error shows the table and nothing is published."""
     write = export.Exporter.write_tflite
 
-    def write_another(exporter: Any, inputs: np.ndarray, directory: Path) -> None:
-        write(export.Exporter("mlp", weak.model, exporter._contract), inputs, directory)
+    def write_another(exporter: Any, *arguments: Any) -> None:
+        other = export.Exporter.of_keras("mlp", weak.model, exporter._contract)
+        write(other, *arguments)
 
     monkeypatch.setattr(export.Exporter, "write_tflite", write_another)
 
@@ -208,9 +215,10 @@ def test_one_picture_in_int8_is_no_fault(
     """An int8 model that is wrong on one picture of a small test set passes parity."""
     contract = plain_digits.contract
     inputs = plain_digits.test.inputs(contract)
-    exporter = export.Exporter("mlp", weak.model, contract)
+    exporter = export.Exporter.of_keras("mlp", weak.model, contract)
     exporter.write_saved_model(tmp_path / "version")
-    exporter.write_tflite(inputs, tmp_path / "version" / "tflite")
+    for name in FORMATS:
+        exporter.write_tflite(name, inputs, tmp_path / "version" / "tflite")
     runner = TFLiteRunner(
         (tmp_path / "version" / "tflite" / "int8.tflite").read_bytes(), contract
     )
@@ -221,7 +229,9 @@ def test_one_picture_in_int8_is_no_fault(
     labels[differ[1:]] = -1
     assert len(differ) >= 1
 
-    rows = compare(weak.model, tmp_path / "version", contract, inputs, labels)
+    rows = compare(
+        _asked(weak), tmp_path / "version", contract, inputs, labels, FORMATS
+    )
 
     assert [row.passed for row in rows] == [True] * 4
 

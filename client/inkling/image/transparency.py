@@ -20,6 +20,10 @@ def opaque(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
     """Return the picture without transparency, composed over a background."""
     if picture.mode != "RGBA":
         return picture
+    if contract.alpha == "dropped":
+        picture = picture.convert("RGB")
+        note("opaque", "transparent parts show the colours below them", picture)
+        return picture
     ground = _ground(picture, contract)
     flat = Image.new("RGBA", picture.size, ground)
     flat.alpha_composite(picture)

@@ -44,7 +44,7 @@ class OnDeviceClassifier:
                 directory's manifest lists are verified against it. Any of them may be
                 a link, as `inkling.model.version_files` says.
             tflite_format: Which file of a directory runs: `float32`, `float16` or
-                `int8`.
+                `int8`; if a version lacks it, the most exact one that it has.
             num_threads: Threads that LiteRT uses for one picture.
 
         Raises:
@@ -66,8 +66,9 @@ class OnDeviceClassifier:
         version = None
         if path.is_dir():
             version = _version(path)
-            VersionFiles(path.parent.name, version or 0, path).verify()
-            path = path / "tflite" / f"{tflite_format}.tflite"
+            files = VersionFiles(path.parent.name, version or 0, path)
+            files.verify()
+            path = files.tflite(files.offered(tflite_format))
         bundle = load_bundle(path)
         self._runner = TFLiteRunner(bundle.model, bundle.contract, num_threads)
         self._origin = Origin(bundle.name, version, bundle.contract.hash, "device")

@@ -62,6 +62,27 @@ class VersionFiles:
         """Return the path of the TFLite file in one of `FORMATS`."""
         return self.path / "tflite" / f"{tflite_format}.tflite"
 
+    def offered(self, tflite_format: str) -> str:
+        """Return the wanted TFLite format, or else the most exact one that is there.
+
+        Only a model that Inkling did not train may lack a format.
+
+        Raises:
+            BrokenVersion: The version has no TFLite file, or cannot be read.
+            InvalidContract: This version of Inkling does not support the contract.
+        """
+        listed = self.listed()
+        wanted = f"tflite/{tflite_format}.tflite"
+        if wanted in listed or self.contract().source is None:
+            return tflite_format
+        for name in FORMATS:
+            if f"tflite/{name}.tflite" in listed:
+                return name
+        raise BrokenVersion(
+            "The version has no TFLite file, because LiteRT lacks operations of the "
+            "model, which its card names. Serve it with --engine tensorflow_serving."
+        )
+
     def is_there(self) -> bool:
         """Return whether the version is published: whether it has a manifest.
 

@@ -345,8 +345,9 @@ class EmbeddedEngine:
         if fingerprint == known:
             return _Reading(version, fingerprint, None)
         try:
-            runner = load_version(files, self._format)
-            accuracy = files.accuracy(self._format)
+            tflite_format = files.offered(self._format)
+            runner = load_version(files, tflite_format)
+            accuracy = files.accuracy(tflite_format)
             _log_unlisted(files)
         except InklingError as error:
             reason = error.message

@@ -43,16 +43,20 @@ def confusion(
 
 
 def parity_table(rows: Sequence[ParityRow]) -> str:
-    """Return the comparison of the exports with Keras, as a table of text."""
+    """Return the comparison of the exports with the model, as a table of text."""
     lines = [
         f"{'EXPORT':12} {'ACCURACY':>8}  {'LABELS DIFFER':>13}  {'WORST SCORE':>11}"
     ]
     lines += [
-        f"{row.export:12} {row.accuracy:8.2%}  {row.labels_differ:13}  "
+        f"{row.export:12} {_share(row.accuracy):>8}  {row.labels_differ:13}  "
         f"{row.worst:11.2g}  {'ok' if row.passed else 'FAILED'}"
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
 
 
 def write_card(

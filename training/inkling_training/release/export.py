@@ -1,10 +1,16 @@
-"""Exports a trained Keras model: writes all files of a version except the card."""
+"""Exports a model: writes all files of a version except the card.
+
+A model is a function of inputs that TensorFlow can trace, so that trained models and
+models that were given take the same way.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +24,7 @@ from tensorflow.python.framework.convert_to_constants import (
 from inkling.image.preprocess import to_input
 from inkling.model.bundle import Bundle
 from inkling.model.repository import CONTRACT_FILE, GOLDEN_FILE
+from inkling_training.errors import GateFailed
 from inkling_training.stderr import quiet_stderr
 
 if TYPE_CHECKING:
@@ -27,21 +34,46 @@ if TYPE_CHECKING:
     from inkling.contract import Contract
     from inkling_training.data.datasets import Split
 
-__all__ = ["Exporter", "write_golden", "write_warmup"]
+__all__ = [
+    "Exporter",
+    "Unconvertible",
+    "samples_and_photos",
+    "write_contract",
+    "write_golden",
+    "write_warmup",
+]
 
 _GOLDEN_SAMPLES = 24
 _GOLDEN_PHOTOS = 8
 # The batch sizes to which server-side batching pads. TensorFlow Serving runs each once
 # before the version is AVAILABLE.
 _WARMUP_BATCHES = (1, 2, 4, 8, 16, 32)
+# How the converter names an operation that LiteRT lacks.
+_LACKING = re.compile(r"'?tf\.(\w+)'? op is neither a custom op nor a flex op")
+
+
+class Unconvertible(GateFailed):
+    """TensorFlow cannot write a model in a TFLite format.
+
+    Attributes:
+        operations: The operations that LiteRT lacks; empty for another reason.
+    """
+
+    def __init__(self, operations: Sequence[str]) -> None:
+        why = f"LiteRT lacks {', '.join(operations)}" if operations else "it failed"
+        super().__init__(f"The model cannot be converted to TFLite: {why}.")
+        self.operations = tuple(operations)
 
 
 class _Servable(tf.Module):  # type: ignore[misc]
     """The content of the SavedModel: signatures for scores, contract and device."""
 
-    def __init__(self, model: keras.Model, contract: Contract) -> None:
+    def __init__(
+        self, function: Callable[[Any], Any], contract: Contract, tracked: object
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.function = function
+        self.tracked = tracked
         spec = tf.TensorSpec((None, *contract.input_shape), tf.float32, name="inputs")
         self.scores = tf.function(self._scores, input_signature=[spec])
         self.contract_json = contract.json
@@ -51,7 +83,7 @@ class _Servable(tf.Module):  # type: ignore[misc]
 
     def _scores(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         # (n, height, width, channels) -> (n, classes)
-        return {"scores": self.model(inputs, training=False)}
+        return {"scores": self.function(inputs)}
 
     def _contract(self, asked: tf.Tensor) -> dict[str, tf.Tensor]:
         # The answer has one copy per row, because server-side batching splits it by
@@ -70,15 +102,30 @@ class Exporter:
 
     Args:
         name: The model's name.
-        model: The trained and calibrated Keras model.
+        function: The scores, shape (n, classes), of inputs in the contract's
+            `input_shape`, on TensorFlow's tensors.
         contract: The contract that all files carry.
+        tracked: The object that holds the model's variables.
     """
 
-    def __init__(self, name: str, model: keras.Model, contract: Contract) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[Any], Any],
+        contract: Contract,
+        tracked: object,
+    ) -> None:
         self._name = name
         self._contract = contract
-        self._servable = _Servable(model, contract)
+        self._servable = _Servable(function, contract, tracked)
         self._scores = self._servable.scores.get_concrete_function()
+
+    @classmethod
+    def of_keras(cls, name: str, model: keras.Model, contract: Contract) -> Exporter:
+        """Return the exporter of a Keras model whose output are scores."""
+        return cls(
+            name, lambda inputs: model(inputs, training=False), contract, tracked=model
+        )
 
     def write_saved_model(self, path: Path) -> None:
         """Write the SavedModel and the contract into the directory `path`.
@@ -94,78 +141,108 @@ class Exporter:
                 "device": self._servable.device.get_concrete_function(),
             },
         )
-        contract_path = path / CONTRACT_FILE
-        contract_path.parent.mkdir(exist_ok=True)
-        contract_path.write_text(self._contract.json, encoding="utf-8")
+        write_contract(self._contract, path)
 
-    def write_tflite(self, inputs: npt.NDArray[np.float32], directory: Path) -> None:
-        """Convert the model to TFLite as float32, float16 and int8.
+    def write_tflite(
+        self, tflite_format: str, inputs: npt.NDArray[np.float32], directory: Path
+    ) -> None:
+        """Convert the model to TFLite.
 
         Args:
-            inputs: Training inputs, float32, shape (n, height, width, channels), from
-                which the int8 quantisation takes its ranges.
-            directory: The directory for the three files, which must not exist.
+            tflite_format: `float32`, `float16` or `int8`.
+            inputs: Inputs, float32, shape (n, height, width, channels), from which the
+                int8 quantisation takes its ranges.
+            directory: The directory for the file.
+
+        Raises:
+            Unconvertible: LiteRT lacks operations of the model.
         """
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
 
         def calibration() -> Iterator[list[npt.NDArray[np.float32]]]:
             for row in inputs:
                 yield [row[np.newaxis]]
 
-        self._convert(directory / "float32.tflite")
-        self._convert(
-            directory / "float16.tflite",
-            optimizations=[tf.lite.Optimize.DEFAULT],
-            supported_types=[tf.float16],
-        )
-        self._convert(
-            directory / "int8.tflite",
-            optimizations=[tf.lite.Optimize.DEFAULT],
-            supported_ops=[tf.lite.OpsSet.TFLITE_BUILTINS_INT8],
-            representative_dataset=calibration,
-        )
-
-    def _convert(self, path: Path, **settings: Any) -> None:
-        # Without this conversion to constants, the int8 calibration reads the variables
-        # as empty.
-        frozen = convert_variables_to_constants_v2(self._scores)
-        with quiet_stderr(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
-            for name, value in settings.items():
-                owner = converter if hasattr(converter, name) else converter.target_spec
-                setattr(owner, name, value)
-            model = converter.convert()
-        bundle = Bundle(model, self._name, path.stem, self._contract)
+        smaller = {"optimizations": [tf.lite.Optimize.DEFAULT]}
+        builtins = tf.lite.OpsSet
+        settings: Mapping[str, Mapping[str, Any]] = {
+            "float32": {},
+            "float16": {**smaller, "supported_types": [tf.float16]},
+            "int8": {
+                **smaller,
+                # Operations without an int8 form stay in float32.
+                "supported_ops": [
+                    builtins.TFLITE_BUILTINS_INT8,
+                    builtins.TFLITE_BUILTINS,
+                ],
+                "representative_dataset": calibration,
+            },
+        }
+        path = directory / f"{tflite_format}.tflite"
+        model = self._converted(settings[tflite_format])
+        bundle = Bundle(model, self._name, tflite_format, self._contract)
         path.write_bytes(bundle.to_bytes())
 
+    @cached_property
+    def _constant(self) -> Any:
+        # Without this conversion to constants, the int8 calibration reads the variables
+        # as empty.
+        return convert_variables_to_constants_v2(self._scores)
 
-def write_golden(
-    model: keras.Model, contract: Contract, split: Split, path: Path
-) -> None:
-    """Write the golden pictures, and the inputs and scores that engines must reproduce.
+    def _converted(self, settings: Mapping[str, Any]) -> bytes:
+        try:
+            constant = self._constant
+            with quiet_stderr(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                converter = tf.lite.TFLiteConverter.from_concrete_functions([constant])
+                for name, value in settings.items():
+                    has = hasattr(converter, name)
+                    setattr(converter if has else converter.target_spec, name, value)
+                return bytes(converter.convert())
+        except Exception as error:  # noqa: BLE001 - it has no common class of its own
+            raise Unconvertible(sorted(set(_LACKING.findall(str(error))))) from None
+
+
+def write_contract(contract: Contract, path: Path) -> None:
+    """Write the contract into a version's directory."""
+    file = path / CONTRACT_FILE
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(contract.json, encoding="utf-8")
+
+
+def samples_and_photos(contract: Contract, split: Split) -> list[bytes]:
+    """Return golden pictures from the pictures of a dataset, as PNG files.
 
     24 pictures are samples of the model's size. 8 are larger, and dark on light if the
     contract decides the polarity, so that the check covers the whole preprocessing.
-
-    Args:
-        model: The calibrated Keras model.
-        contract: The contract of the model.
-        split: The split to take the pictures from.
-        path: The version's directory.
     """
     samples = [_png(pixels, 1) for pixels in split.pixels[:_GOLDEN_SAMPLES]]
     rest = split.pixels[_GOLDEN_SAMPLES : _GOLDEN_SAMPLES + _GOLDEN_PHOTOS]
     invert = contract.polarity == "auto"
-    photos = [_png(255 - pixels if invert else pixels, 5) for pixels in rest]
-    images = samples + photos
+    return samples + [_png(255 - pixels if invert else pixels, 5) for pixels in rest]
+
+
+def write_golden(
+    scored: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
+    contract: Contract,
+    images: Sequence[bytes],
+    path: Path,
+) -> None:
+    """Write the golden pictures, and the inputs and scores that engines must reproduce.
+
+    Args:
+        scored: Returns the model's scores for inputs.
+        contract: The contract of the model.
+        images: PNG and JPEG files.
+        path: The version's directory.
+    """
     inputs = np.stack([to_input(image, contract) for image in images])
     np.savez_compressed(
         path / GOLDEN_FILE,
         images=np.frombuffer(b"".join(images), np.uint8),
         image_ends=np.cumsum([len(image) for image in images]),
         inputs=inputs,
-        scores=model(inputs, training=False).numpy(),
+        scores=scored(inputs),
     )
 
 

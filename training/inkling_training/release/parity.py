@@ -1,9 +1,12 @@
-"""The parity gate: a version is published only if its exports agree with Keras."""
+"""The parity gate: a version is published only if its exports agree with the model.
+
+The model is the trained Keras model, or a model that was given, asked by its library.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,12 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from inkling.model.bundle import read_bundle
-from inkling.model.repository import FORMATS
 from inkling.model.runner import TFLiteRunner
 from inkling_training.figures.reliability import expected_calibration_error
 
 if TYPE_CHECKING:
-    import keras
     import numpy.typing as npt
 
     from inkling.contract import Contract
@@ -38,20 +39,21 @@ _EXACT = ("saved_model", "float32")
 
 @dataclass(frozen=True)
 class ParityRow:
-    """The comparison of one export with Keras on the test set.
+    """The comparison of one export with the model on the test set.
 
     Attributes:
         export: `saved_model` or the TFLite format.
-        accuracy: The accuracy on the test set, 0 to 1.
-        calibration_error: The expected calibration error, 0 to 1.
-        labels_differ: The number of pictures with another label than Keras's.
+        accuracy: The accuracy on the test set, 0 to 1; None without true labels.
+        calibration_error: The expected calibration error, 0 to 1; None without true
+            labels.
+        labels_differ: The number of pictures with another label than the model's.
         worst: The largest difference of any one score.
         passed: True if the differences are within the limits.
     """
 
     export: str
-    accuracy: float
-    calibration_error: float
+    accuracy: float | None
+    calibration_error: float | None
     labels_differ: int
     worst: float
     passed: bool
@@ -62,47 +64,72 @@ class ParityRow:
 
 
 def compare(
-    model: keras.Model,
+    model: Predict,
     version: Path,
     contract: Contract,
     inputs: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64] | None,
+    formats: Sequence[str],
 ) -> list[ParityRow]:
-    """Run Keras and every export on the same inputs, and return a row for each export.
+    """Run the model and every export on the same inputs, and return a row for each.
 
     Args:
-        model: The calibrated Keras model.
-        version: The directory with the SavedModel and the TFLite files.
+        model: Returns the model's own scores for inputs.
+        version: The directory with the SavedModel, if it has one, and the TFLite files.
         contract: The contract of the model, with the tolerances.
-        inputs: The inputs of the test set, float32, shape (n, height, width, channels).
-        labels: The indices of the true labels, shape (n,).
+        inputs: Inputs, float32, shape (n, height, width, channels).
+        labels: The indices of the true labels, shape (n,); None if they are not known.
+        formats: The TFLite formats that the version has.
     """
-    expected = _scores(lambda batch: model(batch, training=False).numpy(), inputs)
+    expected = _scores(model, inputs)
+    return [
+        _row(name, _scores(predict, inputs), expected, labels, contract.tolerances)
+        for name, predict in _exports(version, contract, formats).items()
+    ]
+
+
+def _row(
+    name: str,
+    scores: Scores,
+    expected: Scores,
+    labels: npt.NDArray[np.int64] | None,
+    tolerances: Mapping[str, float],
+) -> ParityRow:
+    differ = int(_differing(scores, expected, tolerances["float32"]).sum())
+    worst = float(np.abs(scores - expected).max())
+    if labels is None:
+        passed = _passes(name, tolerances, differ, worst, accurate=True)
+        return ParityRow(name, None, None, differ, worst, passed)
     right = float((expected.argmax(axis=1) == labels).mean())
-    rows = []
-    for name, predict in _exports(version, contract).items():
-        scores = _scores(predict, inputs)
-        differ = int((scores.argmax(axis=1) != expected.argmax(axis=1)).sum())
-        worst = float(np.abs(scores - expected).max())
-        correct = scores.argmax(axis=1) == labels
-        accuracy = float(correct.mean())
-        within = right - accuracy <= _allowed_loss(differ, len(labels))
-        passed = _passes(name, contract.tolerances, differ, worst, within)
-        error = expected_calibration_error(scores.max(axis=1), correct)
-        rows.append(ParityRow(name, accuracy, error, differ, worst, passed))
-    return rows
+    correct = scores.argmax(axis=1) == labels
+    accuracy = float(correct.mean())
+    within = right - accuracy <= _allowed_loss(differ, len(labels))
+    passed = _passes(name, tolerances, differ, worst, within)
+    error = expected_calibration_error(scores.max(axis=1), correct)
+    return ParityRow(name, accuracy, error, differ, worst, passed)
 
 
-def _exports(version: Path, contract: Contract) -> Mapping[str, Predict]:
-    loaded = tf.saved_model.load(str(version))
-    serving_default = loaded.signatures["serving_default"]
-    exports: dict[str, Predict] = {
+def _differing(
+    scores: Scores, expected: Scores, tolerance: float
+) -> npt.NDArray[np.bool_]:
+    """Return which rows have another label; labels that tie count as the same."""
+    rows = np.arange(len(expected))
+    lead = expected.max(axis=1) - expected[rows, scores.argmax(axis=1)]
+    return np.asarray(lead > 2 * tolerance)
+
+
+def _exports(
+    version: Path, contract: Contract, formats: Sequence[str]
+) -> Mapping[str, Predict]:
+    exports: dict[str, Predict] = {}
+    if (version / "saved_model.pb").exists():
+        loaded = tf.saved_model.load(str(version))
+        serving_default = loaded.signatures["serving_default"]
         # The default argument keeps the loaded object alive, which the signature needs.
-        "saved_model": lambda batch, _keep=loaded: serving_default(  # type: ignore[misc]
+        exports["saved_model"] = lambda batch, _keep=loaded: serving_default(  # type: ignore[misc]
             inputs=tf.constant(batch)
         )["scores"].numpy()
-    }
-    for name in FORMATS:
+    for name in formats:
         file = version / "tflite" / f"{name}.tflite"
         bundle = read_bundle(file.read_bytes())
         exports[name] = TFLiteRunner(bundle.model, contract, num_threads=2).run

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from inkling_training.fit.train import Trained
     from inkling_training.release.parity import ParityRow
 
-__all__ = ["publish"]
+__all__ = [
+    "check_as_a_gateway_does",
+    "check_parity",
+    "check_regression",
+    "publish",
+    "version_before",
+]
 
 # With this many pictures the ranges of all int8 tensors are stable.
 _CALIBRATION_PICTURES = 500
@@ -69,12 +75,14 @@ def publish(
         path = publication.path
         _export(name, dataset, trained.model, path)
         with quiet_stderr():
-            rows = parity.compare(trained.model, path, contract, inputs, test.labels)
-        _check_parity(rows)
+            rows = parity.compare(
+                _asked(trained.model), path, contract, inputs, test.labels, FORMATS
+            )
+        check_parity(rows, "the Keras model")
         found = judgement.figures(rows)
         if not allow_regression:
-            before = _before(repository, name, contract.training_data.digest)
-            _check_regression(before, found["accuracy"]["float32"], len(test))
+            before = version_before(repository, name, contract.training_data.digest)
+            check_regression(before, found["accuracy"]["float32"], len(test))
         shown = {
             **figures,
             **_figures(name, dataset, trained, path),
@@ -82,7 +90,7 @@ def publish(
         }
         drawn = {"curves": plots.curves(trained.history), **judgement.drawn()}
         card.write_card(path / "card", shown, {**drawn, **(pictures or {})})
-        _check_as_a_gateway_does(publication)
+        check_as_a_gateway_does(publication, FORMATS)
         files = publication.commit()
     print(card.parity_table(rows), flush=True)
     return files
@@ -91,17 +99,33 @@ def publish(
 def _export(name: str, dataset: Dataset, model: keras.Model, path: Path) -> None:
     contract = dataset.contract
     calibration = dataset.train.first(_CALIBRATION_PICTURES).inputs(contract)
-    exporter = export.Exporter(name, model, contract)
+    exporter = export.Exporter.of_keras(name, model, contract)
     exporter.write_saved_model(path)
-    exporter.write_tflite(calibration, path / "tflite")
-    export.write_warmup(name, calibration, path)
-    export.write_golden(model, contract, dataset.test, path)
-
-
-def _check_as_a_gateway_does(publication: Publication) -> None:
-    """Load every format with the checks that a gateway makes before it serves."""
-    files = publication.seal()
     for tflite_format in FORMATS:
+        exporter.write_tflite(tflite_format, calibration, path / "tflite")
+    export.write_warmup(name, calibration, path)
+    images = export.samples_and_photos(contract, dataset.test)
+    export.write_golden(_asked(model), contract, images, path)
+
+
+def _asked(model: keras.Model) -> parity.Predict:
+    """Return a function that asks Keras for the scores of inputs."""
+
+    def asked(inputs: parity.Scores) -> parity.Scores:
+        scores: parity.Scores = model(inputs, training=False).numpy()
+        return scores
+
+    return asked
+
+
+def check_as_a_gateway_does(publication: Publication, formats: Sequence[str]) -> None:
+    """Load every format with the checks that a gateway makes before it serves.
+
+    Raises:
+        GateFailed: A format does not pass them.
+    """
+    files = publication.seal()
+    for tflite_format in formats:
         try:
             load_version(files, tflite_format)
         except BrokenVersion as error:
@@ -111,15 +135,22 @@ def _check_as_a_gateway_does(publication: Publication) -> None:
             ) from None
 
 
-def _check_parity(rows: Sequence[ParityRow]) -> None:
+def check_parity(rows: Sequence[ParityRow], model: str) -> None:
+    """Check that every export passed.
+
+    Raises:
+        GateFailed: An export disagrees with the model, which `model` names.
+    """
     if not all(row.passed for row in rows):
         raise GateFailed(
-            "The exports disagree with the Keras model; nothing was published.\n"
+            f"The exports disagree with {model}; nothing was published.\n"
             + card.parity_table(rows)
         )
 
 
-def _before(repository: Repository, name: str, digest: str) -> VersionFiles | None:
+def version_before(
+    repository: Repository, name: str, digest: str
+) -> VersionFiles | None:
     """Return the newest version if its dataset has the same digest; else None."""
     if not repository.versions(name):
         return None
@@ -127,7 +158,17 @@ def _before(repository: Repository, name: str, digest: str) -> VersionFiles | No
     return before if before.metrics().get("data") == digest else None
 
 
-def _check_regression(before: VersionFiles | None, accuracy: float, count: int) -> None:
+def check_regression(before: VersionFiles | None, accuracy: float, count: int) -> None:
+    """Check that a model is as accurate as the version before it.
+
+    Args:
+        before: The version that was measured on the same pictures; None without.
+        accuracy: The accuracy of the new model, 0 to 1.
+        count: The number of pictures.
+
+    Raises:
+        GateFailed: It is worse by more than chance.
+    """
     known = before.accuracy("float32") if before is not None else None
     if before is None or known is None:
         return

@@ -1,0 +1,1 @@
+"""Finds out how a given model wants its pictures, and what its scores are called."""

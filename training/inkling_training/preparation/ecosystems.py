@@ -1,0 +1,251 @@
+"""Reads preparations that other ecosystems wrote: `--like FILE`.
+
+Hugging Face's `preprocessor_config.json`, timm's `pretrained_cfg` (also inside a
+`config.json`), Teachable Machine's `metadata.json`, the configuration of a KerasHub
+image converter, and another Inkling contract.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from inkling.contract import Contract
+from inkling.errors import InklingError, InvalidRequest
+from inkling_training.preparation.presets import VALUES, normalised
+
+__all__ = ["PREPARATION", "read_like"]
+
+# The fields of a contract that say how a picture is prepared.
+PREPARATION = (
+    "height",
+    "width",
+    "channels",
+    "resize",
+    "aspect",
+    "crop",
+    "filter",
+    "antialias",
+    "pad",
+    "exif",
+    "alpha",
+    "polarity",
+    "channel_order",
+    "grey",
+    "scale",
+    "offset",
+)
+_MAX_BYTES = 16 * 1024**2
+# Pillow's numbers, as Hugging Face writes them.
+_RESAMPLE = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+    4: "box",
+    5: "hamming",
+}
+
+
+def read_like(path: Path) -> tuple[str, Mapping[str, Any], tuple[str, ...]]:
+    """Return the preparation in a file of another ecosystem.
+
+    Returns:
+        Its kind, for people; fields of the contract; and its labels, empty without.
+
+    Raises:
+        InvalidRequest: The file cannot be read, or is of no kind that is known.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError
+    except (OSError, ValueError, RecursionError):
+        raise InvalidRequest(
+            f"{path} cannot be read; --like expects a JSON file with an object."
+        ) from None
+    try:
+        return _read(path, text, content)
+    except InklingError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+        raise InvalidRequest(
+            f"{path} has a value that is missing or of another form than expected; "
+            "state the preparation with --values, --resize and --filter instead."
+        ) from None
+
+
+def _read(
+    path: Path, text: str, content: dict[str, Any]
+) -> tuple[str, Mapping[str, Any], tuple[str, ...]]:
+    if "format" in content and "training_data" in content:
+        contract = Contract.from_json(text)
+        if contract.kind != "sample":
+            raise InvalidRequest(
+                f"{path} is the contract of a model of objects on paper; --like takes "
+                "one of whole pictures."
+            )
+        fields = {name: asdict(contract)[name] for name in PREPARATION}
+        return "an Inkling contract", fields, contract.labels
+    config = content.get("pretrained_cfg", content)
+    if "input_size" in config and "mean" in config:
+        return "a timm pretrained_cfg", _timm(config), _texts(content, "label_names")
+    if "tmVersion" in content or "tfjsVersion" in content:
+        return (
+            "Teachable Machine's metadata",
+            _teachable(content),
+            _texts(content, "labels"),
+        )
+    if "image_processor_type" in content or "do_resize" in content:
+        return "a Hugging Face preprocessor_config", _hugging_face(content), ()
+    inner = content.get("config", content)
+    if "image_size" in inner and ("scale" in inner or "interpolation" in inner):
+        return "a KerasHub image converter", _keras_hub(inner), ()
+    raise InvalidRequest(
+        f"{path} is of no kind that --like knows: Hugging Face's "
+        "preprocessor_config.json, timm's pretrained_cfg, Teachable Machine's "
+        "metadata.json, a KerasHub image converter, or an Inkling contract."
+    )
+
+
+def _texts(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    found = content.get(key)
+    if isinstance(found, list) and all(isinstance(one, str) for one in found):
+        return tuple(found)
+    return ()
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    if isinstance(size, Mapping):
+        return int(size["height"]), int(size["width"])
+    if isinstance(size, list | tuple):
+        return int(size[0]), int(size[-1])
+    return int(size), int(size)
+
+
+def _share(size: int, edge: int) -> float:
+    """Return the share to keep such that floor(size / share) is the edge.
+
+    Raises:
+        InvalidRequest: The picture would be smaller than the part to keep.
+    """
+    if size > edge:
+        raise InvalidRequest(
+            f"The file scales pictures to {edge} pixels and then keeps {size}, which "
+            "pads them; Inkling has no such preparation."
+        )
+    share = size / edge
+    while share < 1 and math.floor(size / share) < edge:
+        share = math.nextafter(share, 0)
+    return share
+
+
+def _timm(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    channels, height, width = (int(side) for side in config["input_size"])
+    mode = config.get("crop_mode", "center")
+    found: dict[str, Any] = {
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "filter": config.get("interpolation", "bicubic"),
+        "antialias": True,
+        **normalised(tuple(config["mean"]), tuple(config["std"])),
+    }
+    if mode == "squash":
+        return {**found, "resize": "stretch"}
+    if mode == "border":
+        raise InvalidRequest(
+            "The file's crop_mode is border, which fills the rest with a colour; "
+            "state the preparation with --resize and --values instead."
+        )
+    crop = float(config.get("crop_pct") or 0.875)
+    return {**found, "resize": "cover", "aspect": "scaling", "crop": crop}
+
+
+def _teachable(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    side = int(content.get("imageSize", 224))
+    return {
+        "height": side,
+        "width": side,
+        "resize": "cover",
+        "aspect": "exact_box",
+        "filter": "lanczos",
+        "antialias": True,
+        **VALUES["signed"],
+    }
+
+
+def _hugging_face(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: dict[str, Any] = {
+        "filter": _RESAMPLE[int(config.get("resample", 2))],
+        "antialias": True,
+        **_hugging_face_values(config),
+    }
+    if not config.get("do_resize", True):
+        return found
+    size, cut = config["size"], None
+    if config.get("do_center_crop") and config.get("crop_size") is not None:
+        cut = _pair(config["crop_size"])
+    edge = size.get("shortest_edge") if isinstance(size, Mapping) else None
+    if edge is None and (not isinstance(size, int) or cut is None):
+        height, width = _pair(size)
+        if cut not in (None, (height, width)):
+            raise InvalidRequest(
+                f"The file stretches pictures to {height} x {width} and then cuts "
+                f"{cut} out; Inkling has no such preparation."
+            )
+        return {**found, "resize": "stretch", "height": height, "width": width}
+    edge = int(edge if edge is not None else size)
+    if config.get("crop_pct") and cut is None and edge < 384:
+        cut, edge = (edge, edge), int(edge / float(config["crop_pct"]))
+    if cut is None:
+        raise InvalidRequest(
+            "The file scales the shorter side and cuts nothing off, so that pictures "
+            "keep different sizes; give --resize and --size."
+        )
+    found |= {"height": cut[0], "width": cut[1], "resize": "cover", "aspect": "floor"}
+    return {**found, "crop": _share(min(cut), edge)}
+
+
+def _hugging_face_values(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    factor = 1.0
+    if config.get("do_rescale", True):
+        factor = float(config.get("rescale_factor", 1 / 255))
+    if not config.get("do_normalize", True):
+        return {"scale": (factor,), "offset": (0.0,)}
+    mean, std = config["image_mean"], config["image_std"]
+    pairs = [
+        tuple(one) if isinstance(one, list) else (float(one),) for one in (mean, std)
+    ]
+    return normalised(pairs[0], pairs[1], factor)
+
+
+def _keras_hub(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    height, width = _pair(config["image_size"])
+    scale, offset = config.get("scale"), config.get("offset")
+    crop = bool(config.get("crop_to_aspect_ratio", True))
+    fit = bool(config.get("pad_to_aspect_ratio", False))
+    return {
+        "height": height,
+        "width": width,
+        "resize": "fit" if fit else "cover" if crop else "stretch",
+        "aspect": "whole_pixels" if fit or crop else "scaling",
+        "filter": config.get("interpolation", "bilinear"),
+        "antialias": bool(config.get("antialias", False)),
+        "scale": (1.0,) if scale is None else _numbers(scale),
+        "offset": (0.0,) if offset is None else _numbers(offset),
+    }
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    flat = value if isinstance(value, list) else [value]
+    while len(flat) == 1 and isinstance(flat[0], list):
+        flat = flat[0]
+    return tuple(float(one) for one in flat)

@@ -1,0 +1,221 @@
+"""The pictures with which a given model is tried: the caller's, or generated ones."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from inkling.errors import InklingError, InvalidRequest
+from inkling.image.preprocess import to_input
+from inkling.labels import by_normal_form, normal_form
+from inkling.model.litter import is_litter
+from inkling_training.data.layout import files_below
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from inkling.contract import Contract
+
+__all__ = ["Pictures", "folder_labels", "generated", "read_pictures"]
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_MOST = 1000
+_NAMED = 3
+_GENERATED = 48
+_GOLDEN = 12
+# A golden picture is published with the model, so a large one is scaled down first.
+_GOLDEN_BYTES, _GOLDEN_SIDE = 200_000, 640
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures as files, in a mixed order.
+
+    Attributes:
+        images: PNG and JPEG files, encoded.
+        labels: The place of each picture's label; None if they are not known.
+        are_generated: True if nobody photographed them.
+        digest: `sha256:` and the SHA-256 of all of them with their labels.
+    """
+
+    images: tuple[bytes, ...]
+    labels: npt.NDArray[np.int64] | None
+    are_generated: bool
+    digest: str
+
+    def inputs(self, contract: Contract, count: int) -> npt.NDArray[np.float32]:
+        """Return the model inputs of the first pictures."""
+        return np.stack([to_input(one, contract) for one in self.images[:count]])
+
+    def batches(
+        self, contract: Contract, size: int
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the model inputs of all pictures."""
+        for start in range(0, len(self.images), size):
+            part = self.images[start : start + size]
+            yield np.stack([to_input(image, contract) for image in part])
+
+    def golden(self) -> list[bytes]:
+        """Return the pictures that are published with the model."""
+        return [_small(image) for image in self.images[:_GOLDEN]]
+
+    def first(self, count: int) -> Pictures:
+        """Return the first pictures."""
+        labels = None if self.labels is None else self.labels[:count]
+        return replace(self, images=self.images[:count], labels=labels)
+
+
+def folder_labels(folder: Path) -> tuple[str, ...]:
+    """Return the labels that the names of the folders state, in alphabetical order.
+
+    This is the order of Keras's `image_dataset_from_directory`.
+
+    Raises:
+        InvalidRequest: The folder cannot be read, or two names spell the same label.
+    """
+    return tuple(by_normal_form(sorted(_folders(folder))))
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        return [
+            path.name
+            for path in folder.iterdir()
+            if path.is_dir() and not is_litter(path.name)
+        ]
+    except OSError:
+        raise InvalidRequest(
+            f"--pictures is {folder}, which cannot be read; expected a folder with a "
+            "folder of pictures for each label, or with pictures."
+        ) from None
+
+
+def read_pictures(
+    folder: Path, labels: tuple[str, ...], contract: Contract
+) -> tuple[Pictures, list[str]]:
+    """Return the pictures of a folder, and sentences about those that were left out.
+
+    Args:
+        folder: A folder of pictures for each label, or one with pictures.
+        labels: The labels of the model.
+        contract: The contract by which each picture must be readable.
+
+    Raises:
+        InvalidRequest: A folder is no label of the model, or no picture can be read.
+    """
+    names = _folders(folder)
+    places = {name: _place(name, labels) for name in sorted(names)}
+    found: list[tuple[Path, int | None]] = [
+        (path, place)
+        for name, place in places.items()
+        for path in _files(folder / name)
+    ]
+    labelled = bool(found)
+    if not labelled:
+        found = [(path, None) for path in _files(folder)]
+    random.Random(0).shuffle(found)
+    kept, notes = _readable(found, contract)
+    if not kept:
+        raise InvalidRequest(
+            f"{folder} has no PNG or JPEG file that can be read. {' '.join(notes)}"
+        )
+    digest = hashlib.sha256()
+    for image, place in kept:
+        digest.update(hashlib.sha256(image).digest() + str(place).encode())
+    known = np.array([place for _, place in kept]) if labelled else None
+    return Pictures(
+        tuple(image for image, _ in kept), known, False, f"sha256:{digest.hexdigest()}"
+    ), notes
+
+
+def _place(name: str, labels: tuple[str, ...]) -> int:
+    label = normal_form(name)
+    if label in labels:
+        return labels.index(label)
+    near = get_close_matches(label, labels, 1)
+    hint = f" Is it {near[0]}?" if near else ""
+    raise InvalidRequest(
+        f"The folder {name} in --pictures is no label of the model, which has "
+        f"{', '.join(labels):.200}.{hint}"
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return [p for p in files_below(folder) if p.suffix.lower() in _SUFFIXES]
+    except OSError:
+        raise InvalidRequest(f"A folder in {folder} cannot be read.") from None
+
+
+def _readable(
+    found: Sequence[tuple[Path, int | None]], contract: Contract
+) -> tuple[list[tuple[bytes, int | None]], list[str]]:
+    kept: list[tuple[bytes, int | None]] = []
+    skipped: list[str] = []
+    for path, place in found:
+        if len(kept) == _MOST:
+            break
+        try:
+            image = path.read_bytes()
+            to_input(image, contract)
+        except OSError:
+            skipped.append(f"Skipped {path} (cannot be read).")
+        except InklingError as error:
+            skipped.append(f"Skipped {path} ({error.message})")
+        else:
+            kept.append((image, place))
+    notes = skipped[:_NAMED]
+    if len(skipped) > _NAMED:
+        notes.append(f"Skipped {len(skipped)} files in all.")
+    if len(found) > len(kept) + len(skipped):
+        notes.append(f"Used {_MOST:,} of {len(found):,} pictures, chosen by chance.")
+    return kept, notes
+
+
+def generated(contract: Contract) -> Pictures:
+    """Return pictures that nobody photographed: shapes on noise, in odd sizes."""
+    images = tuple(_picture(number, contract) for number in range(_GENERATED))
+    return Pictures(images, None, True, "generated")
+
+
+def _picture(number: int, contract: Contract) -> bytes:
+    chance = np.random.default_rng([2026, number])
+    width, height = (
+        int(side * chance.uniform(0.8, 1.6)) + 1
+        for side in (min(contract.width, 512), min(contract.height, 512))
+    )
+    coarse = chance.integers(0, 256, (chance.integers(2, 9), 7, 3), np.uint8)
+    picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(picture)
+    for _ in range(int(chance.integers(1, 6))):
+        left, top = int(chance.integers(0, width)), int(chance.integers(0, height))
+        box = (left, top, left + width // 3, top + height // 3)
+        colour = tuple(chance.integers(0, 256, 3).tolist())
+        (draw.ellipse if chance.random() < 0.5 else draw.rectangle)(box, colour)
+    return _png(picture)
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _small(image: bytes) -> bytes:
+    if len(image) <= _GOLDEN_BYTES:
+        return image
+    with Image.open(io.BytesIO(image)) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((_GOLDEN_SIDE, _GOLDEN_SIDE))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=90)
+    return file.getvalue()

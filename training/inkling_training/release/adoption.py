@@ -1,0 +1,258 @@
+"""Publishes a model that was given, after it was compared with what was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inkling.model.bundle import Bundle
+from inkling.model.repository import FORMATS, Publication, Repository, VersionFiles
+from inkling_training.errors import GateFailed
+from inkling_training.preparation.meaning import probabilities, traced_probabilities
+from inkling_training.release import card, datasheet, export, parity, publish
+from inkling_training.sources.tflite_file import precision
+from inkling_training.stderr import quiet_stderr
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from inkling.contract import Contract
+    from inkling_training.preparation.conclusion import Fact
+    from inkling_training.preparation.pictures import Pictures
+    from inkling_training.release.parity import ParityRow, Scores
+    from inkling_training.sources.source import Source
+
+__all__ = ["Adoption", "adopt"]
+
+# With this many pictures the ranges of most int8 tensors are stable.
+_CALIBRATION_PICTURES = 100
+# The inputs of the compared pictures are held in memory at once.
+_COMPARED_PICTURES, _COMPARED_BYTES = 512, 256 * 1024**2
+
+
+@dataclass
+class Adoption:
+    """A given model on its way into the repository.
+
+    Attributes:
+        source: The model that was given.
+        meaning: What its outputs mean.
+        contract: How it wants its pictures.
+        pictures: The pictures to try it with.
+        facts: What was found and concluded.
+        notes: What a user should know, as sentences.
+        allow_regression: True to publish even if the version before is more accurate.
+        say: Prints a line of progress.
+    """
+
+    source: Source
+    meaning: str
+    contract: Contract
+    pictures: Pictures
+    facts: list[Fact]
+    notes: list[str] = field(default_factory=list)
+    allow_regression: bool = False
+    say: Callable[[str], None] = print
+
+    def scored(self, inputs: Scores) -> Scores:
+        """Return the given model's scores, asked by its own library.
+
+        Args:
+            inputs: In the contract's `input_shape`.
+        """
+        if self.contract.layout == "chw":
+            inputs = inputs.transpose(0, 2, 3, 1)
+        return probabilities(self.source.raw(inputs), self.meaning)
+
+    def compared(self) -> Scores:
+        """Return the inputs on which the exports are compared."""
+        size = 4 * int(np.prod(self.contract.input_shape))
+        count = min(_COMPARED_PICTURES, max(1, _COMPARED_BYTES // size))
+        return self.pictures.inputs(self.contract, count)
+
+
+def adopt(repository: Repository, name: str, adoption: Adoption) -> VersionFiles:
+    """Export a given model, compare the exports with it, and publish it.
+
+    Raises:
+        GateFailed: The exports disagree with the given model, or the version before is
+            more accurate; nothing was published.
+    """
+    home = repository.files(name, 1).path.parent
+    try:
+        with repository.publishing(name) as publication:
+            return _published(repository, publication, adoption)
+    finally:
+        # A failed first publication leaves no empty directory.
+        with suppress(OSError):
+            home.rmdir()
+
+
+def _published(
+    repository: Repository, publication: Publication, adoption: Adoption
+) -> VersionFiles:
+    path, contract, pictures = publication.path, adoption.contract, adoption.pictures
+    inputs = adoption.compared()
+    scores = _checked(adoption.scored(inputs), adoption.source.name)
+    formats = _exported(publication.model, adoption, path)
+    adoption.say("Comparing every export with the given model.")
+    labels = None if pictures.labels is None else pictures.labels[: len(inputs)]
+    with quiet_stderr():
+        rows = parity.compare(adoption.scored, path, contract, inputs, labels, formats)
+    rows, formats = _kept(rows, formats, adoption, path)
+    export.write_golden(adoption.scored, contract, pictures.golden(), path)
+    figures = _figures(publication.model, adoption, rows, path)
+    figures["compared"] = len(inputs)
+    if labels is not None:
+        accuracy = float((scores.argmax(axis=1) == labels).mean())
+        figures["accuracy"] = {"given": accuracy} | {r.export: r.accuracy for r in rows}
+        figures["data"] = pictures.digest
+        _check_regression(repository, publication.model, adoption, accuracy, labels)
+    picture = datasheet.seen(contract, pictures)
+    datasheet.write_datasheet(
+        path / "card", figures, adoption.facts, adoption.notes, picture
+    )
+    publish.check_as_a_gateway_does(publication, formats)
+    files = publication.commit()
+    adoption.say(card.parity_table(rows))
+    return files
+
+
+def _exported(name: str, adoption: Adoption, path: Path) -> list[str]:
+    """Write the model in every form that it allows; return its TFLite formats."""
+    source, contract = adoption.source, adoption.contract
+    if source.tflite is not None:
+        export.write_contract(contract, path)
+        kind = precision(source)
+        (path / "tflite").mkdir()
+        bundle = Bundle(source.tflite, name, kind, contract)
+        (path / "tflite" / f"{kind}.tflite").write_bytes(bundle.to_bytes())
+        adoption.notes.append(
+            "TensorFlow Serving cannot serve it, because a TFLite file was given. The "
+            "embedded engine and devices run the file as it is."
+        )
+        return [kind]
+    exporter = export.Exporter(
+        name, _traced(adoption), contract, tracked=source.tracked
+    )
+    adoption.say("Writing the SavedModel.")
+    with quiet_stderr():
+        exporter.write_saved_model(path)
+    inputs = adoption.pictures.inputs(contract, _CALIBRATION_PICTURES)
+    export.write_warmup(name, inputs[:1], path)
+    return _converted(exporter, adoption, inputs, path / "tflite")
+
+
+def _traced(adoption: Adoption) -> Callable[[Any], Any]:
+    traced, meaning = adoption.source.traced, adoption.meaning
+    outputs = len(adoption.contract.labels)
+    if meaning == "binary" or (meaning == "logits" and _is_single(adoption)):
+        outputs = 1
+
+    def scores(inputs: Any) -> Any:
+        return traced_probabilities(traced(inputs), meaning, outputs)  # type: ignore[misc]
+
+    return scores
+
+
+def _is_single(adoption: Adoption) -> bool:
+    few = adoption.pictures.inputs(adoption.contract, 1)
+    return bool(adoption.source.raw(few).shape[1] == 1)
+
+
+def _converted(
+    exporter: export.Exporter, adoption: Adoption, inputs: Scores, directory: Path
+) -> list[str]:
+    formats: list[str] = []
+    for tflite_format in FORMATS:
+        adoption.say(f"Converting to TFLite {tflite_format}.")
+        try:
+            exporter.write_tflite(tflite_format, inputs, directory)
+        except export.Unconvertible as error:
+            adoption.notes.append(_lacking(tflite_format, error))
+            if tflite_format == "float32":
+                directory.rmdir()
+                break
+        else:
+            formats.append(tflite_format)
+    return formats
+
+
+def _lacking(tflite_format: str, error: export.Unconvertible) -> str:
+    why = f"LiteRT lacks {', '.join(error.operations)}"
+    if not error.operations:
+        why = "TensorFlow's converter failed"
+    if tflite_format == "float32":
+        return (
+            f"It has no TFLite file, because {why}; TensorFlow Serving alone can "
+            "serve it."
+        )
+    return f"It has no {tflite_format} file, because {why}."
+
+
+def _kept(
+    rows: list[ParityRow], formats: list[str], adoption: Adoption, path: Path
+) -> tuple[list[ParityRow], list[str]]:
+    """Return the exports that agree; smaller formats that do not are left out.
+
+    Raises:
+        GateFailed: The SavedModel or the file in float32 disagrees.
+    """
+    exact = [row for row in rows if row.export in ("saved_model", *formats[:1])]
+    publish.check_parity(exact, adoption.source.name)
+    for row in rows:
+        if not row.passed:
+            (path / "tflite" / f"{row.export}.tflite").unlink()
+            adoption.notes.append(
+                f"It has no {row.export} file, because its scores differ by up to "
+                f"{row.worst:.2g}."
+            )
+    passed = {row.export for row in rows if row.passed}
+    return [row for row in rows if row.passed], [f for f in formats if f in passed]
+
+
+def _figures(
+    name: str, adoption: Adoption, rows: Sequence[ParityRow], path: Path
+) -> dict[str, Any]:
+    source, contract = adoption.source, adoption.contract
+    origin = contract.source
+    return {
+        "model": name,
+        "dataset": "not stated",
+        "contract": contract.hash,
+        "library": source.library,
+        "source": None if origin is None else asdict(origin),
+        "pictures": "generated" if adoption.pictures.are_generated else "given",
+        "parity": [row.as_json() for row in rows],
+        "bytes": {
+            file.stem: file.stat().st_size
+            for file in sorted((path / "tflite").glob("*.tflite"))
+        },
+    }
+
+
+def _checked(scores: Scores, name: str) -> Scores:
+    if not np.isfinite(scores).all():
+        raise GateFailed(
+            f"{name} answers with NaN or infinite scores; nothing was published. Its "
+            "weights are damaged, or the values of the pictures are wrong."
+        )
+    return scores
+
+
+def _check_regression(
+    repository: Repository,
+    name: str,
+    adoption: Adoption,
+    accuracy: float,
+    labels: npt.NDArray[np.int64],
+) -> None:
+    adoption.say(f"Accuracy on {len(labels):,} labelled pictures: {accuracy:.2%}.")
+    if not adoption.allow_regression:
+        before = publish.version_before(repository, name, adoption.pictures.digest)
+        publish.check_regression(before, accuracy, len(labels))

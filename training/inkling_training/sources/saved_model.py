@@ -1,0 +1,179 @@
+"""Opens SavedModel directories with TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import saved_model_pb2
+
+from inkling_training.sources.graphs import producer
+from inkling_training.sources.guards import digest_of
+from inkling_training.sources.source import (
+    Choice,
+    Source,
+    UnusableModel,
+    chosen,
+    native,
+    shape_of,
+    two_dimensional,
+)
+from inkling_training.stderr import quiet_stderr
+
+__all__ = ["open_saved_model"]
+
+# Operations that run Python, or that read and write files by names in the graph.
+_CODE = frozenset(
+    {
+        "EagerPyFunc",
+        "MatchingFiles",
+        "PyFunc",
+        "PyFuncStateless",
+        "ReadFile",
+        "WholeFileReader",
+        "WholeFileReaderV2",
+        "WriteFile",
+    }
+)
+_NOT_FOR_USERS = "__saved_model_init_op"
+_BATCH = 32
+
+
+def open_saved_model(path: Path, choice: Choice) -> Source:
+    """Open the directory of a SavedModel of TensorFlow 1 or 2, or of Keras's export.
+
+    Raises:
+        UnusableModel: The directory is damaged, carries code, or is no image
+            classifier.
+    """
+    file = path / "saved_model.pb"
+    if not file.is_file():
+        raise UnusableModel(
+            f"{path} has no saved_model.pb; give the directory of a SavedModel, or a "
+            ".keras, .h5 or .tflite file."
+        )
+    digest, name = digest_of(path), path.resolve().name
+    _check_code(name, file, trust=choice.trust)
+    try:
+        with quiet_stderr():
+            loaded = tf.saved_model.load(str(path))
+            signatures = dict(loaded.signatures)
+    except Exception as error:  # noqa: BLE001 - a file raises whatever it likes
+        raise UnusableModel(
+            f"TensorFlow {tf.__version__} cannot open {name} ({type(error).__name__}): "
+            "it is damaged or incomplete. Copy or export the model again."
+        ) from None
+    signature = _signature(name, signatures, choice.signature)
+    return _source(name, digest, loaded, signature, choice)
+
+
+def _check_code(name: str, file: Path, *, trust: bool) -> None:
+    saved = saved_model_pb2.SavedModel()
+    try:
+        saved.ParseFromString(file.read_bytes())
+    except (DecodeError, OSError, MemoryError):
+        raise UnusableModel(
+            f"{name} is damaged: its saved_model.pb cannot be read. Copy or export "
+            "the model again."
+        ) from None
+    found = sorted(_CODE & _operations(saved))
+    if found and not trust:
+        raise UnusableModel(
+            f"{name} runs code or opens files of this machine ({', '.join(found)}). "
+            "Give --trust if you know its author."
+        )
+
+
+def _operations(saved: Any) -> set[str]:
+    found: set[str] = set()
+    for meta in saved.meta_graphs:
+        found |= {node.op for node in meta.graph_def.node}
+        for function in meta.graph_def.library.function:
+            found |= {node.op for node in function.node_def}
+    return found
+
+
+def _signature(name: str, signatures: dict[str, Any], wished: str | None) -> Any:
+    names = sorted(set(signatures) - {_NOT_FOR_USERS})
+    if not names:
+        raise UnusableModel(
+            f"{name} has no signature; save it with model.export('folder'), or with "
+            "tf.saved_model.save(model, 'folder', signatures=function)."
+        )
+    if wished is None and "serving_default" in names:
+        return signatures["serving_default"]
+    return signatures[chosen(name, "signature", names, wished)]
+
+
+def _source(
+    name: str, digest: str, loaded: Any, signature: Any, choice: Choice
+) -> Source:
+    inputs = signature.structured_input_signature[1]
+    if len(inputs) != 1:
+        raise UnusableModel(
+            f"{name} has {len(inputs)} inputs ({', '.join(inputs):.200}); expected "
+            "one input, for one picture."
+        )
+    [(key, spec)] = inputs.items()
+    shape = tuple(spec.shape) if spec.shape.rank is not None else ()
+    layout, height, width, channels = shape_of(shape, spec.dtype.name, name)
+    names = sorted(signature.structured_outputs)
+    output = chosen(name, "output", names, choice.output)
+
+    def traced(batch: Any) -> Any:
+        return _asked(signature, key, output, layout, spec.dtype)(batch)
+
+    def raw(batch: Any) -> Any:
+        parts = np.array_split(batch, range(_BATCH, len(batch), _BATCH))
+        answers = [_own_answer(signature, key, spec, layout, part) for part in parts]
+        found = [tf.cast(one[output], tf.float32).numpy() for one in answers]
+        return two_dimensional(np.concatenate(found), name)
+
+    whole = "int" in spec.dtype.name
+    return Source(
+        name=name,
+        digest=digest,
+        library=f"TensorFlow {tf.__version__}",
+        height=height,
+        width=width,
+        channels=channels,
+        layout=layout,
+        dtype=spec.dtype.name,
+        activation=_activation(signature, output),
+        raw=raw,
+        values=("bytes", "the model takes whole numbers") if whole else None,
+        half=spec.dtype in (tf.float16, tf.bfloat16),
+        traced=traced,
+        tracked=loaded,
+    )
+
+
+def _own_answer(signature: Any, key: str, spec: Any, layout: str, part: Any) -> Any:
+    batch = tf.cast(native(part, layout, spec.dtype.name), spec.dtype)
+    return signature(**{key: batch})
+
+
+def _asked(
+    signature: Any, key: str, output: str, layout: str, dtype: Any
+) -> Callable[[Any], Any]:
+    """Return a function of inputs in float32, shape (n, height, width, channels)."""
+
+    def asked(batch: Any) -> Any:
+        if layout == "chw":
+            batch = tf.transpose(batch, (0, 3, 1, 2))
+        if dtype.is_integer:
+            batch = tf.saturate_cast(tf.round(batch), dtype)
+        return signature(**{key: tf.cast(batch, dtype)})[output]
+
+    return asked
+
+
+def _activation(signature: Any, output: str) -> str | None:
+    kind = producer(signature, signature.structured_outputs[output])
+    if kind in ("Softmax", "Sigmoid"):
+        return kind.lower()
+    return "linear" if kind in ("BiasAdd", "MatMul", "AddV2", "Mean") else None
