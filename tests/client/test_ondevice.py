@@ -236,7 +236,7 @@ def test_garbage_is_refused(digit_contract: Contract, model: bytes) -> None:
     [
         {"height": 32, "width": 32},
         {"height": 56, "width": 14, "box": 14},
-        {"channels": 3},
+        {"channels": 3, "grey": "luminance"},
         {"labels": tuple("012345678")},
         {"labels": tuple("0123456789a")},
     ],
@@ -428,7 +428,7 @@ def test_golden_scores_may_differ_by_the_tolerance(
         (_contract(polarity="as_is"), BrokenVersion),
         (_contract_everywhere(labels=list("01234567")), BrokenVersion),
         (_contract_everywhere(height=32, width=32), BrokenVersion),
-        (_contract_everywhere(scale=1 / 127.5, offset=-1.0), BrokenVersion),
+        (_contract_everywhere(scale=[1 / 127.5], offset=[-1.0]), BrokenVersion),
         (_contract_everywhere(polarity="as_is"), BrokenVersion),
         (_contract_everywhere(box=16), BrokenVersion),
     ],
