@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The two commands are `make up` and `make test`; `make help` lists the rest.
 
 PYTHON ?= python3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares Inkling with other ways to serve the same model, side by side.
 
     python -m benchmarks [--models-dir models] [--rounds 5] [--seconds 1.5]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A closed-loop generator over persistent connections with one open request each.
 
 It uses plain sockets and a selector, because it shares the machine with the server and

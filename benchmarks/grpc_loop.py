@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A closed-loop generator with grpc.aio's client; it prints its result as JSON.
 
     python -m benchmarks.grpc_loop PORT MESSAGE_FILE CONNECTIONS SECONDS

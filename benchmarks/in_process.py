@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures the parts of an answer without a server, in CPU time per call."""
 
 from __future__ import annotations

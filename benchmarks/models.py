@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The models and the pictures of the benchmark."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The plan of the benchmark: the servers, and the load that each of them gets."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts, measures and stops the processes of the servers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a second engine behind one gateway process adds: it should double the rate.
 
     python -m benchmarks.replicas [--rounds 3] [--seconds 3] [--call-ms 20] [--batch 4]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The results, the lines that they are compared with, and the report in Markdown."""
 
 from __future__ import annotations

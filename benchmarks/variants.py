@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs `inkling serve` without one of its layers, to measure the layer's cost.
 
     python -m benchmarks.variants metrics serve --models-dir models --workers 1

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prints the style budgets and the measured values of the code.
 
 The exit code is 1 if a budget is exceeded. Code lines are the lines without docstrings,

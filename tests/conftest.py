@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures for all tests: a trained repository, a gateway process, full data sets."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Servers that read a request and send a constant answer: the lower bound of the cost.
 
 uvicorn benchmarks.peers.echo:app

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A FastAPI application with a model, in the two usual forms.
 
     MODEL=model.tflite uvicorn benchmarks.peers.fastapi_app:app

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flask's development server with Keras's `predict`, as in tutorials.
 
 MODEL=saved_model_folder flask --app benchmarks.peers.flask_app run

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A stand-in for TensorFlow Serving: its protocol, with a published SavedModel.
 
     python -m benchmarks.peers.tensorflow_serving MODELS_DIR MODEL PORT

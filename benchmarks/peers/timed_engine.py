@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorFlow Serving's protocol around a clock: each call takes the same time.
 
     python -m benchmarks.peers.timed_engine HOST:PORT SECONDS

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The work of every peer for a picture, as written by hand."""
 
 from __future__ import annotations

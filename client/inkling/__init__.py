@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inkling: one picture gets the same answer wherever the model runs.
 
 This distribution holds the code that training, gateway and load test share: the

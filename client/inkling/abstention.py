@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Abstention: decides when a prediction has no label, for gateway and device alike.
 
 If the caller allows abstention, a prediction has no label for one of three reasons:

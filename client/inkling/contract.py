@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The contract of a model: defines its input and the meaning of its scores.
 
 A contract is published with the model. Training, gateway, client and device all follow

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules that the values of a contract follow; `inkling.contract` checks them."""
 
 from __future__ import annotations

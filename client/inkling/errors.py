@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The errors of Inkling, the same over every protocol.
 
 InklingError

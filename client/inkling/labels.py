@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels as text: which texts can be labels, and which two texts are one label.
 
 The same label reaches Inkling in several spellings: macOS decomposes the names of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The result of a classification, in the form that every protocol carries."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The gateway: no TensorFlow, no compiler, nothing of pip or uv. Built from the root:
 #
 #   docker build -f deploy/docker/gateway.Dockerfile .

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The load test: Locust and the client, no TensorFlow and no gateway. Built from the root:
 #
 #   docker build -f deploy/docker/loadtest.Dockerfile .

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Training, on the CPU: the models are small, and the GPU is the engine's. Built from the
 # root:
 #

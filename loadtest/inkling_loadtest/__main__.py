@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs Locust on our locustfile: `python -m inkling_loadtest --host http://...`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The subcommand `inkling loadtest`: checks its arguments, then becomes Locust."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The options of a load test: their help texts, their values, and their checks."""
 
 from __future__ import annotations

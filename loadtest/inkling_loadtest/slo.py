@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Service level objectives: their text form, and whether they were met."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The addresses of TensorFlow Serving, as the setting states them."""
 
 from __future__ import annotations

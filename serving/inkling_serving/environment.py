@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """INKLING_* variables: settings, links to services, and names that are neither.
 
 Kubernetes sets variables for each Service of a namespace, and Docker's legacy links

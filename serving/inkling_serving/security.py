@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """API keys and TLS credentials of the gateway, from files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The service behind all protocols: classifies, explains and lists the models.
 
 In the gateway, only this module calls the preprocessing. It does not depend on HTTP,

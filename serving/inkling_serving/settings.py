@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The settings of the gateway, from INKLING_* variables and command-line flags."""
 
 from __future__ import annotations

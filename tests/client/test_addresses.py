@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The addresses of gateways in all their spellings, and what stands there instead."""
 
 from __future__ import annotations

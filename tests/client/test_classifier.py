@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One table of behaviour for every classifier: over gRPC, over HTTP and on the device."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Closing a classifier: whatever is under way ends with our error, and nothing else."""
 
 from __future__ import annotations

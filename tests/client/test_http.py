@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP classifier: its connections, deadlines, retries, and answers of others."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bytes, paths, Pillow images and arrays give one answer for one picture."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Proxies in the environment: when they are used, and that messages name them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gRPC classifiers, synchronous and for asyncio, and the commands that ask."""
 
 from __future__ import annotations

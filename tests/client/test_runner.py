@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What LiteRT computes becomes probabilities, as the contract says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a models directory holds in place of models, in sentences."""
 
 from __future__ import annotations

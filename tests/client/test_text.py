@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels on a terminal: in every encoding, in columns, and without a traceback."""
 
 from __future__ import annotations

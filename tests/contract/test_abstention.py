@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rule by which a picture gets no label, from inputs and scores alone."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Oddities of PNG and JPEG that Pillow and browsers accept, and damage that nobody does."""
 
 import io

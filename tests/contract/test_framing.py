@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A digit is framed alike however it was cut, reduced or coloured (finder `ink-2`)."""
 
 from __future__ import annotations

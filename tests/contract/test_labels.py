@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels as text: one spelling in contracts and comparisons, and none that breaks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each way to resize a picture, compared to the bit with the library that it imitates."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each mistake in preprocessing that costs accuracy is impossible here, or refused.
 
 The figures in the names of the mistakes are the accuracy that each cost on MNIST.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Compose files: each name, port, path and command in them exists where it points."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Dockerfiles: their build steps are done for real, in a folder."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The text protos that TensorFlow Serving is started with, against schema and code."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model abstains alike over every protocol, and only where a caller asks for it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same pictures get the same answers on every path, within the contract's tolerance.
 
 The reference is the SavedModel that Keras exported, run by TensorFlow in this process

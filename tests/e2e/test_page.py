@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page in a real browser: drawing, answers, and the stages of the preprocessing."""
 
 import base64

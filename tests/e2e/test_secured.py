@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The commands that ask a gateway which requires a key, TLS and a client certificate."""
 
 from __future__ import annotations

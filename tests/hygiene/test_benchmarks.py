@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmarks are not run here; these tests check the parts that they rely on."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One mistake, one code word, over whatever protocol and before whatever engine."""
 
 from __future__ import annotations

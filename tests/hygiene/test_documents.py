@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The commands in the documents are run, and their tables compared with the code."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules of the house that a program can check."""
 
 import ast
@@ -258,3 +259,26 @@ def test_only_what_is_too_slow_is_tried_again(tmp_path: Path) -> None:
         ("wrong", "FAILED"),
         ("never", "FAILED"),
     ], done.stdout + done.stderr
+
+
+_LICENCE = "SPDX-License-Identifier: Apache-2.0"
+_OUR_FOLDERS = (*MEMBERS.values(), "tests", "scripts", "benchmarks", "deploy")
+_SOURCE_SUFFIXES = (".py", ".proto", ".js", ".css", ".sh", ".Dockerfile")
+
+
+def test_sources_name_their_licence() -> None:
+    """One of the first two lines of each source file that we wrote names the licence."""
+    files = [
+        path
+        for folder in _OUR_FOLDERS
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in _SOURCE_SUFFIXES and "_pb2" not in path.name
+    ]
+    without = [
+        path
+        for path in files
+        if not any(_LICENCE in line for line in path.read_text().splitlines()[:2])
+    ]
+
+    assert len(files) > 200
+    assert without == []

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Distributions, and the rooms inside them, import each other in one direction only.
 
 A room is a sub-package of a distribution's package, or a module directly in it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small real server in front of a real gateway, with a fault that is wanted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a load test computes, without a load."""
 
 from __future__ import annotations

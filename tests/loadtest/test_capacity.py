@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The search for capacity, against a server whose capacity is known."""
 
 from __future__ import annotations

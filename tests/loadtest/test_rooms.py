@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rooms of the load test: arrows between them point one way."""
 
 from __future__ import annotations

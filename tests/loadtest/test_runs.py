@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Load tests of a real gateway, and of faulty servers in front of one.
 
 Locust patches the process that imports it, so every run is a process of its own. Several

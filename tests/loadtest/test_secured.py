@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Load tests of a gateway that asks for a key and speaks TLS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures that start a command, or a stand-in for TensorFlow Serving."""
 
 from __future__ import annotations

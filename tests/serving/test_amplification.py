@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """F4: what the worst requests that are let in, or refused, cost in memory and CPU."""
 
 import base64

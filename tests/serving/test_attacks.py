@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attacks on a gateway process, with clients beside them that behave.
 
 Each attack says how much memory the process may have while it lasts; afterwards the

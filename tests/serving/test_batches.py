@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several pictures in a request: which one is bad, and what becomes of the others."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP as it is spoken on the wire, row by row (H1 to H24), and the gateway's end.
 
 Each row of the table goes every way through the gateway: answered where its bytes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The time after SIGTERM in which a gateway is not ready and serves all the same."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mutated pictures and envelopes against a live gateway; each case has a number.
 
 To see one again: `_mutated_picture(number)`, `_mutated_json(number)` or

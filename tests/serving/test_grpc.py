@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """gRPC on a live port: every method, every way to misuse it, health, and the end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a picture gets: every way of sending one, every address, every header."""
 
 import base64

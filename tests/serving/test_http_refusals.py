@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bad requests: one table, through both doors, and what only the real door can show."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the gateway says of its own work: /metrics, Server-Timing, and gRPC's trailer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Oddities in a repository: each is its version's reason, and every answer is given."""
 
 from __future__ import annotations

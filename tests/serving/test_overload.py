@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """F5: offered more than it can do, the gateway goes on doing what it can."""
 
 from __future__ import annotations

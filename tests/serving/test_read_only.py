@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A system on which nothing can be written, as containers with a read-only root are."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bodies of refused requests are freed at once, and not when Python collects cycles."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A file of API keys that is replaced while the gateway serves."""
 
 from __future__ import annotations

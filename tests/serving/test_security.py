@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """API keys and TLS, on both ports, as a caller meets them."""
 
 from __future__ import annotations

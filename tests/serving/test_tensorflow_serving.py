@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorFlow Serving's protocol, both ways, against its own classes.
 
 Their client stubs against our gateway; and our engine against a server that is built on

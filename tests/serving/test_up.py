@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`inkling up` behind keys and TLS, on free ports and on every kind of address."""
 
 from __future__ import annotations

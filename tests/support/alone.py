@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the tests that measure short times, beside which no other test may run."""
 
 from __future__ import annotations

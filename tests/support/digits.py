@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bundled digits, as samples that look like MNIST's."""
 
 from __future__ import annotations

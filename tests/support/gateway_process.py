@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes of the command `inkling`: a gateway that serves, one to kill, any command."""
 
 from __future__ import annotations

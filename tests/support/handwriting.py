@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One digit as people send it: cut out, reduced by a program, and in any colours."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clients that behave, in a process of their own, so that an attack does not slow them.
 
 `python healthy_clients.py HTTP_PORT GRPC_PORT MODEL` reads a picture from the standard

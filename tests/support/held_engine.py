@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An engine without a model, whose predictions can be held up."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP/2 frames to and from a gRPC port, with which a client can misbehave (RFC 9113)."""
 
 from __future__ import annotations

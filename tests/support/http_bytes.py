@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bytes to and from an HTTP port, without a library that would correct them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A load test as a process of its own; Locust patches the process that imports it."""
 
 from __future__ import annotations

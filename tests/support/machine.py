@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times, ports and memory of the machine that the tests run on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A stand-in for TensorFlow Serving that is built on its own servicers."""
 
 from __future__ import annotations

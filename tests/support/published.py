@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trained models that most tests serve; they are kept from run to run."""
 
 from __future__ import annotations

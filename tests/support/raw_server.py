@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small server over plain sockets, for the ways in which servers can be odd."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A reverse proxy that serves a gateway under a path, as nginx and notebooks do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Slow clients in a process of their own, so that they do not slow the test down.
 
 `python slow_clients.py PORT COUNT` opens COUNT connections of each kind, says so with a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pictures that the tests train on; most need only a few."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`inkling evaluate`: the same figures whoever is asked, and nothing silently left out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels in figures: drawn in a font that has them, or written out; never as boxes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folders and tables of pictures as people have them: understood, or told what to do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The full data sets, in `make test-all`; skipped, and said so, where they are not."""
 
 from pathlib import Path

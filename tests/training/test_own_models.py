@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models that people bring, from file to answer, against their own library's answer.
 
 The networks are tiny and have random weights; what is compared is the way of a picture.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How labels and preparations are read from the files that people have."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Broken, hostile and foreign model files: one sentence each, and nothing published."""
 
 import json

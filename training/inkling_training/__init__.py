@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains, checks, publishes and evaluates image classifiers."""
 
 __all__ = ["__version__"]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The errors of training, as part of the tree in `inkling.errors`."""
 
 from __future__ import annotations

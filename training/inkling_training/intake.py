@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publishes a model that somebody else made: the work of `inkling publish`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains and publishes models: the work of the command `inkling train`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hides the log lines of TensorFlow's C++ libraries from the terminal."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The subcommands that need nothing but this distribution."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shows the model input that a picture becomes, and warns of probable faults."""
 
 from __future__ import annotations

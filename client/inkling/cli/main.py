@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command `inkling`, to which each installed distribution adds its subcommands.
 
 A distribution declares entry points in the group `inkling.commands`. The name of an

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text on a terminal: in any encoding, and in columns of any script."""
 
 from __future__ import annotations

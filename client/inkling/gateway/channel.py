@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part of the gRPC clients that both share, synchronous and asyncio."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface of every classifier, and the function that returns one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The options of a connection to a gateway, the same over gRPC and HTTP."""
 
 from __future__ import annotations

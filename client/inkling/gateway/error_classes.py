@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Error codes -> the classes of `inkling.errors` that a client raises for them."""
 
 from __future__ import annotations

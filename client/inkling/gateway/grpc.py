@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The classifier behind a gateway's gRPC port."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers of an HTTP port: their JSON, or the error that they and failures mean."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP connections that are kept, and whose every step ends by the call's deadline."""
 
 from __future__ import annotations

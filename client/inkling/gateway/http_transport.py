@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests to a gateway's HTTP port, with deadlines, retries, keys and TLS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state of a gateway, asked over HTTP: is it live, is it ready, which models."""
 
 from __future__ import annotations

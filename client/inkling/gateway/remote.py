@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part of a gateway's classifier that does not depend on the protocol."""
 
 from __future__ import annotations

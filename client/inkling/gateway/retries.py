@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How often a call is tried again, and when: the same over gRPC and HTTP.
 
 Only an attempt that the server could not take is tried again: its address was not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Error codes and gRPC statuses, in both directions."""
 
 from __future__ import annotations

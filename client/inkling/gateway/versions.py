@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chooses the version whose contract a connection asks for."""
 
 from __future__ import annotations

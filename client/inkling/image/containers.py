@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reduces a PNG file to the chunks that make the picture, and reads EXIF data.
 
 The decoder gets only these chunks. In comments, colour profiles and further frames, a

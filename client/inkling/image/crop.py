@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gives a picture that was cut along the writing the margin that it lacks.
 
 Programs that find contours cut a digit along its outline. Its strokes then touch the

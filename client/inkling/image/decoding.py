@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decodes an image within limits on memory and CPU time.
 
 Inkling decodes only PNG and JPEG, which it recognises by their first bytes: nearly all

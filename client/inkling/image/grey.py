@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns a colour picture grey, in a way that keeps the ink visible.
 
 Luminance hides ink whose colour is as bright as the paper's. Under the contract's grey

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds one object written on paper and frames it as MNIST frames its digits.
 
 These are the finders `ink-1` and `ink-2` of the contract, which share the search.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reduces a JPEG file to the segments that make the picture, and counts their cost.
 
 The decoder gets only these segments, up to the end of the image. Comments, profiles,

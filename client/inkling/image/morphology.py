@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grey-scale morphology and the connected parts of a mask, in plain NumPy.
 
 scipy.ndimage has the same operations, but it takes 83 MB, and the client has to stay

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names the picture of a batch that an error is about."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns every form of picture that the client accepts into the bytes of a file."""
 
 from __future__ import annotations

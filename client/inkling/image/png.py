@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decodes a PNG some rows at a time, in a mode that the preparation understands.
 
 Pillow undoes the filters and unpacks the pixels; this module inflates the rows, so that

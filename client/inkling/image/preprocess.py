@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns an image into the model input, as the model's contract prescribes.
 
 Training, gateway, client and device all call this module, so they prepare a picture in

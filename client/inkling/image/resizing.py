@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Brings a picture to the size of the model input, as the contract's author did.
 
 Libraries differ in the part of a picture that they keep, in the rounding of that part,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Removes the lines of ruled and squared paper from a picture of ink."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells a sample, which is framed like a training picture, from a small drawing.
 
 A picture of the model input's size is not always a sample: many programs reduce a

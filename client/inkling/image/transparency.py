@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts a background under the transparent parts of a picture."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A TFLite file that carries its contract, so that a device needs no other file.
 
 The contract is in a zip archive behind the model, as TFLite's own metadata is. Readers

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names that file managers, editors and file systems put beside files."""
 
 from __future__ import annotations

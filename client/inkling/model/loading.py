@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads published files, and checks that the model scores as it did in training."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A classifier that runs the model in this process."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes a new version: into a staging directory that appears by one rename."""
 
 from __future__ import annotations

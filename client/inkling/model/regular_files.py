@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads files that others may have replaced by links, pipes or devices.
 
 A link is followed wherever it leads, but only a regular file is opened. So a pipe, a

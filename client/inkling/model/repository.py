@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model repository: a directory of models, their versions and version labels.
 
 A version appears complete, by one rename, with a manifest that lists the SHA-256 of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a TFLite file with LiteRT, on the device and in the gateway."""
 
 from __future__ import annotations

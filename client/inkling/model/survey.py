@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Says what a models directory holds in place of models that can be served."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of one published version, as its manifest lists them.
 
 Only what the manifest lists matters. Other files and directories, such as `.DS_Store`,

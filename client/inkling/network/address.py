@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The address of a server, in each of the forms that commands and settings take."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds out why a server that takes connections gives no answer of the right kind.
 
 gRPC says "Socket closed" where a server speaks TLS, or HTTP/1.1. So after a failure one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which proxy leads to a server, by the conventions of curl, Python and gRPC.
 
 One function decides for every connection that a command, the client library or an

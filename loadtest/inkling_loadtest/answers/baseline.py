@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asks for each picture alone, before the load; these answers are the references."""
 
 from __future__ import annotations

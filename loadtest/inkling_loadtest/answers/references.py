@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The right answers: those that the same pictures had when each was asked alone."""
 
 from __future__ import annotations

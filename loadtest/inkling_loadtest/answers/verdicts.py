@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Verdicts on the answers and errors of each protocol.
 
 The gateway sheds load by design: it refuses early rather than answer late. So refusals

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The moments at which requests are due: a Poisson process with a changing rate."""
 
 from __future__ import annotations

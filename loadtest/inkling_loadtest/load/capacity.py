@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The search for the highest rate at which the objectives are met.
 
 The rate is doubled until a trial fails, then bisected as a ratio. One trial is noisy:

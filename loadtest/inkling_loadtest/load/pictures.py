@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pictures that are sent, each with its label."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The requests, encoded before the load begins, so that sending one costs little."""
 
 from __future__ import annotations

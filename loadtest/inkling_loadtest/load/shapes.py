@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shapes of a load: the stages that it goes through."""
 
 from __future__ import annotations

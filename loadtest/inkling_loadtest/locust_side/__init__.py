@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What runs inside Locust's processes; importing it patches the standard library."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the stages of a load test, in the process that coordinates the others."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The load test as listeners to Locust's events, in each role of a process."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The load generator of one process: requests, references, schedule and tallies."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Locust loads: the users, the shape, and what listens to its events."""
 
 from __future__ import annotations

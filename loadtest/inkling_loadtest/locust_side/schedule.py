@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The schedule by which the users of a process send their requests."""
 
 from __future__ import annotations

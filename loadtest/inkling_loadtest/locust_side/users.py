@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The users: they send over HTTP or gRPC, and check each answer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of tallies, for the objectives and the report."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The results of a load test so far, from all its processes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gateway's own metrics, read from `/metrics` while it is loaded."""
 
 from __future__ import annotations

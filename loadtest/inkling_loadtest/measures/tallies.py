@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts and latency histograms, in microseconds, merged over processes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws the charts of a report as SVG for the page."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares two reports: their figures side by side, and the changes."""
 
 from __future__ import annotations

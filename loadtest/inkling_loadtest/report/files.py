@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the files of a report: an HTML page, JSON, and CSV."""
 
 from __future__ import annotations

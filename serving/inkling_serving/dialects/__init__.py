@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Other people's protocols over the same service."""

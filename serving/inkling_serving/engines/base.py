@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface between the service and the engine that runs the models.
 
 A request first selects a servable and keeps it until the request is answered. A new

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls to TensorFlow Serving; gRPC balances and retries the calls, and reconnects."""
 
 from __future__ import annotations

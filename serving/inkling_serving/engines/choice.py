@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Creates the engine that the settings name."""
 
 from __future__ import annotations

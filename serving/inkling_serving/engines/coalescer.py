@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joins the inputs of waiting requests into few calls, without waiting for more inputs.
 
 A request that may start a call takes all inputs that wait, up to a limit. So a single

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The TLS credentials for connections to TensorFlow Serving, from PEM files."""
 
 from __future__ import annotations

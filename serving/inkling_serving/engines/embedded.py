@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded engine: LiteRT in this process runs the files of the repository.
 
 A thread reads the repository every second. The engine checks a new version (manifest,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorFlow Serving's methods as functions that take arrays and raise our errors."""
 
 from __future__ import annotations

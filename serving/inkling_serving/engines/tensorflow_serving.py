@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The engine on other servers: one or several servers of TensorFlow Serving.
 
 The servers report their versions and the contracts, so the gateway needs no model

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers a unary call: turns its errors into statuses, and counts its phases."""
 
 from __future__ import annotations

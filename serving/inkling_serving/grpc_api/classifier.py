@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers `inkling.v1.Classifier`: turns messages into calls of the service."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a gRPC call ends with an error: its status, its error code and its message."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """gRPC's health service: the state of the server, and of each model by its name.
 
 grpcio has a servicer for it, which sends to watchers while it holds the lock of all its

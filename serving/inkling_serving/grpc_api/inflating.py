@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inflates messages that came compressed, within the limits on bytes.
 
 grpcio inflates the messages of all calls at once, where nothing counts them: a message

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks the key and the message of a call before its servicer gets the call.
 
 grpcio gives each call a thread before the call's message has arrived, waits for the

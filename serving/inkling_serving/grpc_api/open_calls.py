@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The open calls of the gRPC port: which call gets a place, and whose time is over.
 
 grpcio gives each call a thread before the message of the call has arrived, and holds

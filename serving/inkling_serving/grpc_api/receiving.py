@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bounds the messages that arrive at once, and with them the memory that they take.
 
 Until a message is asked for, HTTP/2's flow control keeps all but its first 64 KiB at

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gRPC server of one gateway process: grpcio's server with our settings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One ClassifyStream call: it answers several of its requests at once."""
 
 from __future__ import annotations

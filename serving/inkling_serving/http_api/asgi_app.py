@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ASGI application: it reads bodies within limits, and passes the requests on.
 
 A classification goes to its handler directly: on the event loop where it takes less

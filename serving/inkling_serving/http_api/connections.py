@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP connections of one process: at most so many, and the oldest idle ones go."""
 
 from __future__ import annotations

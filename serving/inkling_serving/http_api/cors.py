@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lets the pages of other origins call the gateway (CORS, as in the Fetch standard).
 
 Browsers send such a page's request only after a preflight, an OPTIONS request without

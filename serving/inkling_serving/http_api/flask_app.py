@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Flask application: every address of the HTTP port, and the page to draw on.
 
 `create_app()` without arguments makes the application from the environment, for a WSGI

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """uvicorn's flow control of a connection, with limits on both directions."""
 
 from __future__ import annotations

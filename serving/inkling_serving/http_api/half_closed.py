@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells a client that sends no more from a client that has left (TCP).
 
 Both send the same, a FIN. A client that has left answers the next bytes with a reset,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The handlers of the HTTP addresses: they turn a request into a response.
 
 A handler reads the request, calls the service and writes the response; it contains no

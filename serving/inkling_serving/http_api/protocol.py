@@ -1,11 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """uvicorn's HTTP protocol, with limits on everything that a client can hold open.
 
 uvicorn does not limit the size of headers, their number or the time in which they
 arrive, the requests that wait behind another one, or the time in which a client takes
 an answer, and it reads an upgrade request as a request without a body. This class gives
 the parser one whole head at a time, and the next one after the answer. What came early
-stays as bytes; beyond a limit, the kernel keeps it. Each method below that overrides a
-method of uvicorn states the reason. A test fails if uvicorn changes the methods.
+stays as bytes; beyond a limit, the kernel keeps it. Each override states its reason.
 """
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the body of a request, within limits in size and time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The head of an HTTP request: which heads are refused, and with which answer."""
 
 from __future__ import annotations

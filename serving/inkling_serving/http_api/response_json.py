@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns the service's answers into the JSON of HTTP responses."""
 
 from __future__ import annotations

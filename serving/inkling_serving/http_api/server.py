@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """uvicorn's server for the HTTP port of one process; it drains and loses nothing."""
 
 from __future__ import annotations

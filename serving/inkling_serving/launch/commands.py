@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The subcommands `inkling serve` and `inkling up`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Assembles a gateway: the engine, the service, both servers, and the processes."""
 
 from __future__ import annotations

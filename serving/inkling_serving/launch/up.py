@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`inkling up`: serves at once, and meanwhile trains the models that are missing.
 
 The training and the gateway run as separate processes of the command line. So the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Inkling's page: draw or drop a picture, ask the server, show what the model saw.
 
 const SIDE = 280; // strokes live in this square, whatever the size on the screen

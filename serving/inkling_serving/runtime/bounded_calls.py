@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls that may hang, such as reading from a volume that does not answer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts the cores that this process may use; a container has fewer than its host."""
 
 from __future__ import annotations

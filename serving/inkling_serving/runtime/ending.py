@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The end of a gateway process in two steps: first not ready, then no more requests.
 
 A load balancer notices by the readiness that a process ends, and only some seconds

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The file descriptors of a process: each connection takes one."""
 
 from __future__ import annotations

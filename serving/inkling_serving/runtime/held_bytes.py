@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bytes of requests that a process holds at once, over all connections.
 
 Each request is limited in size, and so is the number of requests; the product of both

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ports of a gateway: a shared socket for HTTP and a reserved port for gRPC."""
 
 from __future__ import annotations

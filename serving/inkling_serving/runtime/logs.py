@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The log on the standard error, which never makes a request wait for its reader.
 
 Lines go into a bounded queue, and a thread writes them. Without the queue, a full pipe

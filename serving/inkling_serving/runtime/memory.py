@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The memory of this process: how much it has, and how it gives memory back."""
 
 from __future__ import annotations

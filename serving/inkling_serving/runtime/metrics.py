@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The metrics of the gateway for Prometheus: counts and durations of all requests.
 
 Each request is counted with a few additions in plain Python, because this code runs in

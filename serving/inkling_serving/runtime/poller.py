@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A thread that calls a function repeatedly until it is stopped."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The processes of a gateway: a supervisor keeps several workers alive, and ends them.
 
 The workers share the listening socket for HTTP. Each worker accepts one connection at a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The threads that classify pictures, with a bounded queue."""
 
 from __future__ import annotations

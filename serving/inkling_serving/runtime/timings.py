@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The durations of the phases of one request, and the version that answered it."""
 
 from __future__ import annotations

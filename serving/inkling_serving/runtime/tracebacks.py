@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drops the tracebacks of errors that were answered.
 
 A traceback holds the frames that the error has passed, with the body of the request

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Converts between NumPy arrays and the tensors of TensorFlow Serving's protocol."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engines in processes of their own, which a test may kill or freeze."""
 
 from __future__ import annotations

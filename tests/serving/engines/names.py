@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A name server for tests, since the machine's own names cannot be moved."""
 
 from __future__ import annotations

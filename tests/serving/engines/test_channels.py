@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls to several servers, in each form in which users name them, over loopback."""
 
 from __future__ import annotations

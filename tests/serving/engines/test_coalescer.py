@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The coalescer in this process: every call waits until the test lets it end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TLS to TensorFlow Serving, from the settings to the scores."""
 
 from __future__ import annotations

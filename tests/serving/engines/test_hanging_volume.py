@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A volume that does not answer: its version has a reason, and nothing else waits.
 
 A lease makes the system hold back whoever opens a file, as a dead mount does.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tensors that lie; those that do not are held against TensorFlow's own elsewhere."""
 
 from __future__ import annotations

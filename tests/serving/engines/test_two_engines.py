@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two engines behind one gateway process: how much the second one adds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engines that vanish without a word: nothing is refused, and nothing is answered."""
 
 from __future__ import annotations

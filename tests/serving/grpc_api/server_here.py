@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gRPC server in the process of the tests, over an engine that can be held up."""
 
 from __future__ import annotations

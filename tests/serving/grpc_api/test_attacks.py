@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attacks on the gRPC port of a gateway: it keeps its size, and answers the others."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Health over gRPC: whoever watches, and however badly, the others are answered."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gRPC server where clients hold what they can: places, streams, bytes and time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The end of one of two gateways, as its gRPC clients see it."""
 
 from __future__ import annotations

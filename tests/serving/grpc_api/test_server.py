@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gRPC server under clients that are late, malformed, many, or gone."""
 
 from __future__ import annotations

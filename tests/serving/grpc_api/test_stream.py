@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One stream of requests and answers, without a connection around it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ASGI application: in which thread a request is answered, and who waits for whom."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP server where clients hold what they can: connections, bytes and time."""
 
 from __future__ import annotations

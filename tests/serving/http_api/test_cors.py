@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pages of other origins: which may call, what they may send, and what they may read."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Flask application by itself, as any WSGI server runs it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What this package overrides of uvicorn is still what it was when it was written."""
 
 from __future__ import annotations

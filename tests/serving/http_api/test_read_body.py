@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bodies within limits of size and time, whatever they announce."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bodies in each envelope, at their limits and beyond."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP server under pipelines, upgrades, slow clients, and at its end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A gateway of workers that do nothing but what a test wants of them.
 
 `python -m tests.serving.runtime.supervised FOLDER HOW WORKERS DRAIN_S` supervises until

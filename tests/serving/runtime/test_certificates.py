@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TLS on both ports: the certificates of clients, and files that are replaced."""
 
 from __future__ import annotations

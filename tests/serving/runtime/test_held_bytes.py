@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bytes of all requests of a process: who gets room, and who ends for it."""
 
 from __future__ import annotations

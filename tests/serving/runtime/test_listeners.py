@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ports of a gateway: who gets them, and that no connection is lost at their end."""
 
 from __future__ import annotations

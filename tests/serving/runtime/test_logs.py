@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The log: its form, and that nobody waits for its reader."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The figures of several workers, whatever happens to the folder where they meet."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The supervisor: it keeps its workers, gives up where it must, and ends in time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pool in which pictures are worked on."""
 
 from __future__ import annotations

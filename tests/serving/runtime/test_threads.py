@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The threads in which pictures are worked on: who waits, how long, and who is refused."""
 
 from __future__ import annotations

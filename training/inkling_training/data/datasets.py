@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The named datasets: their sources, their splits and their contracts."""
 
 from __future__ import annotations

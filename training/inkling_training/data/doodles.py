@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws letters, scribbles and shapes: pictures of one object that is not a digit.
 
 The ink is light on dark, and the canvas is several times larger than a model input.

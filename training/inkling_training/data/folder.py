@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads a folder of labelled pictures as a dataset."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads a table of pictures and their labels, as people and spreadsheets write them.
 
 The first row names the columns. Commas, semicolons, tabs or bars part the cells; spaces

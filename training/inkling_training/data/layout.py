@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the pictures of a training folder: the label of each, and its split if given.
 
 Three forms are understood: a folder for each label; folders `train` and `test` (and

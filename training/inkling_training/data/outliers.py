@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes outliers: pictures that do not show a digit, for outlier exposure.
 
 In outlier exposure (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with

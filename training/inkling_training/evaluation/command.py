@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The subcommand `inkling evaluate`: how often a model is right about pictures."""
 
 from __future__ import annotations

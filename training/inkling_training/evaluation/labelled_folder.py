@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the pictures of a folder, each with the label that it has there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes an evaluation: its figures as JSON, and a page with pictures."""
 
 from __future__ import annotations

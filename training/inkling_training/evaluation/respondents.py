@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers labelled pictures by a classifier, and shows what the model saw of one."""
 
 from __future__ import annotations

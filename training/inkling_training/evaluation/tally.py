@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts the answers of a model to labelled pictures, one after the other."""
 
 from __future__ import annotations

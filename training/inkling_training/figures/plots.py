@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plots: learning curves, a confusion matrix, and rows of pictures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calibration: the expected calibration error and the reliability diagram.
 
 A model is calibrated if nine in ten of the predictions with probability 0.9 are right.

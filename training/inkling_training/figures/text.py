@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text in figures: in a font that has its characters, or written out without them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Augmentation: changes a batch of training pictures at random, from a seed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The batches of a training run: shuffled, augmented and with outliers."""
 
 from __future__ import annotations

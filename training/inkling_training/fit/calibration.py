@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Temperature scaling, and the score below which a model abstains.
 
 One softmax temperature divides all logits (Guo, Pleiss, Sun and Weinberger, "On

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The two classifiers, an MLP and a CNN, which both end in a softmax."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shows the progress of a run: a bar in a terminal, and one line for each epoch."""
 
 from __future__ import annotations

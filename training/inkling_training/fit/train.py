@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains a model; a run is deterministic by its seed and resumes after any epoch."""
 
 from __future__ import annotations

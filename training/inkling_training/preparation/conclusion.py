@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Concludes how a given model wants its pictures, and says where each fact is from.
 
 What the caller says comes first, then a file of another ecosystem, then the model

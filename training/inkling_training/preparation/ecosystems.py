@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads preparations that other ecosystems wrote: `--like FILE`.
 
 Hugging Face's `preprocessor_config.json`, timm's `pretrained_cfg` (also inside a

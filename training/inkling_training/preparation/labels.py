@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads labels in the forms in which people have them."""
 
 from __future__ import annotations

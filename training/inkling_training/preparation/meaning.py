@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model's outputs mean, and the scores that they become."""
 
 from __future__ import annotations

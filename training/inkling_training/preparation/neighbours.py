@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tries neighbouring preparations and orders of labels on labelled pictures.
 
 A wrong preparation raises no error: the model answers, only worse. With labelled

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pictures with which a given model is tried: the caller's, or generated ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The preparations of pixels that have a name."""
 
 from __future__ import annotations

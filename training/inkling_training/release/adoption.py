@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publishes a model that was given, after it was compared with what was given."""
 
 from __future__ import annotations

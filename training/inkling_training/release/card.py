@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the model card: the figures of a version as JSON, as Markdown and as plots."""
 
 from __future__ import annotations

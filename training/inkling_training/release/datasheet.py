@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the card of a model that was given: its statements, figures and pictures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exports a model: writes all files of a version except the card.
 
 A model is a function of inputs that TensorFlow can trace, so that trained models and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Judges a model on the test set: accuracy, calibration and abstention."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parity gate: a version is published only if its exports agree with the model.
 
 The model is the trained Keras model, or a model that was given, asked by its library.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publishes a trained model as a new version, after all checks have passed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Follows the output of a TensorFlow function back to the operation that makes it."""
 
 from __future__ import annotations

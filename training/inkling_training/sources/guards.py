@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looks at a model's files before any library opens them.
 
 A file from somebody else may be truncated, may unpack to far more than it seems, or may

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opens `.keras` and `.h5` files with Keras."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads a Keras model's layers: how it begins, how it ends, and in which precision."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads what Keras 2 wrote into `.h5` files and Keras 3 does not know."""
 
 from __future__ import annotations

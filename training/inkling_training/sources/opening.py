@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opens a model of any kind, by its content."""
 
 from __future__ import annotations

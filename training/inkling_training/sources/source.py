@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model that somebody gives to be published, as its own library sees it."""
 
 from __future__ import annotations

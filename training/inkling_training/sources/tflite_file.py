@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opens bare `.tflite` files with LiteRT."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorFlow Serving's protocol over the same service."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorFlow Serving's gRPC protocol over our service: Predict, metadata and status.
 
 With it, a client of TensorFlow Serving works unchanged, and a gateway can replace

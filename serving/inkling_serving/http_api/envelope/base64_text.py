@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures as text: base64 in the forms in which callers write it, and data: URLs."""
 
 from __future__ import annotations

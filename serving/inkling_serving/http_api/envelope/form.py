@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the parts of a form: multipart with Werkzeug's parser, and urlencoded fields.
 
 Werkzeug's parser has no limit on the head of a part and on the text before the first

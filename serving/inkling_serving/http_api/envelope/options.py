@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The options of a classification: the same names in the query, in JSON and in a form.
 
 An unknown key is refused with the most similar option, because a caller that misspells

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the encoded images in a request's body: bare, in a form, or base64 in JSON.
 
 A picture may stand in each place as bytes, as base64, or as a data: URL, because
