@@ -6,6 +6,8 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,15 +54,22 @@ def _image(code: str, image: bytes) -> Bad:
     return Bad(code, images=(image,), device=True)
 
 
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+    )
+
+
 def _png_of(width: int, height: int) -> bytes:
     """Return a PNG whose header states a size that its data does not have."""
-    import struct
-    import zlib
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return _PNG[:8] + _chunk(b"IHDR", head) + _PNG[33:]
 
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        _PNG[:8] + b"\0\0\0\r" + head + struct.pack(">I", zlib.crc32(head)) + _PNG[33:]
-    )
+
+def _png_with(count: int) -> bytes:
+    """Return a PNG with so many bytes of data, far more than its pixel needs."""
+    return _PNG[:33] + _chunk(b"IDAT", bytes(count)) + _PNG[33:]
 
 
 _TABLE = {
@@ -80,8 +89,8 @@ _TABLE = {
     "PDF": _image("unsupported_media_type", b"%PDF-1.7"),
     "SVG": _image("unsupported_media_type", b"<svg/>"),
     "50,000 x 50,000": _image("too_large", _png_of(50_000, 50_000)),
-    "3,000 x 3,000": _image("too_large", _png_of(3000, 3000)),
-    "8 MiB and a byte": _image("too_large", _PNG + bytes((8 << 20) + 1 - len(_PNG))),
+    "3,000 x 3,000, no rows": _image("invalid_image", _png_of(3000, 3000)),
+    "8 MiB and more": _image("too_large", _png_with(8 << 20)),
     "11 MiB": Bad("too_large", images=(bytes(11 << 20),)),
     "33 images": Bad("too_large", images=(_PNG,) * 33),
     "good and bad": Bad("invalid_image", images=(_PNG, b"hello")),

@@ -84,7 +84,7 @@ def _run(command: list[str], place: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 

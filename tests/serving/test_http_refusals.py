@@ -144,7 +144,10 @@ _BODIES = [
         + _PNG[33:],
     ),
     _body(
-        "bytes of an image", 413, "too_large", _PNG + bytes(_MAX_IMAGE + 1 - len(_PNG))
+        "bytes of an image",
+        413,
+        "too_large",
+        _PNG[:33] + _chunk(b"IDAT", bytes(_MAX_IMAGE)) + _PNG[33:],
     ),
     _body("bytes of a body", 413, "too_large", bytes(_MAX_BODY + 1)),
     # I12: types.

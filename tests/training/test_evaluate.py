@@ -163,7 +163,7 @@ def test_nothing_is_silently_left_out(
         (["--pictures", ".", "--model", "nobody"], 1, "inkling train nobody"),
         (["--pictures", ".", "--server", "http://127.0.0.1:9"], 1, "cannot be reached"),
         (["--pictures", ".", "--server", "http://"], 1, "not the address of a gateway"),
-        (["--pictures", ".", "--server", "nonsense"], 1, "host:port"),
+        (["--pictures", ".", "--server", "non sense"], 1, "host:port"),
         (["--pictures", ".", "--on-device", "no.tflite"], 1, "no.tflite does not"),
         (["--pictures", ".", "--output", "text"], 1, "text cannot be written"),
         ([], 2, "--pictures"),

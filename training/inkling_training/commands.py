@@ -6,13 +6,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import tempfile
 from pathlib import Path
 
 from inkling.cli.commands import add_models_dir
 from inkling.cli.main import Command
-from inkling.errors import InvalidRequest
 from inkling_training.stderr import quiet_stderr
+from inkling_training.temporary import check_temporary
 
 __all__ = ["TRAIN"]
 
@@ -138,13 +137,7 @@ def _train(options: argparse.Namespace) -> int:
     # TensorFlow takes seconds to import and logs many lines; other commands do not
     # need it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:
-        raise InvalidRequest(
-            "TensorFlow needs a directory for temporary files, and neither TMPDIR nor "
-            "/tmp/ can be written to. Set TMPDIR to a directory that can."
-        ) from None
+    check_temporary()
     with quiet_stderr():
         from inkling_training.pipeline import train_and_publish  # noqa: PLC0415
 

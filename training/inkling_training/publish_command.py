@@ -11,6 +11,7 @@ from pathlib import Path
 from inkling.cli.commands import add_models_dir
 from inkling.cli.main import Command
 from inkling_training.stderr import quiet_stderr
+from inkling_training.temporary import check_temporary
 
 __all__ = ["PUBLISH"]
 
@@ -148,6 +149,7 @@ def _publish(options: argparse.Namespace) -> int:
     # TensorFlow takes seconds to import and logs many lines; other commands do not
     # need it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    check_temporary()
     with quiet_stderr():
         from inkling_training.intake import publish_given  # noqa: PLC0415
 

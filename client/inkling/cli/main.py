@@ -129,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except InklingError as error:
-        print(f"inkling: {error.message}", file=sys.stderr)
+        # In one piece, so that no line of the log comes in between.
+        sys.stderr.write(f"inkling: {error.message}\n")
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED

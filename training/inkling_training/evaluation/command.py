@@ -65,11 +65,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     # NumPy, Pillow and Matplotlib are not needed to print the help of other commands.
     from inkling_training.evaluation.labelled_folder import find  # noqa: PLC0415
-    from inkling_training.evaluation.report import (  # noqa: PLC0415
-        as_json,
-        check_writable,
-        write_report,
-    )
+
+    try:
+        from inkling_training.evaluation.report import (  # noqa: PLC0415
+            as_json,
+            check_writable,
+            write_report,
+        )
+    except OSError:
+        raise InvalidRequest(
+            "Matplotlib needs a directory for its settings, and neither the home "
+            "directory nor a temporary one can be written to. Set MPLCONFIGDIR to a "
+            "directory that can."
+        ) from None
 
     if options.output:
         check_writable(options.output)
