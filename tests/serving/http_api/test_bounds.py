@@ -306,4 +306,5 @@ def test_chunks_of_one_connection_do_not_stop_the_others(here: Here) -> None:
     thread.join()
 
     assert [(400,)] * 3 == answers
-    within(sorted(waits)[int(0.95 * len(waits))], 0.2)
+    # The clients share the interpreter with this server.
+    within(sorted(waits)[int(0.95 * len(waits))], 0.5)
