@@ -831,7 +831,7 @@ def _paper(path: Path, kind: str) -> Path:
         pixels[2:10, 5:7] = 0
     elif kind == "full":
         pixels = np.zeros((28, 28), np.uint8)
-        pixels[4:24, 4:24] = 255
+        pixels[3:25, 3:25] = 255
     elif kind == "two":
         pixels = np.zeros((28, 28), np.uint8)
         pixels[4:24, 6:9] = pixels[4:24, 18:21] = 255

@@ -40,7 +40,7 @@ class Threads(ThreadPoolExecutor):
     def _adjust_thread_count(self) -> None:
         try:
             super()._adjust_thread_count()
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             # The call is in the queue already, and one of these threads takes it.
             if not self._threads:
                 raise
@@ -182,7 +182,7 @@ class ThreadPool:
         future.add_done_callback(lambda _: self._leave(waiting))
         try:
             self._pool.submit(self._begin, waiting)
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             # The pool is closed, or the system allows it no thread at all.
             future.cancel()
             raise too_many(self._count) from None

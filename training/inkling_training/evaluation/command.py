@@ -75,7 +75,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     except OSError:
         raise InvalidRequest(
             "Matplotlib needs a directory for its settings, and neither the home "
-            "directory nor a temporary one can be written to. Set MPLCONFIGDIR to a "
+            "directory nor TMPDIR nor /tmp/ can be written to. Set MPLCONFIGDIR to a "
             "directory that can."
         ) from None
 
