@@ -10,8 +10,7 @@ from pathlib import Path
 
 from inkling.cli.commands import add_models_dir
 from inkling.cli.main import Command
-from inkling_training.stderr import quiet_stderr
-from inkling_training.temporary import check_temporary
+from inkling_training.tensorflow_import import tensorflow_import
 
 __all__ = ["TRAIN"]
 
@@ -134,11 +133,7 @@ def _within(value: int, low: int, high: int) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    # TensorFlow takes seconds to import and logs many lines; other commands do not
-    # need it.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    check_temporary()
-    with quiet_stderr():
+    with tensorflow_import():
         from inkling_training.pipeline import train_and_publish  # noqa: PLC0415
 
     return train_and_publish(options)

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from pathlib import Path
 
 from inkling.cli.commands import add_models_dir
 from inkling.cli.main import Command
-from inkling_training.stderr import quiet_stderr
-from inkling_training.temporary import check_temporary
+from inkling_training.tensorflow_import import tensorflow_import
 
 __all__ = ["PUBLISH"]
 
@@ -146,11 +144,7 @@ def _share(text: str) -> float:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    # TensorFlow takes seconds to import and logs many lines; other commands do not
-    # need it.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    check_temporary()
-    with quiet_stderr():
+    with tensorflow_import():
         from inkling_training.intake import publish_given  # noqa: PLC0415
 
     return publish_given(options)

@@ -30,9 +30,9 @@ from inkling_training.sources.source import (
     Source,
     UnusableModel,
     chosen,
+    in_batches,
     native,
     shape_of,
-    two_dimensional,
 )
 from inkling_training.stderr import quiet_stderr
 
@@ -44,7 +44,6 @@ _HALF_POLICIES = {
     "float16": "float32",
     "bfloat16": "float32",
 }
-_BATCH = 32
 # Keras stores a weight in half a byte at least, and zip archives shrink zeros.
 _LEAST_WEIGHTS, _WEIGHTS_PER_BYTE = 1_000_000, 16
 
@@ -160,10 +159,11 @@ def _source(name: str, digest: str, model: Any, choice: Choice) -> Source:
     values, notes = keras_layers.beginning(model)
 
     def raw(batch: Any) -> Any:
-        parts = np.array_split(batch, range(_BATCH, len(batch), _BATCH))
-        answers = [_called(model, native(part, layout, dtype)) for part in parts]
-        found = [keras.ops.cast(one[place], "float32").numpy() for one in answers]
-        return two_dimensional(np.concatenate(found), name)
+        def ask(part: Any) -> Any:
+            answer = _called(model, native(part, layout, dtype))[place]
+            return keras.ops.cast(answer, "float32").numpy()
+
+        return in_batches(ask, batch, name)
 
     def traced(batch: Any) -> Any:
         return _called(exported, _native(batch, layout, dtype))[place]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
@@ -19,9 +18,9 @@ from inkling_training.sources.source import (
     Source,
     UnusableModel,
     chosen,
+    in_batches,
     native,
     shape_of,
-    two_dimensional,
 )
 from inkling_training.stderr import quiet_stderr
 
@@ -41,7 +40,6 @@ _CODE = frozenset(
     }
 )
 _NOT_FOR_USERS = "__saved_model_init_op"
-_BATCH = 32
 
 
 def open_saved_model(path: Path, choice: Choice) -> Source:
@@ -129,10 +127,11 @@ def _source(
         return _asked(signature, key, output, layout, spec.dtype)(batch)
 
     def raw(batch: Any) -> Any:
-        parts = np.array_split(batch, range(_BATCH, len(batch), _BATCH))
-        answers = [_own_answer(signature, key, spec, layout, part) for part in parts]
-        found = [tf.cast(one[output], tf.float32).numpy() for one in answers]
-        return two_dimensional(np.concatenate(found), name)
+        def ask(part: Any) -> Any:
+            answer = _own_answer(signature, key, spec, layout, part)[output]
+            return tf.cast(answer, tf.float32).numpy()
+
+        return in_batches(ask, batch, name)
 
     whole = "int" in spec.dtype.name
     return Source(

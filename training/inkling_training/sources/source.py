@@ -23,11 +23,13 @@ __all__ = [
     "Source",
     "UnusableModel",
     "chosen",
+    "in_batches",
     "native",
     "shape_of",
     "two_dimensional",
 ]
 
+_BATCH = 32
 DTYPES = ("float32", "float16", "bfloat16", "uint8", "int8")
 
 
@@ -175,6 +177,21 @@ def native(inputs: Inputs, layout: str, dtype: str) -> npt.NDArray[Any]:
         return np.clip(np.round(inputs), limits.min, limits.max).astype(dtype)
     # TensorFlow casts to half precision itself; NumPy does not have bfloat16.
     return inputs
+
+
+def in_batches(ask: Callable[[Any], Any], inputs: Any, name: str) -> Raw:
+    """Return the outputs of a model for all inputs, which it gets a few at a time.
+
+    Args:
+        ask: Returns the model's output for some inputs, as NumPy array.
+        inputs: Prepared inputs, shape (n, height, width, channels), float32.
+        name: The name of the model.
+
+    Raises:
+        UnusableModel: As `two_dimensional`.
+    """
+    parts = np.array_split(inputs, range(_BATCH, len(inputs), _BATCH))
+    return two_dimensional(np.concatenate([ask(part) for part in parts]), name)
 
 
 def two_dimensional(outputs: npt.NDArray[Any], name: str) -> Raw:
