@@ -22,7 +22,15 @@ from inkling.image.containers import PNG, Png, damaged, read_png
 from inkling.image.jpeg import JPEG, Jpeg, Scan, read_jpeg
 from inkling.image.png import composing_cost, least_cost, mode_of, sample, strips
 
-__all__ = ["DEFAULT_LIMITS", "Budget", "Decoded", "Limits", "decode", "png_size"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Budget",
+    "Decoded",
+    "Limits",
+    "TakesLonger",
+    "decode",
+    "png_size",
+]
 
 # Other formats that people send, by offset and first bytes; the error message names
 # the format.
@@ -122,18 +130,33 @@ class Decoded:
     came_as: str
 
 
+class TakesLonger(Exception):
+    """The images take more CPU time than the caller gives them in this place."""
+
+
 class Budget:
     """The CPU time that the images of one request may still take; not thread-safe."""
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, limits: Limits = DEFAULT_LIMITS, quick_ns: int | None = None
+    ) -> None:
+        """Create the budget.
+
+        Args:
+            limits: The limits of the request.
+            quick_ns: The CPU time, in nanoseconds, after which the work has to go on in
+                another place; None means no such limit.
+        """
         self.limits = limits
-        self._most_ns = self._left_ns = limits.max_cpu_ms * 1_000_000
+        self._left_ns = limits.max_cpu_ms * 1_000_000
+        self._quick_until = 0 if quick_ns is None else self._left_ns - quick_ns
 
     def spend(self, nanoseconds: int) -> None:
         """Subtract CPU time from the rest, before it is used.
 
         Raises:
             TooLarge: The rest is smaller.
+            TakesLonger: The work would take more than `quick_ns`.
         """
         self._left_ns -= nanoseconds
         if self._left_ns < 0:
@@ -142,6 +165,8 @@ class Budget:
                 f"{self.limits.max_cpu_ms} ms. Scale them down, or send several images "
                 "in several requests."
             )
+        if self._left_ns < self._quick_until:
+            raise TakesLonger
 
     def check(self, nanoseconds: int) -> None:
         """Check that the rest is not smaller, and leave it as it is.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image
 
-from inkling.errors import InklingError, InvalidImage, InvalidRequest
+from inkling.errors import InvalidImage, InvalidRequest
 from inkling.image.decoding import Budget, Decoded, decode
 from inkling.image.grey import to_grey
 from inkling.image.ink import Note, framed, shown, unlimited
@@ -39,7 +39,6 @@ __all__ = [
     "decoded_to_pixels",
     "explain",
     "is_dark_on_light",
-    "is_sample",
     "picture_of",
     "pixels_to_input",
     "scaled",
@@ -147,23 +146,6 @@ def _by_channel(values: tuple[float, ...], layout: str) -> Input:
     if len(values) == 1:
         return found.reshape(())
     return found.reshape(-1, 1, 1) if layout == "chw" else found
-
-
-def is_sample(image: bytes, contract: Contract) -> bool:
-    """Return whether `to_input` takes an image of the input's size as it is.
-
-    This costs as little as decoding a sample. An image that is refused counts as a
-    sample, because a refusal takes little time too.
-    """
-    if contract.finder != "ink-2":
-        return True
-    try:
-        decoded = decode(image, contract.min_side, Budget())
-    except InklingError:
-        return True
-    picture = opaque(decoded.picture, contract, _unseen)
-    picture = _coloured(picture, contract, _unseen)
-    return is_framed(_light_on_dark(picture, contract, _unseen), contract)
 
 
 def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from inkling.errors import InklingError, NotReady, Overloaded
+from inkling.image.decoding import TakesLonger
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierServicer
 from inkling_serving.grpc_api.calls import Calls, seconds_left
@@ -32,6 +34,7 @@ __all__ = ["Classifier"]
 # A stream that waits for its next request for longer may lose its place to another one.
 _IDLE_S = 1.0
 
+_Classify = Callable[..., pb.ClassifyResponse]
 _Stream = Stream[pb.ClassifyStreamRequest, pb.ClassifyStreamResponse]
 
 
@@ -64,7 +67,8 @@ class Classifier(ClassifierServicer):
         def answer(timings: Timings) -> pb.ClassifyResponse:
             classify, quick = self._classification(request, timings)
             if quick:
-                return classify(seconds_left(context))
+                with suppress(TakesLonger):
+                    return classify(seconds_left(context), quickly=True)
             return self._calls.pooled(context, classify, timings)
 
         return self._calls.answer(context, answer)
@@ -143,8 +147,8 @@ class Classifier(ClassifierServicer):
 
     def _classification(
         self, request: pb.ClassifyRequest, timings: Timings
-    ) -> tuple[Callable[[float | None], pb.ClassifyResponse], bool]:
-        """Return a function that classifies within seconds, and whether it is quick."""
+    ) -> tuple[_Classify, bool]:
+        """Return a function that classifies, and whether it may be quick."""
         choice = request.WhichOneof("choice")
         target = Target(
             request.model,
@@ -155,13 +159,11 @@ class Classifier(ClassifierServicer):
         request.ClearField("images")  # they are copies
         options = Options(request.top_k or 1, request.abstain, request.partial)
 
-        def classify(left_s: float | None) -> pb.ClassifyResponse:
+        def classify(
+            left_s: float | None, quickly: bool = False
+        ) -> pb.ClassifyResponse:
             answer = self._service.classify(
-                target,
-                images,
-                options,
-                left_s,
-                timings=timings,
+                target, images, options, left_s, timings=timings, quickly=quickly
             )
             return _response(answer, timings)
 
@@ -172,23 +174,30 @@ class Classifier(ClassifierServicer):
         self, request: pb.ClassifyStreamRequest, context: grpc.ServicerContext
     ) -> pb.ClassifyStreamResponse | Future[pb.ClassifyStreamResponse]:
         timings, left_s = Timings(), seconds_left(context)
-        submitted = perf_counter()
+        size = request.ByteSize()
         classify, quick = self._classification(request.request, timings)
-        holding = self._held.arrived(0 if quick else request.ByteSize())
 
-        def answer() -> pb.ClassifyStreamResponse:
-            timings.queue = 0.0 if quick else perf_counter() - submitted
+        def answer(quickly: bool) -> pb.ClassifyStreamResponse:
             try:
-                response = classify(seconds_left(context))
+                response = classify(seconds_left(context), quickly)
+            except TakesLonger:
+                raise
             except Exception as error:  # noqa: BLE001 - the edge of the gRPC door
                 return self._refusal(request.id, error, timings)
             self._calls.count("ok", timings)
             return pb.ClassifyStreamResponse(id=request.id, response=response)
 
+        def pooled() -> pb.ClassifyStreamResponse:
+            timings.queue = perf_counter() - submitted
+            return answer(quickly=False)
+
         if quick:
-            return answer()
+            with suppress(TakesLonger):
+                return answer(quickly=True)
+        submitted = perf_counter()
+        holding = self._held.arrived(size)
         try:
-            future = self._pool.submit(answer, left_s)
+            future = self._pool.submit(pooled, left_s)
         except InklingError:
             holding.release()
             raise

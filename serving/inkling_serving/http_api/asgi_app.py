@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.test import create_environ, run_wsgi_app
 
 from inkling.errors import InklingError, InvalidRequest, TooLarge
+from inkling.image.decoding import TakesLonger
 from inkling_serving.http_api.cors import Cors
 from inkling_serving.http_api.flask_app import REQUEST_KEY, create_app
 from inkling_serving.http_api.handlers import (
@@ -152,7 +153,10 @@ class AsgiApp:
         if self._handlers.is_quick(request, names):
             if under_way > _MAX_UNDER_WAY:
                 raise too_many(under_way)
-            return classify()
+            request.quickly = True
+            with suppress(TakesLonger):
+                return classify()
+            request.quickly = False
         _count(holding, request)
         return await _pooled(self._pool, request, receive, classify)
 

@@ -29,6 +29,7 @@ from inkling.errors import (
     MethodNotAllowed,
     NotFound,
 )
+from inkling.image.decoding import TakesLonger
 from inkling_serving.http_api.envelope.options import (
     CLASSIFY,
     EXPLAIN,
@@ -111,6 +112,8 @@ class Request:
         headers: The headers by their names in lower case.
         body: The whole body; a body over the limit was refused before.
         timings: The durations of the phases, filled in while the request is answered.
+        quickly: Whether `TakesLonger` ends a classification that would keep its thread
+            for longer.
         id: The caller's `X-Request-Id`, or a new id if the caller sent none or one with
             characters that must not get into a log.
     """
@@ -121,6 +124,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     timings: Timings = field(default_factory=Timings)
+    quickly: bool = False
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -187,9 +191,15 @@ class Handlers:
             self._keys.check(request.headers.get("authorization"))
 
     def answer(self, handler: Handler, request: Request, names: Names) -> Response:
-        """Return the response of a handler, or the response for its error."""
+        """Return the response of a handler, or the response for its error.
+
+        Raises:
+            TakesLonger: `request.quickly` holds, and the classification takes longer.
+        """
         try:
             response = handler(self, request, names)
+        except TakesLonger:
+            raise
         except Exception as error:  # noqa: BLE001 - every error becomes a response
             return self.refuse(error, request)
         if request.path not in _UNCOUNTED:
@@ -206,7 +216,10 @@ class Handlers:
         return response
 
     def is_quick(self, request: Request, names: Names) -> bool:
-        """Return whether a classification is quicker than its hand-over to a thread."""
+        """Return whether a classification may be quicker than a hand-over to a thread.
+
+        This looks only at the names and at the start of the body.
+        """
         try:
             return self._service.is_quick(_target(names), request.body)
         except InvalidRequest:
@@ -221,6 +234,7 @@ class Handlers:
             options,
             names=asked.names,
             timings=request.timings,
+            quickly=request.quickly,
         )
         return _answer_response(answer_json(answer), request, options)
 
