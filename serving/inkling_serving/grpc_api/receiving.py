@@ -24,7 +24,7 @@ __all__ = ["Receiving"]
 # longer may end for others.
 _TURN_S, _PATIENCE_S = 0.03, 0.25
 # The calls that may have a turn at once while memory is not short.
-_MANY = 8
+_MANY = 64
 # The pauses between two looks of a call that waits for its turn; each is twice as long
 # as the one before.
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.004, 0.5
