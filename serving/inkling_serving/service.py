@@ -122,12 +122,15 @@ class Service:
         engine: The engine that runs the models.
         limits: The limits of one picture and of the pictures of a request.
         max_batch: The largest number of pictures in a request.
+
+    Attributes:
+        max_batch: As the argument.
     """
 
     def __init__(self, engine: Engine, limits: Limits, max_batch: int) -> None:
         self._engine = engine
         self._limits = limits
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._is_leaving = False
 
     def classify(
@@ -305,9 +308,9 @@ class Service:
     def _check_count(self, count: int) -> None:
         if count == 0:
             raise InvalidRequest("The request has 0 images; send at least one.")
-        if count > self._max_batch:
+        if count > self.max_batch:
             raise TooLarge(
-                f"The request has {count} images; the limit is {self._max_batch}. "
+                f"The request has {count} images; the limit is {self.max_batch}. "
                 "Send several requests."
             )
 

@@ -146,8 +146,9 @@ class AsgiApp:
             _count(holding, request)
             through = partial(self._through_flask, request)
             return await _pooled(pool, request, receive, through)
-        answer = partial(self._handlers.answer, found[0], request, found[1])
-        if self._handlers.is_quick(*found, request):
+        handler, names, is_quick = found
+        answer = partial(self._handlers.answer, handler, request, names)
+        if is_quick(self._handlers, request, names):
             if under_way > _MAX_UNDER_WAY:
                 raise too_many(under_way)
             request.quickly = True

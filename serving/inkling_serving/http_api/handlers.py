@@ -113,13 +113,11 @@ class Handlers:
         without_frames(error)
         return response
 
-    def is_quick(self, handler: Handler, names: Names, request: Request) -> bool:
-        """Return whether an answer may be quicker than a hand-over to a thread.
+    def is_quick(self, request: Request, names: Names) -> bool:
+        """Return whether a classification may be quicker than a hand-over to a thread.
 
         This looks only at the names and at the start of the body.
         """
-        if handler is not Handlers.classify:
-            return False
         try:
             return self.service.is_quick(target_of(names), request.body)
         except InvalidRequest:

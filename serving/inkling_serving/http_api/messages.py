@@ -75,7 +75,7 @@ def json_response(
 
     Args:
         status: The status.
-        body: The object or list.
+        body: The object or list, or its JSON.
         request_id: The id of the request.
         extra: Further headers, by their names in lower case.
     """
@@ -86,6 +86,6 @@ def json_response(
         "cache-control": "no-store",
         **extra,
     }
-    return Response(
-        int(status), orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), headers
-    )
+    if not isinstance(body, bytes):
+        body = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(int(status), body, headers)

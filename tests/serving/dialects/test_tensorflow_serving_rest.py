@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorFlow Serving's REST, by its documents: forms, states, metadata and errors."""
 
-import base64
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from inkling.image.preprocess import to_input
 from inkling.model.repository import Repository
+from tests.serving.dialects.pictures import b64, classified, two_pictures
 from tests.support.machine import memory_bytes
 
 _PREDICT = "/v1/models/mlp:predict"
@@ -21,14 +19,7 @@ _PREDICT = "/v1/models/mlp:predict"
 @pytest.fixture(scope="module")
 def pictures() -> list[bytes]:
     """A sample of the model's size, and a photo of a dark stroke."""
-    found = []
-    for side, paper, ink in ((28, 0, 255), (120, 230, 20)):
-        pixels = np.full((side, side), paper, np.uint8)
-        pixels[side // 5 : -side // 5, side // 2 - side // 10 : side // 2] = ink
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG")
-        found.append(file.getvalue())
-    return found
+    return two_pictures()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +30,7 @@ def inputs(published: Path, pictures: list[bytes]) -> np.ndarray:
 
 
 def _b64(picture: bytes) -> dict[str, str]:
-    return {"b64": base64.b64encode(picture).decode()}
+    return {"b64": b64(picture)}
 
 
 def _post(gateway: Any, document: Any, path: str = _PREDICT) -> Any:
@@ -47,21 +38,11 @@ def _post(gateway: Any, document: Any, path: str = _PREDICT) -> Any:
     return gateway.request("POST", path, body)
 
 
-def _classified(gateway: Any, pictures: list[bytes]) -> np.ndarray:
-    images = {"images": [_b64(one) for one in pictures]}
-    answer = _post(gateway, images, "/v1/models/mlp:classify?top_k=10").json
-    rows = np.zeros((len(pictures), 10), np.float32)
-    for row, result in zip(rows, answer["results"], strict=True):
-        for score in result["top"]:
-            row[score["index"]] = score["probability"]
-    return rows
-
-
 def test_every_form_gives_the_scores_of_classify(
     gateway: Any, pictures: list[bytes], inputs: np.ndarray
 ) -> None:
     """Rows, columns, named inputs, pictures and floats: one answer, that of `:classify`."""
-    expected = _classified(gateway, pictures)
+    expected = classified(gateway, pictures)
     images, floats = [_b64(one) for one in pictures], inputs.tolist()
     for values in (images, floats):
         forms: dict[str, Any] = {

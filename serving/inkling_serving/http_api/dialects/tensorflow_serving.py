@@ -10,7 +10,7 @@ from inkling_serving.http_api.envelope.request_body import check_encoding
 from inkling_serving.http_api.handlers import Handlers, Names, target_of
 from inkling_serving.http_api.messages import Request, Response, json_response
 
-__all__ = ["metadata", "predict", "status"]
+__all__ = ["is_quick", "metadata", "predict", "status"]
 
 
 def predict(handlers: Handlers, request: Request, names: Names) -> Response:
@@ -19,6 +19,11 @@ def predict(handlers: Handlers, request: Request, names: Names) -> Response:
     target = target_of(names)
     shown = rest.predict(handlers.service, target, request.body, request.timings)
     return json_response(HTTPStatus.OK, shown, request.id)
+
+
+def is_quick(_: Handlers, __: Request, ___: Names) -> bool:
+    """Return False: JSON is parsed in a thread, because it may have many numbers."""
+    return False
 
 
 def metadata(handlers: Handlers, request: Request, names: Names) -> Response:
