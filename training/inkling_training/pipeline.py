@@ -28,7 +28,7 @@ from inkling_training.fit.recipes import (
     statements,
 )
 from inkling_training.fit.run import Run, identity
-from inkling_training.fit.train import train
+from inkling_training.fit.train import Trained, train
 from inkling_training.release.publish import publish
 
 __all__ = ["train_and_publish"]
@@ -140,10 +140,8 @@ def _dataset(architectures: list[Architecture], options: argparse.Namespace) -> 
 def _one(
     architecture: Architecture, dataset: Dataset, options: argparse.Namespace
 ) -> None:
-    name, recipe = (
-        options.name or architecture.name,
-        _recipe(architecture, dataset, options),
-    )
+    name = options.name or architecture.name
+    recipe = _recipe(architecture, dataset, options)
     contract, notes = choice.fitted(architecture, dataset.contract, recipe)
     dataset = replace(dataset, contract=contract)
     notes = (*notes, *_statements(architecture, contract, recipe, notes))
@@ -155,25 +153,7 @@ def _one(
         sep="\n",
         flush=True,
     )
-    run = Run(
-        options.runs_dir / f"{name}-{dataset.name}-{options.seed}",
-        identity(architecture, dataset, recipe, options.seed),
-    )
-    try:
-        trained = train(
-            architecture,
-            dataset,
-            recipe,
-            run,
-            seed=options.seed,
-            resume=options.resume,
-        )
-    except KeyboardInterrupt:
-        print(
-            "The training was stopped. The same command with --resume continues it.",
-            flush=True,
-        )
-        raise
+    trained = _trained(architecture, dataset, recipe, options)
     started = time.monotonic()
     seen = plots.rows_of_pictures(batches.shown(dataset, recipe, options.seed))
     trained, dataset = calibrated(trained, dataset, recipe)
@@ -197,6 +177,29 @@ def _one(
         f"{time.monotonic() - started:.0f} s.",
         flush=True,
     )
+
+
+def _trained(
+    architecture: Architecture,
+    dataset: Dataset,
+    recipe: Recipe,
+    options: argparse.Namespace,
+) -> Trained:
+    name, seed = options.name or architecture.name, options.seed
+    run = Run(
+        options.runs_dir / f"{name}-{dataset.name}-{seed}",
+        identity(architecture, dataset, recipe, seed),
+    )
+    try:
+        return train(
+            architecture, dataset, recipe, run, seed=seed, resume=options.resume
+        )
+    except KeyboardInterrupt:
+        print(
+            "The training was stopped. The same command with --resume continues it.",
+            flush=True,
+        )
+        raise
 
 
 def _statements(

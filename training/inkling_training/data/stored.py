@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -96,6 +97,7 @@ class Store:
 
     def __init__(self, folder: Path | None, shape: tuple[int, int, int]) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self.shape = shape
         self.are_grey = True
         self._count = 0

@@ -177,7 +177,7 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
 _EPOCHS_OF_DIGITS = 4
 # A user's own dataset may be smaller still; it gets smaller batches and more epochs,
 # but not a pretrained network, which learns from few pictures in few epochs.
-_MANY_PICTURES = 5000
+_FEW_PICTURES, _MANY_PICTURES = 512, 5000
 _MOST_EPOCHS: Mapping[str, int] = {"mlp": 6, "cnn": 6, "own": 4, "transfer": 1}
 
 
@@ -207,7 +207,10 @@ def recipe_for(
             most = _MOST_EPOCHS[architecture]
             times = min(most, math.ceil(_MANY_PICTURES / num_pictures))
             recipe = replace(
-                recipe, epochs=recipe.epochs * times, patience=40, batch_size=32
+                recipe,
+                epochs=recipe.epochs * times,
+                patience=40,
+                batch_size=16 if num_pictures < _FEW_PICTURES else 32,
             )
     return recipe if epochs is None else _with_epochs(recipe, epochs)
 
@@ -229,16 +232,16 @@ def statements(recipe: Recipe, kind: str, *, with_optimizer: bool) -> list[str]:
     said = []
     if recipe.frozen_epochs:
         said.append(
-            f"The pretrained part was frozen for {recipe.frozen_epochs} epochs, at a "
+            f"The pretrained part is frozen for {recipe.frozen_epochs} epochs, at a "
             f"learning rate of up to {recipe.learning_rate:g}. Then the last "
-            f"{recipe.tuned_share:.0%} of its layers learnt, too, at up to "
-            f"{recipe.tuning_rate:g}; its BatchNormalization stayed in inference mode."
+            f"{recipe.tuned_share:.0%} of its layers learn, too, at up to "
+            f"{recipe.tuning_rate:g}; its BatchNormalization stays in inference mode."
         )
     elif with_optimizer:
-        said.append(f"The learning rate was up to {recipe.learning_rate:g}, by AdamW.")
+        said.append(f"The learning rate is up to {recipe.learning_rate:g}, by AdamW.")
     ranges = recipe.augmentation.get(kind)
     if ranges is None:
-        return [*said, "The training pictures were not augmented."]
+        return [*said, "The training pictures are not augmented."]
     changes = [
         f"{item.name} {getattr(ranges, item.name):g}"
         for item in fields(ranges)
