@@ -148,9 +148,11 @@ def _read_all(
 ) -> Iterator[tuple[Found, _Read]]:
     """Yield each file with its picture, in order; show the progress in a terminal."""
     console = Console(highlight=False)
-    with Progress(console=console, transient=True) as bar, ThreadPoolExecutor() as pool:
+    progress = Progress(
+        console=console, transient=True, disable=not console.is_terminal
+    )
+    with progress as bar, ThreadPoolExecutor() as pool:
         task = bar.add_task("  reading pictures", total=len(files))
-        bar.disable = not console.is_terminal
         for start in range(0, len(files), _READ_AT_ONCE):
             part = files[start : start + _READ_AT_ONCE]
             read = pool.map(lambda found: _read(found.path, contract), part)

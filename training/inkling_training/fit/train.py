@@ -66,9 +66,11 @@ class _Stage:
     tuned: float
 
 
-def _stages(recipe: Recipe) -> list[_Stage]:
+def _stages(recipe: Recipe, network: Network) -> list[_Stage]:
     if not recipe.frozen_epochs:
-        return [_Stage(0, recipe.epochs, recipe.learning_rate, 1.0)]
+        rate, own = recipe.learning_rate, network.optimizer
+        rate = rate if own is None else float(own.learning_rate)
+        return [_Stage(0, recipe.epochs, rate, 1.0)]
     frozen = _Stage(0, recipe.frozen_epochs, recipe.learning_rate, 0.0)
     tuned = _Stage(
         recipe.frozen_epochs, recipe.epochs, recipe.tuning_rate, recipe.tuned_share
@@ -105,7 +107,7 @@ def train(
     contract = dataset.contract
     network = architecture.build(contract.input_shape, len(contract.labels), recipe)
     run.start(resume)
-    for stage in _stages(recipe):
+    for stage in _stages(recipe, network):
         if len(run.history) >= stage.last or has_stopped(run, recipe):
             continue
         _compile(network, stage, recipe, num_steps(dataset, recipe))
