@@ -300,6 +300,21 @@ def test_wrong_options_are_explained(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_documented_function_works(
+    file: Callable[[str], str], colour_contract: Contract
+) -> None:
+    """The function in docs/models.md can be trained, with the conclusions that it says."""
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+    contract, notes = fitted(
+        architecture_of(file(block), Options()), colour_contract, _OWN
+    )
+
+    assert contract.scale == (1.0,)
+    assert [note for note in notes if "a softmax was added" in note]
+
+
 def test_an_own_model_needs_a_name(
     capsys: pytest.CaptureFixture[str], file: Callable[[str], str]
 ) -> None:

@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from inkling.model.loading import load_version
 from inkling.model.repository import FORMATS, Publication, Repository, VersionFiles
 from inkling_training.errors import GateFailed
 from inkling_training.figures import plots
+from inkling_training.fit.models import scores_of
 from inkling_training.release import card, export, formats, parity
 from inkling_training.release.judgement import judged
 from inkling_training.stderr import quiet_stderr
@@ -82,7 +84,12 @@ def publish(
         kinds, notes = _export(name, dataset, trained.model, path)
         with quiet_stderr():
             rows = parity.compare(
-                _asked(trained.model), path, contract, inputs, test.labels, kinds
+                partial(scores_of, trained.model),
+                path,
+                contract,
+                inputs,
+                test.labels,
+                kinds,
             )
         rows, kinds = _agreeing(rows, kinds, contract, path, notes)
         found = judgement.figures(rows)
@@ -94,7 +101,8 @@ def publish(
             **_figures(name, dataset, trained, path),
             **found,
         }
-        shown["notes"] = [*figures.get("notes", []), *notes]
+        if notes:
+            shown["notes"] = [*figures.get("notes", []), *notes]
         drawn = {"curves": plots.curves(trained.history), **judgement.drawn()}
         card.write_card(path / "card", shown, {**drawn, **(pictures or {})})
         check_as_a_gateway_does(publication, kinds)
@@ -157,7 +165,7 @@ def _export(
     kinds, notes = _converted(exporter, calibration, contract, path / "tflite")
     export.write_warmup(name, calibration, path)
     images = export.samples_and_photos(contract, dataset.test)
-    export.write_golden(_asked(model), contract, images, path)
+    export.write_golden(partial(scores_of, model), contract, images, path)
     return kinds, notes
 
 
@@ -172,16 +180,6 @@ def _converted(
     for tflite_format in FORMATS:
         exporter.write_tflite(tflite_format, inputs, directory)
     return list(FORMATS), []
-
-
-def _asked(model: keras.Model) -> parity.Predict:
-    """Return a function that asks Keras for the scores of inputs."""
-
-    def asked(inputs: parity.Scores) -> parity.Scores:
-        scores: parity.Scores = model(inputs, training=False).numpy()
-        return scores
-
-    return asked
 
 
 def check_as_a_gateway_does(publication: Publication, formats: Sequence[str]) -> None:
