@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inputs", "InputsOf", "Store", "StoredPixels", "batch_size", "inputs_of"]
 
-_BATCH, _BATCH_BYTES = 500, 4 * 1024**2
+_BATCH, _BATCH_BYTES = 500, 8 * 1024**2
 
 
 class Inputs(Protocol):
@@ -47,8 +47,7 @@ class Inputs(Protocol):
 def batch_size(shape: Sequence[int]) -> int:
     """Return how many inputs of a shape a model is to get at once, 1 to 500.
 
-    Keras keeps every tensor inside a network until the call ends, and together they can
-    be 120 times as large as the inputs (MobileNetV2).
+    The tensors inside a network are many times as large as its inputs.
     """
     return max(1, min(_BATCH, _BATCH_BYTES // (4 * math.prod(shape))))
 

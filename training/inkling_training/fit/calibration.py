@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from inkling_training.fit.batches import varied_inputs
-from inkling_training.fit.models import logits_of, scores_of
+from inkling_training.fit.models import logits_of, scorer, scores_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -89,7 +89,7 @@ def _scores_of_harder(model: keras.Model, dataset: Dataset, recipe: Recipe) -> S
     is_large = max(contract.height, contract.width) > _LARGE_SIDE
     count = _ENOUGH_LARGE if is_large else _ENOUGH
     parts = varied_inputs(dataset.validation, contract, recipe, _STRENGTH, count)
-    return np.concatenate([scores_of(model, inputs) for inputs in parts])
+    return np.concatenate([*map(scorer(model), parts)])
 
 
 def tempered(scores: Scores, temperature: float) -> Scores:

@@ -7,7 +7,6 @@ import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from inkling.model.loading import load_version
 from inkling.model.repository import FORMATS, Publication, Repository, VersionFiles
 from inkling_training.errors import GateFailed
 from inkling_training.figures import plots
-from inkling_training.fit.models import scores_of
+from inkling_training.fit.models import scorer
 from inkling_training.release import card, export, formats, parity
 from inkling_training.release.judgement import judged
 from inkling_training.stderr import quiet_stderr
@@ -84,7 +83,7 @@ def publish(
         kinds, notes = _export(name, dataset, trained.model, path)
         with quiet_stderr():
             rows = parity.compare(
-                partial(scores_of, trained.model),
+                scorer(trained.model),
                 path,
                 contract,
                 inputs,
@@ -165,7 +164,7 @@ def _export(
     kinds, notes = _converted(exporter, calibration, contract, path / "tflite")
     export.write_warmup(name, calibration, path)
     images = export.samples_and_photos(contract, dataset.test)
-    export.write_golden(partial(scores_of, model), contract, images, path)
+    export.write_golden(scorer(model), contract, images, path)
     return kinds, notes
 
 
