@@ -82,24 +82,14 @@ def publish(
         path = publication.path
         kinds, notes = _export(name, dataset, trained.model, path)
         with quiet_stderr():
-            rows = parity.compare(
-                scorer(trained.model),
-                path,
-                contract,
-                inputs,
-                test.labels,
-                kinds,
-            )
+            asked = scorer(trained.model)
+            rows = parity.compare(asked, path, contract, inputs, test.labels, kinds)
         rows, kinds = _agreeing(rows, kinds, contract, path, notes)
-        found = judgement.figures(rows)
         if not allow_regression:
             before = version_before(repository, name, contract.training_data.digest)
             check_regression(before, judgement.accuracy, len(test))
-        shown = {
-            **figures,
-            **_figures(name, dataset, trained, path),
-            **found,
-        }
+        shown = {**figures, **_figures(name, dataset, trained, path)}
+        shown |= judgement.figures(rows)
         if notes:
             shown["notes"] = [*figures.get("notes", []), *notes]
         drawn = {"curves": plots.curves(trained.history), **judgement.drawn()}
