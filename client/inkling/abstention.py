@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from inkling.image.morphology import Values
     from inkling.types import Prediction
 
-__all__ = ["REASONS", "abstaining", "is_empty", "shows_several"]
+__all__ = [
+    "REASONS",
+    "abstaining",
+    "is_empty",
+    "shows_several",
+]
 
 REASONS = ("empty", "several", "unsure")
 
@@ -54,9 +59,17 @@ def abstaining(
         contract: The contract under which the inputs were prepared.
     """
     return [
-        replace(prediction, abstained=_reason(prediction.probability, row, contract))
+        _judged(prediction, _reason(prediction.probability, row, contract))
         for prediction, row in zip(found, inputs, strict=True)
     ]
+
+
+def _judged(prediction: Prediction, reason: str | None) -> Prediction:
+    """Return the prediction; a reason takes its labels away."""
+    if reason is None:
+        return prediction
+    labels = None if prediction.labels is None else ()
+    return replace(prediction, abstained=reason, labels=labels)
 
 
 def is_empty(ink: Values) -> bool:
