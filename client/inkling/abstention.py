@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inkling.errors import InvalidRequest
 from inkling.image.morphology import parts
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "REASONS",
     "abstaining",
+    "check_can_abstain",
     "is_empty",
     "shows_several",
 ]
@@ -45,6 +47,22 @@ _LEAST_CONTRAST = 0.25
 _LEAST_INK = 0.01
 # Share of all ink that makes a part large.
 _LARGE_PART = 0.25
+
+
+def check_can_abstain(contract: Contract) -> None:
+    """Check that the model may give no label.
+
+    Raises:
+        InvalidRequest: The model was published without pictures, so nothing tells when
+            it is unsure.
+    """
+    is_given, finds_ink = contract.source is not None, contract.finder != "none"
+    if is_given and not finds_ink and contract.abstain_below == 0:
+        raise InvalidRequest(
+            "The model cannot abstain: it was published without pictures, which would "
+            "tell the score below which it is unsure. Publish it with --pictures, or "
+            "ask without abstain."
+        )
 
 
 def abstaining(

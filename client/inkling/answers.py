@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from inkling.abstention import abstaining
+from inkling.abstention import abstaining, check_can_abstain
 from inkling.threshold import check_takes_threshold, labelled
 from inkling.types import (
     ClassifyOptions,
@@ -28,10 +28,13 @@ def check_options(options: ClassifyOptions, contract: Contract) -> None:
     """Check that a model can answer as the caller wants, before it is asked.
 
     Raises:
-        InvalidRequest: `top_k` is invalid, or the model takes no threshold.
+        InvalidRequest: `top_k` is invalid, the model takes no threshold, or it cannot
+            abstain.
     """
     check_top_k(options.top_k)
     check_takes_threshold(options.threshold, contract)
+    if options.abstain:
+        check_can_abstain(contract)
 
 
 def answers(

@@ -349,3 +349,41 @@ def test_the_list_of_models_says_what_scores_mean(bench: Bench) -> None:
 
     found = {one["name"]: one["versions"][0]["outputs"] for one in models}
     assert found == {"several": "sigmoid", "pair": "softmax", "photos": "softmax"}
+
+
+def _asked_to_abstain(bench: Bench, place: str, model: str) -> Any:
+    targets = {"gRPC": bench.embedded.grpc_target, "HTTP": bench.embedded.url}
+    return inkling.connect(targets.get(place, bench.device(model)), model=model)
+
+
+@pytest.mark.parametrize("place", ["gRPC", "HTTP", "device"])
+def test_pictures_tell_when_a_given_model_is_unsure(
+    place: str, bench: Bench, tmp_path: Path
+) -> None:
+    """A model published with pictures abstains from others, if the caller allows it."""
+    colour(110, 110, 110).save(tmp_path / "grey.png")
+    with _asked_to_abstain(bench, place, "photos") as classifier:
+        known = classifier.classify(bench.pictures["red"], abstain=True)
+        unsure = classifier.classify(tmp_path / "grey.png", abstain=True)
+        asked_plainly = classifier.classify(tmp_path / "grey.png")
+        below = classifier.contract().abstain_below
+
+    assert (known.label, known.abstained) == ("red", None)
+    assert (unsure.label, unsure.abstained) == (None, "unsure")
+    assert unsure.probability < below < known.probability
+    assert asked_plainly.label == unsure.top[0].label
+
+
+@pytest.mark.parametrize("place", ["gRPC", "HTTP", "device"])
+@pytest.mark.parametrize("model", ["several", "pair"])
+def test_without_pictures_a_given_model_cannot_abstain(
+    place: str, model: str, bench: Bench
+) -> None:
+    """The refusal says what is missing, instead of an answer that is never unsure."""
+    with (
+        _asked_to_abstain(bench, place, model) as classifier,
+        pytest.raises(InklingError, match="Publish it with --pictures") as caught,
+    ):
+        classifier.classify(bench.pictures["red"], abstain=True)
+
+    assert "invalid_request" == caught.value.code
