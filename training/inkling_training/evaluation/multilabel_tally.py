@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from inkling.types import Prediction
     from inkling_training.evaluation.labelled_folder import Labelled
 
-__all__ = ["LabelFigures", "MultiLabelTally", "Tagged", "tagged"]
+__all__ = ["LabelFigures", "MultiLabelTally", "Tagged", "WrongLabels", "tagged"]
 
 
 @dataclass(frozen=True)
