@@ -24,10 +24,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import plan
+from benchmarks import photo_model, plan
 from benchmarks.closed_loop import Result, run
 from benchmarks.in_process import cpu_us, parts
-from benchmarks.models import find_or_train, pictures, publish_as_sample
+from benchmarks.models import find_or_train, photos, pictures, publish_as_sample
+from benchmarks.photo_model import NAME as PHOTO
 from benchmarks.plan import Cell
 from benchmarks.processes import ROOT, Server
 from benchmarks.report import Results, Sample, markdown
@@ -48,11 +49,17 @@ class Benchmark:
         sample_dir = folder / "sample"
         publish_as_sample(models_dir, sample_dir)
         found = pictures(models_dir, sample_dir)
-        self._cells = plan.cells(found)
+        self._cells = plan.cells(found, photos(found))
         self._parts = parts(models_dir, sample_dir, found)
-        stand_in = self._server(plan.stand_in(models_dir), stack)
-        stand_in.wait()
-        self._plans = plan.servers(models_dir, sample_dir, stand_in.grpc_port)
+        print("Publishing a MobileNetV2 takes a minute ...", flush=True)
+        photo_model.publish(folder / "photo")
+        photo_dir = folder / "photo" / "models"
+        self._plans = plan.servers(
+            models_dir,
+            sample_dir,
+            photo_dir,
+            (self._stand_in(models_dir, "mlp"), self._stand_in(photo_dir, PHOTO)),
+        )
         self._servers = {k: self._server(p, stack) for k, p in self._plans.items()}
         firsts = {cell.server: cell for cell in reversed(self._cells)}
         for key, server in self._servers.items():
@@ -116,6 +123,12 @@ class Benchmark:
         with ExitStack() as stack:
             server = self._server(self._plans["ours"], stack, cores="all")
             return server.wait(cell.request, cell.expected), server.cpu_s()
+
+    def _stand_in(self, models_dir: Path, model: str) -> int:
+        """Start a stand-in for TensorFlow Serving; return its port."""
+        server = self._server(plan.stand_in(models_dir, model), self._stack)
+        server.wait()
+        return server.grpc_port
 
     def _server(
         self, planned: plan.ServerPlan, stack: ExitStack, cores: str = ""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +26,14 @@ from inkling.model.repository import (
 )
 from inkling.model.runner import TFLiteRunner
 
-__all__ = ["SMALL", "Picture", "find_or_train", "pictures", "publish_as_sample"]
+__all__ = [
+    "SMALL",
+    "Picture",
+    "find_or_train",
+    "photos",
+    "pictures",
+    "publish_as_sample",
+]
 
 
 # The name of the sample among the pictures.
@@ -130,6 +138,18 @@ def pictures(models_dir: Path, sample_dir: Path) -> dict[str, Picture]:
     return {
         name: Picture(image, *(_label(version, image) for version in versions))
         for name, image in images.items()
+    }
+
+
+def photos(found: Mapping[str, Picture]) -> dict[str, bytes]:
+    """Return JPEG files of a camera's sizes, by names.
+
+    Args:
+        found: The result of `pictures`.
+    """
+    return {
+        "640x480 JPEG": _enlarged(found[SMALL].image, (640, 480), "JPEG"),
+        "12 MP JPEG": found["12 MP JPEG"].image,
     }
 
 

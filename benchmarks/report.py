@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from benchmarks.models import SMALL
+from benchmarks.photo_model import MEGABYTES
 from benchmarks.plan import (
     CNN_32,
     GRPC_32,
     MLP_1,
     MLP_32,
     MLP_64,
+    PHOTO_GROUPS,
     PICTURE_GROUPS,
     REMOTE_32,
 )
@@ -189,7 +191,14 @@ def lines(found: Results) -> list[Line]:
         times(f"CNN int8 / {tf}", 3.5, (CNN_32, "Inkling int8"), (CNN_32, tf)),
         *picture_lines,
         Line("32 pictures in a request / one", "<=", 8, *batch),
+        *_photo_lines(found),
         Line("memory of a worker, MB", "<=", 110, found.memory_mb["ours"]),
+        Line(
+            "memory of a worker with a MobileNetV2, MB",
+            "<=",
+            110 + 2 * MEGABYTES,
+            found.memory_mb["photo"],
+        ),
         Line("start to first good answer, s", "<=", 0.8, *starts),
         cpu("gRPC / HTTP, CPU", 2.0, grpc, ours),
         coalescing(1),
@@ -197,6 +206,18 @@ def lines(found: Results) -> list[Line]:
         Line("counting in process / request", "<=", 0.03, None, counting),
         cpu("request / uncounted", 1.03, ours, (MLP_32, "Inkling, uncounted")),
     ]
+
+
+def _photo_lines(found: Results) -> Iterator[Line]:
+    peers = {
+        "FastAPI + SavedModel": 2.5,
+        _FASTAPI: 1.0,
+        "FastAPI + LiteRT, def": 1.0,
+    }
+    for name, group in PHOTO_GROUPS.items():
+        for peer, bound in peers.items():
+            values = found.faster((group, "Inkling"), (group, peer))
+            yield Line(f"MobileNetV2, {name} / {peer}", ">=", bound, *values)
 
 
 def markdown(found: Results, about: Mapping[str, str]) -> str:

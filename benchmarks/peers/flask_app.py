@@ -10,18 +10,15 @@ from typing import Any
 import flask
 import keras
 
-from benchmarks.peers.work import prediction
+from benchmarks.peers.work import Model, prediction
 
 app = flask.Flask(__name__)
 _layer = keras.layers.TFSMLayer(os.environ["MODEL"], call_endpoint="serving_default")
-_model = keras.Sequential([keras.Input((28, 28, 1)), _layer])
+_keras = keras.Sequential([keras.Input((28, 28, 1)), _layer])
+_model = Model((28, 28, 1), lambda inputs: _keras.predict(inputs, verbose=0)["scores"])
 
 
 @app.post("/predict")
 def predict() -> Any:
     """Return the scores of one picture."""
-    answer = prediction(
-        lambda inputs: _model.predict(inputs, verbose=0)["scores"],
-        flask.request.get_data(),
-    )
-    return flask.jsonify(answer)
+    return flask.jsonify(prediction(_model, flask.request.get_data()))

@@ -52,7 +52,9 @@ class _Server(
 
 def _main(models_dir: str, model: str, port: str) -> None:
     servicer = _Server(Path(models_dir), model)
-    server = grpc.server(ThreadPoolExecutor(16))
+    # TensorFlow Serving takes messages of any size; grpcio's default is 4 MiB.
+    unlimited = [("grpc.max_receive_message_length", -1)]
+    server = grpc.server(ThreadPoolExecutor(16), options=unlimited)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         servicer, server
     )

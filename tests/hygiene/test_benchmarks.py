@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import plan, variants
 from benchmarks.closed_loop import http_request, run
-from benchmarks.models import SMALL, Picture, pictures, publish_as_sample
+from benchmarks.models import SMALL, Picture, photos, pictures, publish_as_sample
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -34,9 +34,11 @@ def test_every_measurement_has_its_server(tmp_path: Path, published: Path) -> No
     """Each cell names a server that is started, and each server is asked something."""
     picture = Picture(b"", "7", "7")
     found = dict.fromkeys((SMALL, *plan.PICTURES), picture)
-    asked = {cell.server for cell in plan.cells(found)}
+    photos = dict.fromkeys(plan.PHOTOS, b"")
+    asked = {cell.server for cell in plan.cells(found, photos)}
+    (tmp_path / "photo").symlink_to(published / "cnn")
 
-    assert asked == set(plan.servers(published, tmp_path, 1))
+    assert asked == set(plan.servers(published, tmp_path, tmp_path, (1, 2)))
 
 
 @pytest.mark.parametrize("model", ["mlp", "none"])
@@ -68,4 +70,5 @@ def test_a_model_is_published_as_for_samples(tmp_path: Path, published: Path) ->
     found = pictures(published, tmp_path)
 
     assert set(found) == {SMALL, *plan.PICTURES}
+    assert set(photos(found)) == set(plan.PHOTOS)
     assert 1 == len({picture.label for picture in found.values()})

@@ -95,10 +95,9 @@ def test_bodies_that_waited_too_long_are_freed(digit_contract: Contract) -> None
             first, _ = here.in_background("POST", _CLASSIFY, picture)
             until(lambda: len(here.engine.threads) > before)
             second, answers = here.in_background("POST", _CLASSIFY, _BODY)
-            time.sleep(0.3)
+            second.join()
             here.engine.free.set()
             first.join()
-            second.join()
             assert answers[0].status == 503
 
         assert _held(send) < _MAX_HELD

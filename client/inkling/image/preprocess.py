@@ -298,12 +298,13 @@ def _prepared(
     finds = contract.kind == "photo_of_one_object"
     if fits or not finds:
         picture = _coloured(picture, contract, note)
+    if fits:
         sample = _light_on_dark(picture, contract, note)
     if finds and not (fits and _stays(sample, contract)):
         picture = framed(picture, contract, note, spend)
         note("model input", _MODEL_INPUT, picture)
         return np.asarray(picture).reshape(contract.input_shape)
-    pixels = sample if fits else resized(_shown(sample), contract)
+    pixels = sample if fits else resized(_inked(picture, contract, note), contract)
     pixels = pixels.reshape(contract.height, contract.width, contract.channels)
     note("model input", _MODEL_INPUT, pixels.astype(np.uint8, copy=False))
     return _arranged(pixels, contract)
@@ -335,6 +336,13 @@ def _coloured(picture: Image.Image, contract: Contract, note: Note) -> Image.Ima
     picture, projection = to_grey(picture, contract)
     note("grey", f"converted to {projection}", picture)
     return picture
+
+
+def _inked(picture: Image.Image, contract: Contract, note: Note) -> Image.Image:
+    """Return the picture with light ink on dark, where the contract asks for it."""
+    if contract.polarity in ("as_is", "light_on_dark"):
+        return picture  # the pixels of a large photo are not copied
+    return _shown(_light_on_dark(picture, contract, note))
 
 
 def _light_on_dark(picture: Image.Image, contract: Contract, note: Note) -> Pixels:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ _SCORE_STEP = 1 / 256
 # Idle interpreters that a runner keeps of each kind. Each holds a copy of the weights,
 # so a burst of threads must not leave one behind for every thread.
 _MAX_IDLE = 4
+# The most input values of one call, over all inputs of a batch. LiteRT holds the
+# activations of all of them: a MobileNetV2 of 224 px takes 7 MB for each picture, and
+# is as fast with one after the other. The MLP of 28 px is 3 times as fast in batches.
+_VALUES_AT_ONCE = 1 << 18
 
 
 class _Interpreter:
@@ -85,6 +90,7 @@ class TFLiteRunner:
         # The interpreter that was returned last is borrowed first: its weights are in
         # the caches. `list.append` and `list.pop` are atomic.
         self._idle: dict[str, list[_Interpreter]] = {"single": [], "batch": []}
+        self._at_once = max(1, _VALUES_AT_ONCE // math.prod(contract.input_shape))
         with self._borrowed("single") as interpreter:
             self._check_signature(interpreter)
 
@@ -109,9 +115,9 @@ class TFLiteRunner:
 
         Arguments, result and errors are those of `run`, which also checks the inputs.
         """
-        kind = "single" if len(inputs) == 1 else "batch"
-        with self._borrowed(kind) as interpreter:
-            outputs = interpreter.run(inputs)
+        starts = range(0, len(inputs), self._at_once)
+        parts = [self._outputs(inputs[at : at + self._at_once]) for at in starts]
+        outputs = parts[0] if len(parts) == 1 else np.concatenate(parts)
         scores = _scores(outputs, self.contract.outputs)
         shape = (len(inputs), len(self.contract.labels))
         sums = self.contract.scores_sum_to_one
@@ -122,6 +128,10 @@ class TFLiteRunner:
                 f"{' and rows that sum to 1' if sums else ''}. Export the model again."
             )
         return scores
+
+    def _outputs(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        with self._borrowed("single" if len(inputs) == 1 else "batch") as interpreter:
+            return interpreter.run(inputs)
 
     @contextmanager
     def _borrowed(self, kind: str) -> Iterator[_Interpreter]:

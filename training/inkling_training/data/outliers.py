@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -21,19 +21,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from inkling.contract import Contract
+from inkling.image.preprocess import pixels_to_input
 from inkling_training.data import doodles
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from inkling.contract import Contract
     from inkling_training.data.datasets import Split
 
     Pixels = npt.NDArray[np.uint8]
     Values = npt.NDArray[np.float32]
     Random = np.random.Generator
 
-__all__ = ["KINDS", "are_digits", "held_out", "outliers"]
+__all__ = ["KINDS", "are_digits", "as_served", "held_out", "outliers"]
 
 # How many of each kind a training run uses. Letters are most similar to digits.
 _COUNTS = {
@@ -108,6 +109,35 @@ def held_out(digits: Split, seed: int) -> dict[str, Pixels]:
     """
     source = _Source(digits.pixels, doodles.HELD_OUT_FONTS)
     return {kind: _made(kind, _HELD_OUT_COUNT, source, ~seed) for kind in _COUNTS}
+
+
+def as_served(pixels: Pixels, contract: Contract) -> npt.NDArray[np.float32]:
+    """Return outliers as model inputs, prepared as the gateway prepares a picture.
+
+    The search for ink takes milliseconds each, and the next model of a command needs
+    the same inputs, so the last ones are kept.
+
+    Args:
+        pixels: Shape (n, side, side), uint8.
+        contract: The contract of the model.
+
+    Returns:
+        Shape (n, height, width, 1), float32; not writable.
+    """
+    # These two fields are the model's own, and do not concern the preparation.
+    shared = replace(contract, temperature=1.0, abstain_below=0.0)
+    return _as_served(pixels.tobytes(), pixels.shape, shared.json)
+
+
+@lru_cache(maxsize=2 * len(_COUNTS))
+def _as_served(
+    content: bytes, shape: tuple[int, ...], contract_json: str
+) -> npt.NDArray[np.float32]:
+    contract = Contract.from_json(contract_json)
+    pixels = np.frombuffer(content, np.uint8).reshape(shape)
+    inputs = np.stack([pixels_to_input(picture, contract) for picture in pixels])
+    inputs.flags.writeable = False
+    return inputs
 
 
 def _made(kind: str, count: int, source: _Source, seed: int) -> Pixels:

@@ -11,15 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from inkling.image.preprocess import scaled
-from inkling_training.data.datasets import Split
-from inkling_training.data.outliers import are_digits, outliers
+from inkling_training.data.outliers import are_digits, as_served, outliers
 from inkling_training.fit.augment import augmented
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
-    from inkling_training.data.datasets import Dataset
+    from inkling_training.data.datasets import Dataset, Split
     from inkling_training.fit.recipes import Augmentation, Recipe
 
     Inputs = npt.NDArray[np.float32]
@@ -28,7 +27,7 @@ __all__ = ["batches", "num_steps", "plain", "shown", "varied"]
 
 _VALIDATION_BATCH = 500
 _SHOWN = 14
-# Outliers of a run that are prepared as served pictures are.
+# Outliers of a run that are prepared as served pictures are, at most.
 _AS_SERVED = 512
 
 
@@ -93,12 +92,14 @@ class _Outliers:
         count: Outliers in each batch; 0 if the labels are not digits.
     """
 
-    def __init__(self, dataset: Dataset, count: int, seed: int) -> None:
+    def __init__(
+        self, dataset: Dataset, count: int, seed: int, served: int = _AS_SERVED
+    ) -> None:
         contract = dataset.contract
         self.count = count if are_digits(contract) else 0
         if self.count:
             self._inputs = tf.constant(
-                _prepared(outliers(dataset.train, seed), contract)
+                _prepared(outliers(dataset.train, seed), contract, served)
             )
             classes = len(contract.labels)
             self._targets = tf.fill((self.count, classes), 1 / classes)
@@ -123,18 +124,17 @@ class _Outliers:
 
 
 def _prepared(
-    pixels: npt.NDArray[np.uint8], contract: Contract
+    pixels: npt.NDArray[np.uint8], contract: Contract, served: int
 ) -> npt.NDArray[np.float32]:
     """Return outliers as model inputs, shape (n, height, width, 1), float32.
 
-    Some are prepared as served pictures are, so the finder frames those that are not
-    framed like samples. That takes milliseconds each; the others stay as they are made.
+    Up to `served` of them are prepared as served pictures are, so the finder frames
+    those that are not framed like samples. That takes milliseconds each; the others
+    stay as they are made.
     """
     inputs = scaled(pixels[..., np.newaxis], contract)
-    every = math.ceil(len(pixels) / _AS_SERVED)
-    chosen = pixels[::every]
-    unlabelled = Split(chosen, np.zeros(len(chosen), np.int64))
-    inputs[::every] = unlabelled.inputs(contract)
+    every = math.ceil(len(pixels) / served)
+    inputs[::every] = as_served(pixels[::every], contract)
     return inputs
 
 
@@ -178,7 +178,8 @@ def shown(dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Inputs]:
     }
     # A few digits need only a few outliers, which takes less time.
     few = replace(dataset, train=dataset.train.first(_SHOWN**2))
-    others = _Outliers(few, _SHOWN if recipe.outlier_share else 0, seed)
+    count = _SHOWN if recipe.outlier_share else 0
+    others = _Outliers(few, count, seed, served=_SHOWN)
     if others.count:
         chosen = others.chosen(tf.constant((0, seed))).numpy()
         rows["outliers, augmented"] = varied(chosen, contract, recipe, 1.0, seed)

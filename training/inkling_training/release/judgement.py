@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inkling_training.data.datasets import Split
-from inkling_training.data.outliers import are_digits, held_out
+from inkling_training.data.outliers import are_digits, as_served, held_out
 from inkling_training.errors import GateFailed
 from inkling_training.figures import plots
 from inkling_training.figures.reliability import expected_calibration_error, reliability
@@ -115,8 +114,7 @@ def judged(
     caught = {}
     if are_digits(contract):
         for kind, pixels in held_out(dataset.validation, _SEED).items():
-            unlabelled = Split(pixels, np.zeros(len(pixels), np.int64))
-            caught[kind] = _abstained(scored(unlabelled.inputs(contract)), contract)
+            caught[kind] = _abstained(scored(as_served(pixels, contract)), contract)
     return Judgement(contract, scored(inputs), dataset.test.labels, caught)
 
 
