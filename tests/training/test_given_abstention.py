@@ -74,8 +74,8 @@ def test_pictures_are_varied(pictures: Pictures, colour_contract: Contract) -> N
     found = threshold_on(pictures, colour_contract, scores)
 
     assert found == 0.8
-    assert len(seen) == 256
-    assert len({one.tobytes() for one in seen}) == 256
+    assert len(seen) == 128
+    assert len({one.tobytes() for one in seen}) == 128
 
 
 def test_a_share_of_one_in_a_hundred_is_unsure() -> None:
