@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 
 import inkling
-from inkling.errors import InklingError
+from inkling.answers import answers
+from inkling.errors import InklingError, InternalError
+from inkling.gateway.channel import prediction_of
 from inkling.model.repository import Repository
-from inkling.types import Prediction
+from inkling.types import ClassifyOptions, Prediction
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from tests.support.colour_models import COLOURS, colour, logits
@@ -242,14 +244,21 @@ def test_without_a_threshold_nothing_changes(way: str, bench: Bench) -> None:
     assert sum(score.probability for score in found.top) > 2.9
 
 
+def test_an_older_gateway_is_noticed() -> None:
+    """A gateway that ignores the threshold over gRPC must not look like one that obeys."""
+    response = pb.ClassifyResponse(model="several", version=1, contract="sha256:x")
+    response.results.add().top.add(label="red", index=0, probability=0.9)
+
+    with pytest.raises(InternalError, match="does not know thresholds"):
+        prediction_of(response, ClassifyOptions(threshold=0.5))
+    assert prediction_of(response, ClassifyOptions()).label == "red"
+
+
 def test_abstention_takes_the_labels_away(bench: Bench) -> None:
     """A model of which a score is known below which it is unsure gives no label then."""
     contract = Repository(bench.models_dir).newest("several").contract()
     unsure = replace(contract, abstain_below=0.99)
     scores = np.array([[0.98, 0.6, 0.1], [0.995, 0.6, 0.1]], np.float32)
-    from inkling.answers import answers
-    from inkling.types import ClassifyOptions
-
     options = ClassifyOptions(abstain=True, threshold=0.5)
     origin = inkling.Origin("several", 1, unsure.hash)
     inputs = np.zeros((2, *unsure.input_shape), np.float32)
