@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Scores = npt.NDArray[np.floating[Any]]
     Labels = npt.NDArray[np.int64]
 
-__all__ = ["calibrated", "tempered"]
+__all__ = ["STRENGTH", "abstain_below", "calibrated", "tempered"]
 
 # The search covers temperatures from 1/8 to 8, in 8 rounds of ever smaller steps.
 _FARTHEST = 8.0
@@ -39,7 +39,9 @@ _ROUNDS, _STEPS = 8, 9
 # pictures are augmented with this strength, because users' pictures differ from the
 # dataset, but less than augmented training pictures do.
 _ABSTAIN_SHARE = 0.01
-_STRENGTH = 0.75
+STRENGTH = 0.75
+# The contract has it with so many decimals, and above 0 and below 1.
+_DECIMALS = 4
 # With this many pictures, 1 % of them are 20.
 _ENOUGH = 2000
 _LEAST_SCORE = 1e-30
@@ -62,7 +64,7 @@ def calibrated(
     contract = replace(
         dataset.contract,
         temperature=temperature,
-        abstain_below=round(float(np.quantile(highest, _ABSTAIN_SHARE)), 4),
+        abstain_below=abstain_below(highest),
     )
     model = keras.models.clone_model(trained.model)
     model.set_weights(trained.model.get_weights())
@@ -71,10 +73,22 @@ def calibrated(
     return replace(trained, model=model), replace(dataset, contract=contract)
 
 
+def abstain_below(highest: Scores) -> float:
+    """Return the score below which a model abstains, above 0 and below 1.
+
+    Args:
+        highest: The highest scores of pictures that the model knows, augmented with the
+            strength `STRENGTH`, shape (n,).
+    """
+    found = round(float(np.quantile(highest, _ABSTAIN_SHARE)), _DECIMALS)
+    step = 10.0**-_DECIMALS
+    return min(max(found, step), 1 - step)
+
+
 def _harder(inputs: Inputs, contract: Contract, recipe: Recipe) -> Inputs:
     """Return augmented inputs; if there are few, each occurs in several versions."""
     often = np.concatenate([inputs] * math.ceil(_ENOUGH / len(inputs)))
-    return varied(often, contract, recipe, _STRENGTH, seed=0)
+    return varied(often, contract, recipe, STRENGTH, seed=0)
 
 
 def tempered(scores: Scores, temperature: float) -> Scores:
