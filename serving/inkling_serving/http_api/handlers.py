@@ -43,7 +43,7 @@ from inkling_serving.http_api.response_json import (
     answer_json,
     error_json,
     model_json,
-    stage_json,
+    stages_json,
 )
 from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
 from inkling_serving.runtime.timings import Timings
@@ -248,7 +248,7 @@ class Handlers:
         answer, stages = self._service.explain(
             _target(names), asked.images[0], options, timings=request.timings
         )
-        shown = {**answer_json(answer), "stages": [stage_json(s) for s in stages]}
+        shown = {**answer_json(answer), "stages": stages_json(stages)}
         return _answer_response(shown, request, options)
 
     @staticmethod

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Scores = npt.NDArray[np.floating[Any]]
     Labels = npt.NDArray[np.int64]
 
-__all__ = ["calibrated", "tempered"]
+__all__ = ["STRENGTH", "abstain_below", "calibrated", "tempered"]
 
 # The search covers temperatures from 1/8 to 8, in 8 rounds of ever smaller steps.
 _FARTHEST = 8.0
@@ -36,7 +36,9 @@ _ROUNDS, _STEPS = 8, 9
 # pictures are augmented with this strength, because users' pictures differ from the
 # dataset, but less than augmented training pictures do.
 _ABSTAIN_SHARE = 0.01
-_STRENGTH = 0.75
+STRENGTH = 0.75
+# The contract has it with so many decimals, and above 0 and below 1.
+_DECIMALS = 4
 # With this many pictures, 1 % of them are 20. A large picture takes longer.
 _ENOUGH, _ENOUGH_LARGE = 2000, 500
 _LARGE_SIDE = 64
@@ -59,10 +61,22 @@ def calibrated(
     contract = replace(
         dataset.contract,
         temperature=temperature,
-        abstain_below=round(float(np.quantile(highest, _ABSTAIN_SHARE)), 4),
+        abstain_below=abstain_below(highest),
     )
     model = _divided(trained.model, temperature)
     return replace(trained, model=model), replace(dataset, contract=contract)
+
+
+def abstain_below(highest: Scores) -> float:
+    """Return the score below which a model abstains, above 0 and below 1.
+
+    Args:
+        highest: The highest scores of pictures that the model knows, augmented with the
+            strength `STRENGTH`, shape (n,).
+    """
+    found = round(float(np.quantile(highest, _ABSTAIN_SHARE)), _DECIMALS)
+    step = 10.0**-_DECIMALS
+    return min(max(found, step), 1 - step)
 
 
 def _divided(model: keras.Model, temperature: float) -> keras.Model:
@@ -88,7 +102,7 @@ def _scores_of_harder(model: keras.Model, dataset: Dataset, recipe: Recipe) -> S
     contract = dataset.contract
     is_large = max(contract.height, contract.width) > _LARGE_SIDE
     count = _ENOUGH_LARGE if is_large else _ENOUGH
-    parts = varied_inputs(dataset.validation, contract, recipe, _STRENGTH, count)
+    parts = varied_inputs(dataset.validation, contract, recipe, STRENGTH, count)
     return np.concatenate([*map(scorer(model), parts)])
 
 
