@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inkling.model.bundle import Bundle
-from inkling.model.repository import FORMATS, Publication, Repository, VersionFiles
+from inkling.model.repository import Publication, Repository, VersionFiles
 from inkling_training.errors import GateFailed
 from inkling_training.preparation.meaning import probabilities, traced_probabilities
-from inkling_training.release import card, datasheet, export, parity, publish
+from inkling_training.release import (
+    card,
+    datasheet,
+    export,
+    formats,
+    parity,
+    publish,
+)
 from inkling_training.sources.tflite_file import precision
 from inkling_training.stderr import quiet_stderr
 
@@ -84,14 +90,8 @@ def adopt(repository: Repository, name: str, adoption: Adoption) -> VersionFiles
         GateFailed: The exports disagree with the given model, or the version before is
             more accurate; nothing was published.
     """
-    home = repository.files(name, 1).path.parent
-    try:
-        with repository.publishing(name) as publication:
-            return _published(repository, publication, adoption)
-    finally:
-        # A failed first publication leaves no empty directory.
-        with suppress(OSError):
-            home.rmdir()
+    with publish.publishing(repository, name) as publication:
+        return _published(repository, publication, adoption)
 
 
 def _published(
@@ -100,12 +100,12 @@ def _published(
     path, contract, pictures = publication.path, adoption.contract, adoption.pictures
     inputs = adoption.compared()
     scores = _checked(adoption.scored(inputs), adoption.source.name)
-    formats = _exported(publication.model, adoption, path)
+    kinds = _exported(publication.model, adoption, path)
     adoption.say("Comparing every export with the given model.")
     labels = None if pictures.labels is None else pictures.labels[: len(inputs)]
     with quiet_stderr():
-        rows = parity.compare(adoption.scored, path, contract, inputs, labels, formats)
-    rows, formats = _kept(rows, formats, adoption, path)
+        rows = parity.compare(adoption.scored, path, contract, inputs, labels, kinds)
+    rows, kinds = _kept(rows, kinds, adoption, path)
     export.write_golden(adoption.scored, contract, pictures.golden(), path)
     figures = _figures(publication.model, adoption, rows, path)
     figures["compared"] = len(inputs)
@@ -118,7 +118,7 @@ def _published(
     datasheet.write_datasheet(
         path / "card", figures, adoption.facts, adoption.notes, picture
     )
-    publish.check_as_a_gateway_does(publication, formats)
+    publish.check_as_a_gateway_does(publication, kinds)
     files = publication.commit()
     adoption.say(card.parity_table(rows))
     return files
@@ -146,7 +146,9 @@ def _exported(name: str, adoption: Adoption, path: Path) -> list[str]:
         exporter.write_saved_model(path)
     inputs = adoption.pictures.inputs(contract, _CALIBRATION_PICTURES)
     export.write_warmup(name, inputs[:1], path)
-    return _converted(exporter, adoption, inputs, path / "tflite")
+    found, notes = formats.convert(exporter, inputs, path / "tflite", adoption.say)
+    adoption.notes += notes
+    return found
 
 
 def _traced(adoption: Adoption) -> Callable[[Any], Any]:
@@ -166,55 +168,18 @@ def _is_single(adoption: Adoption) -> bool:
     return bool(adoption.source.raw(few).shape[1] == 1)
 
 
-def _converted(
-    exporter: export.Exporter, adoption: Adoption, inputs: Scores, directory: Path
-) -> list[str]:
-    formats: list[str] = []
-    for tflite_format in FORMATS:
-        adoption.say(f"Converting to TFLite {tflite_format}.")
-        try:
-            exporter.write_tflite(tflite_format, inputs, directory)
-        except export.Unconvertible as error:
-            adoption.notes.append(_lacking(tflite_format, error))
-            if tflite_format == "float32":
-                directory.rmdir()
-                break
-        else:
-            formats.append(tflite_format)
-    return formats
-
-
-def _lacking(tflite_format: str, error: export.Unconvertible) -> str:
-    why = f"LiteRT lacks {', '.join(error.operations)}"
-    if not error.operations:
-        why = "TensorFlow's converter failed"
-    if tflite_format == "float32":
-        return (
-            f"It has no TFLite file, because {why}; TensorFlow Serving alone can "
-            "serve it."
-        )
-    return f"It has no {tflite_format} file, because {why}."
-
-
 def _kept(
-    rows: list[ParityRow], formats: list[str], adoption: Adoption, path: Path
+    rows: list[ParityRow], kinds: list[str], adoption: Adoption, path: Path
 ) -> tuple[list[ParityRow], list[str]]:
     """Return the exports that agree; smaller formats that do not are left out.
 
     Raises:
         GateFailed: The SavedModel or the file in float32 disagrees.
     """
-    exact = [row for row in rows if row.export in ("saved_model", *formats[:1])]
-    publish.check_parity(exact, adoption.source.name)
-    for row in rows:
-        if not row.passed:
-            (path / "tflite" / f"{row.export}.tflite").unlink()
-            adoption.notes.append(
-                f"It has no {row.export} file, because its scores differ by up to "
-                f"{row.worst:.2g}."
-            )
+    publish.check_parity(formats.exact(rows, kinds), adoption.source.name)
+    adoption.notes += formats.leave_out(rows, path)
     passed = {row.export for row in rows if row.passed}
-    return [row for row in rows if row.passed], [f for f in formats if f in passed]
+    return [row for row in rows if row.passed], [k for k in kinds if k in passed]
 
 
 def _figures(

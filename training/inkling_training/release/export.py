@@ -46,6 +46,7 @@ __all__ = [
 
 _GOLDEN_SAMPLES = 24
 _GOLDEN_PHOTOS = 8
+_GOLDEN_SMALL = 64
 # The batch sizes to which server-side batching pads. TensorFlow Serving runs each once
 # before the version is AVAILABLE.
 _WARMUP_BATCHES = (1, 2, 4, 8, 16, 32)
@@ -124,8 +125,13 @@ class Exporter:
     @classmethod
     def of_keras(cls, name: str, model: keras.Model, contract: Contract) -> Exporter:
         """Return the exporter of a Keras model whose output are scores."""
+        # The variables have the states of random layers, which the model does not
+        # track. The model itself would bring the optimizer and its layers along.
         return cls(
-            name, lambda inputs: model(inputs, training=False), contract, tracked=model
+            name,
+            lambda inputs: model(inputs, training=False),
+            contract,
+            tracked=[variable.value for variable in model.variables],
         )
 
     def write_saved_model(self, path: Path) -> None:
@@ -215,12 +221,18 @@ def samples_and_photos(contract: Contract, split: Split) -> list[bytes]:
     """Return golden pictures from the pictures of a dataset, as PNG files.
 
     24 pictures are samples of the model's size. 8 are larger, and dark on light if the
-    contract decides the polarity, so that the check covers the whole preprocessing.
+    contract decides the polarity, so that the check covers the whole preprocessing. Of
+    large pictures there are a third as many, because they are published.
     """
-    samples = [_png(pixels, 1) for pixels in split.pixels[:_GOLDEN_SAMPLES]]
-    rest = split.pixels[_GOLDEN_SAMPLES : _GOLDEN_SAMPLES + _GOLDEN_PHOTOS]
+    is_small = max(contract.height, contract.width) <= _GOLDEN_SMALL
+    share, factor = (1, 5) if is_small else (3, 2)
+    first, last = _GOLDEN_SAMPLES // share, _GOLDEN_PHOTOS // share
+    samples = [_png(pixels, 1) for pixels in split.pixels[:first]]
+    rest = split.pixels[first : first + last]
     invert = contract.polarity == "auto"
-    return samples + [_png(255 - pixels if invert else pixels, 5) for pixels in rest]
+    return samples + [
+        _png(255 - pixels if invert else pixels, factor) for pixels in rest
+    ]
 
 
 def write_golden(
