@@ -145,7 +145,7 @@ def _exported(name: str, adoption: Adoption, path: Path) -> list[str]:
     with quiet_stderr():
         exporter.write_saved_model(path)
     inputs = adoption.pictures.inputs(contract, _CALIBRATION_PICTURES)
-    export.write_warmup(name, inputs[:1], path)
+    export.write_warmup(name, contract, path)
     found, notes = formats.convert(exporter, inputs, path / "tflite", adoption.say)
     adoption.notes += notes
     return found

@@ -152,7 +152,7 @@ def _export(
     exporter = export.Exporter.of_keras(name, model, contract)
     exporter.write_saved_model(path)
     kinds, notes = _converted(exporter, calibration, contract, path / "tflite")
-    export.write_warmup(name, calibration, path)
+    export.write_warmup(name, contract, path)
     images = export.samples_and_photos(contract, dataset.test)
     export.write_golden(scorer(model), contract, images, path)
     return kinds, notes
