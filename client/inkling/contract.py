@@ -88,8 +88,8 @@ class Contract:
             `whole_pixels` first pads or cuts in whole pixels, then scales, as Keras
             does. `exact_box` scales a box with fractions of pixels, as Pillow's
             `ImageOps.fit` does (`cover` only).
-        crop: The share of the shorter side that `cover` keeps, above 0 to 1; below 1
-            with `scaling` and `floor` only.
+        crop: The share of the shorter side that `cover` keeps, or of both sides that
+            `stretch` keeps, above 0 to 1; below 1 with `scaling` and `floor` only.
         filter: The resampling filter: `bilinear`, `nearest`, `bicubic`, `lanczos`,
             `box` or `hamming`.
         antialias: True for Pillow's resampling, in which a reduction widens the

@@ -31,10 +31,17 @@ if TYPE_CHECKING:
 __all__ = ["publish_given"]
 
 _PROBES = 16
+# So many of them are asked again, among fewer others.
+_AGAIN = 5
 # How much two answers to the same inputs may differ, as a share of the largest.
 _REPEATED = 1e-4
 # Half precision has 11 bits; the exports compute in float32.
 _HALF_TOLERANCES = {"float32": 1e-2, "float16": 1e-2}
+
+
+_BACKGROUND = (
+    " TensorFlow's models of ImageNet have the label `background` before the 1,000."
+)
 
 
 def publish_given(options: argparse.Namespace) -> int:
@@ -96,7 +103,9 @@ def _concluded(source: Source, like: Likeness, options: argparse.Namespace) -> A
     """Return what was found and concluded, and print it as a table."""
     fields, facts = conclusion.preparation(source, _wishes(options), like)
     raw = _probed(source, fields)
-    meaning, why = meaning_of(options.outputs, source.activation, raw)
+    meaning, why = meaning_of(
+        options.outputs, source.activation, raw, rounded=source.tflite is not None
+    )
     _check_single_logit(source, meaning, raw)
     count = label_count(meaning, raw.shape[1])
     names, from_where = _labels(source, like, count, options)
@@ -112,7 +121,7 @@ def _concluded(source: Source, like: Likeness, options: argparse.Namespace) -> A
         Fact("model", source.name, f"opened by {source.library}"),
         *facts,
         Fact("outputs", f"{raw.shape[1]}, {meaning}", why),
-        Fact("labels", f"{len(names)}: {', '.join(names):.30}", from_where),
+        Fact("labels", f"{len(names)}: {_some(names)}", from_where),
     ]
     print(conclusion.facts_table(facts), flush=True)
     notes += [f"{note}." for note in source.notes]
@@ -133,6 +142,11 @@ def _concluded(source: Source, like: Likeness, options: argparse.Namespace) -> A
     )
 
 
+def _some(names: tuple[str, ...]) -> str:
+    first = ", ".join(names[:3])
+    return first if len(names) <= 3 else f"{first:.30}, ... {names[-1]:.20}"
+
+
 def _probed(source: Source, fields: dict[str, Any]) -> Any:
     """Return the model's answers to some inputs without meaning.
 
@@ -144,7 +158,7 @@ def _probed(source: Source, fields: dict[str, Any]) -> Any:
     pixels = np.random.default_rng(2026).integers(0, 256, shape)
     inputs = pixels.astype(np.float32) * scale + offset
     try:
-        found, again = source.raw(inputs), source.raw(inputs)
+        found, again = source.raw(inputs), source.raw(inputs[:_AGAIN])
     except UnusableModel:
         raise
     except Exception as error:  # noqa: BLE001 - a model raises whatever it likes
@@ -153,11 +167,14 @@ def _probed(source: Source, fields: dict[str, Any]) -> Any:
             f"on this machine ({type(error).__name__}). A model whose channels come "
             "first may need a GPU; a model of any size may need another --size."
         ) from None
-    if np.abs(found - again).max() > _REPEATED * max(1.0, float(np.abs(found).max())):
+    largest = max(1.0, float(np.abs(found).max()))
+    limit = _HALF_TOLERANCES["float32"] if source.half else _REPEATED
+    if np.abs(found[:_AGAIN] - again).max() > limit * largest:
         raise UnusableModel(
-            f"{source.name} answers the same picture differently each time: layers for "
-            "training, such as RandomFlip, are active in it. model.export keeps them "
-            "active; publish the file of model.save('model.keras') instead."
+            f"{source.name} answers the same picture differently each time, or by the "
+            "pictures beside it: layers for training, such as RandomFlip, Dropout or "
+            "BatchNormalization, are active in it. model.export keeps them active; "
+            "publish the file of model.save('model.keras') instead."
         )
     return found
 
@@ -189,7 +206,8 @@ def _labels(
     elif like.labels:
         names, why = labels.labels_in(like.labels), like.said_by
     elif source.labels:
-        names, why = labels.labels_in(source.labels), "the file's metadata"
+        names = labels.labels_in(labels.distinct(source.labels))
+        why = "the file's metadata"
     else:
         names, why = (), "the folders of --pictures, in alphabetical order"
         if options.pictures is not None:
@@ -203,6 +221,7 @@ def _labels(
         raise InvalidRequest(
             f"There are {len(names)} labels ({why}), and the outputs of {source.name} "
             f"are for {count}; expected {count} labels in the order of the outputs."
+            f"{_BACKGROUND if (len(names), count) == (1000, 1001) else ''}"
         )
     return names, why
 

@@ -79,9 +79,9 @@ def resized(
     Raises:
         TooLarge: A step takes longer than `spend` allows.
     """
-    if contract.resize == "stretch":
+    if contract.resize == "stretch" and contract.crop == 1:
         return _scaled(picture, (contract.width, contract.height), contract, spend)
-    if contract.resize == "cover":
+    if contract.resize != "fit":
         return _covering(picture, contract, spend)
     return _fitting(picture, contract, spend)
 
@@ -178,6 +178,8 @@ def _cover_size(size: Size, contract: Contract) -> Size:
     width, height = size
     wanted_width = math.floor(contract.width / contract.crop)
     wanted_height = math.floor(contract.height / contract.crop)
+    if contract.resize == "stretch":
+        return wanted_width, wanted_height
     if wanted_width != wanted_height:
         factor = min(width / wanted_width, height / wanted_height)
         return round(width / factor), round(height / factor)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inkling.model.bundle import Bundle
+from inkling.model.bundle import Bundle, read_bundle
 from inkling.model.repository import Publication, Repository, VersionFiles
 from inkling_training.errors import GateFailed
 from inkling_training.preparation.meaning import probabilities, traced_probabilities
@@ -22,7 +22,7 @@ from inkling_training.release import (
     parity,
     publish,
 )
-from inkling_training.sources.tflite_file import precision
+from inkling_training.sources.tflite_file import operations_in_float, precision
 from inkling_training.stderr import quiet_stderr
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def _published(
     with quiet_stderr():
         rows = parity.compare(adoption.scored, path, contract, inputs, labels, kinds)
     rows, kinds = _kept(rows, kinds, adoption, path)
+    if adoption.source.tflite is None:
+        adoption.notes += _int8_notes(rows, len(inputs), path)
     export.write_golden(adoption.scored, contract, pictures.golden(), path)
     figures = _figures(publication.model, adoption, rows, path)
     figures["compared"] = len(inputs)
@@ -168,6 +170,21 @@ def _is_single(adoption: Adoption) -> bool:
     return bool(adoption.source.raw(few).shape[1] == 1)
 
 
+def _int8_notes(rows: Sequence[ParityRow], compared: int, path: Path) -> list[str]:
+    """Return what int8 costs: operations that stay in float32, and changed labels."""
+    row = next((row for row in rows if row.export == "int8"), None)
+    if row is None:
+        return []
+    file = path / "tflite" / "int8.tflite"
+    in_float, count = operations_in_float(read_bundle(file.read_bytes()).model)
+    named = ", ".join(f"{name} {n}" for name, n in sorted(in_float.items()))
+    return [
+        f"In int8, {sum(in_float.values())} of {count} operations compute in float32"
+        f"{f' ({named})' if named else ''}, and {row.labels_differ} of {compared} "
+        "pictures get another label."
+    ]
+
+
 def _kept(
     rows: list[ParityRow], kinds: list[str], adoption: Adoption, path: Path
 ) -> tuple[list[ParityRow], list[str]]:
@@ -191,6 +208,7 @@ def _figures(
         "model": name,
         "dataset": "not stated",
         "contract": contract.hash,
+        "labels": list(contract.labels),
         "library": source.library,
         "source": None if origin is None else asdict(origin),
         "pictures": "generated" if adoption.pictures.are_generated else "given",
