@@ -27,7 +27,10 @@ import inkling
 from inkling.cli.main import main
 from inkling.contract import Contract
 from inkling.errors import BrokenVersion
-from inkling.model.repository import Repository
+from inkling.model.bundle import read_bundle
+from inkling.model.repository import CONTRACT_FILE, Repository
+from inkling_training.release.adoption import with_tolerance
+from inkling_training.release.parity import ParityRow
 
 Publish = Callable[..., "_Ran"]
 
@@ -629,3 +632,26 @@ def test_an_interrupted_publication_leaves_nothing(tmp_path: Path) -> None:
 
     assert process.returncode == 130
     assert not (tmp_path / "models" / "own").exists()
+
+
+@pytest.mark.parametrize(
+    ("worst", "differ", "stated"),
+    [(9e-6, 0, 1e-5), (3e-5, 0, 1e-4), (3e-5, 1, 1e-5), (2e-4, 0, 1e-5)],
+)
+def test_a_deep_model_states_its_tolerance(
+    worst: float, differ: int, stated: float, models_dir: Path
+) -> None:
+    """Rounding beyond 1e-5 is stated in every copy of the contract, if no label differs."""
+    files = Repository(models_dir).newest("mlp")
+    rows = [
+        ParityRow("saved_model", None, None, 0, 0.0, passed=True),
+        ParityRow("float32", None, None, differ, worst, passed=worst <= 1e-5),
+    ]
+
+    found, contract = with_tolerance(rows, ["float32"], files.contract(), files.path)
+
+    bundle = read_bundle((files.path / "tflite" / "float32.tflite").read_bytes())
+    written = Contract.from_json((files.path / CONTRACT_FILE).read_text())
+    copies = (contract, written, bundle.contract)
+    assert [copy.tolerances["float32"] for copy in copies] == [stated] * 3
+    assert found[1].passed == (stated == 1e-4 or worst <= 1e-5)
