@@ -18,7 +18,7 @@ from PIL import Image
 
 from inkling.contract import Contract, TrainingData
 from inkling.model.repository import Repository
-from tests.support import digits
+from tests.support import colour_models, digits
 from tests.support.alone import alone_in
 from tests.support.gateway_process import GatewayProcess, Killable, serving
 from tests.support.machine import free_port
@@ -85,6 +85,15 @@ def published(request: pytest.FixtureRequest) -> Iterator[Path]:
     models = Path(cache.mkdir("published")) / training_digest() / "models"
     yield once(models, trained, is_whole)
     assert is_whole(models), f"a test changed {models}, which all tests share"
+
+
+@pytest.fixture(scope="session")
+def colours(request: pytest.FixtureRequest) -> Path:
+    """A repository with the models of `tests.support.colour_models`; it is kept, too."""
+    cache: pytest.Cache = request.config.cache  # type: ignore[assignment]
+    digest = training_digest(Path(colour_models.__file__))
+    models = Path(cache.mkdir("published")) / digest / "colours"
+    return once(models, colour_models.made, colour_models.is_whole)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inkling.errors import InvalidRequest
 from inkling.image.morphology import parts
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
     from inkling.image.morphology import Values
     from inkling.types import Prediction
 
-__all__ = ["REASONS", "abstaining", "is_empty", "shows_several"]
+__all__ = [
+    "REASONS",
+    "abstaining",
+    "check_can_abstain",
+    "is_empty",
+    "shows_several",
+]
 
 REASONS = ("empty", "several", "unsure")
 
@@ -40,6 +47,22 @@ _LEAST_CONTRAST = 0.25
 _LEAST_INK = 0.01
 # Share of all ink that makes a part large.
 _LARGE_PART = 0.25
+
+
+def check_can_abstain(contract: Contract) -> None:
+    """Check that the model may give no label.
+
+    Raises:
+        InvalidRequest: The model was published without pictures, so nothing tells when
+            it is unsure.
+    """
+    is_given, finds_ink = contract.source is not None, contract.finder != "none"
+    if is_given and not finds_ink and contract.abstain_below == 0:
+        raise InvalidRequest(
+            "The model cannot abstain: it was published without pictures, which would "
+            "tell the score below which it is unsure. Publish it with --pictures, or "
+            "ask without abstain."
+        )
 
 
 def abstaining(
@@ -54,9 +77,17 @@ def abstaining(
         contract: The contract under which the inputs were prepared.
     """
     return [
-        replace(prediction, abstained=_reason(prediction.probability, row, contract))
+        _judged(prediction, _reason(prediction.probability, row, contract))
         for prediction, row in zip(found, inputs, strict=True)
     ]
+
+
+def _judged(prediction: Prediction, reason: str | None) -> Prediction:
+    """Return the prediction; a reason takes its labels away."""
+    if reason is None:
+        return prediction
+    labels = None if prediction.labels is None else ()
+    return replace(prediction, abstained=reason, labels=labels)
 
 
 def is_empty(ink: Values) -> bool:

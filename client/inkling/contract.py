@@ -38,12 +38,15 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Source:
-    """The file from which somebody published a model that Inkling did not train.
+    """Where a model is from that Inkling did not design.
 
     Attributes:
-        name: The name of the file or folder, without its directories.
-        digest: `sha256:` and the SHA-256 of the file, or of all files of the folder.
-        recipe: The options with which it was published.
+        name: The file or folder that was published, without its directories; or the
+            function or the architecture that Inkling trained, as on its command line.
+        digest: `sha256:` and the SHA-256 of the file, or of all files of the folder; of
+            the file with the function or with the first weights. For weights without a
+            file it is their name.
+        recipe: The options with which it was published or trained.
     """
 
     name: str
@@ -85,8 +88,8 @@ class Contract:
             `whole_pixels` first pads or cuts in whole pixels, then scales, as Keras
             does. `exact_box` scales a box with fractions of pixels, as Pillow's
             `ImageOps.fit` does (`cover` only).
-        crop: The share of the shorter side that `cover` keeps, above 0 to 1; below 1
-            with `scaling` and `floor` only.
+        crop: The share of the shorter side that `cover` keeps, or of both sides that
+            `stretch` keeps, above 0 to 1; below 1 with `scaling` and `floor` only.
         filter: The resampling filter: `bilinear`, `nearest`, `bicubic`, `lanczos`,
             `box` or `hamming`.
         antialias: True for Pillow's resampling, in which a reduction widens the
@@ -127,7 +130,7 @@ class Contract:
             is below this value has no label. From 0 (never) to below 1.
         training_data: The dataset that trained the model.
         tolerances: The largest difference of a score from Keras's, by exported format.
-        source: The file from which the model was published; None if Inkling trained it.
+        source: Where the model is from; None for a network of Inkling's own.
         format: The format in which the contract is written: 2, or 1 for a contract that
             was published in that format. Its hash stays the same.
 

@@ -149,10 +149,10 @@ def _check_resampling(contract: Contract) -> None:
             "The contract's aspect is exact_box; it needs the resize cover, with "
             "antialiasing."
         )
-    if contract.crop < 1 and not (contract.resize == "cover" and scaled):
+    if contract.crop < 1 and not (contract.resize != "fit" and scaled):
         raise InvalidContract(
             f"The contract's crop is {contract.crop}; below 1 it needs the resize "
-            f"cover and the aspect {' or '.join(_SCALED_FIRST)}."
+            f"cover or stretch and the aspect {' or '.join(_SCALED_FIRST)}."
         )
     if contract.outputs == "binary" and len(contract.labels) != 2:
         raise InvalidContract(

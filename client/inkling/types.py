@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = [
+    "ClassifyOptions",
     "Origin",
     "Prediction",
     "Score",
     "are_scores",
     "check_abstain",
+    "check_threshold",
     "check_top_k",
     "predictions",
 ]
@@ -68,13 +71,17 @@ class Prediction:
         top: The most probable labels, by falling probability; it has at least one.
         origin: The model that answered.
         abstained: The reason why the prediction has no label, one of
-            `inkling.abstention.REASONS`; None if the prediction has a label. It is
-            always None if the caller did not ask for abstention.
+            `inkling.abstention.REASONS`, or `inkling.threshold.BELOW_THRESHOLD`; None
+            if the prediction has a label. It is always None if the caller asked neither
+            for abstention nor with a threshold.
+        labels: All labels at or above the caller's threshold, by falling probability;
+            empty if the prediction has no label. None if the caller set no threshold.
     """
 
     top: tuple[Score, ...]
     origin: Origin
     abstained: str | None = None
+    labels: tuple[Score, ...] | None = None
 
     @property
     def label(self) -> str | None:
@@ -90,6 +97,34 @@ class Prediction:
     def probability(self) -> float:
         """The highest probability, in [0, 1], even if the model abstained."""
         return self.top[0].probability
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyOptions:
+    """What a caller wants of a classification.
+
+    Attributes:
+        top_k: How many of the most probable labels a prediction has.
+        abstain: Whether a picture that the model is not sure of gets no label.
+        threshold: From 0 to 1: the prediction has all labels with this probability or
+            a higher one. Only for models whose pictures may have several labels. None
+            for no threshold.
+    """
+
+    top_k: int = 1
+    abstain: bool = False
+    threshold: float | None = None
+
+    @classmethod
+    def checked(cls, top_k: int, abstain: bool, threshold: float | None) -> Self:
+        """Return the options if each of them is valid.
+
+        Raises:
+            InvalidRequest: A value is outside its range.
+        """
+        return cls(
+            check_top_k(top_k), check_abstain(abstain), check_threshold(threshold)
+        )
 
 
 def check_top_k(top_k: int) -> int:
@@ -114,6 +149,22 @@ def check_abstain(abstain: bool) -> bool:
     if not isinstance(abstain, bool):
         raise InvalidRequest(f"abstain is {abstain!r:.40}; expected true or false.")
     return abstain
+
+
+def check_threshold(threshold: float | None) -> float | None:
+    """Return `threshold` as a float if it is valid; None stands for no threshold.
+
+    Raises:
+        InvalidRequest: `threshold` is not a number from 0 to 1.
+    """
+    if threshold is None:
+        return None
+    is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if not is_number or not math.isfinite(threshold) or not 0 <= threshold <= 1:
+        raise InvalidRequest(
+            f"threshold is {threshold!r:.40}; expected a number from 0 to 1."
+        )
+    return float(threshold)
 
 
 def are_scores(

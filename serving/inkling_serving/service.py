@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from inkling.abstention import abstaining
+from inkling.answers import answers, check_options
 from inkling.errors import (
     DeadlineExceeded,
     InklingError,
@@ -26,7 +26,7 @@ from inkling.errors import (
 from inkling.image.decoding import Budget, Limits, png_size
 from inkling.image.preprocess import Stage, check_inputs, explain, scaled
 from inkling.model.repository import check_model_name
-from inkling.types import Origin, Prediction, check_top_k, predictions
+from inkling.types import ClassifyOptions, Origin, Prediction
 from inkling_serving.batch import Batch, prepared
 from inkling_serving.engines.base import NO_SUCH_MODEL
 from inkling_serving.runtime.timings import Timings
@@ -69,17 +69,13 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What a caller wants of a classification.
+class Options(ClassifyOptions):
+    """What a caller of the gateway wants of a classification.
 
     Attributes:
-        top_k: How many labels each prediction has.
-        abstain: Whether a picture that the model is not sure of gets no label.
         partial: Whether the other images are answered if one is refused.
     """
 
-    top_k: int = 1
-    abstain: bool = False
     partial: bool = False
 
 
@@ -159,7 +155,8 @@ class Service:
 
         Raises:
             TakesLonger: The images take longer, and the caller asked to give up.
-            InvalidRequest: The request has no image, or `top_k` is invalid.
+            InvalidRequest: The request has no image, an option is invalid, or the
+                model takes no threshold.
             TooLarge: The request has more than `max_batch` images.
             DeadlineExceeded: The deadline passed.
             InklingError: `Engine.select` or `preprocess.to_input` raised an error, or
@@ -168,7 +165,7 @@ class Service:
         timings = timings or Timings()
         self._check_count(len(images))
         servable = self._select(target, timings)
-        check_top_k(options.top_k)
+        check_options(options, servable.contract)
         batch = Batch(images, names, options.partial)
         budget = Budget(self._limits, _QUICK_NS if quickly else None)
         inputs, left_s = _in_time(batch, servable, budget, timings, timeout_s)
@@ -206,7 +203,7 @@ class Service:
         """
         timings = timings or Timings()
         servable = self._select(target, timings)
-        check_top_k(options.top_k)
+        check_options(options, servable.contract)
         if isinstance(image, InklingError):
             raise image
         started = perf_counter()
@@ -358,8 +355,7 @@ def _predictions(
         return []
     contract, origin = servable.contract, _origin(servable)
     scores = _scores(servable, inputs, timings, timeout_s)
-    found = predictions(scores, contract.labels, options.top_k, origin)
-    return abstaining(found, inputs, contract) if options.abstain else found
+    return answers(scores, inputs, contract, options, origin)
 
 
 def _scores(

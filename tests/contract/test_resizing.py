@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from PIL import Image, ImageOps
 
 from inkling.contract import Contract
 from inkling.errors import InvalidRequest
+from inkling.image.ink import unlimited
 from inkling.image.preprocess import check_inputs, explain, pixels_to_input, to_input
 from inkling.image.resizing import resized
 
@@ -46,7 +49,7 @@ def _pictures(count: int = 60) -> Iterator[tuple[np.ndarray, int, int]]:
 
 
 def _resized(pixels: np.ndarray, contract: Contract, **values: Any) -> np.ndarray:
-    return resized(Image.fromarray(pixels), replace(contract, **values))
+    return resized(Image.fromarray(pixels), replace(contract, **values), unlimited)
 
 
 @pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic"])
@@ -237,3 +240,48 @@ def test_explain_shows_fractions_as_pixels(contract: Contract, encode: Any) -> N
     shown = np.asarray(stages[-1].picture)
     assert (stages[-1].picture.mode, shown.dtype) == ("RGB", np.uint8)
     assert np.abs(shown - inputs).max() < 1
+
+
+# Prints the most memory, in MiB, that one of these pictures takes beyond its own.
+_LONG_PICTURES = """
+import itertools, resource, sys
+from dataclasses import replace
+from PIL import Image
+from inkling.contract import Contract
+from inkling.errors import InvalidContract, TooLarge
+from inkling.image.decoding import Budget
+from inkling.image.resizing import resized
+
+contract = Contract.from_json(sys.stdin.read())
+sizes = [(65535, 64), (64, 65535), (65535, 1), (8000, 500), (2048, 2048)]
+resizes = ["stretch", "cover", "fit"]
+aspects = ["scaling", "floor", "whole_pixels", "exact_box"]
+filters = [("bilinear", True), ("lanczos", True), ("bilinear", False),
+           ("bicubic", False)]
+done, before = 0, 0
+for size, resize, aspect, (filter, antialias) in itertools.product(
+    sizes, resizes, aspects, filters
+):
+    picture = Image.new("RGB", size, (9, 9, 9))
+    values = dict(resize=resize, aspect=aspect, filter=filter, antialias=antialias)
+    before = before or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        resized(picture, replace(contract, **values), Budget().spend)
+        done += 1
+    except (InvalidContract, TooLarge):
+        continue
+print(done, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_long_pictures_take_bounded_memory(contract: Contract) -> None:
+    """However long and narrow a picture is, and however it is cut or padded."""
+    wide = replace(contract, height=224, width=224)
+    command = [sys.executable, "-c", _LONG_PICTURES]
+    said = subprocess.run(
+        command, input=wide.json, capture_output=True, text=True, check=True
+    )
+
+    answered, mib = map(float, said.stdout.split())
+    assert answered > 60
+    assert mib < 64

@@ -16,6 +16,8 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from tests.support.colour_models import SCRIPT, SIZE, colour
+from tests.support.gateway_process import serving
 from tests.support.reverse_proxy import proxied
 
 _TIMEOUT_S = 20
@@ -29,6 +31,9 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--window-size=1280,860",
+    # A camera that shows a test picture, and is allowed without a question.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 )
 
 
@@ -195,3 +200,141 @@ def test_the_page_encodes_anew_what_the_server_does_not_read(
     words = browser.find_element(By.ID, "status-text").text
     assert "photo.heic" in words
     assert "PNG or JPEG" in words
+
+
+@pytest.fixture(scope="module")
+def photo_gateway(
+    colours: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """A gateway over models of photos, and no model of drawings."""
+    with serving(colours, log=tmp_path_factory.mktemp("photos") / "log") as gateway:
+        yield gateway
+
+
+def _opened(browser: webdriver.Chrome, gateway: Any, model: str) -> None:
+    """Open the page, and choose a model."""
+    browser.get(gateway.url + "/")
+    _wait(browser, "document.body.dataset.connection === 'ready'")
+    browser.execute_script(
+        "const m = document.querySelector('#model'); m.value = arguments[0];"
+        "m.dispatchEvent(new Event('change', {bubbles: true}));",
+        model,
+    )
+
+
+def _handed(browser: webdriver.Chrome, event: str, shares: tuple[int, ...]) -> str:
+    """Drop or paste a picture of one colour; return the answer to it."""
+    file = io.BytesIO()
+    colour(*shares).save(file, "PNG")
+    browser.execute_script(
+        "const bytes = Uint8Array.from(atob(arguments[1]), c => c.charCodeAt(0));"
+        "const data = new DataTransfer();"
+        "data.items.add(new File([bytes], 'one.png', {type: 'image/png'}));"
+        "const options = {bubbles: true, cancelable: true, dataTransfer: data,"
+        "  clipboardData: data};"
+        "const kind = {drop: DragEvent, paste: ClipboardEvent}[arguments[0]];"
+        "document.body.dataset.answer = 'busy';"
+        "document.body.dispatchEvent(new kind(arguments[0], options));",
+        event,
+        base64.b64encode(file.getvalue()).decode(),
+    )
+    _wait(browser, "document.body.dataset.answer === 'done'")
+    return browser.find_element(By.ID, "answer").text
+
+
+def test_photos_are_dropped_pasted_and_chosen(
+    browser: webdriver.Chrome, photo_gateway: Any, tmp_path: Path
+) -> None:
+    """A model of photos has no paper to draw on, five bars, and its input's own size."""
+    _opened(browser, photo_gateway, "photos")
+    stroke = ActionChains(browser, duration=20)
+    stroke.drag_and_drop_by_offset(browser.find_element(By.ID, "canvas"), 40, 40)
+    stroke.perform()
+    assert not browser.find_element(By.ID, "undo").is_displayed()
+    assert "Draw" not in browser.find_element(By.ID, "invite").text
+
+    assert _handed(browser, "drop", (250, 30, 30)) == "red"
+    assert _handed(browser, "paste", (20, 30, 240)) == "blue"
+    colour(0, 230, 0, side=300).save(tmp_path / "green.jpg")
+    browser.find_element(By.ID, "file").send_keys(str(tmp_path / "green.jpg"))
+    _wait(browser, "document.querySelector('#answer').textContent === 'green'")
+
+    bars = browser.find_elements(By.CSS_SELECTOR, "#bars .bar")
+    assert len(bars) == 5
+    seen = browser.find_element(By.CSS_SELECTOR, "#seen img")
+    size = "return [arguments[0].naturalHeight, arguments[0].naturalWidth]"
+    assert [*SIZE] == browser.execute_script(size, seen)
+    assert {"height": SIZE[0], "width": SIZE[1]} == seen.size
+    assert "48 × 40 pixels" in browser.find_element(By.ID, "seen").text
+    stages = browser.find_elements(By.CSS_SELECTOR, "#stages figure")
+    assert "model input" not in [s.get_attribute("data-stage") for s in stages]
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+def test_labels_are_text(browser: webdriver.Chrome, photo_gateway: Any) -> None:
+    """A label in HTML is shown as it is written, and runs nothing."""
+    _opened(browser, photo_gateway, "photos")
+    assert SCRIPT in browser.find_element(By.ID, "invite").text
+
+    assert _handed(browser, "drop", (0, 0, 0)) == SCRIPT
+    bar = browser.find_element(By.CSS_SELECTOR, "#bars .bar .label")
+    assert bar.text == SCRIPT
+    assert browser.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
+
+
+def test_a_photo_is_taken(browser: webdriver.Chrome, photo_gateway: Any) -> None:
+    """The camera is shown, a photo of it is classified, and the camera is let go."""
+    _opened(browser, photo_gateway, "photos")
+    camera = browser.find_element(By.ID, "camera")
+
+    camera.click()
+    _wait(browser, "document.querySelector('#video').videoWidth > 0")
+    track = "document.querySelector('#video').srcObject.getTracks()[0]"
+    browser.execute_script(f"window.track = {track}")
+    assert camera.text == "Take it"
+    camera.click()
+    _wait(browser, "document.body.dataset.answer === 'done'")
+
+    assert browser.execute_script("return window.track.readyState") == "ended"
+    assert not browser.find_element(By.ID, "video").is_displayed()
+    assert camera.text == "Take a photo"
+
+
+def test_several_labels_and_their_threshold(
+    browser: webdriver.Chrome, photo_gateway: Any
+) -> None:
+    """All labels at or above the threshold are shown, and the slider changes them."""
+    _opened(browser, photo_gateway, "several")
+
+    def moved(threshold: float) -> tuple[str, list[str]]:
+        browser.execute_script(
+            "const t = document.querySelector('#threshold'); t.value = arguments[0];"
+            "t.dispatchEvent(new Event('input', {bubbles: true}));",
+            threshold,
+        )
+        bars = browser.find_elements(By.CSS_SELECTOR, "#bars .bar .label")
+        return browser.find_element(By.ID, "answer").text, [b.text for b in bars]
+
+    assert _handed(browser, "drop", (230, 20, 210)) == "red, blue"
+    assert moved(0.5) == ("red, blue", ["red", "blue"])
+    assert moved(0) == ("red, blue, green", ["red", "blue", "green"])
+    assert moved(1) == ("No label", [])
+    assert "the most probable is red" in browser.find_element(By.ID, "sure").text
+    assert "'" + photo_gateway.url in browser.find_element(By.ID, "curl").text
+    assert "?threshold=1'" in browser.find_element(By.ID, "curl").text
+    path = "/v1/models/several:classify?threshold=0.5"
+    file = io.BytesIO()
+    colour(230, 20, 210).save(file, "PNG")
+    [result] = photo_gateway.request("POST", path, file.getvalue()).json["results"]
+    assert moved(0.5)[1] == [score["label"] for score in result["labels"]]
+
+
+def test_models_of_drawings_keep_their_paper(
+    browser: webdriver.Chrome, gateway: Any
+) -> None:
+    """A model of digits has the paper, and neither camera nor threshold."""
+    _opened(browser, gateway, "cnn")
+
+    assert not browser.find_element(By.ID, "camera").is_displayed()
+    assert not browser.find_element(By.ID, "several").is_displayed()
+    assert browser.find_element(By.ID, "undo").is_displayed()

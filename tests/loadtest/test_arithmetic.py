@@ -173,20 +173,38 @@ def test_answers_are_compared_with_those_alone() -> None:
     """Another's answer is mixed up, a strange one wrong, a short one has some missing."""
     digits = drawn_digits()[:3]
     references = References(digits, "0123456789")
-    alone = [("0", 0.99), ("0", 0.95), ("7", 0.5)]
+    alone = [[("0", 0.99)], [("0", 0.95)], [("7", 0.5)]]
     assert references.judge([0, 1, 2], Reply(1, alone)).correct == 2
 
     judged = {
-        "right": references.judge([1, 0], Reply(1, [("0", 0.9501), ("0", 0.9899)])),
-        "mixed-up answer": references.judge([0], Reply(1, [("0", 0.95)])),
-        "wrong answer": references.judge([0], Reply(1, [("3", 0.9)])),
+        "right": references.judge([1, 0], Reply(1, [[("0", 0.9501)], [("0", 0.9899)]])),
+        "mixed-up answer": references.judge([0], Reply(1, [[("0", 0.95)]])),
+        "wrong answer": references.judge([0], Reply(1, [[("3", 0.9)]])),
         "missing answers": references.judge([0, 1], Reply(1, alone[:1])),
         "unreadable answer": references.judge([0], None),
     }
     # A version that appears under load is taken at its first word, and then held to it.
-    assert references.judge([0], Reply(2, [("3", 0.9)])).outcome == "right"
-    assert references.judge([0], Reply(2, [("0", 0.99)])).outcome == "failed"
+    assert references.judge([0], Reply(2, [[("3", 0.9)]])).outcome == "right"
+    assert references.judge([0], Reply(2, [[("0", 0.99)]])).outcome == "failed"
     assert list(judged) == [v.reason or v.outcome for v in judged.values()]
+
+
+def test_answers_with_several_labels_are_compared() -> None:
+    """Each label has its probability again; one at the threshold may come and go."""
+    digits = drawn_digits()[:2]
+    references = References(digits, "0123456789", threshold=0.5)
+    alone: list[list[tuple[str, float]]] = [[("3", 0.9), ("0", 0.501)], []]
+    assert references.judge([0, 1], Reply(1, alone)).correct == 1
+
+    same = [[("3", 0.9001)], [("7", 0.5005)]]
+    judged = {
+        "right": references.judge([0, 1], Reply(1, same)),
+        "mixed-up answer": references.judge([1], Reply(1, alone[:1])),
+        "wrong answer": references.judge([0], Reply(1, [[("3", 0.9), ("0", 0.6)]])),
+    }
+    assert list(judged) == [v.reason or v.outcome for v in judged.values()]
+    nothing = references.judge([1], Reply(1, [[("3", 0.9)]]))
+    assert "was without a label alone, now 3 at 0.9000" in nothing.detail
 
 
 def test_labels_meet_in_two_normal_forms(tmp_path: Path) -> None:
@@ -201,7 +219,7 @@ def test_labels_meet_in_two_normal_forms(tmp_path: Path) -> None:
     assert 2 == len(pictures)
     assert 1 == references.num_labelled
     [place] = [i for i, one in enumerate(pictures) if one.label != "Katze"]
-    assert 1 == references.judge([place], Reply(1, [("W\u00fcrfel", 0.9)])).correct
+    assert 1 == references.judge([place], Reply(1, [[("W\u00fcrfel", 0.9)]])).correct
 
 
 def _found(limit: float, noise: float, seed: int) -> tuple[Capacity, float]:

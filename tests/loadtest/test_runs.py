@@ -20,7 +20,8 @@ import pytest
 from inkling.cli.main import main
 from inkling_loadtest.load.pictures import drawn_digits
 from tests.loadtest.faulty import faulty, faulty_grpc
-from tests.support.gateway_process import GatewayProcess
+from tests.support.colour_models import colour
+from tests.support.gateway_process import GatewayProcess, serving
 from tests.support.load_run import PATIENCE_S, Outcome, Run, load
 from tests.support.machine import free_port, until
 
@@ -294,3 +295,26 @@ def test_an_interrupted_run_reports(outcomes: dict[str, Outcome]) -> None:
     assert run.report["interrupted"]
     assert run.report["total"]["counts"]["right"] > 0
     assert run.report["total"]["seconds"] < 50
+
+
+def test_answers_with_several_labels_are_checked(colours: Path, tmp_path: Path) -> None:
+    """A model with a probability for each label is asked with a threshold, and judged."""
+    for label, shares in {"red": (250, 0, 240), "green": (0, 250, 0)}.items():
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        colour(*shares).save(tmp_path / "pictures" / label / "one.png")
+    words = ["--model", "several", "--users", "2", "--duration", "1s"]
+    words += ["--pictures", str(tmp_path / "pictures"), "--slo", "accuracy>=100%"]
+    with serving(colours, log=tmp_path / "log") as gateway:
+        runs = [
+            load(tmp_path / name, target, *words)
+            for name, target in {
+                "http": gateway.url,
+                "grpc": gateway.grpc_target,
+            }.items()
+        ]
+        outcomes = [run.outcome() for run in runs]
+
+    assert [0, 0] == [outcome.code for outcome in outcomes], outcomes[0].text
+    for outcome in outcomes:
+        counts = outcome.report["total"]["counts"]
+        assert 0 < counts["right"] == counts["offered"]

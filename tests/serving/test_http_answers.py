@@ -276,6 +276,7 @@ def test_fields_of_a_model(gateway: Any) -> None:
         "reason": None,
         "labels": list("0123456789"),
         "kind": "photo_of_one_object",
+        "outputs": "softmax",
         "input": {"height": 28, "width": 28, "channels": 1},
         "dataset": "digits",
     } == {k: v for k, v in version.items() if k not in computed}

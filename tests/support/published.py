@@ -23,9 +23,9 @@ _DAY_S = 86_400
 OFFLINE = dict.fromkeys(("https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
 
 
-def training_digest() -> str:
+def training_digest(*more: Path) -> str:
     """Return a digest of all that a training depends on: code, libraries, interpreter."""
-    files = [_ROOT / "requirements.lock"]
+    files = [_ROOT / "requirements.lock", *more]
     for package in ("client/inkling", "training/inkling_training"):
         files += sorted((_ROOT / package).rglob("*.py"))
     found = hashlib.sha256(sys.version.encode())

@@ -11,8 +11,10 @@ from inkling_training.data import datasets
 from inkling_training.data.datasets import Dataset, Split
 from inkling_training.figures.reliability import expected_calibration_error
 from inkling_training.fit.calibration import calibrated, tempered
+from inkling_training.fit.models import MODELS
 from inkling_training.fit.recipes import recipe_for
-from inkling_training.fit.train import Run, Trained, identity, train
+from inkling_training.fit.run import Run, identity
+from inkling_training.fit.train import Trained, train
 
 _RECIPE = recipe_for("default", "mlp", "digits", 6)
 
@@ -26,8 +28,10 @@ def digits(digits: Dataset) -> Dataset:
 @pytest.fixture(scope="module")
 def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A small MLP of them."""
-    run = Run(tmp_path_factory.mktemp("run"), identity("mlp", digits, _RECIPE, 0))
-    return train("mlp", digits, _RECIPE, run, seed=0, resume=False)
+    run = Run(
+        tmp_path_factory.mktemp("run"), identity(MODELS["mlp"], digits, _RECIPE, 0)
+    )
+    return train(MODELS["mlp"], digits, _RECIPE, run, seed=0, resume=False)
 
 
 def _scores(trained: Trained, dataset: Dataset) -> np.ndarray:

@@ -16,6 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_fscore_support,
+)
 
 import inkling
 from inkling.cli.main import main
@@ -25,6 +29,7 @@ from inkling.types import Origin, Prediction, Score
 from inkling_training.evaluation.labelled_folder import Labelled, find
 from inkling_training.evaluation.tally import Share, Tally
 from inkling_training.figures.reliability import expected_calibration_error, reliability
+from tests.support.colour_models import COLOURS, colour
 
 _DIGITS = tuple("0123456789")
 
@@ -293,3 +298,149 @@ def test_errors_that_are_not_a_pictures_end_it() -> None:
         with pytest.raises(expected):
             tally.add(picture, outcome)
     assert (0.0, []) == (tally.calibration_error, tally.failures)
+
+
+# Pictures with several labels, and with one of two.
+
+
+def _coloured(folder: Path) -> dict[str, frozenset[str]]:
+    """Write pictures of mixed colours; return the labels of each, some of them wrong."""
+    chance, truth = np.random.default_rng(3), {}
+    for number in range(40):
+        shares = chance.integers(0, 256, 3).tolist()
+        colour(*shares, side=20 + number).save(folder / f"{number}.png")
+        limit = 90 if number % 5 == 0 else 128
+        found = [c for c, s in zip(COLOURS, shares, strict=True) if s >= limit]
+        truth[f"{number}.png"] = frozenset(found)
+    return truth
+
+
+def _table(form: str, truth: dict[str, frozenset[str]]) -> str:
+    """Return a labels.csv, in each form in which people write several labels."""
+    if form == "columns":
+        head = ",".join(("image", *COLOURS))
+        flags = {
+            n: ",".join(str(int(c in of)) for c in COLOURS) for n, of in truth.items()
+        }
+        return "\n".join([head, *(f"{name},{row}" for name, row in flags.items())])
+    if form == "rows":
+        pairs = [(n, c) for n, of in truth.items() for c in (sorted(of) or [""])]
+    else:
+        pairs = [(name, form.join(sorted(of))) for name, of in truth.items()]
+    return "\n".join(["file;label", *(f'{name};"{label}"' for name, label in pairs)])
+
+
+def _scores(colours: Path, files: list[Path]) -> np.ndarray:
+    """Return the scores of all labels, shape (pictures, labels)."""
+    found = np.zeros((len(files), len(COLOURS)))
+    with inkling.connect(Repository(colours).newest("several").path) as classifier:
+        for place, row in enumerate(classifier.classify_many(files, len(COLOURS))):
+            for score in row.top:
+                found[place, score.index] = score.probability
+    return found
+
+
+def _of_label(figures: dict[str, Any]) -> tuple[float, float, float, int]:
+    """Return precision, recall, F1 and the number of pictures with the label."""
+    precision, recall = figures["precision"]["share"], figures["recall"]["share"]
+    return precision, recall, figures["f1"], figures["recall"]["of"]
+
+
+@pytest.mark.parametrize("form", ["columns", "rows", "|", ",", " "])
+def test_pictures_with_several_labels(form: str, colours: Path, tmp_path: Path) -> None:
+    """The figures are scikit-learn's, whichever way the table tells the labels."""
+    truth = _coloured(tmp_path)
+    (tmp_path / "labels.csv").write_text(_table(form, truth))
+    flags = ["--models-dir", colours, "--model", "several", "--threshold", "0.4"]
+    wanted = np.array([[c in labels for c in COLOURS] for labels in truth.values()])
+    scores = _scores(colours, [tmp_path / name for name in truth])
+    given, out = scores >= 0.4, tmp_path / "out"
+
+    done = _evaluate("--pictures", tmp_path, *flags, "--json", "--output", out)
+
+    assert 0 == done.returncode, done.stderr
+    found = json.loads(done.stdout)
+    assert (40, 0.4) == (found["pictures"], found["threshold"])
+    exact = (wanted == given).all(axis=1)
+    assert 0 < exact.sum() < 40
+    assert [int(exact.sum()), 40] == [found["exact"]["right"], found["exact"]["of"]]
+    assert [n for n, right in zip(truth, exact, strict=True) if not right] == [
+        Path(one["picture"]).name for one in found["mistakes"]
+    ]
+    by_label = np.transpose(precision_recall_fscore_support(wanted, given))
+    for place, label in enumerate(COLOURS):
+        assert by_label[place] == pytest.approx(_of_label(found["by_label"][label]))
+    micro = precision_recall_fscore_support(wanted, given, average="micro")
+    assert micro[:2] == pytest.approx(
+        (found["precision"]["share"], found["recall"]["share"])
+    )
+    assert by_label[:, 2].mean() == pytest.approx(found["macro_f1"])
+    precise = average_precision_score(wanted, scores)
+    assert precise == pytest.approx(found["mean_average_precision"])
+    assert {"evaluation.json", "report.html", "reliability.png"} == {
+        path.name for path in out.iterdir()
+    }
+    assert "Pictures with other labels" in (out / "report.html").read_text()
+
+
+def test_folders_of_several_labels(colours: Path, tmp_path: Path) -> None:
+    """The same picture in two folders has both labels, as one in a folder of two."""
+    for labels, shares in {
+        ("red", "blue"): (250, 10, 250),
+        ("green",): (0, 250, 0),
+        ("red+green",): (250, 250, 0),
+    }.items():
+        for label in labels:
+            (tmp_path / label).mkdir(exist_ok=True)
+            colour(*shares).save(tmp_path / label / "x.png")
+
+    words = ["--pictures", tmp_path, "--models-dir", colours, "--model", "several"]
+    done = _evaluate(*words)
+    wrong = _evaluate(*words, "--threshold", "2")
+
+    assert 0 == done.returncode, done.stderr
+    assert "several 1, " in done.stdout
+    assert "about 3 pictures" in done.stdout
+    assert "exact        100.00%" in done.stdout
+    assert "mAP          100.00%" in done.stdout
+    assert (1, True) == (wrong.returncode, "from 0 to 1" in wrong.stderr)
+
+
+def test_one_of_two_labels(colours: Path, tmp_path: Path) -> None:
+    """A binary model has accuracy, precision and recall, and F1 of its second label."""
+    kinds = [("light", 250)] * 6 + [("light", 60)] * 2 + [("dark", 20)] * 4
+    for number, (label, share) in enumerate(kinds):
+        (tmp_path / label).mkdir(exist_ok=True)
+        colour(share, share, share).save(tmp_path / label / f"{number}.png")
+
+    words = ["--pictures", tmp_path, "--models-dir", colours, "--model", "pair"]
+    found = json.loads(_evaluate(*words, "--json").stdout)
+    shown = _evaluate(*words).stdout
+    refused = _evaluate(*words, "--threshold", "0.5")
+
+    assert [10, 12] == [found["accuracy"][name] for name in ("right", "of")]
+    light = found["by_label"]["light"]
+    assert (1.0, 0.75) == (light["precision"]["share"], light["recall"]["share"])
+    assert {"label": "light", "f1": pytest.approx(6 / 7)} == found["second_label"]
+    assert "F1           85.71%, of light" in shown
+    assert (1, True) == (refused.returncode, "exclude each other" in refused.stderr)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,red,blue\na.png,1,0.5\n", "under blue; expected 1"),
+        ("file,cat,dog\na.png,1,0\n", "file and label"),
+        ("file,label\n,red\n", "has no file"),
+    ],
+)
+def test_odd_tables_of_several_labels(
+    table: str, message: str, colours: Path, tmp_path: Path
+) -> None:
+    """A table that says nothing clear is refused, and the message names the place."""
+    (tmp_path / "labels.csv").write_text(table)
+
+    words = ["--models-dir", colours, "--model", "several"]
+    done = _evaluate("--pictures", tmp_path, *words)
+
+    assert (1, True) == (done.returncode, message in done.stderr), done.stderr

@@ -17,8 +17,10 @@ from inkling.image.preprocess import to_input
 from inkling.model.repository import FORMATS, Repository, VersionFiles
 from inkling.model.runner import TFLiteRunner
 from inkling_training.data.datasets import Dataset, Split
+from inkling_training.fit.models import MODELS
 from inkling_training.fit.recipes import recipe_for
-from inkling_training.fit.train import Run, Trained, identity, train
+from inkling_training.fit.run import Run, identity
+from inkling_training.fit.train import Trained, train
 from inkling_training.release.publish import publish
 
 Load = Callable[[VersionFiles], tf.Module]
@@ -78,8 +80,8 @@ def version(
     # Batches small enough that a few hundred pictures are some steps.
     recipe = replace(recipe_for("quick", model, "digits", 2), batch_size=32)
     folder = tmp_path_factory.mktemp(model)
-    run = Run(folder / "run", identity(model, dataset, recipe, 0))
-    trained = train(model, dataset, recipe, run, seed=0, resume=False)
+    run = Run(folder / "run", identity(MODELS[model], dataset, recipe, 0))
+    trained = train(MODELS[model], dataset, recipe, run, seed=0, resume=False)
     repository = Repository(folder / "models")
     files = publish(repository, f"{model}-1", dataset, trained, figures={"seed": 0})
     loaded = tf.saved_model.load(str(files.path))

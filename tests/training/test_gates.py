@@ -20,8 +20,10 @@ from inkling.model.repository import FORMATS, Repository, VersionFiles
 from inkling.model.runner import TFLiteRunner
 from inkling_training.data.datasets import Dataset, Split
 from inkling_training.errors import GateFailed
+from inkling_training.fit.models import MODELS
 from inkling_training.fit.recipes import recipe_for
-from inkling_training.fit.train import Run, Trained, identity, train
+from inkling_training.fit.run import Run, identity
+from inkling_training.fit.train import Trained, train
 from inkling_training.release import card, export
 from inkling_training.release.parity import ParityRow, compare
 from inkling_training.release.publish import publish
@@ -33,8 +35,8 @@ _EXPORTS = ("saved_model", *FORMATS)
 
 def _trained(directory: Path, dataset: Dataset, epochs: int, seed: int) -> Trained:
     recipe = recipe_for("default", "mlp", "digits", epochs)
-    run = Run(directory, identity("mlp", dataset, recipe, seed))
-    return train("mlp", dataset, recipe, run, seed=seed, resume=False)
+    run = Run(directory, identity(MODELS["mlp"], dataset, recipe, seed))
+    return train(MODELS["mlp"], dataset, recipe, run, seed=seed, resume=False)
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,10 @@ from inkling.contract import TrainingData
 from inkling_training.data.datasets import Dataset
 from inkling_training.errors import TrainingDiverged
 from inkling_training.fit.augment import augmented
-from inkling_training.fit.models import MODELS
+from inkling_training.fit.models import MODELS, cnn
 from inkling_training.fit.recipes import RECIPES, Augmentation, Recipe, recipe_for
-from inkling_training.fit.train import Run, Trained, identity, train
+from inkling_training.fit.run import Run, identity
+from inkling_training.fit.train import Trained, train
 
 Fit = Callable[..., Trained]
 
@@ -65,12 +66,12 @@ def _fit(
     resume: bool = False,
     seed: int = 0,
 ) -> Trained:
-    run = Run(directory, identity(model, dataset, recipe, seed))
+    run = Run(directory, identity(MODELS[model], dataset, recipe, seed))
     if not interrupt:
-        return train(model, dataset, recipe, run, seed=seed, resume=resume)
+        return train(MODELS[model], dataset, recipe, run, seed=seed, resume=resume)
     run = _Interrupted(run, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train(model, dataset, recipe, run, seed=seed, resume=resume)
+        train(MODELS[model], dataset, recipe, run, seed=seed, resume=resume)
     return Trained(keras.Model(), run.history, run.best_epoch, 0.0)
 
 
@@ -194,7 +195,7 @@ def test_only_kernels_decay(fit: Fit, few_digits: Dataset) -> None:
     after = fit("cnn", recipe, dataset=one_step).model
 
     keras.utils.set_random_seed(0)
-    before = MODELS["cnn"](few_digits.contract.input_shape, 10, recipe.dropout)
+    before = cnn(few_digits.contract.input_shape, 10, recipe.dropout)
     pairs = zip(before.trainable_weights, after.trainable_weights, strict=True)
     changed = {a.path: not np.allclose(a, b, atol=1e-6) for a, b in pairs}
     assert {path: path.endswith("kernel") for path in changed} == changed
@@ -249,19 +250,21 @@ def test_any_change_makes_another_run(
     """A run is resumed only with the same recipe, seed, model and data."""
     directory = Path(shutil.copytree(interrupted["mlp"], tmp_path / "run"))
     if recipe:
-        assert not Run(directory, identity("mlp", few_digits, recipe, 0)).start(
+        assert not Run(directory, identity(MODELS["mlp"], few_digits, recipe, 0)).start(
             resume=True
         )
         assert list(directory.iterdir()) == []
     else:
-        assert Run(directory, identity("mlp", few_digits, _MLP, 0)).start(resume=True)
+        assert Run(directory, identity(MODELS["mlp"], few_digits, _MLP, 0)).start(
+            resume=True
+        )
     data = TrainingData("digits", "sha256:other")
     other_data = replace(
         few_digits, contract=replace(few_digits.contract, training_data=data)
     )
     others = [("cnn", few_digits, 0), ("mlp", few_digits, 1), ("mlp", other_data, 0)]
-    mine = identity("mlp", few_digits, _MLP, 0)
-    assert mine not in [identity(m, d, _MLP, seed) for m, d, seed in others]
+    mine = identity(MODELS["mlp"], few_digits, _MLP, 0)
+    assert mine not in [identity(MODELS[m], d, _MLP, seed) for m, d, seed in others]
 
 
 @pytest.fixture(scope="module")
@@ -482,10 +485,12 @@ class _PressedInADestructor(Run):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_in_a_destructor(tmp_path: Path, few_digits: Dataset) -> None:
     """Ctrl-C ends a run, too, where it comes while a destructor runs."""
-    run = _PressedInADestructor(tmp_path / "run", identity("mlp", few_digits, _MLP, 0))
+    run = _PressedInADestructor(
+        tmp_path / "run", identity(MODELS["mlp"], few_digits, _MLP, 0)
+    )
 
     with pytest.raises(KeyboardInterrupt):
-        train("mlp", few_digits, _MLP, run, seed=0, resume=False)
+        train(MODELS["mlp"], few_digits, _MLP, run, seed=0, resume=False)
 
     assert len(run.history) == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -20,7 +20,12 @@ _DATASETS = ("auto", "mnist", "fashion_mnist", "cifar10", "digits", "folder")
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_models_dir(parser)
     parser.add_argument(
-        "models", nargs="+", choices=("mlp", "cnn"), help="the models to train"
+        "models",
+        nargs="+",
+        type=_model,
+        metavar="MODEL",
+        help="the models to train: mlp, cnn, FILE.py:FUNCTION for a function of yours "
+        "that returns a Keras model (the file's code runs), or keras.applications:NAME",
     )
     parser.add_argument(
         "--dataset",
@@ -37,6 +42,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset folder, a folder with one subfolder of pictures for each label",
     )
     _add_folder_arguments(parser)
+    _add_architecture_arguments(parser)
     parser.add_argument(
         "--name", help="publish the model under this name; needs a single model"
     )
@@ -54,9 +60,18 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         type=_side,
-        default=32,
-        help="with --dataset folder: side of the model input, in pixels, 12 to 256 "
-        "(default: %(default)s)",
+        help="with --dataset folder: side of the model input, in pixels, 12 to 512 "
+        "(default: 32 for mlp and cnn, 160 for other models)",
+    )
+    parser.add_argument(
+        "--no-augmentation",
+        action="store_true",
+        help="train on the pictures as they are",
+    )
+    parser.add_argument(
+        "--no-flip",
+        action="store_true",
+        help="do not mirror large colour pictures, which may change their label",
     )
     parser.add_argument(
         "--ink",
@@ -64,6 +79,27 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --dataset folder: each picture shows one object written on paper, "
         "which the preprocessing finds and frames; without --ink, it uses the whole "
         "picture",
+    )
+
+
+def _add_architecture_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights",
+        metavar="FILE|imagenet|none",
+        help="with keras.applications: the first weights, without the top layer; "
+        "imagenet (the default) downloads them, none trains from the beginning",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=_rate,
+        help="with keras.applications: the width of a MobileNet, such as 0.35",
+    )
+    parser.add_argument(
+        "--values",
+        choices=("unit", "signed", "bytes", "imagenet", "caffe"),
+        help="with FILE.py:FUNCTION: the pixels that the model gets, 0..1, -1..1, "
+        "0..255, or by the mean of ImageNet; by default 0..1, or 0..255 for a model "
+        "that rescales them itself",
     )
 
 
@@ -105,12 +141,22 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _model(text: str) -> str:
+    where, _, name = text.rpartition(":")
+    if text not in ("mlp", "cnn") and not (where and name):
+        raise argparse.ArgumentTypeError(
+            f"{text} is no model; expected mlp, cnn, FILE.py:FUNCTION or "
+            "keras.applications:NAME"
+        )
+    return text
+
+
 def _count(text: str) -> int:
     return _within(int(text), 1, 1_000_000)
 
 
 def _side(text: str) -> int:
-    return _within(int(text), 12, 256)
+    return _within(int(text), 12, 512)
 
 
 def _seed(text: str) -> int:

@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from inkling.errors import InklingError, InvalidRequest
 
-__all__ = ["DatasetNotFound", "DatasetUnavailable", "GateFailed", "TrainingDiverged"]
+__all__ = [
+    "DatasetNotFound",
+    "DatasetUnavailable",
+    "GateFailed",
+    "TrainingDiverged",
+    "UnusableArchitecture",
+]
 
 
 class DatasetUnavailable(InvalidRequest):
@@ -14,6 +20,10 @@ class DatasetUnavailable(InvalidRequest):
 
 class DatasetNotFound(DatasetUnavailable):
     """No source has the dataset: no folder, cache or download."""
+
+
+class UnusableArchitecture(InvalidRequest):
+    """An architecture that is not Inkling's own cannot be built or trained."""
 
 
 class TrainingDiverged(InklingError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from inkling_training.preparation import conclusion, labels, neighbours, picture
 from inkling_training.preparation.conclusion import Fact, Likeness, Wishes
 from inkling_training.preparation.ecosystems import read_like
 from inkling_training.preparation.meaning import label_count, meaning_of
+from inkling_training.release.abstention import threshold_on
 from inkling_training.release.adoption import Adoption, adopt
 from inkling_training.sources.opening import open_source
 from inkling_training.sources.source import Choice, Source, UnusableModel
@@ -29,10 +31,17 @@ if TYPE_CHECKING:
 __all__ = ["publish_given"]
 
 _PROBES = 16
+# So many of them are asked again, among fewer others.
+_AGAIN = 5
 # How much two answers to the same inputs may differ, as a share of the largest.
 _REPEATED = 1e-4
 # Half precision has 11 bits; the exports compute in float32.
 _HALF_TOLERANCES = {"float32": 1e-2, "float16": 1e-2}
+
+
+_BACKGROUND = (
+    " TensorFlow's models of ImageNet have the label `background` before the 1,000."
+)
 
 
 def publish_given(options: argparse.Namespace) -> int:
@@ -50,6 +59,7 @@ def publish_given(options: argparse.Namespace) -> int:
     source = open_source(options.model, choice)
     adoption = _concluded(source, like, options)
     _warn(adoption)
+    adoption = _with_abstention(adoption)
     files = adopt(Repository(options.models_dir), options.name, adoption)
     for note in adoption.notes:
         print(note, flush=True)
@@ -93,7 +103,9 @@ def _concluded(source: Source, like: Likeness, options: argparse.Namespace) -> A
     """Return what was found and concluded, and print it as a table."""
     fields, facts = conclusion.preparation(source, _wishes(options), like)
     raw = _probed(source, fields)
-    meaning, why = meaning_of(options.outputs, source.activation, raw)
+    meaning, why = meaning_of(
+        options.outputs, source.activation, raw, rounded=source.tflite is not None
+    )
     _check_single_logit(source, meaning, raw)
     count = label_count(meaning, raw.shape[1])
     names, from_where = _labels(source, like, count, options)
@@ -109,7 +121,7 @@ def _concluded(source: Source, like: Likeness, options: argparse.Namespace) -> A
         Fact("model", source.name, f"opened by {source.library}"),
         *facts,
         Fact("outputs", f"{raw.shape[1]}, {meaning}", why),
-        Fact("labels", f"{len(names)}: {', '.join(names):.30}", from_where),
+        Fact("labels", f"{len(names)}: {_some(names)}", from_where),
     ]
     print(conclusion.facts_table(facts), flush=True)
     notes += [f"{note}." for note in source.notes]
@@ -130,6 +142,11 @@ def _concluded(source: Source, like: Likeness, options: argparse.Namespace) -> A
     )
 
 
+def _some(names: tuple[str, ...]) -> str:
+    first = ", ".join(names[:3])
+    return first if len(names) <= 3 else f"{first:.30}, ... {names[-1]:.20}"
+
+
 def _probed(source: Source, fields: dict[str, Any]) -> Any:
     """Return the model's answers to some inputs without meaning.
 
@@ -141,7 +158,7 @@ def _probed(source: Source, fields: dict[str, Any]) -> Any:
     pixels = np.random.default_rng(2026).integers(0, 256, shape)
     inputs = pixels.astype(np.float32) * scale + offset
     try:
-        found, again = source.raw(inputs), source.raw(inputs)
+        found, again = source.raw(inputs), source.raw(inputs[:_AGAIN])
     except UnusableModel:
         raise
     except Exception as error:  # noqa: BLE001 - a model raises whatever it likes
@@ -150,11 +167,14 @@ def _probed(source: Source, fields: dict[str, Any]) -> Any:
             f"on this machine ({type(error).__name__}). A model whose channels come "
             "first may need a GPU; a model of any size may need another --size."
         ) from None
-    if np.abs(found - again).max() > _REPEATED * max(1.0, float(np.abs(found).max())):
+    largest = max(1.0, float(np.abs(found).max()))
+    limit = _HALF_TOLERANCES["float32"] if source.half else _REPEATED
+    if np.abs(found[:_AGAIN] - again).max() > limit * largest:
         raise UnusableModel(
-            f"{source.name} answers the same picture differently each time: layers for "
-            "training, such as RandomFlip, are active in it. model.export keeps them "
-            "active; publish the file of model.save('model.keras') instead."
+            f"{source.name} answers the same picture differently each time, or by the "
+            "pictures beside it: layers for training, such as RandomFlip, Dropout or "
+            "BatchNormalization, are active in it. model.export keeps them active; "
+            "publish the file of model.save('model.keras') instead."
         )
     return found
 
@@ -186,7 +206,8 @@ def _labels(
     elif like.labels:
         names, why = labels.labels_in(like.labels), like.said_by
     elif source.labels:
-        names, why = labels.labels_in(source.labels), "the file's metadata"
+        names = labels.labels_in(labels.distinct(source.labels))
+        why = "the file's metadata"
     else:
         names, why = (), "the folders of --pictures, in alphabetical order"
         if options.pictures is not None:
@@ -200,6 +221,7 @@ def _labels(
         raise InvalidRequest(
             f"There are {len(names)} labels ({why}), and the outputs of {source.name} "
             f"are for {count}; expected {count} labels in the order of the outputs."
+            f"{_BACKGROUND if (len(names), count) == (1000, 1001) else ''}"
         )
     return names, why
 
@@ -236,6 +258,22 @@ def _pictures(
             "right could not be checked, and int8 has ranges from generated pictures."
         ]
     return pictures.read_pictures(folder, names, contract)
+
+
+def _with_abstention(adoption: Adoption) -> Adoption:
+    """Return the model with the score below which it abstains, if pictures tell it."""
+    if adoption.pictures.are_generated:
+        note = "Without --pictures it cannot abstain: no score is known for unsure."
+        return replace(adoption, notes=[*adoption.notes, note])
+    print("Setting the score below which it abstains.", flush=True)
+    contract = adoption.contract
+    below = threshold_on(adoption.pictures, contract, adoption.scored)
+    note = f"If a caller allows it, it abstains where no score reaches {below:g}."
+    return replace(
+        adoption,
+        contract=replace(contract, abstain_below=below),
+        notes=[*adoption.notes, note],
+    )
 
 
 def _warn(adoption: Adoption) -> None:

@@ -9,8 +9,10 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from inkling.contract import Contract
 from inkling.errors import InvalidRequest
 from inkling.model.repository import Repository, check_model_name
+from inkling_training.architectures import choice
 from inkling_training.data import datasets
 from inkling_training.data.datasets import Dataset
 from inkling_training.data.folder import load_folder
@@ -18,11 +20,23 @@ from inkling_training.errors import DatasetNotFound
 from inkling_training.figures import plots
 from inkling_training.fit import batches
 from inkling_training.fit.calibration import calibrated
-from inkling_training.fit.recipes import Recipe, recipe_for
-from inkling_training.fit.train import Run, identity, train
+from inkling_training.fit.models import MODELS, Architecture
+from inkling_training.fit.recipes import (
+    Recipe,
+    photo_augmentation,
+    recipe_for,
+    statements,
+)
+from inkling_training.fit.run import Run, identity
+from inkling_training.fit.train import Trained, train
 from inkling_training.release.publish import publish
 
 __all__ = ["train_and_publish"]
+
+# The side of a folder's pictures by default, for the small networks and for others.
+_SMALL_SIDE, _LARGE_SIDE = 32, 160
+# Colour pictures of this size are photos of things, which may be mirrored.
+_PHOTO_SIDE = 64
 
 
 def train_and_publish(options: argparse.Namespace) -> int:
@@ -35,33 +49,55 @@ def train_and_publish(options: argparse.Namespace) -> int:
         GateFailed: A trained model failed its checks.
     """
     models = list(dict.fromkeys(options.models))
-    if options.name is not None:
-        check_model_name(options.name)
+    _check_name(models, options.name)
+    architectures = [_architecture(model, options) for model in models]
+    for folder in (options.models_dir, options.runs_dir):
+        _check_writable(folder)
+    if options.missing:
+        architectures = _missing(architectures, options)
+    if architectures:
+        dataset = _dataset(architectures, options)
+    for architecture in architectures:
+        _one(architecture, dataset, options)
+    return 0
+
+
+def _check_name(models: list[str], name: str | None) -> None:
+    if name is not None:
+        check_model_name(name)
         if len(models) > 1:
             raise InvalidRequest(
                 f"--name came with {len(models)} models; give one model."
             )
-    for folder in (options.models_dir, options.runs_dir):
-        _check_writable(folder)
-    if options.missing:
-        models = _missing(models, options)
-    if models:
-        dataset = _dataset(options)
-    for model in models:
-        _one(model, dataset, options)
-    return 0
+        return
+    own = [model for model in models if model not in MODELS]
+    if own:
+        raise InvalidRequest(
+            f"{own[0]} came without --name; give the name under which it is published."
+        )
 
 
-def _missing(models: list[str], options: argparse.Namespace) -> list[str]:
+def _architecture(model: str, options: argparse.Namespace) -> Architecture:
+    return choice.architecture_of(
+        model,
+        choice.Options(
+            options.weights, options.alpha, options.values, options.learning_rate
+        ),
+    )
+
+
+def _missing(
+    architectures: list[Architecture], options: argparse.Namespace
+) -> list[Architecture]:
     """Return the models without a published version, and print the others."""
     repository, missing = Repository(options.models_dir), []
-    for model in models:
-        name = options.name or model
+    for architecture in architectures:
+        name = options.name or architecture.name
         versions = repository.versions(name)
         if versions:
             print(f"{name} is already published: version {versions[0]}.", flush=True)
         else:
-            missing.append(model)
+            missing.append(architecture)
     return missing
 
 
@@ -77,9 +113,17 @@ def _check_writable(folder: Path) -> None:
         ) from None
 
 
-def _dataset(options: argparse.Namespace) -> Dataset:
+def _dataset(architectures: list[Architecture], options: argparse.Namespace) -> Dataset:
     if options.dataset == "folder":
-        return load_folder(options.data_dir, size=options.size, ink=options.ink)
+        own = any(one.source is not None for one in architectures)
+        return load_folder(
+            options.data_dir,
+            size=options.size or (_LARGE_SIDE if own else _SMALL_SIDE),
+            ink=options.ink,
+            # The pretrained weights are for three channels.
+            colour=any(one.recipe == "transfer" for one in architectures),
+            disk=options.runs_dir,
+        )
     if options.dataset != "auto":
         return datasets.load(options.dataset, options.data_dir)
     try:
@@ -93,28 +137,23 @@ def _dataset(options: argparse.Namespace) -> Dataset:
         return datasets.load("digits")
 
 
-def _one(model: str, dataset: Dataset, options: argparse.Namespace) -> None:
-    name, recipe = options.name or model, _recipe(model, dataset, options)
+def _one(
+    architecture: Architecture, dataset: Dataset, options: argparse.Namespace
+) -> None:
+    name = options.name or architecture.name
+    recipe = _recipe(architecture, dataset, options)
+    contract, notes = choice.fitted(architecture, dataset.contract, recipe)
+    dataset = replace(dataset, contract=contract)
+    notes = (*notes, *_statements(architecture, contract, recipe, notes))
     print(
-        f"Training {model} on {dataset.name}: {len(dataset.train):,} pictures, "
-        f"{len(dataset.validation):,} for validation, {len(dataset.test):,} for the "
-        "test.",
+        f"Training {architecture.name} on {dataset.name}: {len(dataset.train):,} "
+        f"pictures, {len(dataset.validation):,} for validation, "
+        f"{len(dataset.test):,} for the test.",
+        *notes,
+        sep="\n",
         flush=True,
     )
-    run = Run(
-        options.runs_dir / f"{name}-{dataset.name}-{options.seed}",
-        identity(model, dataset, recipe, options.seed),
-    )
-    try:
-        trained = train(
-            model, dataset, recipe, run, seed=options.seed, resume=options.resume
-        )
-    except KeyboardInterrupt:
-        print(
-            "The training was stopped. The same command with --resume continues it.",
-            flush=True,
-        )
-        raise
+    trained = _trained(architecture, dataset, recipe, options)
     started = time.monotonic()
     seen = plots.rows_of_pictures(batches.shown(dataset, recipe, options.seed))
     trained, dataset = calibrated(trained, dataset, recipe)
@@ -123,7 +162,12 @@ def _one(model: str, dataset: Dataset, options: argparse.Namespace) -> None:
         name,
         dataset,
         trained,
-        figures={"seed": options.seed, "recipe": asdict(recipe)},
+        figures={
+            "architecture": architecture.name,
+            "seed": options.seed,
+            "recipe": asdict(recipe),
+            "notes": list(notes),
+        },
         pictures={"augmentation": seen},
         allow_regression=options.allow_regression,
     )
@@ -135,9 +179,56 @@ def _one(model: str, dataset: Dataset, options: argparse.Namespace) -> None:
     )
 
 
-def _recipe(model: str, dataset: Dataset, options: argparse.Namespace) -> Recipe:
+def _trained(
+    architecture: Architecture,
+    dataset: Dataset,
+    recipe: Recipe,
+    options: argparse.Namespace,
+) -> Trained:
+    name, seed = options.name or architecture.name, options.seed
+    run = Run(
+        options.runs_dir / f"{name}-{dataset.name}-{seed}",
+        identity(architecture, dataset, recipe, seed),
+    )
+    try:
+        return train(
+            architecture, dataset, recipe, run, seed=seed, resume=options.resume
+        )
+    except KeyboardInterrupt:
+        print(
+            "The training was stopped. The same command with --resume continues it.",
+            flush=True,
+        )
+        raise
+
+
+def _statements(
+    architecture: Architecture,
+    contract: Contract,
+    recipe: Recipe,
+    notes: tuple[str, ...],
+) -> list[str]:
+    """Return the recipe as sentences, for architectures that are not Inkling's own."""
+    if architecture.source is None:
+        return []
+    kind = "digits" if contract.kind == "photo_of_one_object" else "objects"
+    has_optimizer = any("optimizer" in note for note in notes)
+    return statements(recipe, kind, with_optimizer=not has_optimizer)
+
+
+def _recipe(
+    architecture: Architecture, dataset: Dataset, options: argparse.Namespace
+) -> Recipe:
     kind = "folder" if options.dataset == "folder" else dataset.name
-    recipe = recipe_for(options.recipe, model, kind, options.epochs, len(dataset.train))
+    recipe = recipe_for(
+        options.recipe, architecture.recipe, kind, options.epochs, len(dataset.train)
+    )
     if options.learning_rate is not None:
         recipe = replace(recipe, learning_rate=options.learning_rate)
+    side, channels = dataset.contract.height, dataset.contract.channels
+    if options.no_augmentation:
+        return replace(recipe, augmentation={})
+    if kind == "folder" and channels == 3 and side >= _PHOTO_SIDE:
+        ranges = photo_augmentation(side, flip=not options.no_flip)
+        return replace(recipe, augmentation={"objects": ranges})
     return recipe

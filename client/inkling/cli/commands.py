@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from inkling.model.survey import survey
 if TYPE_CHECKING:
     from inkling.contract import Contract
     from inkling.image.preprocess import Stage
-    from inkling.types import Prediction
+    from inkling.types import Prediction, Score
 
 __all__ = [
     "CLASSIFY",
@@ -31,6 +32,7 @@ __all__ = [
     "add_client_certificate",
     "add_connection",
     "add_models_dir",
+    "add_threshold",
     "connection_options",
 ]
 
@@ -51,6 +53,16 @@ def add_abstain(parser: argparse.ArgumentParser) -> None:
         "--abstain",
         action="store_true",
         help="give no label where the model is not sure, but why there is none",
+    )
+
+
+def add_threshold(parser: argparse.ArgumentParser) -> None:
+    """Add `--threshold`, the same for every command."""
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="give all labels with this probability or a higher one, 0 to 1; for a "
+        "model whose pictures may have several labels",
     )
 
 
@@ -153,6 +165,7 @@ def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="a line of JSON per picture"
     )
     add_abstain(parser)
+    add_threshold(parser)
 
 
 def _classify(options: argparse.Namespace) -> int:
@@ -163,7 +176,10 @@ def _classify(options: argparse.Namespace) -> int:
     target, secured = options.on_device or options.server, connection_options(options)
     with connect(target, model=options.model, **secured) as classifier:
         outcomes = classifier.outcomes(
-            options.pictures, options.top_k, abstain=options.abstain
+            options.pictures,
+            options.top_k,
+            abstain=options.abstain,
+            threshold=options.threshold,
         )
         answers = zip(options.pictures, outcomes, strict=True)
         for number, (path, answer) in enumerate(answers, start=1):
@@ -190,27 +206,29 @@ def _show_progress(number: int, count: int) -> None:
 
 
 def _as_row(path: Path, prediction: Prediction) -> str:
-    top = "  ".join(
-        f"{printable(score.label)} {score.probability:7.2%}" for score in prediction.top
-    )
+    given = prediction.top if prediction.labels is None else prediction.labels
     if prediction.abstained is None:
-        return f"{path}  {top}"
+        return f"{path}  {_listed(given)}"
     shown = f"{path}  -  {prediction.abstained} {prediction.probability:.0%}"
-    return f"{shown}  ({top})" if len(prediction.top) > 1 else shown
+    top = prediction.top
+    return f"{shown}  ({_listed(top)})" if len(top) > 1 else shown
+
+
+def _listed(scores: Sequence[Score]) -> str:
+    return "  ".join(f"{printable(s.label)} {s.probability:7.2%}" for s in scores)
 
 
 def _as_json(path: Path, prediction: Prediction) -> str:
     origin, reason = prediction.origin, prediction.abstained
+    labels = prediction.labels
     return json.dumps(
         {
             "picture": str(path),
             "label": prediction.label,
             "probability": prediction.probability,
             **({"abstained": reason} if reason else {}),
-            "top": [
-                {"label": s.label, "index": s.index, "probability": s.probability}
-                for s in prediction.top
-            ],
+            **({} if labels is None else {"labels": [asdict(s) for s in labels]}),
+            "top": [asdict(score) for score in prediction.top],
             "model": origin.model,
             "version": origin.version,
             "contract": origin.contract,

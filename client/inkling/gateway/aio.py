@@ -24,7 +24,7 @@ from inkling.gateway.error_classes import closed
 from inkling.gateway.versions import contract_of
 from inkling.image.named_pictures import NamedPictures
 from inkling.image.pictures import encoded
-from inkling.types import check_abstain, check_top_k
+from inkling.types import ClassifyOptions
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 
@@ -66,26 +66,37 @@ class AioClassifier:
         self._is_closed = False
 
     async def classify(
-        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+        self,
+        picture: Picture,
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Prediction:
         """Return the prediction for one picture; see `Classifier.classify`.
 
         Raises:
             InklingError: The same class that the gateway raised.
         """
-        check_top_k(top_k)
-        check_abstain(abstain)
-        request = request_for(self._connection, encoded(picture), top_k, abstain)
-        return prediction_of(await self._answered("Classify", request))
+        options = ClassifyOptions.checked(top_k, abstain, threshold)
+        request = request_for(self._connection, encoded(picture), options)
+        return prediction_of(await self._answered("Classify", request), options)
 
     async def outcomes(
-        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+        self,
+        pictures: Iterable[Picture],
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> AsyncGenerator[Prediction | InklingError, None]:
         """Yield a prediction or an error per picture, with a few calls under way."""
         under_way: deque[asyncio.Task[Prediction]] = deque()
         try:
             for picture in pictures:
-                call = self.classify(picture, top_k, abstain=abstain)
+                call = self.classify(
+                    picture, top_k, abstain=abstain, threshold=threshold
+                )
                 under_way.append(asyncio.create_task(call))
                 if len(under_way) >= _WINDOW:
                     yield await _outcome(under_way.popleft())
@@ -96,7 +107,12 @@ class AioClassifier:
                 task.cancel()
 
     async def classify_many(
-        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+        self,
+        pictures: Iterable[Picture],
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> AsyncIterator[Prediction]:
         """Yield a prediction per picture, in order, with a few calls under way.
 
@@ -104,7 +120,8 @@ class AioClassifier:
             InklingError: As `classify`; the predictions before it have been yielded.
         """
         named = NamedPictures(pictures)
-        async with aclosing(self.outcomes(named, top_k, abstain=abstain)) as found:
+        outcomes = self.outcomes(named, top_k, abstain=abstain, threshold=threshold)
+        async with aclosing(outcomes) as found:
             async for outcome in found:
                 yield named.answer(outcome)
 

@@ -17,7 +17,7 @@ from inkling.gateway.status import error_from_rpc
 from inkling.network.address import Address
 from inkling.network.diagnosis import speaks
 from inkling.network.proxies import grpc_proxy_options
-from inkling.types import Origin, Prediction, Score
+from inkling.types import ClassifyOptions, Origin, Prediction, Score
 from inkling.v1 import classifier_pb2 as pb
 
 __all__ = [
@@ -90,7 +90,7 @@ def credentials(connection: Connection) -> grpc.ChannelCredentials | None:
 
 
 def request_for(
-    connection: Connection, image: bytes, top_k: int, abstain: bool
+    connection: Connection, image: bytes, options: ClassifyOptions
 ) -> pb.ClassifyRequest:
     """Return the request that asks for one encoded picture."""
     return pb.ClassifyRequest(
@@ -98,23 +98,37 @@ def request_for(
         version=connection.version,
         version_label=connection.version_label,
         images=[image],
-        top_k=top_k,
-        abstain=abstain,
+        top_k=options.top_k,
+        abstain=options.abstain,
+        threshold=options.threshold,
     )
 
 
-def prediction_of(response: pb.ClassifyResponse) -> Prediction:
-    """Return the answer to a request for one picture.
+def prediction_of(
+    response: pb.ClassifyResponse, options: ClassifyOptions
+) -> Prediction:
+    """Return the answer to a request for one picture with these options.
 
     Raises:
-        InternalError: The server did not give exactly one answer with a label.
+        InternalError: The server did not give exactly one answer with a label, or does
+            not know the threshold.
     """
     if len(response.results) != 1 or not response.results[0].top:
         raise InternalError("The server answered without a label; it should not.")
     [result] = response.results
     origin = Origin(response.model, response.version, response.contract)
-    top = tuple(Score(s.label, s.index, s.probability) for s in result.top)
-    return Prediction(top, origin, result.abstained or None)
+    top, abstained = _scores(result.top), result.abstained or None
+    if options.threshold is None:
+        return Prediction(top, origin, abstained)
+    if not result.labels and abstained is None:
+        raise InternalError(
+            "The server does not know thresholds; update the gateway, or ask without."
+        )
+    return Prediction(top, origin, abstained, _scores(result.labels))
+
+
+def _scores(found: Iterable[pb.Score]) -> tuple[Score, ...]:
+    return tuple(Score(s.label, s.index, s.probability) for s in found)
 
 
 def error_of_call(connection: Connection, call: _Ended) -> InklingError:

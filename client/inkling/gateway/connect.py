@@ -26,7 +26,12 @@ class Classifier(Protocol):
     """Classifies pictures; safe to use from several threads, closed once."""
 
     def classify(
-        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+        self,
+        picture: Picture,
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Prediction:
         """Return the prediction for one picture.
 
@@ -35,13 +40,21 @@ class Classifier(Protocol):
             top_k: The number of labels to return, most probable first; 1 or more.
             abstain: Whether a picture of which the model is not sure gets no label, by
                 the rule of `inkling.abstention`.
+            threshold: From 0 to 1: `Prediction.labels` then has all labels with this
+                probability or a higher one. Only for a model whose pictures may have
+                several labels (the contract's `outputs` is `sigmoid`).
 
         Raises:
             InklingError: The same class whether a gateway or this device refused it.
         """
 
     def classify_many(
-        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+        self,
+        pictures: Iterable[Picture],
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order, with a few calls under way.
 
@@ -52,7 +65,12 @@ class Classifier(Protocol):
         """
 
     def outcomes(
-        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+        self,
+        pictures: Iterable[Picture],
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Iterator[Prediction | InklingError]:
         """Yield for each picture, in order, its prediction or why there is none."""
 
@@ -142,30 +160,51 @@ class Fallback:
         self._first, self._second = first, second
 
     def classify(
-        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+        self,
+        picture: Picture,
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Prediction:
         """Return the first's prediction, or the second's if the first is not ready."""
         image = encoded(picture)
+        asked: dict[str, Any] = {"abstain": abstain, "threshold": threshold}
         try:
-            return self._first.classify(image, top_k, abstain=abstain)
+            return self._first.classify(image, top_k, **asked)
         except (NotReady, DeadlineExceeded):
-            return self._second.classify(image, top_k, abstain=abstain)
+            return self._second.classify(image, top_k, **asked)
 
     def outcomes(
-        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+        self,
+        pictures: Iterable[Picture],
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Iterator[Prediction | InklingError]:
         """Yield a prediction or an error per picture; each call tries the first."""
         for picture in pictures:
             try:
-                yield self.classify(picture, top_k, abstain=abstain)
+                yield self.classify(
+                    picture, top_k, abstain=abstain, threshold=threshold
+                )
             except InklingError as error:
                 yield error
 
     def classify_many(
-        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+        self,
+        pictures: Iterable[Picture],
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order; each call tries the first."""
-        return raising(partial(self.outcomes, top_k=top_k, abstain=abstain), pictures)
+        return raising(
+            partial(self.outcomes, top_k=top_k, abstain=abstain, threshold=threshold),
+            pictures,
+        )
 
     def contract(self) -> Contract:
         """Return the first's contract, or the second's if the first is not ready."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from inkling.contract import Contract
     from inkling.errors import InklingError
-    from inkling.types import Prediction
+    from inkling.types import ClassifyOptions, Prediction
 
 __all__ = ["GrpcClassifier"]
 
@@ -80,18 +80,18 @@ class GrpcClassifier(RemoteClassifier):
     def _generation(self) -> int:
         return self._closings
 
-    def _begin(self, image: bytes, top_k: int, abstain: bool) -> _GrpcCall:
-        request = request_for(self._connection, image, top_k, abstain)
+    def _begin(self, image: bytes, options: ClassifyOptions) -> _GrpcCall:
+        request = request_for(self._connection, image, options)
         stub = self._ready_stub()
         with self._refusing(stub):
             future = stub.Classify.future(
                 request, timeout=self._connection.timeout_s, metadata=self._metadata
             )
-        return _GrpcCall(future, lambda: self._error(stub, future))
+        return _GrpcCall(future, options, lambda: self._error(stub, future))
 
-    def _ask(self, image: bytes, top_k: int, abstain: bool) -> Prediction:
-        request = request_for(self._connection, image, top_k, abstain)
-        return prediction_of(self._answered("Classify", request))
+    def _ask(self, image: bytes, options: ClassifyOptions) -> Prediction:
+        request = request_for(self._connection, image, options)
+        return prediction_of(self._answered("Classify", request), options)
 
     def _answered(self, method: str, request: Any) -> Any:
         """Return the answer to one call; a future would take half as much CPU again."""
@@ -140,12 +140,14 @@ class GrpcClassifier(RemoteClassifier):
 class _GrpcCall:
     """A classification under way."""
 
-    def __init__(self, future: Any, error: Callable[[], InklingError]) -> None:
-        self._future, self._error = future, error
+    def __init__(
+        self, future: Any, options: ClassifyOptions, error: Callable[[], InklingError]
+    ) -> None:
+        self._future, self._options, self._error = future, options, error
 
     def result(self) -> Prediction:
         try:
-            return prediction_of(self._future.result())
+            return prediction_of(self._future.result(), self._options)
         except (grpc.RpcError, grpc.FutureCancelledError):
             raise self._error() from None
 

@@ -13,7 +13,7 @@ from inkling.gateway.http_answers import no_gateway
 from inkling.gateway.http_transport import Exchange, HttpTransport
 from inkling.gateway.remote import RemoteClassifier
 from inkling.gateway.versions import contract_of
-from inkling.types import Origin, Prediction, Score
+from inkling.types import ClassifyOptions, Origin, Prediction, Score
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
@@ -63,13 +63,15 @@ class HttpClassifier(RemoteClassifier):
     def _generation(self) -> int:
         return self._transport.pool.generation
 
-    def _begin(self, image: bytes, top_k: int, abstain: bool) -> _HttpCall:
+    def _begin(self, image: bytes, options: ClassifyOptions) -> _HttpCall:
         if not image:
             # The gateway would take it for a request without a body.
             raise InvalidImage("The picture is empty; expected a PNG or JPEG file.")
-        query = {"top_k": str(top_k)} if top_k > 1 else {}
-        if abstain:
+        query = {"top_k": str(options.top_k)} if options.top_k > 1 else {}
+        if options.abstain:
             query["abstain"] = "true"
+        if options.threshold is not None:
+            query["threshold"] = repr(options.threshold)
         path = _classify_path(self._connection)
         if query:
             path += f"?{urlencode(query)}"
@@ -117,11 +119,14 @@ def _version(found: Any) -> _Version:
 
 def _prediction(answer: Any) -> Prediction:
     [result] = answer["results"]
-    top = tuple(
-        Score(score["label"], score["index"], score["probability"])
-        for score in result["top"]
-    )
     origin = Origin(answer["model"], answer["version"], answer["contract"])
+    top, labels = _scores(result["top"]), None
+    if "labels" in result:
+        labels = _scores(result["labels"])
     if not top:
         raise ValueError("no label")
-    return Prediction(top, origin, result.get("abstained"))
+    return Prediction(top, origin, result.get("abstained"), labels)
+
+
+def _scores(found: Any) -> tuple[Score, ...]:
+    return tuple(Score(s["label"], s["index"], s["probability"]) for s in found)

@@ -13,7 +13,7 @@ from inkling.errors import InklingError
 from inkling.gateway.error_classes import closed
 from inkling.image.named_pictures import raising
 from inkling.image.pictures import encoded
-from inkling.types import check_abstain, check_top_k
+from inkling.types import ClassifyOptions
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
@@ -53,12 +53,12 @@ class RemoteClassifier(ABC):
         """How often `close` was called; a call begun before is not begun again."""
 
     @abstractmethod
-    def _begin(self, image: bytes, top_k: int, abstain: bool) -> Call:
+    def _begin(self, image: bytes, options: ClassifyOptions) -> Call:
         """Send an encoded picture; a failure to send is raised by the call's result."""
 
-    def _ask(self, image: bytes, top_k: int, abstain: bool) -> Prediction:
+    def _ask(self, image: bytes, options: ClassifyOptions) -> Prediction:
         """Send an encoded picture, and wait for the answer."""
-        return self._begin(image, top_k, abstain).result()
+        return self._begin(image, options).result()
 
     @abstractmethod
     def contract(self) -> Contract:
@@ -73,14 +73,24 @@ class RemoteClassifier(ABC):
         """Close the connections, and end the calls under way; a later call connects."""
 
     def classify(
-        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+        self,
+        picture: Picture,
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Prediction:
         """Return the prediction for one picture; see `Classifier.classify`."""
-        check_top_k(top_k)
-        return self._ask(encoded(picture), top_k, check_abstain(abstain))
+        options = ClassifyOptions.checked(top_k, abstain, threshold)
+        return self._ask(encoded(picture), options)
 
     def outcomes(
-        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+        self,
+        pictures: Iterable[Picture],
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Iterator[Prediction | InklingError]:
         """Yield a prediction or an error per picture, with a few calls under way."""
         under_way: deque[Call | InklingError] = deque()
@@ -90,7 +100,8 @@ class RemoteClassifier(ABC):
                 try:
                     if generation != self._generation:
                         raise closed()
-                    under_way.append(self._checked(picture, top_k, abstain))
+                    options = ClassifyOptions.checked(top_k, abstain, threshold)
+                    under_way.append(self._begin(encoded(picture), options))
                 except InklingError as error:
                     under_way.append(error)
                 if len(under_way) >= self._window:
@@ -103,20 +114,24 @@ class RemoteClassifier(ABC):
                     call.cancel()
 
     def classify_many(
-        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+        self,
+        pictures: Iterable[Picture],
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Iterator[Prediction]:
         """Yield a prediction per picture, in order, with a few calls under way."""
-        return raising(partial(self.outcomes, top_k=top_k, abstain=abstain), pictures)
+        return raising(
+            partial(self.outcomes, top_k=top_k, abstain=abstain, threshold=threshold),
+            pictures,
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    def _checked(self, picture: Picture, top_k: int, abstain: bool) -> Call:
-        check_top_k(top_k)
-        return self._begin(encoded(picture), top_k, check_abstain(abstain))
 
 
 def _outcome(call: Call | InklingError) -> Prediction | InklingError:

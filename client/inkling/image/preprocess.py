@@ -304,7 +304,10 @@ def _prepared(
         picture = framed(picture, contract, note, spend)
         note("model input", _MODEL_INPUT, picture)
         return np.asarray(picture).reshape(contract.input_shape)
-    pixels = sample if fits else resized(_inked(picture, contract, note), contract)
+    if fits:
+        pixels: Pixels | Input = sample
+    else:
+        pixels = resized(_inked(picture, contract, note), contract, spend)
     pixels = pixels.reshape(contract.height, contract.width, contract.channels)
     note("model input", _MODEL_INPUT, pixels.astype(np.uint8, copy=False))
     return _arranged(pixels, contract)

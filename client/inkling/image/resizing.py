@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.png import Spend
 
     Values: TypeAlias = npt.NDArray[np.float32]
 
@@ -38,6 +39,21 @@ _RESAMPLING = {
     "hamming": Image.Resampling.HAMMING,
 }
 _CUBIC_STEPS = 1024
+# CPU time in nanoseconds, measured: with antialiasing, of a colour pixel that is read,
+# by filter, and of one that is written; without, of one that is written.
+_READ = {
+    "nearest": 1,
+    "box": 6,
+    "bilinear": 10,
+    "hamming": 12,
+    "bicubic": 16,
+    "lanczos": 21,
+}
+_WRITTEN = 20
+_WRITTEN_PLAIN = {"nearest": 30, "bilinear": 260, "bicubic": 850}
+# Of a pixel of a padded picture; high enough to bound the memory that padding a long,
+# narrow picture takes.
+_PADDED = 24
 
 
 def keeps_size(contract: Contract) -> bool:
@@ -46,52 +62,65 @@ def keeps_size(contract: Contract) -> bool:
 
 
 def resized(
-    picture: Image.Image, contract: Contract
+    picture: Image.Image, contract: Contract, spend: Spend
 ) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
     """Return the picture in the size of the model input.
 
     Args:
         picture: Mode `L` or `RGB`.
         contract: The contract of the model.
+        spend: Is told the CPU time of each step before the step takes memory: a long,
+            narrow picture may be scaled to far more pixels than it has.
 
     Returns:
         Shape (height, width) or (height, width, 3), 0 to 255; uint8 with antialiasing,
         and float32 without, because `tf.image.resize` does not round.
+
+    Raises:
+        TooLarge: A step takes longer than `spend` allows.
     """
-    width, height = contract.width, contract.height
-    if contract.resize == "stretch":
-        return _scaled(picture, (width, height), contract)
-    if contract.resize == "cover":
-        return _covering(picture, contract)
-    return _fitting(picture, contract)
+    if contract.resize == "stretch" and contract.crop == 1:
+        return _scaled(picture, (contract.width, contract.height), contract, spend)
+    if contract.resize != "fit":
+        return _covering(picture, contract, spend)
+    return _fitting(picture, contract, spend)
 
 
 def _covering(
-    picture: Image.Image, contract: Contract
+    picture: Image.Image, contract: Contract, spend: Spend
 ) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
     size = (contract.width, contract.height)
     if contract.aspect in ("whole_pixels", "exact_box"):
         whole = contract.aspect == "whole_pixels"
         box = (_whole_box if whole else _exact_box)(picture.size, size)
         if contract.antialias:
+            spend(_cost(picture.size, size, contract))
             # At the borders of the box, Pillow's filters reach beyond it.
             return np.asarray(picture.resize(size, _RESAMPLING[contract.filter], box))
-        return _scaled(picture.crop(box), size, contract)
-    scaled = _scaled(picture, _cover_size(picture.size, contract), contract)
+        return _scaled(picture.crop(box), size, contract, spend)
+    whole_size = _cover_size(picture.size, contract)
+    scaled = _scaled(picture, whole_size, contract, spend)
     return _centre(scaled, size, math.floor if contract.aspect == "floor" else round)
 
 
 def _fitting(
-    picture: Image.Image, contract: Contract
+    picture: Image.Image, contract: Contract, spend: Spend
 ) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
     size = (contract.width, contract.height)
     if contract.aspect == "whole_pixels":
-        return _scaled(_padded(picture, size, contract.pad), size, contract)
+        left, top = _margins(picture.size, size)
+        whole = (picture.width + 2 * left, picture.height + 2 * top)
+        spend(_cost(whole, size, contract) + _PADDED * math.prod(whole))
+        pixels = np.asarray(picture)
+        rows, columns = (top, top), (left, left)
+        margins = (rows, columns, (0, 0))[: pixels.ndim]
+        padded = np.pad(pixels, margins, constant_values=contract.pad)
+        return _resampled(padded, size, contract)
     inner, (left, top) = _fit_size(picture.size, contract)
-    found = _scaled(picture, inner, contract)
-    canvas = np.full((*size[::-1], *found.shape[2:]), contract.pad, found.dtype)
-    canvas[top : top + inner[1], left : left + inner[0]] = found
-    return canvas
+    found = _scaled(picture, inner, contract, spend)
+    filled = np.full((*size[::-1], *found.shape[2:]), contract.pad, found.dtype)
+    filled[top : top + inner[1], left : left + inner[0]] = found
+    return filled
 
 
 def _fit_size(size: Size, contract: Contract) -> tuple[Size, Size]:
@@ -149,6 +178,8 @@ def _cover_size(size: Size, contract: Contract) -> Size:
     width, height = size
     wanted_width = math.floor(contract.width / contract.crop)
     wanted_height = math.floor(contract.height / contract.crop)
+    if contract.resize == "stretch":
+        return wanted_width, wanted_height
     if wanted_width != wanted_height:
         factor = min(width / wanted_width, height / wanted_height)
         return round(width / factor), round(height / factor)
@@ -167,32 +198,42 @@ def _centre(
     return pixels[top : top + size[1], left : left + size[0]]
 
 
-def _padded(picture: Image.Image, target: Size, pad: int) -> Image.Image:
-    """Return the picture with the target's proportions, as Keras pads it.
+def _margins(size: Size, target: Size) -> Size:
+    """Return the columns and rows on each side that give the target's proportions.
 
     This is `pad_to_aspect_ratio` of `keras.layers.Resizing`
     (keras/src/backend/tensorflow/image.py).
     """
-    width, height = picture.size
+    width, height = size
     # Keras pads both sides alike, so that the proportions may be one pixel off.
     left = max(0, height * target[0] // target[1] - width) // 2
     top = max(0, width * target[1] // target[0] - height) // 2
-    canvas = Image.new(
-        picture.mode,
-        (width + 2 * left, height + 2 * top),
-        (pad,) * len(picture.getbands()),
-    )
-    canvas.paste(picture, (left, top))
-    return canvas
+    return left, top
+
+
+def _cost(size: Size, target: Size, contract: Contract) -> int:
+    """Return the CPU time, in nanoseconds, that resampling takes at most."""
+    read, written = math.prod(size), math.prod(target)
+    if contract.antialias:
+        return _READ[contract.filter] * read + _WRITTEN * written
+    return read + _WRITTEN_PLAIN[contract.filter] * written
 
 
 def _scaled(
-    picture: Image.Image, size: Size, contract: Contract
+    picture: Image.Image, size: Size, contract: Contract, spend: Spend
 ) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
-    if contract.antialias:
-        return np.asarray(picture.resize(size, _RESAMPLING[contract.filter]))
-    pixels = np.asarray(picture)
-    return _WITHOUT_ANTIALIASING[contract.filter](pixels, size)
+    spend(_cost(picture.size, size, contract))
+    return _resampled(picture, size, contract)
+
+
+def _resampled(
+    picture: Image.Image | npt.NDArray[np.uint8], size: Size, contract: Contract
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
+    if not contract.antialias:
+        return _WITHOUT_ANTIALIASING[contract.filter](np.asarray(picture), size)
+    if not isinstance(picture, Image.Image):
+        picture = Image.fromarray(picture)
+    return np.asarray(picture.resize(size, _RESAMPLING[contract.filter]))
 
 
 def _nearest(pixels: npt.NDArray[np.uint8], size: Size) -> Values:
@@ -216,10 +257,10 @@ def _bilinear(pixels: npt.NDArray[np.uint8], size: Size) -> Values:
     tail = (1,) * (pixels.ndim - 2)
     down, across = down.reshape(-1, 1, *tail), across.reshape(-1, *tail)
 
+    # Whole rows of a long picture would take far more memory than the result.
     def row(places: npt.NDArray[np.intp]) -> Values:
-        chosen = pixels[places]
-        start = chosen[:, left].astype(np.float32)
-        end = chosen[:, right].astype(np.float32)
+        start = pixels[places[:, np.newaxis], left].astype(np.float32)
+        end = pixels[places[:, np.newaxis], right].astype(np.float32)
         return start + (end - start) * across
 
     top = row(above)
@@ -247,8 +288,12 @@ def _bicubic(pixels: npt.NDArray[np.uint8], size: Size) -> Values:
     tail = (1,) * (pixels.ndim - 2)
     down = [share.reshape(-1, 1, *tail) for share in row_shares]
     across = [share.reshape(-1, *tail) for share in column_shares]
-    lines = _weighted([pixels[places].astype(np.float32) for places in rows], down)
-    return _weighted([lines[:, places] for places in columns], across)
+
+    def column(places: npt.NDArray[np.intp]) -> Values:
+        chosen = [pixels[row[:, np.newaxis], places].astype(np.float32) for row in rows]
+        return _weighted(chosen, down)
+
+    return _weighted([column(places) for places in columns], across)
 
 
 def _weighted(values: list[Values], shares: list[Values]) -> Values:

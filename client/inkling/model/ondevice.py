@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from inkling.abstention import abstaining
+from inkling.answers import answers, check_options
 from inkling.errors import InklingError, InvalidRequest
 from inkling.image.named_pictures import raising
 from inkling.image.pictures import encoded
@@ -19,7 +19,7 @@ from inkling.model.loading import load_bundle
 from inkling.model.publication import VERSION
 from inkling.model.runner import TFLiteRunner
 from inkling.model.version_files import FORMATS, VersionFiles
-from inkling.types import Origin, Prediction, check_abstain, check_top_k, predictions
+from inkling.types import ClassifyOptions, Origin, Prediction
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
@@ -75,7 +75,12 @@ class OnDeviceClassifier:
         self._origin = Origin(bundle.name, version, bundle.contract.hash, "device")
 
     def classify(
-        self, picture: Picture, top_k: int = 1, *, abstain: bool = False
+        self,
+        picture: Picture,
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Prediction:
         """Return the prediction for one picture.
 
@@ -84,47 +89,68 @@ class OnDeviceClassifier:
                 uint8 pixels.
             top_k: How many of the most probable labels to return, 1 or more.
             abstain: True if the model may abstain, as `inkling.abstention` describes.
+            threshold: From 0 to 1: return all labels with this probability or a higher
+                one, for a model whose pictures may have several labels.
 
         Raises:
             InvalidImage: The picture cannot be read.
-            InvalidRequest: `top_k` or `abstain` is invalid.
+            InvalidRequest: An option is invalid, or the model takes no threshold.
             TooLarge: The picture exceeds a limit.
             UnsupportedMediaType: The picture is neither PNG nor JPEG.
         """
-        [outcome] = self.outcomes([picture], top_k, abstain=abstain)
+        [outcome] = self.outcomes(
+            [picture], top_k, abstain=abstain, threshold=threshold
+        )
         if isinstance(outcome, InklingError):
             raise outcome
         return outcome
 
     def outcomes(
-        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+        self,
+        pictures: Iterable[Picture],
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Iterator[Prediction | InklingError]:
         """Yield one prediction or one error per picture, in the pictures' order.
 
         The arguments are those of `classify`; an error does not end the iteration.
         """
-        contract = self._runner.contract
         for picture in pictures:
             try:
-                check_top_k(top_k)
-                check_abstain(abstain)
-                inputs = to_input(encoded(picture), contract)[np.newaxis]
-                scores = self._runner.run(inputs)
+                options = ClassifyOptions.checked(top_k, abstain, threshold)
+                outcome = self._prediction(picture, options)
             except InklingError as error:
                 yield error
             else:
-                found = predictions(scores, contract.labels, top_k, self._origin)
-                yield from abstaining(found, inputs, contract) if abstain else found
+                yield outcome
 
     def classify_many(
-        self, pictures: Iterable[Picture], top_k: int = 1, *, abstain: bool = False
+        self,
+        pictures: Iterable[Picture],
+        top_k: int = 1,
+        *,
+        abstain: bool = False,
+        threshold: float | None = None,
     ) -> Iterator[Prediction]:
         """Yield one prediction per picture, in the pictures' order.
 
         Arguments and errors are those of `classify`; the first error ends the
         iteration.
         """
-        return raising(partial(self.outcomes, top_k=top_k, abstain=abstain), pictures)
+        return raising(
+            partial(self.outcomes, top_k=top_k, abstain=abstain, threshold=threshold),
+            pictures,
+        )
+
+    def _prediction(self, picture: Picture, options: ClassifyOptions) -> Prediction:
+        contract = self._runner.contract
+        check_options(options, contract)
+        inputs = to_input(encoded(picture), contract)[np.newaxis]
+        scores = self._runner.run(inputs)
+        [found] = answers(scores, inputs, contract, options, self._origin)
+        return found
 
     def contract(self) -> Contract:
         """Return the contract that the file carries."""

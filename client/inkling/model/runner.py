@@ -54,9 +54,13 @@ class _Interpreter:
             ) from None
         self._handle = handle
         self._batch = int(self.input["shape"][0])
+        # A file that states a batch of one may have that number in its operations, too.
+        self._is_single = int(self.input["shape_signature"][0]) == 1
 
     def run(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the scores, shape (n, classes), for a batch of n inputs."""
+        """Return the outputs, shape (n, outputs), for a batch of n inputs."""
+        if self._is_single and len(inputs) > 1:
+            return np.concatenate([self.run(one[np.newaxis]) for one in inputs])
         index = self.input["index"]
         if self._batch != len(inputs):
             self._handle.resize_tensor_input(index, inputs.shape)
@@ -64,7 +68,9 @@ class _Interpreter:
             self._batch = len(inputs)
         self._handle.set_tensor(index, _quantised(inputs, self.input))
         self._handle.invoke()
-        return _dequantised(self._handle.get_tensor(self.output["index"]), self.output)
+        found = _dequantised(self._handle.get_tensor(self.output["index"]), self.output)
+        # Some models keep the axes of the picture, each of size 1.
+        return found.reshape(len(inputs), -1)
 
 
 class TFLiteRunner:

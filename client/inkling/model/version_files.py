@@ -66,7 +66,7 @@ class VersionFiles:
     def offered(self, tflite_format: str) -> str:
         """Return the wanted TFLite format, or else the most exact one that is there.
 
-        Only a model that Inkling did not train may lack a format.
+        Only a model that Inkling did not design may lack a format.
 
         Raises:
             BrokenVersion: The version has no TFLite file, or cannot be read.

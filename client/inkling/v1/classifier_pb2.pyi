@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model", "version", "version_label", "images", "top_k", "abstain", "partial")
+    __slots__ = ("model", "version", "version_label", "images", "top_k", "abstain", "partial", "threshold")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     VERSION_LABEL_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class ClassifyRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     ABSTAIN_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     version_label: str
@@ -22,7 +23,8 @@ class ClassifyRequest(_message.Message):
     top_k: int
     abstain: bool
     partial: bool
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., version_label: _Optional[str] = ..., images: _Optional[_Iterable[bytes]] = ..., top_k: _Optional[int] = ..., abstain: bool = ..., partial: bool = ...) -> None: ...
+    threshold: float
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., version_label: _Optional[str] = ..., images: _Optional[_Iterable[bytes]] = ..., top_k: _Optional[int] = ..., abstain: bool = ..., partial: bool = ..., threshold: _Optional[float] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("label", "index", "probability")
@@ -35,14 +37,16 @@ class Score(_message.Message):
     def __init__(self, label: _Optional[str] = ..., index: _Optional[int] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("top", "abstained", "error")
+    __slots__ = ("top", "abstained", "error", "labels")
     TOP_FIELD_NUMBER: _ClassVar[int]
     ABSTAINED_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     top: _containers.RepeatedCompositeFieldContainer[Score]
     abstained: str
     error: Error
-    def __init__(self, top: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., abstained: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    labels: _containers.RepeatedCompositeFieldContainer[Score]
+    def __init__(self, top: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., abstained: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Score, _Mapping]]] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
     __slots__ = ("model", "version", "contract", "results")

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from inkling import Classifier
 from inkling.errors import (
@@ -16,6 +17,7 @@ from inkling.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
+from inkling.types import Prediction
 from inkling_loadtest.answers.references import References, Verdict, failed, reply_of
 from inkling_loadtest.load.pictures import LabelledPicture
 
@@ -34,16 +36,27 @@ _LASTING = (
 
 
 def learn(
-    classifier: Classifier, references: References, pictures: Sequence[LabelledPicture]
+    classifier: Classifier,
+    references: References,
+    pictures: Sequence[LabelledPicture],
+    threshold: float | None = None,
 ) -> None:
     """Ask for each picture twice, and let the references remember the answers.
+
+    Args:
+        classifier: The gateway.
+        references: They get the answers.
+        pictures: The pictures.
+        threshold: That of the requests of the load; None for a model whose pictures
+            have one label each.
 
     Raises:
         InternalError: An answer is missing, or the second differs from the first.
     """
     places = range(len(pictures))
     for place in (*places, *places):
-        verdict = _verdict(classifier, references, place, pictures[place])
+        ask = partial(classifier.classify, pictures[place].image, threshold=threshold)
+        verdict = _verdict(ask, references, place)
         if verdict.outcome != "right":
             raise InternalError(
                 "A picture that was asked for alone, before the load, got no reliable "
@@ -52,14 +65,14 @@ def learn(
 
 
 def _verdict(
-    classifier: Classifier, references: References, place: int, picture: LabelledPicture
+    ask: Callable[[], Prediction], references: References, place: int
 ) -> Verdict:
     verdict = failed("no answer")
     for attempt in range(_RETRIES + 1):
         # Refusals and lost requests are measured under load, not here.
         time.sleep(_RETRY_AFTER_S if attempt else 0)
         try:
-            prediction = classifier.classify(picture.image)
+            prediction = ask()
         except InklingError as error:
             verdict = failed(error.code, error.message)
             if isinstance(error, _LASTING):

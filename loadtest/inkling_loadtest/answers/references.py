@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from inkling.labels import Spellings
 from inkling.types import Prediction
@@ -28,12 +29,20 @@ __all__ = [
 _TOLERANCE = 2e-3
 
 
+# The labels that a picture got, each with its probability, by falling probability.
+Result = Sequence[tuple[str, float]]
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer of any protocol: for each picture a label and its probability."""
+    """An answer of any protocol: the labels of each picture.
+
+    A picture has one label, or all labels at or above the threshold if the request has
+    one.
+    """
 
     version: int
-    results: Sequence[tuple[str, float]]
+    results: Sequence[Result]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +82,17 @@ class References:
     """
 
     def __init__(
-        self, pictures: Sequence[LabelledPicture], labels: Sequence[str]
+        self,
+        pictures: Sequence[LabelledPicture],
+        labels: Sequence[str],
+        threshold: float | None = None,
     ) -> None:
-        """Take the pictures, and the labels that the model knows."""
+        """Take the pictures, the model's labels, and the threshold of the requests."""
+        self._threshold = threshold
         known = Spellings(labels)
         self._truth = [known.get(picture.label) for picture in pictures]
         self._names = [picture.name for picture in pictures]
-        self._known: dict[int, dict[int, tuple[str, float]]] = {}
+        self._known: dict[int, dict[int, Result]] = {}
 
     def judge(self, pictures: Sequence[int], reply: Reply | None) -> Verdict:
         """Return the verdict on a reply to the pictures with these places."""
@@ -93,11 +106,11 @@ class References:
         known = self._known.setdefault(reply.version, {})
         correct = labelled = 0
         for place, result in zip(pictures, reply.results, strict=True):
-            if not _alike(known.setdefault(place, result), result):
+            if not self._alike(known.setdefault(place, result), result):
                 return self._wrong(known, place, result)
             if self._truth[place] is not None:
                 labelled += 1
-                correct += self._truth[place] == result[0]
+                correct += any(self._truth[place] == label for label, _ in result)
         return Verdict("right", labelled=labelled, correct=correct)
 
     @property
@@ -110,12 +123,26 @@ class References:
         """The number of pictures with a label that the model knows."""
         return sum(label is not None for label in self._truth)
 
-    def _wrong(
-        self, known: dict[int, tuple[str, float]], place: int, result: tuple[str, float]
-    ) -> Verdict:
-        others = [p for p, r in known.items() if p != place and _alike(r, result)]
-        form = "{} was {} at {:.4f} alone, now {} at {:.4f}"
-        detail = form.format(self._names[place], *known[place], *result)
+    def _alike(self, one: Result, other: Result) -> bool:
+        """Return whether both have the same labels with about the same probabilities.
+
+        A label that is missing in one of them is below the threshold there, so it may
+        be just above the threshold in the other.
+        """
+        if self._threshold is None:
+            [(label, score)], [(other_label, other_score)] = one, other
+            return label == other_label and abs(score - other_score) <= _TOLERANCE
+        first, second = dict(one), dict(other)
+        return all(
+            abs(first.get(label, self._threshold) - second.get(label, self._threshold))
+            <= _TOLERANCE
+            for label in first.keys() | second.keys()
+        )
+
+    def _wrong(self, known: dict[int, Result], place: int, result: Result) -> Verdict:
+        others = [p for p, r in known.items() if p != place and self._alike(r, result)]
+        before, now = _shown(known[place]), _shown(result)
+        detail = f"{self._names[place]} was {before} alone, now {now}"
         if others:
             return failed(
                 "mixed-up answer", f"{detail}, as {self._names[others[0]]} was"
@@ -127,29 +154,38 @@ def reply_of_json(body: bytes) -> Reply | None:
     """Return the reply in an HTTP body; None if the body has another form."""
     try:
         answer = json.loads(body)
-        results = [
-            (item["label"], float(item["probability"])) for item in answer["results"]
-        ]
+        results = [_result_of_json(item) for item in answer["results"]]
         return Reply(int(answer["version"]), results)
     except (ValueError, KeyError, TypeError):
         return None
 
 
+def _result_of_json(item: Any) -> Result:
+    if "labels" not in item:
+        return [(item["label"], float(item["probability"]))]
+    return [(one["label"], float(one["probability"])) for one in item["labels"]]
+
+
 def reply_of(prediction: Prediction) -> Reply:
     """Return the reply that a prediction of the client library is."""
-    best = prediction.top[0]
-    return Reply(prediction.origin.version or 0, [(best.label, best.probability)])
+    given = prediction.top[:1] if prediction.labels is None else prediction.labels
+    result = [(score.label, score.probability) for score in given]
+    return Reply(prediction.origin.version or 0, [result])
 
 
 def reply_of_message(response: pb.ClassifyResponse) -> Reply | None:
-    """Return the reply in a gRPC message; None if a result has no label."""
+    """Return the reply in a gRPC message; None if a result has no scores."""
     if not all(result.top for result in response.results):
         return None
-    results = [
-        (item.top[0].label, item.top[0].probability) for item in response.results
-    ]
+    results = [_result_of_message(item) for item in response.results]
     return Reply(response.version, results)
 
 
-def _alike(one: tuple[str, float], other: tuple[str, float]) -> bool:
-    return one[0] == other[0] and abs(one[1] - other[1]) <= _TOLERANCE
+def _result_of_message(item: pb.Prediction) -> Result:
+    # A request with a threshold can get no label at all, for which there is a reason.
+    given = item.labels if item.labels or item.abstained else item.top[:1]
+    return [(score.label, score.probability) for score in given]
+
+
+def _shown(result: Result) -> str:
+    return ", ".join(f"{label} at {p:.4f}" for label, p in result) or "without a label"

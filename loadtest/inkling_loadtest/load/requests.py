@@ -95,11 +95,15 @@ def grpc_requests(
     batch: int,
     seed: str,
     model: str,
+    threshold: float | None = None,
 ) -> dict[str, list[PreparedRequest[pb.ClassifyRequest]]]:
     """Return requests of the kinds `unary`, `stream` and `batch`, by kind."""
 
     def pack(some: Sequence[LabelledPicture]) -> pb.ClassifyRequest:
-        return pb.ClassifyRequest(model=model, images=[p.image for p in some], top_k=1)
+        images = [picture.image for picture in some]
+        return pb.ClassifyRequest(
+            model=model, images=images, top_k=1, threshold=threshold
+        )
 
     packs = {"unary": (pack, 1), "stream": (pack, 1), "batch": (pack, batch)}
     return _requests(pictures, kinds, packs, seed)

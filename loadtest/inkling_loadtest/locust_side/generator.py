@@ -28,6 +28,9 @@ from inkling_loadtest.options import Options
 __all__ = ["LoadGenerator"]
 
 _CPU_EVERY_S = 1.0
+# A model whose pictures may have several labels is asked for all that are more likely
+# than not.
+_THRESHOLD = 0.5
 # With 0, gevent would run no timers in between.
 _YIELD_S = 0.001
 
@@ -51,11 +54,15 @@ class LoadGenerator:
         self.path = f"/v1/models/{options.model}:classify"
         pictures = _pictures(options)
         with options.connect() as classifier:
-            self.references = References(pictures, classifier.contract().labels)
-            learn(classifier, self.references, pictures)
+            contract = classifier.contract()
+            threshold = None if contract.scores_sum_to_one else _THRESHOLD
+            self.references = References(pictures, contract.labels, threshold)
+            learn(classifier, self.references, pictures, threshold)
+        if threshold is not None:
+            self.path += f"?threshold={threshold}"
         self._timeout_s = options.timeout_s
         self._seed = f"{options.seed} {worker}"
-        requests = _requests(options, pictures, self._seed)
+        requests = _requests(options, pictures, self._seed, threshold)
         self._requests = RequestSequence(requests, options.mix, self._seed)
         self._schedule = Schedule(window_s(options))
         self._tallies = TallyTable(options.deadline_s)
@@ -143,9 +150,13 @@ def _pictures(options: Options) -> list[LabelledPicture]:
 
 
 def _requests(
-    options: Options, pictures: Sequence[LabelledPicture], seed: str
+    options: Options,
+    pictures: Sequence[LabelledPicture],
+    seed: str,
+    threshold: float | None,
 ) -> dict[str, list[PreparedRequest[Any]]]:
     kinds, batch = options.mix, options.batch
     if options.protocol == "grpc":
-        return {**grpc_requests(pictures, kinds, batch, seed, options.model)}
+        model = options.model
+        return {**grpc_requests(pictures, kinds, batch, seed, model, threshold)}
     return {**http_requests(pictures, kinds, batch, seed)}

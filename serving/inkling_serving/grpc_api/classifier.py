@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inkling.errors import InklingError, NotReady, Overloaded
 from inkling.image.decoding import TakesLonger
@@ -24,6 +24,7 @@ from inkling_serving.service import Options, Target
 if TYPE_CHECKING:
     import grpc
 
+    from inkling.types import Score
     from inkling_serving.engines.base import ModelStatus
     from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
@@ -157,7 +158,7 @@ class Classifier(ClassifierServicer):
         )
         images = list(request.images)
         request.ClearField("images")  # they are copies
-        options = Options(request.top_k or 1, request.abstain, request.partial)
+        options = _options(request)
 
         def classify(
             left_s: float | None, quickly: bool = False
@@ -212,6 +213,15 @@ class Classifier(ClassifierServicer):
         return pb.ClassifyStreamResponse(id=name, error=_error(refusal))
 
 
+def _options(request: pb.ClassifyRequest) -> Options:
+    return Options(
+        top_k=request.top_k or 1,
+        abstain=request.abstain,
+        threshold=request.threshold if request.HasField("threshold") else None,
+        partial=request.partial,
+    )
+
+
 def _idle_for_longest() -> Overloaded:
     return Overloaded(
         "The server has no room for more streams, and this one was idle for the "
@@ -230,12 +240,15 @@ def _response(answer: Answer, timings: Timings) -> pb.ClassifyResponse:
             continue
         # The messages are added in place: protobuf would copy a separate message.
         prediction = response.results.add(abstained=result.abstained)
-        for score in result.top:
-            prediction.top.add(
-                label=score.label, index=score.index, probability=score.probability
-            )
+        _add_scores(prediction.top, result.top)
+        _add_scores(prediction.labels, result.labels or ())
     timings.encode = perf_counter() - started
     return response
+
+
+def _add_scores(field: Any, scores: Sequence[Score]) -> None:
+    for score in scores:
+        field.add(label=score.label, index=score.index, probability=score.probability)
 
 
 def _error(error: InklingError) -> pb.Error:

@@ -34,7 +34,7 @@ from inkling_serving.http_api.envelope.options import (
 from inkling_serving.http_api.envelope.request_body import Envelope, envelope_of
 from inkling_serving.http_api.messages import Request, Response, json_response
 from inkling_serving.http_api.refusals import error_response, protocol_of
-from inkling_serving.http_api.response_json import answer_json, model_json, stage_json
+from inkling_serving.http_api.response_json import answer_json, model_json, stages_json
 from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
 from inkling_serving.runtime.tracebacks import without_frames
 from inkling_serving.security import needs_key
@@ -146,7 +146,7 @@ class Handlers:
         answer, stages = self.service.explain(
             target_of(names), asked.images[0], options, timings=request.timings
         )
-        shown = {**answer_json(answer), "stages": [stage_json(s) for s in stages]}
+        shown = {**answer_json(answer), "stages": stages_json(stages)}
         return _answer_response(shown, request, options)
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -13,15 +14,15 @@ from inkling.errors import InklingError
 
 if TYPE_CHECKING:
     from inkling.image.preprocess import Stage
-    from inkling.types import Prediction
+    from inkling.types import Prediction, Score
     from inkling_serving.engines.base import ModelStatus, VersionStatus
     from inkling_serving.service import Answer
 
-__all__ = ["answer_json", "error_json", "model_json", "stage_json"]
+__all__ = ["answer_json", "error_json", "model_json", "stages_json"]
 
-# The longer side, in pixels, of a stage's picture in an explanation; a model's input is
-# never larger.
-_STAGE_SIDE = 320
+# The longer side, in pixels, of a stage's picture in an explanation, and that of the
+# model input, which is shown as the model sees it.
+_STAGE_SIDE, _INPUT_SIDE = 320, 1024
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
@@ -47,27 +48,41 @@ def _result_json(result: Prediction | InklingError) -> dict[str, Any]:
 
 
 def _prediction_json(result: Prediction) -> dict[str, Any]:
-    # Only a caller that asked for abstention can get this field.
+    # Only a caller that asked for abstention or with a threshold gets these fields.
     abstained = {"abstained": result.abstained} if result.abstained else {}
+    given = {} if result.labels is None else {"labels": _scores_json(result.labels)}
     return {
         "label": result.label,
         "index": result.index,
         "probability": result.probability,
         **abstained,
-        "top": [
-            {"label": s.label, "index": s.index, "probability": s.probability}
-            for s in result.top
-        ],
+        **given,
+        "top": _scores_json(result.top),
     }
 
 
-def stage_json(stage: Stage) -> dict[str, Any]:
-    """Return a stage with its picture as a PNG in base64."""
+def _scores_json(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    return [
+        {"label": s.label, "index": s.index, "probability": s.probability}
+        for s in scores
+    ]
+
+
+def stages_json(stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """Return the stages, each with its picture as a PNG in base64.
+
+    The last stage is the model input; its picture has its own size.
+    """
+    sides = [_STAGE_SIDE] * (len(stages) - 1) + [_INPUT_SIDE]
+    return [_stage_json(*one) for one in zip(stages, sides, strict=True)]
+
+
+def _stage_json(stage: Stage, side: int) -> dict[str, Any]:
     picture, file = stage.picture, io.BytesIO()
     size = {"width": picture.width, "height": picture.height}
     if picture.mode not in ("1", "L", "RGB", "RGBA"):
         picture = picture.convert("RGB")
-    picture.thumbnail((_STAGE_SIDE, _STAGE_SIDE), Image.Resampling.BILINEAR)
+    picture.thumbnail((side, side), Image.Resampling.BILINEAR)
     picture.save(file, "PNG")
     encoded = base64.b64encode(file.getvalue()).decode()
     return {
@@ -101,6 +116,7 @@ def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
             "contract_json": contract.json,
             "labels": list(contract.labels),
             "kind": contract.kind,
+            "outputs": contract.outputs,
             "input": {
                 "height": contract.height,
                 "width": contract.width,

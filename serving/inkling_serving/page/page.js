@@ -8,6 +8,7 @@ const REFRESH_MS = 5000; // a model that joins later shows up by itself
 const RETRY_MS = 2000; // while nothing can answer
 const MAX_BYTES = 8 * 1024 * 1024; // the server's usual limit on one picture
 const MAX_SIDE = 1600; // of a picture that is encoded anew: its PNG stays below that
+const MOST_BARS = 10, MOST_PHOTO_BARS = 5;
 const MEMORY = "inkling.model";
 const EMPTY = { strokes: [], picture: null };
 
@@ -22,6 +23,8 @@ let chosen = { name: "", version: "", ...recall() }; // version "" lets the serv
 let askedFor = ""; // model and version that were served when the shown answer came
 let owed = false; // a picture waits for a model that can answer
 let request = null; // the one in flight
+let answer = null; // the shown one, to show it again at another threshold
+let film = null; // the camera's stream while it runs
 const again = new WeakMap(); // files -> their pictures as PNGs, where the server does not read the files
 let pauseTimer, refreshTimer;
 
@@ -84,7 +87,7 @@ function paint(target, paper) {
 const isEmpty = () => !scene.strokes.length && !scene.picture;
 function showScene() {
   body.classList.toggle("inked", !isEmpty() || drawing !== null);
-  $("clear").disabled = isEmpty();
+  $("clear").disabled = isEmpty() && !film;
   $("undo").disabled = !past.length;
   const nameOnly = !drawing && scene.picture && !scene.picture.bitmap;
   $("filename").textContent = nameOnly ? scene.picture.name : "";
@@ -111,7 +114,7 @@ function pointOf(event) {
   return { x: (event.clientX - box.left) * SIDE / box.width, y: (event.clientY - box.top) * SIDE / box.height };
 }
 function penDown(event) {
-  if (drawing || event.button !== 0) return; // a second finger is not a second pen
+  if (drawing || event.button !== 0 || body.classList.contains("wants-picture")) return; // a second finger is not a second pen
   canvas.setPointerCapture(event.pointerId);
   clearTimeout(pauseTimer);
   drawing = { id: event.pointerId, points: [pointOf(event)] };
@@ -159,6 +162,7 @@ const asPng = (sheet) => new Promise((resolve) => sheet.toBlob(resolve, "image/p
 
 async function takePicture(blob) {
   if (!blob) return;
+  closeCamera();
   const image = await shownOf(blob), read = await isRead(blob);
   if (image && !read) again.set(blob, await asPng(reduced(image, MAX_SIDE)));
   // Undo keeps the shown picture, so that it is small.
@@ -171,6 +175,42 @@ function pictureBytes() {
   const sheet = Object.assign(document.createElement("canvas"), { width: SIDE, height: SIDE });
   paint(sheet, "#fff");
   return new Promise((resolve) => sheet.toBlob(resolve, "image/png"));
+}
+
+// --- the camera ---
+
+// A phone has a camera of its own for a file field; so has a page that came over plain http from another machine.
+async function useCamera() {
+  if (film) return takePhoto();
+  const media = navigator.mediaDevices;
+  if (!media?.getUserMedia || matchMedia("(pointer: coarse)").matches) return $("camera-file").click();
+  try {
+    film = await media.getUserMedia({ video: { facingMode: "environment" } });
+  } catch {
+    return showError({ message: "The camera cannot be used. Allow it for this page in the browser, or choose a picture." });
+  }
+  $("video").srcObject = film;
+  $("video").play();
+  showCamera();
+}
+
+async function takePhoto() {
+  const video = $("video");
+  if (!video.videoWidth) return; // it has shown nothing yet
+  const sheet = Object.assign(document.createElement("canvas"), { width: video.videoWidth, height: video.videoHeight });
+  sheet.getContext("2d").drawImage(video, 0, 0);
+  takePicture(await new Promise((resolve) => sheet.toBlob(resolve, "image/jpeg", 0.95)));
+}
+
+function closeCamera() {
+  for (const track of film?.getTracks() ?? []) track.stop();
+  film = $("video").srcObject = null;
+  showCamera();
+}
+function showCamera() {
+  $("video").hidden = !film;
+  $("camera").textContent = film ? "Take it" : "Take a photo";
+  $("clear").disabled = isEmpty() && !film;
 }
 
 // --- asking the server ---
@@ -201,7 +241,7 @@ async function classify() {
     const picture = await pictureBytes();
     if (mine.signal.aborted) return;
     const started = performance.now();
-    const response = await ask(`${pathOf(chosen, "explain")}?top_k=10`, { method: "POST", body: picture, signal: mine.signal });
+    const response = await ask(`${pathOf(chosen, "explain")}?top_k=${barsOf(currentVersion())}`, { method: "POST", body: picture, signal: mine.signal });
     const reply = await response.json();
     if (response.status === 413 && scene.picture?.bitmap && !again.has(scene.picture.blob)) return smaller(scene.picture.blob);
     if (response.ok) showAnswer(reply, performance.now() - started, response.headers.get("Server-Timing"));
@@ -240,6 +280,7 @@ function say(text, small = "") {
 }
 
 function clearAnswer(state) {
+  answer = null;
   body.classList.remove("answered");
   for (const id of ["answer", "sure", "bars", "stages"]) $(id).replaceChildren();
   showFacts();
@@ -258,16 +299,36 @@ function showError(error, status) {
 }
 
 function showAnswer(reply, roundTrip, timing) {
-  const [{ label, probability, top }] = reply.results, length = [...label].length;
+  answer = reply;
   askedFor = servedNow();
   body.classList.add("answered");
-  $("answer").dataset.length = length <= 2 ? "sign" : length <= 10 ? "word" : "phrase";
-  $("answer").textContent = label;
-  $("sure").textContent = `${probability < 0.5 ? "only " : ""}${percent(probability)} sure`;
-  showBars(top);
-  showStages(reply.stages ?? []);
+  showLabels();
+  showSeen(reply.stages ?? []);
   showFacts({ ...reply, roundTrip, onServer: Number(/\btotal;.*?dur=([\d.]+)/.exec(timing)?.[1]) });
   setState("answer", "done");
+}
+
+function showLabels() {
+  const [{ label, probability, top }] = answer.results;
+  if (!hasSeveral(currentVersion())) {
+    showVerdict(label, `${probability < 0.5 ? "only " : ""}${percent(probability)} sure`);
+    return showBars(top);
+  }
+  const threshold = Number($("threshold").value), given = top.filter((score) => score.probability >= threshold);
+  if (given.length) showVerdict(given.map((score) => score.label).join(", "), `${given.length} of ${top.length} labels`);
+  else showVerdict("No label", `the most probable is ${label}, with ${percent(probability)}`);
+  showBars(given);
+}
+function showVerdict(text, sure) {
+  const length = [...text].length;
+  $("answer").dataset.length = length <= 2 ? "sign" : length <= 10 ? "word" : "phrase";
+  $("answer").textContent = text;
+  $("sure").textContent = sure;
+}
+function moveThreshold() {
+  $("threshold-value").textContent = Number($("threshold").value).toFixed(2);
+  showCommand();
+  if (answer) showLabels();
 }
 
 function showBars(scores) {
@@ -277,6 +338,17 @@ function showBars(scores) {
     value.textContent = percent(probability);
     track.firstElementChild.style.width = `${Math.round(probability * 100)}%`;
   });
+}
+
+// A photo is shown as large as the model saw it, pixel by pixel; a drawing would be too small.
+function showSeen(stages) {
+  const last = stages.at(-1), whole = body.classList.contains("wants-picture") && last?.image?.b64;
+  $("seen").hidden = !whole;
+  showStages(whole ? stages.slice(0, -1) : stages);
+  if (!whole) return;
+  const [picture, caption] = $("seen").children, { width, height } = last;
+  Object.assign(picture, { src: `data:image/png;base64,${last.image.b64}`, width, height, alt: `The model input, ${width} by ${height} pixels` });
+  caption.textContent = `${width} × ${height} pixels, as the model gets them`;
 }
 
 function showStages(stages) {
@@ -298,7 +370,7 @@ function showFacts(reply) {
   const facts = [
     ["Version", version && versionText({ ...served, version })],
     ["Contract", contract.replace(/^sha256:/, "").slice(0, 12), contract],
-    ["Accuracy", accuracy && `${(accuracy * 100).toFixed(2)} %${dataset ? ` on ${dataset}` : ""}`],
+    ["Accuracy", accuracy && `${(accuracy * 100).toFixed(2)} % on ${!dataset || dataset === "not stated" ? "its pictures" : dataset}`],
     ["Round trip", roundTrip && milliseconds(roundTrip)],
     ["Server", onServer && milliseconds(onServer)],
   ].filter(([, value]) => value);
@@ -373,7 +445,11 @@ function showPickers() {
   $("model").disabled = !models.some(isReady);
   $("version-picker").hidden = versions.length < 2;
   $("ask").hidden = !versions.length;
-  $("curl").textContent = `curl --data-binary @picture.png ${new URL(pathOf(chosen, "classify"), document.baseURI)}`;
+  showCommand();
+}
+function showCommand() {
+  const url = new URL(pathOf(chosen, "classify"), document.baseURI), several = hasSeveral(currentVersion());
+  $("curl").textContent = `curl --data-binary @picture.png ${several ? `'${url}?threshold=${Number($("threshold").value)}'` : url}`;
 }
 
 function showUnready() {
@@ -389,18 +465,32 @@ function showUnready() {
   });
 }
 
-// Signs of one or two characters (digits, letters) are written by hand; coats and cats are photographed.
-function isWritten({ labels = [], input }) {
-  return input?.channels !== 3 && labels.every((label) => [...label].length <= 2);
+// A model with a search for the object is drawn for; so is one of signs of one or two characters (digits, letters) that
+// turns dark ink on light paper over. Coats and cats are photographed.
+function isDrawn({ kind, labels = [], input, contract_json }) {
+  if (kind === "photo_of_one_object") return true;
+  const signs = input?.channels !== 3 && labels.every((label) => [...label].length <= 2);
+  return signs && JSON.parse(contract_json ?? "{}").polarity !== "as_is";
+}
+// Whether a picture may have several labels, each with a probability of its own.
+const hasSeveral = (version) => version?.outputs === "sigmoid";
+function barsOf(version) {
+  if (hasSeveral(version)) return version.labels.length;
+  return isDrawn(version) ? MOST_BARS : MOST_PHOTO_BARS;
 }
 
 function showInvitation() {
-  const version = currentVersion(), labels = version.labels ?? [], written = isWritten(version), few = written ? 3 : 9;
+  const version = currentVersion(), labels = version.labels ?? [], drawn = isDrawn(version), few = drawn ? 3 : 9;
   const known = (labels.length > few + 1 ? `${labels.slice(0, few).join(", ")} … ${labels.at(-1)}` : labels.join(", ")) || "what it knows";
-  $("invite").textContent = written
+  $("invite").textContent = drawn
     ? `Draw one of ${known} on the paper, or drop, paste or choose a picture.`
-    : `Drop, paste or choose a picture of one thing: ${known}.`;
-  body.classList.toggle("wants-picture", !written);
+    : `Drop, paste, take or choose a picture: ${known}.`;
+  body.classList.toggle("wants-picture", !drawn);
+  canvas.setAttribute("aria-label", drawn ? "Paper to draw on with a mouse, finger or pen; a picture can be chosen instead" : "Your picture");
+  $("several").hidden = !hasSeveral(version);
+  $("bars").classList.toggle("given", hasSeveral(version));
+  if (drawn) closeCamera();
+  if (!drawn && scene.strokes.length) change(EMPTY); // a drawing means nothing to it
 }
 
 function choose(name, version) {
@@ -424,11 +514,13 @@ const on = (target, type, act) => target.addEventListener(type, act);
 const pen = { pointerdown: penDown, pointermove: penMove, pointerup: penUp, pointercancel: penUp };
 for (const [type, act] of Object.entries(pen)) on(canvas, type, act);
 on($("undo"), "click", undo);
-on($("clear"), "click", () => change(EMPTY));
+on($("clear"), "click", () => (film ? closeCamera() : change(EMPTY)));
+on($("camera"), "click", useCamera);
+on($("threshold"), "input", moveThreshold);
 on($("copy"), "click", copyCommand);
 on($("model"), "change", (event) => choose(event.target.value, ""));
 on($("version"), "change", (event) => choose(chosen.name, event.target.value));
-on($("file"), "change", (event) => {
+for (const id of ["file", "camera-file"]) on($(id), "change", (event) => {
   takePicture(event.target.files[0]);
   event.target.value = ""; // so that the same file can be chosen again
 });

@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image
 
 from inkling.contract import Contract, TrainingData
-from inkling.image.preprocess import pixels_to_input, scaled
+from inkling.image.decoding import Decoded
+from inkling.image.preprocess import decoded_to_pixels, picture_of, pixels_to_input
+from inkling_training.data.stored import InputsOf, StoredPixels, inputs_of
 from inkling_training.errors import DatasetNotFound, DatasetUnavailable
 
 if TYPE_CHECKING:
@@ -50,10 +52,11 @@ class Split:
     Attributes:
         pixels: Shape (n, rows, columns) or (n, rows, columns, 3), uint8, 0 to 255.
         labels: Shape (n,), int64, indices of the contract's labels.
-        is_prepared: True if the pixels are model inputs that are not scaled yet.
+        is_prepared: True if the pixels are model inputs that are not scaled yet, grey
+            or RGB.
     """
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[np.uint8] | StoredPixels
     labels: npt.NDArray[np.int64]
     is_prepared: bool = False
 
@@ -71,11 +74,26 @@ class Split:
         a picture that is not framed like a sample is framed.
         """
         if self.is_prepared:
-            return scaled(self.pixels.reshape(-1, *contract.input_shape), contract)
+            return inputs_of(np.asarray(self.pixels), contract)
         inputs = np.empty((len(self), *contract.input_shape), np.float32)
         for place, picture in enumerate(self.pixels):
             inputs[place] = pixels_to_input(picture, contract)
         return inputs
+
+    def prepared(self, contract: Contract) -> Split:
+        """Return the same pictures with prepared pixels; see `is_prepared`."""
+        if self.is_prepared:
+            return self
+        in_rgb = replace(contract, channel_order="rgb")
+        pixels = np.empty((len(self), *contract.input_shape), np.uint8)
+        for place, picture in enumerate(self.pixels):
+            decoded = Decoded(picture_of(picture), 1, "")
+            pixels[place] = decoded_to_pixels(decoded, in_rgb)
+        return Split(pixels, self.labels, is_prepared=True)
+
+    def inputs_in_parts(self, contract: Contract) -> InputsOf:
+        """Return what `inputs` returns, made a slice at a time."""
+        return InputsOf(self.prepared(contract).pixels, contract)
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from inkling.contract import Contract, TrainingData
 from inkling.errors import InklingError
-from inkling.image.preprocess import to_input
+from inkling.image.decoding import Budget, decode
+from inkling.image.preprocess import decoded_to_pixels
 from inkling_training.data.datasets import Dataset, Split
 from inkling_training.data.layout import Found, Layout, layout_of
+from inkling_training.data.stored import Store, StoredPixels
 from inkling_training.errors import DatasetUnavailable
 
 if TYPE_CHECKING:
@@ -31,8 +36,25 @@ _VALIDATION_SHARE = 0.10
 # With fewer pictures of a label, the test and validation splits have one picture each.
 _LEAST_PICTURES = 10
 _NAMED = 3
+# Pictures that are decoded at once, in as many threads as there are cores.
+_READ_AT_ONCE = 64
 # MNIST's digits fill a box of 20 x 20 in 28 x 28 pixels.
 _BOX_SHARE = 20 / 28
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A file that was read: its picture, or the reason why it is none.
+
+    Attributes:
+        digest: The SHA-256 of its bytes.
+        pixels: The pixels of the model input; uint8, shape (size, size, channels).
+        reason: Why it cannot be used; empty if it can.
+    """
+
+    digest: bytes = b""
+    pixels: Pixels | None = None
+    reason: str = ""
 
 
 @dataclass
@@ -41,46 +63,41 @@ class _Pictures:
 
     Attributes:
         label: The index of the label.
-        prepared: The pixels of the model input by the SHA-256 of the file; uint8,
-            shape (size, size, channels).
+        places: The place of each picture in the store, by the SHA-256 of its file.
         splits: The split of each of them; empty where the folder does not say.
         num_copies: The number of files with the same bytes as another.
         skipped: The path of each unusable file, and the reason.
     """
 
     label: int
-    prepared: dict[bytes, Pixels] = field(default_factory=dict)
+    places: dict[bytes, int] = field(default_factory=dict)
     splits: dict[bytes, str] = field(default_factory=dict)
     num_copies: int = 0
     skipped: list[str] = field(default_factory=list)
 
-    def add(self, found: Found, contract: Contract) -> None:
-        """Prepare a file, with the same code that prepares served pictures."""
-        path = found.path
-        try:
-            if not path.is_file():
-                raise FileNotFoundError
-            image = path.read_bytes()
-            inputs = to_input(image, contract)
-        except OSError:
-            self.skipped.append(f"{path} ({_why(path)})")
-        except InklingError as error:
-            self.skipped.append(f"{path} ({error.message})")
+    def add(self, found: Found, read: _Read, store: Store) -> None:
+        """Take in a file."""
+        if read.pixels is None:
+            self.skipped.append(f"{found.path} ({read.reason})")
+        elif read.digest in self.places:
+            self.num_copies += 1
         else:
-            digest = hashlib.sha256(image).digest()
-            if digest in self.prepared:
-                self.num_copies += 1
-                return
-            self.splits[digest] = found.split
-            pixels = np.round(inputs / contract.scale[0])
-            self.prepared[digest] = pixels.astype(np.uint8)
+            self.splits[read.digest] = found.split
+            self.places[read.digest] = store.add(read.pixels)
 
     def in_split(self, split: str) -> list[bytes]:
         """Return the hashes of the pictures that the folder puts into a split."""
         return sorted(one for one, known in self.splits.items() if known == split)
 
 
-def load_folder(folder: Path | None, *, size: int, ink: bool) -> Dataset:
+def load_folder(
+    folder: Path | None,
+    *,
+    size: int,
+    ink: bool,
+    colour: bool = False,
+    disk: Path | None = None,
+) -> Dataset:
     """Return the pictures of a folder as a dataset.
 
     Where the folder does not state the splits, the hash of a file's bytes decides. So a
@@ -94,6 +111,9 @@ def load_folder(folder: Path | None, *, size: int, ink: bool) -> Dataset:
         ink: True if each picture shows one object written on paper, which is found and
             framed as digits are. Otherwise the whole picture is scaled, with its
             proportions.
+        colour: True if the model takes colour even where all pictures are grey.
+        disk: The folder whose disk holds the prepared pictures, in a file without a
+            name; None for temporary files'.
 
     Raises:
         DatasetUnavailable: The folder does not exist, it has fewer than two labels, or
@@ -113,12 +133,47 @@ def load_folder(folder: Path | None, *, size: int, ink: bool) -> Dataset:
         ) from None
     contract = _contract(folder, layout.labels, size, ink)
     found = {label: _Pictures(place) for place, label in enumerate(layout.labels)}
-    for file in layout.files:
-        found[file.label].add(file, contract)
+    store = Store(disk, contract.input_shape)
+    for file, read in _read_all(layout.files, contract):
+        found[file.label].add(file, read, store)
     _report(layout, list(found.values()))
     for label, pictures in found.items():
         _check_count(folder, label, pictures)
-    return _dataset(list(found.values()), contract)
+    is_grey = store.are_grey and not (colour and not ink)
+    return _dataset(list(found.values()), contract, store, is_grey=is_grey)
+
+
+def _read_all(
+    files: Sequence[Found], contract: Contract
+) -> Iterator[tuple[Found, _Read]]:
+    """Yield each file with its picture, in order; show the progress in a terminal."""
+    console = Console(highlight=False)
+    progress = Progress(
+        console=console, transient=True, disable=not console.is_terminal
+    )
+    with progress as bar, ThreadPoolExecutor() as pool:
+        task = bar.add_task("  reading pictures", total=len(files))
+        for start in range(0, len(files), _READ_AT_ONCE):
+            part = files[start : start + _READ_AT_ONCE]
+            read = pool.map(lambda found: _read(found.path, contract), part)
+            yield from zip(part, read, strict=True)
+            bar.advance(task, len(part))
+
+
+def _read(path: Path, contract: Contract) -> _Read:
+    """Prepare a file, with the same code that prepares served pictures."""
+    try:
+        if not path.is_file():
+            raise FileNotFoundError
+        image = path.read_bytes()
+        budget = Budget()
+        decoded = decode(image, contract.min_side, budget)
+        pixels = decoded_to_pixels(decoded, contract, budget).astype(np.uint8)
+    except OSError:
+        return _Read(reason=_why(path))
+    except InklingError as error:
+        return _Read(reason=error.message)
+    return _Read(hashlib.sha256(image).digest(), pixels)
 
 
 def _why(path: Path) -> str:
@@ -178,7 +233,7 @@ def _report_contradictions(layout: Layout, found: Sequence[_Pictures]) -> None:
     seen: dict[bytes, int] = {}
     twice = []
     for pictures in found:
-        for digest in pictures.prepared:
+        for digest in pictures.places:
             if digest in seen:
                 twice.append((seen[digest], pictures.label))
             seen.setdefault(digest, pictures.label)
@@ -192,7 +247,7 @@ def _report_contradictions(layout: Layout, found: Sequence[_Pictures]) -> None:
 
 
 def _check_count(folder: Path, label: str, pictures: _Pictures) -> None:
-    count = len(pictures.prepared) - len(pictures.in_split("test"))
+    count = len(pictures.places) - len(pictures.in_split("test"))
     if count < _LEAST_PICTURES:
         raise DatasetUnavailable(
             f"{label} has {count} different pictures that can be decoded, in {folder}; "
@@ -219,12 +274,13 @@ def _hashes(found: Sequence[_Pictures], place: int) -> tuple[list[bytes], ...]:
     return test, validation, rest
 
 
-def _dataset(found: Sequence[_Pictures], contract: Contract) -> Dataset:
-    grey = all(_is_grey(pictures) for pictures in found)
-    splits: list[list[tuple[bytes, Pixels, int]]] = [[], [], []]
+def _dataset(
+    found: Sequence[_Pictures], contract: Contract, store: Store, *, is_grey: bool
+) -> Dataset:
+    splits: list[list[tuple[bytes, int, int]]] = [[], [], []]
     for place, pictures in enumerate(found):
         for split, hashes in zip(splits, _hashes(found, place), strict=True):
-            split += [(one, pictures.prepared[one], pictures.label) for one in hashes]
+            split += [(one, pictures.places[one], pictures.label) for one in hashes]
     digest = hashlib.sha256()
     for split in splits:
         # The order by hash mixes the labels.
@@ -234,27 +290,20 @@ def _dataset(found: Sequence[_Pictures], contract: Contract) -> Dataset:
     data = replace(contract.training_data, digest=f"sha256:{digest.hexdigest()}")
     test, validation, train = (
         Split(
-            np.stack([pixels[..., 0] if grey else pixels for _, pixels, _ in split]),
+            StoredPixels(
+                store, np.array([at for _, at, _ in split], np.int64), is_grey=is_grey
+            ),
             np.array([label for _, _, label in split], np.int64),
             is_prepared=True,
         )
         for split in splits
     )
+    # In a grey picture all channels are equal, so preparing it with one channel would
+    # give the same pixels.
     contract = replace(
         contract,
-        channels=1 if grey else 3,
-        grey="contrast" if grey else "luminance",
+        channels=1 if is_grey else 3,
+        grey="contrast" if is_grey else "luminance",
         training_data=data,
     )
     return Dataset(data.name, train, validation, test, contract)
-
-
-def _is_grey(pictures: _Pictures) -> bool:
-    """Return whether all pictures are grey.
-
-    In a grey picture all channels are equal, so preparing it with one channel would
-    give the same pixels.
-    """
-    return all(
-        (pixels == pixels[..., :1]).all() for pixels in pictures.prepared.values()
-    )

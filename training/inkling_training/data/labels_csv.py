@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from inkling.errors import InvalidRequest
-from inkling.labels import normal_form
+from inkling.labels import Spellings, normal_form
 from inkling.model.litter import is_litter
 
 __all__ = ["CSV_FILE", "Row", "read_table", "table_in"]
@@ -37,6 +37,11 @@ _EXPECTED = (
     "expected a first row with the columns file and label, such as file,label, and "
     "then a row for each picture, such as a/1.png,cat"
 )
+# How tables with a column for each label say that a picture has it, or not.
+_FLAGS = {
+    **dict.fromkeys(("1", "1.0", "true", "yes", "x"), True),
+    **dict.fromkeys(("0", "0.0", "false", "no", ""), False),
+}
 # Excel begins its files with this line, if it is told to.
 _SEPARATOR_LINE = re.compile(r'"?sep=.?"?', re.IGNORECASE)
 
@@ -47,13 +52,28 @@ class Row:
 
     Attributes:
         path: The picture, which need not exist.
-        label: The label in its normal form.
+        label: The label in its normal form; empty if the picture has none.
         source: Who or what made the picture; empty if unknown.
     """
 
     path: Path
     label: str
     source: str = ""
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a table.
+
+    Attributes:
+        delimiter: What parts the cells.
+        places: The place of `file`, and of `label` and `source` if they are there.
+        flags: The place of the column of each label, where each has one.
+    """
+
+    delimiter: str
+    places: Mapping[str, int]
+    flags: Mapping[str, int]
 
 
 def table_in(folder: Path) -> Path | None:
@@ -63,8 +83,15 @@ def table_in(folder: Path) -> Path | None:
     return folder / min(tables, key=lambda name: name != CSV_FILE) if tables else None
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path, several: Spellings | None = None) -> list[Row]:
     """Return the rows of a table; the pictures' paths are relative to its folder.
+
+    Args:
+        path: The table.
+        several: The labels of a model whose pictures may have several of them, or none.
+            A label may then be empty. In place of the column `label` there may be a
+            column for each label, with 1 or 0; a picture then has a row for each of its
+            labels. None for other models.
 
     Raises:
         InvalidRequest: The file is not such a table; the message names the row.
@@ -74,21 +101,40 @@ def read_table(path: Path) -> list[Row]:
     start = next(places, None)
     if start is None:
         raise InvalidRequest(f"{path} is empty; {_EXPECTED}.")
-    delimiter, columns = _header(path, lines[start])
+    columns = _header(path, lines[start], several)
     found, pictures = [], _Pictures(path.parent)
     text = io.StringIO("\n".join(lines[start + 1 :]))
-    reader = csv.reader(text, delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(text, delimiter=columns.delimiter, skipinitialspace=True)
     for number, cells in _rows(path, reader, start + 1):
         if not any(cells) or (cells[0].startswith("#") and not pictures.has(cells[0])):
             continue
-        _check_row(path, number, cells, columns)
-        by_name = {name: cells[place] for name, place in columns.items()}
-        row = Row(
-            pictures.path(by_name["file"]),
-            normal_form(by_name["label"]),
-            by_name.get("source", ""),
-        )
-        found.append(row)
+        _check_row(path, number, cells, columns, may_lack_label=several is not None)
+        by_name = {name: _cell(cells, at) for name, at in columns.places.items()}
+        picture, source = pictures.path(by_name["file"]), by_name.get("source", "")
+        labels = [normal_form(by_name.get("label", ""))]
+        if columns.flags:
+            labels = _flagged(path, number, cells, columns.flags) or [""]
+        found += [Row(picture, label, source) for label in labels]
+    return found
+
+
+def _cell(cells: Sequence[str], place: int) -> str:
+    return cells[place] if place < len(cells) else ""
+
+
+def _flagged(
+    path: Path, number: int, cells: Sequence[str], flags: Mapping[str, int]
+) -> list[str]:
+    """Return the labels whose column says that the picture has them."""
+    found = []
+    for label, place in flags.items():
+        flag = _FLAGS.get(_cell(cells, place).casefold())
+        if flag is None:
+            raise InvalidRequest(
+                f"Line {number} of {path} has {cells[place]!r:.40} under {label}; "
+                "expected 1 if the picture has the label, else 0."
+            )
+        found += [label] * flag
     return found
 
 
@@ -112,20 +158,28 @@ def _is_skipped(line: str) -> bool:
     return not bare or bare.startswith("#") or bool(_SEPARATOR_LINE.fullmatch(bare))
 
 
-def _header(path: Path, line: str) -> tuple[str, Mapping[str, int]]:
+def _header(path: Path, line: str, several: Spellings | None) -> _Columns:
     """Return what parts the cells, and the place of each known column."""
     for delimiter in _DELIMITERS:
         cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
         names = [re.sub(r"[\s-]+", "_", cell.strip().casefold()) for cell in cells]
-        columns = {
+        places = {
             column: names.index(name)
             for column, known in _COLUMNS.items()
             for name in known[::-1]
             if name in names
         }
-        if {"file", "label"} <= columns.keys():
-            return delimiter, columns
+        if {"file", "label"} <= places.keys():
+            return _Columns(delimiter, places, {})
+        flags = _flags(cells, several) if "file" in places and several else {}
+        if flags:
+            return _Columns(delimiter, places, flags)
     raise InvalidRequest(f"{path} begins with {line!r:.100}; {_EXPECTED}.")
+
+
+def _flags(cells: Sequence[str], several: Spellings) -> dict[str, int]:
+    spelled = {several.get(cell): place for place, cell in enumerate(cells)}
+    return {label: place for label, place in spelled.items() if label is not None}
 
 
 def _rows(
@@ -141,15 +195,21 @@ def _rows(
 
 
 def _check_row(
-    path: Path, number: int, cells: Sequence[str], columns: Mapping[str, int]
+    path: Path,
+    number: int,
+    cells: Sequence[str],
+    columns: _Columns,
+    *,
+    may_lack_label: bool,
 ) -> None:
-    needed = (columns["file"], columns["label"])
-    if any(place >= len(cells) or not cells[place] for place in needed):
+    needed = ["file"] if may_lack_label else ["file", "label"]
+    if not all(_cell(cells, columns.places[name]) for name in needed):
         raise InvalidRequest(
             f"Line {number} of {path} has no file or no label: "
             f"{','.join(cells)!r:.100}; {_EXPECTED}."
         )
-    if len(columns) == max(columns.values()) + 1 and any(cells[len(columns) :]):
+    known = [*columns.places.values(), *columns.flags.values()]
+    if len(known) == max(known) + 1 and any(cells[len(known) :]):
         raise InvalidRequest(
             f"Line {number} of {path} has more cells than the first row; put a text "
             'that holds the separator into quotes, such as "T-shirt, red".'

@@ -88,7 +88,7 @@ def outliers(digits: Split, seed: int) -> Pixels:
         digits: The training split; some outliers are composed of parts of its digits.
         seed: The random seed; the same seed gives the same pictures.
     """
-    source = _Source(digits.pixels, doodles.FONTS)
+    source = _Source(np.asarray(digits.pixels), doodles.FONTS)
     # A small training split needs fewer outliers.
     share = min(1.0, _MOST_PER_DIGIT * len(digits) / sum(_COUNTS.values()))
     made = [
@@ -107,7 +107,7 @@ def held_out(digits: Split, seed: int) -> dict[str, Pixels]:
         digits: A split that the model was not trained on.
         seed: The random seed; it gives other pictures than `outliers` makes from it.
     """
-    source = _Source(digits.pixels, doodles.HELD_OUT_FONTS)
+    source = _Source(np.asarray(digits.pixels), doodles.HELD_OUT_FONTS)
     return {kind: _made(kind, _HELD_OUT_COUNT, source, ~seed) for kind in _COUNTS}
 
 

@@ -9,27 +9,34 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from inkling.answers import check_options
 from inkling.cli.commands import (
     add_abstain,
     add_connection,
     add_models_dir,
+    add_threshold,
     connection_options,
 )
 from inkling.cli.main import Command
-from inkling.cli.text import column
 from inkling.errors import InvalidRequest
 from inkling.model.repository import Repository
+from inkling.types import ClassifyOptions
 
 if TYPE_CHECKING:
     from inkling_training.evaluation.labelled_folder import Collection
+    from inkling_training.evaluation.multilabel_tally import MultiLabelTally
     from inkling_training.evaluation.respondents import Respondent
-    from inkling_training.evaluation.tally import Tally
+    from inkling_training.evaluation.tally import Outcomes, Tally
 
 __all__ = ["EVALUATE"]
 
 _MAX_WARNED = 10
+# Without `--threshold`, a picture gets each label that is more likely than not.
+_THRESHOLD = 0.5
+_T = TypeVar("_T", bound=Any)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +61,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_connection(parser)
     add_abstain(parser)
+    add_threshold(parser)
     parser.add_argument(
         "--output", type=Path, help="a folder to write figures and a report into"
     )
@@ -67,10 +75,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from inkling_training.evaluation.labelled_folder import find  # noqa: PLC0415
 
     try:
-        from inkling_training.evaluation.report import (  # noqa: PLC0415
-            as_json,
-            check_writable,
-            write_report,
+        from inkling_training.evaluation import (  # noqa: PLC0415
+            multilabel_report,
+            report,
         )
     except OSError:
         raise InvalidRequest(
@@ -80,18 +87,24 @@ def _evaluate(options: argparse.Namespace) -> int:
         ) from None
 
     if options.output:
-        check_writable(options.output)
+        report.check_writable(options.output)
     respondent, asked = _respondent(options)
     with closing(respondent):
-        collection = find(options.pictures, respondent.labels)
-        tally = _asked(respondent, collection, options.abstain)
-        figures = as_json(tally, collection, asked)
+        several = not respondent.contract.scores_sum_to_one
+        labels = respondent.contract.labels
+        collection = find(options.pictures, labels, several=several)
+        if several:
+            tally: Any = _asked_for_several(respondent, collection, options)
+            kind: ModuleType = multilabel_report
+        else:
+            tally, kind = _asked_for_one(respondent, collection, options), report
+        figures = kind.as_json(tally, collection, asked)
         if options.output:
-            write_report(options.output, figures, tally, respondent)
+            kind.write_report(options.output, figures, tally, respondent)
     if options.json:
         print(json.dumps(figures))
     else:
-        print("\n".join(_lines(tally, collection, asked)))
+        print("\n".join(kind.lines(tally, collection, asked)))
     for warning in _warnings(tally, collection):
         print(f"inkling: {warning}", file=sys.stderr)
     if options.output and not options.json:
@@ -122,24 +135,58 @@ def _respondent(options: argparse.Namespace) -> tuple[Respondent, str]:
     return Respondent(path, options.model), f"{path} on this device"
 
 
-def _asked(respondent: Respondent, collection: Collection, abstain: bool) -> Tally:
-    """Ask about each picture; draw a bar on the standard error if it is a terminal.
+def _asked_for_one(
+    respondent: Respondent, collection: Collection, options: argparse.Namespace
+) -> Tally:
+    """Ask for the label of each picture.
 
     Raises:
-        InklingError: The model cannot answer any more.
+        InklingError: The model cannot answer any more, takes no threshold, or cannot
+            abstain.
     """
+    from inkling_training.evaluation.tally import Tally  # noqa: PLC0415 - as above
+
+    wanted = ClassifyOptions(abstain=options.abstain, threshold=options.threshold)
+    check_options(wanted, respondent.contract)
+    return _asked(
+        respondent, Tally(respondent.contract.labels), collection.pictures, wanted
+    )
+
+
+def _asked_for_several(
+    respondent: Respondent, collection: Collection, options: argparse.Namespace
+) -> MultiLabelTally:
+    """Ask for all labels of each picture, and for all scores.
+
+    Raises:
+        InklingError: The model cannot answer any more, or the threshold is invalid.
+    """
+    from inkling_training.evaluation.multilabel_tally import (  # noqa: PLC0415
+        MultiLabelTally,
+        tagged,
+    )
+
+    labels, threshold = respondent.contract.labels, options.threshold
+    threshold = _THRESHOLD if threshold is None else threshold
+    wanted = ClassifyOptions.checked(len(labels), options.abstain, threshold)
+    check_options(wanted, respondent.contract)
+    tally = MultiLabelTally(labels, threshold)
+    return _asked(respondent, tally, tagged(collection.pictures), wanted)
+
+
+def _asked(
+    respondent: Respondent, tally: _T, pictures: Sequence[Any], wanted: ClassifyOptions
+) -> _T:
+    """Count each picture; draw a bar on the standard error if it is a terminal."""
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.progress import track  # noqa: PLC0415
 
-    from inkling_training.evaluation.tally import Tally  # noqa: PLC0415
-
-    tally = Tally(respondent.labels)
     console = Console(stderr=True)
-    outcomes = respondent.outcomes((one.path for one in collection.pictures), abstain)
+    outcomes = respondent.outcomes((one.path for one in pictures), wanted)
     for picture, outcome in track(
-        zip(collection.pictures, outcomes, strict=True),
+        zip(pictures, outcomes, strict=True),
         "asking",
-        total=len(collection.pictures),
+        total=len(pictures),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -148,42 +195,10 @@ def _asked(respondent: Respondent, collection: Collection, abstain: bool) -> Tal
     return tally
 
 
-def _lines(tally: Tally, collection: Collection, asked: str) -> Iterator[str]:
-    """Yield the lines of the table on the terminal."""
-    versions = ", ".join(tally.versions) or "no version"
-    yield f"{versions}, {asked}, about {len(collection.pictures):,} pictures"
-    yield f"accuracy     {tally.accuracy}, 95 % interval after Wilson"
-    if tally.reasons:
-        reasons = ", ".join(f"{n} {name}" for name, n in sorted(tally.reasons.items()))
-        yield f"answered     {tally.coverage}; abstained: {reasons}"
-        yield f"without it   {tally.without_abstaining}"
-    yield f"calibration  {tally.calibration_error:.2%} expected error, 15 bins"
-    yield f"{'LABEL':16} {'ANSWERED':>8}  {'PRECISION':>9}  {'RECALL':>7}"
-    for label, shares in tally.by_label().items():
-        precision, recall = shares["precision"], shares["recall"]
-        yield (
-            f"{column(label, 16)} {recall.of:8,}  {_percent(precision.value):>9}  "
-            f"{_percent(recall.value):>7}"
-        )
-    sources = tally.by_source()
-    if sources:
-        yield f"{'SOURCE':24} {'ANSWERED':>8}  {'ACCURACY':>8}  {'OTHERS':>7}"
-    for source, shares in sources.items():
-        alone, others = shares["alone"], shares["without"]
-        yield (
-            f"{column(source or '-', 24)} {alone.of:8,}  {_percent(alone.value):>8}  "
-            f"{_percent(others.value):>7}"
-        )
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"
-
-
-def _warnings(tally: Tally, collection: Collection) -> Iterator[str]:
+def _warnings(tally: Outcomes, collection: Collection) -> Iterator[str]:
     """Yield a line for each refused picture, and for what was not asked about."""
-    for picture, message in tally.failures[:_MAX_WARNED]:
-        yield f"{picture.path}: {message}"
+    for path, message in tally.failures[:_MAX_WARNED]:
+        yield f"{path}: {message}"
     if len(tally.failures) > _MAX_WARNED:
         yield f"{len(tally.failures)} pictures were refused; --output lists them all."
     if collection.unknown:

@@ -47,6 +47,8 @@ _OTHER_ENDINGS = frozenset(
         ".ppm",
     ]
 )
+# What parts several labels in one text.
+_MARKS = ("|", ";", ",", "+", " ", "_")
 _FORMS = (
     f"a folder for each label, names such as 7_001.png, or a {CSV_FILE} with the "
     "columns file and label"
@@ -59,7 +61,8 @@ class Labelled:
 
     Attributes:
         path: The file.
-        label: One of the model's labels.
+        label: One of the model's labels; empty if the picture has none of them, which
+            only a table can tell.
         source: Who or what made the picture, by folder or CSV; empty if unknown.
     """
 
@@ -84,16 +87,39 @@ class Collection:
     unlabelled: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
 
-    def add(self, path: Path, label: str, source: str, known: Spellings) -> None:
-        """Add a picture with its label as it is written."""
-        spelled = known.get(label)
-        if spelled is None:
+    def add(self, path: Path, label: str, source: str, known: _Known) -> None:
+        """Add a picture with its label, or with several, as they are written."""
+        spelled = known.named(label)
+        if not spelled:
             self.unknown[label] += 1
-        else:
-            self.pictures.append(Labelled(path, spelled, source))
+        self.pictures += [Labelled(path, one, source) for one in spelled]
 
 
-def find(folder: Path, labels: Sequence[str]) -> Collection:
+class _Known:
+    """Finds the model's labels by any spelling of them."""
+
+    def __init__(self, labels: Sequence[str], several: bool) -> None:
+        self.spellings = Spellings(labels)
+        self.several = several
+
+    def named(self, text: str) -> list[str]:
+        """Return the labels in a text; nothing if it names anything else."""
+        one = self.spellings.get(text)
+        if one is not None:
+            return [one]
+        if not self.several:
+            return []
+        if not text:
+            return [""]
+        for mark in _MARKS:
+            parts = [self.spellings.get(part) for part in text.split(mark)]
+            known = [part for part in parts if part is not None]
+            if len(known) == len(parts):
+                return known
+        return []
+
+
+def find(folder: Path, labels: Sequence[str], *, several: bool = False) -> Collection:
     """Return the pictures of a folder with their labels.
 
     The labels come from `labels.csv` (see `inkling_training.data.labels_csv`) if it
@@ -105,13 +131,16 @@ def find(folder: Path, labels: Sequence[str]) -> Collection:
         folder: The pictures may lie at any depth; hidden files and the litter of file
             managers are passed over.
         labels: The labels of the model.
+        several: Whether a picture may have several labels, or none: a text may then
+            name several, such as `wet|cold`, and a table may have an empty label or a
+            column for each label. The picture then occurs once for each label.
 
     Raises:
         InvalidRequest: No picture has a label that the model knows.
     """
     if not folder.is_dir():
         raise InvalidRequest(f"{folder} is not a folder; name one with pictures.")
-    known = Spellings(labels)
+    known = _Known(labels, several)
     try:
         table = table_in(folder)
         found = _by_table(table, known) if table else _by_names(folder, known)
@@ -124,21 +153,21 @@ def find(folder: Path, labels: Sequence[str]) -> Collection:
     return found
 
 
-def _by_table(table: Path, known: Spellings) -> Collection:
+def _by_table(table: Path, known: _Known) -> Collection:
     found = Collection()
-    for row in read_table(table):
+    for row in read_table(table, known.spellings if known.several else None):
         found.add(row.path, row.label, row.source, known)
     return found
 
 
-def _by_names(folder: Path, known: Spellings) -> Collection:
+def _by_names(folder: Path, known: _Known) -> Collection:
     found = Collection()
     files: list[Path] = []
     for path in files_below(folder):
         is_picture = path.suffix.lower() in _ENDINGS | _OTHER_ENDINGS
         (files if is_picture else found.others).append(path.relative_to(folder))
     folders = {part for file in files for part in file.parts[:-1]}
-    labels = {part for part in folders if known.get(part) is not None}
+    labels = {part for part in folders if known.named(part)}
     for file in files:
         parents = list(file.parts[:-1])
         label = file.stem.rpartition("_")[0] or "/".join(parents)

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from inkling.cli.text import column, printable
 from inkling.errors import InklingError, InvalidRequest
 from inkling_training.figures import plots as drawings
 from inkling_training.figures.reliability import reliability
@@ -22,9 +24,22 @@ from inkling_training.figures.text import escaped, fonts_for
 if TYPE_CHECKING:
     from inkling_training.evaluation.labelled_folder import Collection
     from inkling_training.evaluation.respondents import Respondent
-    from inkling_training.evaluation.tally import Mistake, Tally
+    from inkling_training.evaluation.tally import Mistake, Outcomes, Share, Tally
 
-__all__ = ["as_json", "check_writable", "contact_sheet", "write_report"]
+__all__ = [
+    "as_json",
+    "check_writable",
+    "contact_sheet",
+    "left_out",
+    "left_out_lists",
+    "lines",
+    "of_all",
+    "page",
+    "percent",
+    "table",
+    "write_files",
+    "write_report",
+]
 
 # The sheet has the mistakes with the highest scores; more would be hard to look at.
 _SHEET_MISTAKES = 48
@@ -62,16 +77,66 @@ def as_json(tally: Tally, collection: Collection, asked: str) -> dict[str, Any]:
             source: {name: share.as_json() for name, share in shares.items()}
             for source, shares in sources
         },
+        **_of_two_labels(tally),
         "confusion": tally.confusion.tolist(),
         "mistakes": [mistake.as_json() for mistake in tally.mistakes],
+        **left_out(tally, collection),
+    }
+
+
+def _of_two_labels(tally: Tally) -> dict[str, Any]:
+    if len(tally.labels) != 2:
+        return {}
+    return {"second_label": {"label": tally.labels[1], "f1": tally.second_label_f1}}
+
+
+def left_out(tally: Outcomes, collection: Collection) -> dict[str, Any]:
+    """Return by name what the figures do not cover."""
+    return {
         "failures": [
-            {"picture": str(picture.path), "message": message}
-            for picture, message in tally.failures
+            {"picture": str(path), "message": message}
+            for path, message in tally.failures
         ],
         "unknown_labels": dict(collection.unknown),
         "unlabelled": [str(path) for path in collection.unlabelled],
         "other_files": [str(path) for path in collection.others],
     }
+
+
+def lines(tally: Tally, collection: Collection, asked: str) -> Iterator[str]:
+    """Yield the lines of the table on the terminal."""
+    versions = ", ".join(tally.versions) or "no version"
+    yield f"{versions}, {asked}, about {len(collection.pictures):,} pictures"
+    yield f"accuracy     {tally.accuracy}, 95 % interval after Wilson"
+    if tally.second_label_f1 is not None:
+        name = printable(tally.labels[1])
+        yield f"F1           {percent(tally.second_label_f1)}, of {name}"
+    if tally.reasons:
+        reasons = ", ".join(f"{n} {name}" for name, n in sorted(tally.reasons.items()))
+        yield f"answered     {tally.coverage}; abstained: {reasons}"
+        yield f"without it   {tally.without_abstaining}"
+    yield f"calibration  {tally.calibration_error:.2%} expected error, 15 bins"
+    yield f"{'LABEL':16} {'ANSWERED':>8}  {'PRECISION':>9}  {'RECALL':>7}"
+    for label, shares in tally.by_label().items():
+        precision, recall = shares["precision"], shares["recall"]
+        yield (
+            f"{column(label, 16)} {recall.of:8,}  {percent(precision.value):>9}  "
+            f"{percent(recall.value):>7}"
+        )
+    sources = tally.by_source()
+    if sources:
+        yield f"{'SOURCE':24} {'ANSWERED':>8}  {'ACCURACY':>8}  {'OTHERS':>7}"
+    for source, shares in sources.items():
+        alone, others = shares["alone"], shares["without"]
+        yield (
+            f"{column(source or '-', 24)} {alone.of:8,}  {percent(alone.value):>8}  "
+            f"{percent(others.value):>7}"
+        )
+
+
+def percent(share: float | None) -> str:
+    """Return a share for people; a bar where there is none."""
+    return "-" if share is None else f"{share:.2%}"
 
 
 def check_writable(directory: Path) -> None:
@@ -105,17 +170,37 @@ def write_report(
     }
     if tally.mistakes:
         drawn["mistakes.png"] = contact_sheet(tally.mistakes, respondent)
+    write_files(directory, figures, drawn, lambda shown: _page(figures, tally, shown))
+
+
+def write_files(
+    directory: Path,
+    figures: dict[str, Any],
+    drawn: Mapping[str, Figure],
+    written: Callable[[dict[str, bytes]], str],
+) -> None:
+    """Write `evaluation.json`, the drawings, and `report.html`.
+
+    Args:
+        directory: The folder, which exists.
+        figures: The content of `evaluation.json`.
+        drawn: The drawings by the names of their files.
+        written: Returns the page, given the content of the drawings' files.
+
+    Raises:
+        InvalidRequest: The directory cannot be written to.
+    """
     try:
         # An evaluation before may have left its own.
-        (directory / "mistakes.png").unlink(missing_ok=True)
+        for name in ("confusion.png", "mistakes.png"):
+            (directory / name).unlink(missing_ok=True)
         for name, figure in drawn.items():
             figure.savefig(directory / name, dpi=120)
         pictures = {name: (directory / name).read_bytes() for name in drawn}
         text = json.dumps(figures, indent=1) + "\n"
         (directory / "evaluation.json").write_text(text, encoding="utf-8")
-        page = _page(figures, tally, pictures)
         # The name of a file need not be Unicode text.
-        content = page.encode(errors="backslashreplace")
+        content = written(pictures).encode(errors="backslashreplace")
         (directory / "report.html").write_bytes(content)
     except OSError:
         raise InvalidRequest(f"{directory} cannot be written to any more.") from None
@@ -170,6 +255,22 @@ def _fitted(picture: Image.Image) -> np.ndarray:
 
 
 def _page(figures: dict[str, Any], tally: Tally, pictures: dict[str, bytes]) -> str:
+    sections = [
+        table(["", "of all", "share (95 % interval)"], _overall(figures, tally)),
+        "<p>Intervals are Wilson's (1927). The calibration error is the expected "
+        "one over 15 bins of equal width (Guo et al., 2017).</p>",
+        *_sections(figures, tally),
+    ]
+    return page(figures, tally, sections, pictures)
+
+
+def page(
+    figures: dict[str, Any],
+    tally: Outcomes,
+    sections: Iterable[str],
+    pictures: dict[str, bytes],
+) -> str:
+    """Return the page around sections of HTML, with the drawings inside it."""
     images = [
         f"<h2>{name.removesuffix('.png').capitalize()}</h2>\n"
         f'<img alt="{name}" src="data:image/png;base64,'
@@ -184,10 +285,7 @@ def _page(figures: dict[str, Any], tally: Tally, pictures: dict[str, bytes]) -> 
             f"<style>{_STYLE}</style>",
             f"<h1>{escape(title)}</h1>",
             f"<p>Asked: {escape(figures['asked'])}.</p>",
-            _table(["", "of all", "share (95 % interval)"], _overall(figures, tally)),
-            "<p>Intervals are Wilson's (1927). The calibration error is the expected "
-            "one over 15 bins of equal width (Guo et al., 2017).</p>",
-            *_sections(figures, tally),
+            *sections,
             *images,
             "</html>\n",
         ]
@@ -195,18 +293,21 @@ def _page(figures: dict[str, Any], tally: Tally, pictures: dict[str, bytes]) -> 
 
 
 def _overall(figures: dict[str, Any], tally: Tally) -> Iterable[Sequence[object]]:
-    yield "Right answers", _of(tally.accuracy), tally.accuracy
+    yield "Right answers", of_all(tally.accuracy), tally.accuracy
+    if tally.second_label_f1 is not None:
+        yield f"F1 of {tally.labels[1]}", "", percent(tally.second_label_f1)
     if tally.reasons:
-        yield "Answered", _of(tally.coverage), tally.coverage
+        yield "Answered", of_all(tally.coverage), tally.coverage
         whole = tally.without_abstaining
-        yield "Right if it never abstained", _of(whole), whole
+        yield "Right if it never abstained", of_all(whole), whole
     for reason, count in sorted(tally.reasons.items()):
         yield f"Abstained: {reason}", count, ""
     yield "Refused pictures", f"{len(tally.failures)} of {figures['pictures']}", ""
     yield "Expected calibration error", "", f"{tally.calibration_error:.2%}"
 
 
-def _of(share: Any) -> str:
+def of_all(share: Share) -> str:
+    """Return the numbers behind a share."""
     return f"{share.right} of {share.of}"
 
 
@@ -214,13 +315,23 @@ def _sections(figures: dict[str, Any], tally: Tally) -> Iterable[str]:
     labels, sources = tally.by_label(), tally.by_source()
     yield "<h2>By label</h2>"
     rows = ((name, of["precision"], of["recall"]) for name, of in labels.items())
-    yield _table(["label", "precision", "recall"], rows)
+    yield table(["label", "precision", "recall"], rows)
     if sources:
         yield "<h2>By source</h2>"
-        by = ((name, _of(s["alone"]), *s.values()) for name, s in sources.items())
-        yield _table(["source", "right", "accuracy", "accuracy on all others"], by)
+        by = ((name, of_all(s["alone"]), *s.values()) for name, s in sources.items())
+        yield table(["source", "right", "accuracy", "accuracy on all others"], by)
+    yield from left_out_lists(figures, tally)
+
+
+def left_out_lists(
+    figures: dict[str, Any],
+    tally: Outcomes,
+    more: Mapping[str, list[str]] = MappingProxyType({}),
+) -> Iterable[str]:
+    """Yield the lists of what the figures do not cover, after `more` lists."""
     lists = {
-        "Refused pictures": [f"{p.path}: {message}" for p, message in tally.failures],
+        **more,
+        "Refused pictures": [f"{path}: {message}" for path, message in tally.failures],
         "Labels that the model does not have": [
             f"{label}: {count} pictures, not asked about"
             for label, count in sorted(figures["unknown_labels"].items())
@@ -228,13 +339,14 @@ def _sections(figures: dict[str, Any], tally: Tally) -> Iterable[str]:
         "Pictures without a label": figures["unlabelled"],
         "Files that are no pictures": figures["other_files"],
     }
-    for title, lines in lists.items():
-        if lines:
-            shown = "".join(f"<li>{escape(line)}" for line in lines[:_MAX_LISTED])
-            yield f"<h2>{title}: {len(lines)}</h2>\n<ul>{shown}</ul>"
+    for title, rows in lists.items():
+        if rows:
+            shown = "".join(f"<li>{escape(row)}" for row in rows[:_MAX_LISTED])
+            yield f"<h2>{title}: {len(rows)}</h2>\n<ul>{shown}</ul>"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table of HTML; all texts are escaped."""
     lines = ["".join(f"<th>{escape(name)}" for name in head)]
     lines += ["".join(f"<td>{escape(str(cell))}" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}" for line in lines) + "</table>"

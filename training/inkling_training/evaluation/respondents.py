@@ -13,7 +13,7 @@ import inkling
 from inkling.errors import InklingError
 from inkling.image.pictures import encoded
 from inkling.image.preprocess import explain
-from inkling.types import Prediction
+from inkling.types import ClassifyOptions, Prediction
 
 __all__ = ["Respondent"]
 
@@ -24,7 +24,7 @@ class Respondent:
     """A classifier of `inkling.connect` with the contract that it answers by.
 
     Attributes:
-        labels: The labels of the model, in the order of its scores.
+        contract: The contract, with the labels in the order of the scores.
     """
 
     def __init__(self, target: str | Path, model: str, **secured: Any) -> None:
@@ -42,17 +42,21 @@ class Respondent:
             secured = {"timeout_s": _TIMEOUT_S, **secured}
         self._classifier = inkling.connect(target, model=model, **secured)
         try:
-            self._contract = self._classifier.contract()
+            self.contract = self._classifier.contract()
         except InklingError:
             self._classifier.close()
             raise
-        self.labels = self._contract.labels
 
     def outcomes(
-        self, pictures: Iterable[Path], abstain: bool
+        self, pictures: Iterable[Path], options: ClassifyOptions
     ) -> Iterator[Prediction | InklingError]:
         """Yield for each picture, in order, its prediction or its error."""
-        return self._classifier.outcomes(pictures, abstain=abstain)
+        return self._classifier.outcomes(
+            pictures,
+            options.top_k,
+            abstain=options.abstain,
+            threshold=options.threshold,
+        )
 
     def shown(self, picture: Path) -> tuple[Image.Image, Image.Image]:
         """Return a picture upright, and what the model saw of it.
@@ -62,7 +66,7 @@ class Respondent:
         Raises:
             InvalidImage: The picture cannot be read any more.
         """
-        _, stages = explain(encoded(picture), self._contract)
+        _, stages = explain(encoded(picture), self.contract)
         upright = [stage for stage in stages if stage.name in ("decoded", "upright")]
         return upright[-1].picture, stages[-1].picture
 

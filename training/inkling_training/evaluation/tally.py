@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from inkling.types import Prediction
     from inkling_training.evaluation.labelled_folder import Labelled
 
-__all__ = ["Mistake", "Share", "Tally"]
+__all__ = ["Mistake", "Outcomes", "Share", "Tally", "f_one"]
 
 # Two-sided 95 % of a normal distribution.
 _Z = 1.959963984540054
@@ -78,6 +79,12 @@ class Share(NamedTuple):
         )
 
 
+def f_one(precision: Share, recall: Share) -> float | None:
+    """Return F1, the harmonic mean of both, 0 to 1; None where nothing was counted."""
+    both = precision.of + recall.of
+    return 2 * precision.right / both if both else None
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A picture with a label that is not its own."""
@@ -96,23 +103,62 @@ class Mistake:
         }
 
 
-class Tally:
-    """Counts outcomes; keeps a few numbers for each picture, and no pixels.
+class Outcomes:
+    """What is kept of every outcome, whatever is counted.
 
     Attributes:
         labels: Those of the model.
-        mistakes: In the order of the pictures.
+        count: How many pictures were asked about.
         failures: Pictures that were refused, with the reason.
-        reasons: How often the model abstained, by reason.
+        reasons: How often the model gave no label, by reason.
         versions: Which versions answered, as `model version` and contract.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = tuple(labels)
-        self.mistakes: list[Mistake] = []
-        self.failures: list[tuple[Labelled, str]] = []
+        self._known = frozenset(labels)
+        self.count = 0
+        self.failures: list[tuple[Path, str]] = []
         self.reasons: Counter[str] = Counter()
         self.versions: dict[str, str] = {}
+
+    def _answer(
+        self, picture: Path, outcome: Prediction | InklingError
+    ) -> Prediction | None:
+        """Keep what every outcome has; return the prediction, None for a refusal.
+
+        Raises:
+            InklingError: The outcome, where it says nothing about this picture; the
+                figures would then be of the pictures before it only.
+        """
+        self.count += 1
+        if isinstance(outcome, _OF_THE_PICTURE):
+            self.failures.append((picture, outcome.message))
+            return None
+        if isinstance(outcome, InklingError):
+            raise outcome
+        if any(score.label not in self._known for score in outcome.top):
+            raise InvalidRequest(
+                "Another version with other labels answers now; evaluate again."
+            )
+        if outcome.abstained is not None:
+            self.reasons[outcome.abstained] += 1
+        origin = outcome.origin
+        name = f"{origin.model} {origin.version}" if origin.version else origin.model
+        self.versions[name] = origin.contract
+        return outcome
+
+
+class Tally(Outcomes):
+    """Counts outcomes; keeps a few numbers for each picture, and no pixels.
+
+    Attributes:
+        mistakes: In the order of the pictures.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        super().__init__(labels)
+        self.mistakes: list[Mistake] = []
         self._places = {label: place for place, label in enumerate(labels)}
         # Truth, likeliest label, whether it was given as the answer, and source.
         self._rows: list[tuple[int, int, bool, int]] = []
@@ -123,29 +169,18 @@ class Tally:
         """Count one picture.
 
         Raises:
-            InklingError: The outcome, where it says nothing about this picture; the
-                figures would then be of the pictures before it only.
+            InklingError: The outcome, where it says nothing about this picture.
         """
-        if isinstance(outcome, _OF_THE_PICTURE):
-            self.failures.append((picture, outcome.message))
+        answer = self._answer(picture.path, outcome)
+        if answer is None:
             return
-        if isinstance(outcome, InklingError):
-            raise outcome
-        best = outcome.top[0]
-        if best.label not in self._places:
-            raise InvalidRequest(
-                "Another version with other labels answers now; evaluate again."
-            )
-        answered = outcome.abstained is None
-        if outcome.abstained is not None:
-            self.reasons[outcome.abstained] += 1
-        elif best.label != picture.label:
+        best, answered = answer.top[0], answer.abstained is None
+        if answered and best.label != picture.label:
             self.mistakes.append(Mistake(picture, best.label, best.probability))
         source = self._sources.setdefault(picture.source, len(self._sources))
         truth, found = self._places[picture.label], self._places[best.label]
         self._rows.append((truth, found, answered, source))
         self._scores.append(best.probability)
-        self._note(outcome)
 
     @property
     def accuracy(self) -> Share:
@@ -194,6 +229,15 @@ class Tally:
             if counts[place].any() or counts[:, place].any()
         }
 
+    @property
+    def second_label_f1(self) -> float | None:
+        """F1 of the second of two labels, which is what a binary model detects.
+
+        None with more labels, and where the second label does not occur.
+        """
+        figures = self.by_label().get(self.labels[1]) if len(self.labels) == 2 else None
+        return f_one(figures["precision"], figures["recall"]) if figures else None
+
     def by_source(self) -> dict[str, dict[str, Share]]:
         """Return the accuracy on each source and on all others; else an empty dict."""
         if len(self._sources) < 2:
@@ -210,11 +254,6 @@ class Tally:
     @property
     def _table(self) -> npt.NDArray[np.int64]:
         return np.array(self._rows, np.int64).reshape(-1, 4)
-
-    def _note(self, outcome: Prediction) -> None:
-        origin = outcome.origin
-        name = f"{origin.model} {origin.version}" if origin.version else origin.model
-        self.versions[name] = origin.contract
 
 
 def _share(rows: npt.NDArray[np.int64]) -> Share:

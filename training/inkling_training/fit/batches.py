@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from inkling.image.preprocess import scaled
 from inkling_training.data.outliers import are_digits, as_served, outliers
+from inkling_training.data.stored import batch_size
 from inkling_training.fit.augment import augmented
 
 if TYPE_CHECKING:
@@ -23,10 +25,10 @@ if TYPE_CHECKING:
 
     Inputs = npt.NDArray[np.float32]
 
-__all__ = ["batches", "num_steps", "plain", "shown", "varied"]
+__all__ = ["batches", "num_steps", "plain", "shown", "varied", "varied_inputs"]
 
-_VALIDATION_BATCH = 500
 _SHOWN = 14
+_UNIT = np.float32(1 / 255)
 # Outliers of a run that are prepared as served pictures are, at most.
 _AS_SERVED = 512
 
@@ -43,7 +45,8 @@ def batches(
 
     A batch depends only on the seed and its number, so a resumed run gets the same
     batches as an uninterrupted run. Each batch is a pair: inputs, float32, shape
-    (n, height, width, channels), in [0, 1]; and targets, float32, shape (n, classes).
+    (n, height, width, channels); and targets, float32, shape (n, classes). Without
+    augmentation and outliers, an input is bit for bit that of a served picture.
 
     Args:
         dataset: The dataset; only its training split is used.
@@ -51,35 +54,65 @@ def batches(
         seed: The random seed of the run.
         first_epoch: The first epoch, from 0.
     """
-    contract, count = dataset.contract, len(dataset.train)
-    inputs = tf.constant(dataset.train.inputs(contract))  # (n, h, w, c)
-    targets = tf.one_hot(dataset.train.labels, len(contract.labels))  # (n, classes)
-    size, steps = min(recipe.batch_size, count), num_steps(dataset, recipe)
+    contract, train = dataset.contract, dataset.train.prepared(dataset.contract)
+    targets = tf.one_hot(train.labels, len(contract.labels))  # (n, classes)
+    size, steps = min(recipe.batch_size, len(train)), num_steps(dataset, recipe)
     ranges = _augmentation(contract, recipe)
     others = _Outliers(dataset, round(size * recipe.outlier_share), seed)
+    # Augmentation works on [0, 1].
+    full = 1.0 if ranges else 255.0
 
     def places(epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(
-            tf.range(count), seed=tf.stack([tf.cast(epoch, tf.int32), seed])
+            tf.range(len(train)), seed=tf.stack([tf.cast(epoch, tf.int32), seed])
         )
         return tf.data.Dataset.from_tensor_slices(order).batch(
             size, drop_remainder=True
         )
 
     def batch(step: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        done = tf.cast(step, tf.float32) / (steps * recipe.epochs)
-        calm = tf.clip_by_value((done - 1 + recipe.calm) / recipe.calm, 0.0, 1.0)
+        pixels = tf.cast(_read(train, chosen, contract), tf.float32)
         draw = tf.stack([tf.cast(step, tf.int32), seed])
         pictures, wanted = others.beside(
-            tf.gather(inputs, chosen), tf.gather(targets, chosen), draw
+            pixels * _UNIT if ranges else pixels,
+            tf.gather(targets, chosen),
+            draw,
+            full,
         )
-        pictures = augmented(pictures, draw, ranges, 1 - calm / 2)
+        if ranges:
+            done = tf.cast(step, tf.float32) / (steps * recipe.epochs)
+            calm = tf.clip_by_value((done - 1 + recipe.calm) / recipe.calm, 0.0, 1.0)
+            pictures = augmented(pictures, draw, ranges, 1 - calm / 2)
         shape = (size + others.count, *contract.input_shape)
-        return tf.ensure_shape(pictures, shape), wanted
+        inputs = _as_inputs(tf.ensure_shape(pictures, shape), contract, full)
+        return inputs, wanted
 
     epochs = tf.data.Dataset.range(first_epoch, recipe.epochs)
     chosen = epochs.flat_map(places).enumerate(start=first_epoch * steps)
     return chosen.map(batch, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def _read(split: Split, places: tf.Tensor, contract: Contract) -> tf.Tensor:
+    """Return prepared pictures, uint8, shape (n, height, width, channels)."""
+    shape = (contract.height, contract.width, contract.channels)
+
+    def read(chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        return split.pixels[chosen].reshape(-1, *shape)
+
+    pixels = tf.numpy_function(read, [places], tf.uint8, stateful=False)
+    return tf.ensure_shape(pixels, (None, *shape))
+
+
+def _as_inputs(pictures: tf.Tensor, contract: Contract, full: float) -> tf.Tensor:
+    """Return RGB pictures in [0, full] as model inputs; `scaled` does so with 255."""
+    if contract.channel_order == "bgr":
+        pictures = pictures[..., ::-1]
+    factors = [255 / full * scale for scale in contract.scale]
+    if factors != [1.0]:
+        pictures *= tf.constant(factors, tf.float32)
+    if any(contract.offset):
+        pictures += tf.constant(contract.offset, tf.float32)
+    return pictures
 
 
 class _Outliers:
@@ -112,13 +145,13 @@ class _Outliers:
         return tf.gather(self._inputs, places)
 
     def beside(
-        self, inputs: tf.Tensor, targets: tf.Tensor, draw: tf.Tensor
+        self, pictures: tf.Tensor, targets: tf.Tensor, draw: tf.Tensor, full: float
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the batch, followed by outliers."""
+        """Return the batch in [0, full], followed by outliers."""
         if not self.count:
-            return inputs, targets
+            return pictures, targets
         return (
-            tf.concat([inputs, self.chosen(draw)], axis=0),
+            tf.concat([pictures, full * self.chosen(draw)], axis=0),
             tf.concat([targets, self._targets], axis=0),
         )
 
@@ -126,12 +159,13 @@ class _Outliers:
 def _prepared(
     pixels: npt.NDArray[np.uint8], contract: Contract, served: int
 ) -> npt.NDArray[np.float32]:
-    """Return outliers as model inputs, shape (n, height, width, 1), float32.
+    """Return outliers in [0, 1], shape (n, height, width, 1), float32.
 
     Up to `served` of them are prepared as served pictures are, so the finder frames
     those that are not framed like samples. That takes milliseconds each; the others
     stay as they are made.
     """
+    contract = replace(contract, scale=(1 / 255,), offset=(0.0,))
     inputs = scaled(pixels[..., np.newaxis], contract)
     every = math.ceil(len(pixels) / served)
     inputs[::every] = as_served(pixels[::every], contract)
@@ -141,41 +175,70 @@ def _prepared(
 def plain(split: Split, contract: Contract) -> tf.data.Dataset:
     """Return the pictures of a split in batches, without augmentation."""
     targets = tf.one_hot(split.labels, len(contract.labels))
-    pairs = tf.data.Dataset.from_tensor_slices((split.inputs(contract), targets))
-    return pairs.batch(_VALIDATION_BATCH)
+    split = split.prepared(contract)
+
+    def batch(places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels = tf.cast(_read(split, places, contract), tf.float32)
+        return _as_inputs(pixels, contract, 255.0), tf.gather(targets, places)
+
+    places = tf.data.Dataset.range(len(split)).batch(batch_size(contract.input_shape))
+    return places.map(batch).prefetch(1)
 
 
 def varied(
-    inputs: Inputs, contract: Contract, recipe: Recipe, strength: float, seed: int = 0
+    pictures: Inputs, contract: Contract, recipe: Recipe, strength: float, seed: int = 0
 ) -> Inputs:
-    """Return inputs with the augmentation of training.
+    """Return pictures with the augmentation of training.
 
     Args:
-        inputs: Shape (n, height, width, channels), float32, in [0, 1].
+        pictures: Shape (n, height, width, channels), float32, in [0, 1].
         contract: The contract of the model.
         recipe: The recipe with the ranges of the augmentation.
         strength: Factor on all ranges, in [0, 1].
         seed: The random seed.
     """
     ranges = _augmentation(contract, recipe)
+    if ranges is None:
+        return pictures
     draw = tf.constant((0, seed))
-    changed = augmented(tf.constant(inputs), draw, ranges, tf.constant(strength))
-    return np.asarray(changed)
+    return np.asarray(
+        augmented(tf.constant(pictures), draw, ranges, tf.constant(strength))
+    )
+
+
+def varied_inputs(
+    split: Split, contract: Contract, recipe: Recipe, strength: float, count: int
+) -> Iterator[Inputs]:
+    """Yield model inputs of a split with the augmentation of training, in parts.
+
+    Args:
+        split: The pictures; if there are few, each occurs in several versions.
+        contract: The contract of the model.
+        recipe: The recipe with the ranges of the augmentation.
+        strength: Factor on all ranges, in [0, 1].
+        count: The number of inputs, at least.
+    """
+    split, size = split.prepared(contract), batch_size(contract.input_shape)
+    starts = range(0, len(split), size)
+    for seed, start in enumerate([*starts] * math.ceil(count / len(split))):
+        units = _units(split.pixels[start : start + size], contract)
+        changed = varied(units, contract, recipe, strength, seed)
+        yield np.asarray(_as_inputs(tf.constant(changed), contract, 1.0))
 
 
 def shown(dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Inputs]:
     """Return pictures of a run for the model card, before and after augmentation.
 
-    Each row has a title and inputs, float32, shape (n, height, width, channels), in
-    [0, 1].
+    Each row has a title and pictures, float32, shape (n, height, width, channels), in
+    [0, 1], RGB or grey.
     """
     contract = dataset.contract
-    inputs = dataset.train.first(_SHOWN).inputs(contract)
-    rows = {
-        "training pictures": inputs,
-        "augmented": varied(inputs, contract, recipe, 1.0, seed),
-        "augmented again": varied(inputs, contract, recipe, 1.0, seed + 1),
-    }
+    pixels = dataset.train.first(_SHOWN).prepared(contract).pixels
+    units = _units(np.asarray(pixels), contract)
+    rows = {"training pictures": units}
+    if _augmentation(contract, recipe):
+        rows["augmented"] = varied(units, contract, recipe, 1.0, seed)
+        rows["augmented again"] = varied(units, contract, recipe, 1.0, seed + 1)
     # A few digits need only a few outliers, which takes less time.
     few = replace(dataset, train=dataset.train.first(_SHOWN**2))
     count = _SHOWN if recipe.outlier_share else 0
@@ -186,6 +249,13 @@ def shown(dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Inputs]:
     return rows
 
 
-def _augmentation(contract: Contract, recipe: Recipe) -> Augmentation:
+def _units(pixels: npt.NDArray[np.uint8], contract: Contract) -> Inputs:
+    """Return prepared pixels in [0, 1], shape (n, height, width, channels)."""
+    shape = (contract.height, contract.width, contract.channels)
+    return pixels.reshape(-1, *shape).astype(np.float32) * _UNIT
+
+
+def _augmentation(contract: Contract, recipe: Recipe) -> Augmentation | None:
+    """Return the ranges for these pictures; None without augmentation."""
     ink = contract.kind == "photo_of_one_object"
-    return recipe.augmentation["digits" if ink else "objects"]
+    return recipe.augmentation.get("digits" if ink else "objects")

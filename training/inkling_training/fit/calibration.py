@@ -8,29 +8,26 @@ layer, so every export contains it, and a client has nothing to compute.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from inkling_training.fit.batches import varied
-from inkling_training.fit.models import LOGITS, scores_of
+from inkling_training.fit.batches import varied_inputs
+from inkling_training.fit.models import logits_of, scorer, scores_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from inkling.contract import Contract
     from inkling_training.data.datasets import Dataset
     from inkling_training.fit.recipes import Recipe
     from inkling_training.fit.train import Trained
 
-    Inputs = npt.NDArray[np.float32]
     Scores = npt.NDArray[np.floating[Any]]
     Labels = npt.NDArray[np.int64]
 
-__all__ = ["calibrated", "tempered"]
+__all__ = ["STRENGTH", "abstain_below", "calibrated", "tempered"]
 
 # The search covers temperatures from 1/8 to 8, in 8 rounds of ever smaller steps.
 _FARTHEST = 8.0
@@ -39,9 +36,12 @@ _ROUNDS, _STEPS = 8, 9
 # pictures are augmented with this strength, because users' pictures differ from the
 # dataset, but less than augmented training pictures do.
 _ABSTAIN_SHARE = 0.01
-_STRENGTH = 0.75
-# With this many pictures, 1 % of them are 20.
-_ENOUGH = 2000
+STRENGTH = 0.75
+# The contract has it with so many decimals, and above 0 and below 1.
+_DECIMALS = 4
+# With this many pictures, 1 % of them are 20. A large picture takes longer.
+_ENOUGH, _ENOUGH_LARGE = 2000, 500
+_LARGE_SIDE = 64
 _LEAST_SCORE = 1e-30
 
 
@@ -54,27 +54,56 @@ def calibrated(
     the returned dataset states the temperature and `abstain_below`.
     """
     split = dataset.validation
-    inputs = split.inputs(dataset.contract)
-    scores = scores_of(trained.model, inputs)
+    scores = scores_of(trained.model, split.inputs_in_parts(dataset.contract))
     temperature = round(_temperature(scores, split.labels), 4)
-    harder = scores_of(trained.model, _harder(inputs, dataset.contract, recipe))
+    harder = _scores_of_harder(trained.model, dataset, recipe)
     highest = tempered(harder, temperature).max(axis=1)
     contract = replace(
         dataset.contract,
         temperature=temperature,
-        abstain_below=round(float(np.quantile(highest, _ABSTAIN_SHARE)), 4),
+        abstain_below=abstain_below(highest),
     )
-    model = keras.models.clone_model(trained.model)
-    model.set_weights(trained.model.get_weights())
-    logits = model.get_layer(LOGITS)
-    logits.set_weights([array / temperature for array in logits.get_weights()])
+    model = _divided(trained.model, temperature)
     return replace(trained, model=model), replace(dataset, contract=contract)
 
 
-def _harder(inputs: Inputs, contract: Contract, recipe: Recipe) -> Inputs:
-    """Return augmented inputs; if there are few, each occurs in several versions."""
-    often = np.concatenate([inputs] * math.ceil(_ENOUGH / len(inputs)))
-    return varied(often, contract, recipe, _STRENGTH, seed=0)
+def abstain_below(highest: Scores) -> float:
+    """Return the score below which a model abstains, above 0 and below 1.
+
+    Args:
+        highest: The highest scores of pictures that the model knows, augmented with the
+            strength `STRENGTH`, shape (n,).
+    """
+    found = round(float(np.quantile(highest, _ABSTAIN_SHARE)), _DECIMALS)
+    step = 10.0**-_DECIMALS
+    return min(max(found, step), 1 - step)
+
+
+def _divided(model: keras.Model, temperature: float) -> keras.Model:
+    """Return a model with the same layers that divides its logits.
+
+    The weights of a last dense layer are divided instead, which costs no operation.
+    """
+    logits = logits_of(model)
+    last = logits._keras_history.operation
+    if type(last) is keras.layers.Dense and last.get_config()["activation"] == "linear":
+        [features] = last._inbound_nodes[logits._keras_history.node_index].input_tensors
+        layer = keras.layers.Dense.from_config(last.get_config())
+        divided = layer(features)
+        layer.set_weights([array / temperature for array in last.get_weights()])
+    else:
+        divided = keras.layers.Rescaling(1 / temperature)(logits)
+    scores = keras.layers.Softmax(name="scores")(divided)
+    return keras.Model(model.inputs[0], scores, name=model.name)
+
+
+def _scores_of_harder(model: keras.Model, dataset: Dataset, recipe: Recipe) -> Scores:
+    """Return the scores of augmented validation pictures."""
+    contract = dataset.contract
+    is_large = max(contract.height, contract.width) > _LARGE_SIDE
+    count = _ENOUGH_LARGE if is_large else _ENOUGH
+    parts = varied_inputs(dataset.validation, contract, recipe, STRENGTH, count)
+    return np.concatenate([*map(scorer(model), parts)])
 
 
 def tempered(scores: Scores, temperature: float) -> Scores:

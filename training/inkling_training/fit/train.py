@@ -3,42 +3,32 @@
 
 from __future__ import annotations
 
-import json
-import math
-import shutil
-import signal
-import threading
 import time
-import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from inkling_training.errors import TrainingDiverged
 from inkling_training.fit.batches import batches, num_steps, plain
-from inkling_training.fit.models import MODELS
+from inkling_training.fit.callbacks import (
+    Interruption,
+    KeepState,
+    StopOnNaN,
+    has_stopped,
+)
 from inkling_training.fit.progress import Progress
 
 if TYPE_CHECKING:
-    from types import FrameType
-
-    import numpy.typing as npt
-
     from inkling_training.data.datasets import Dataset
+    from inkling_training.fit.models import Architecture, Network
     from inkling_training.fit.recipes import Recipe
+    from inkling_training.fit.run import Run
 
-    Array = npt.NDArray[Any]
-
-__all__ = ["Accuracy", "Run", "Trained", "identity", "train"]
+__all__ = ["Accuracy", "Trained", "train"]
 
 _WARMUP_SHARE = 0.1
-# The loss of neither model has diverged at this learning rate.
-_SAFE_LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -59,108 +49,37 @@ class Trained:
     train_s: float
 
 
-class Run:
-    """The directory of a run, with its identity, its last state and its best weights.
-
-    One file holds all of these. It is replaced after each epoch by a rename, so a run
-    that was killed at any moment resumes after its last complete epoch.
+@dataclass(frozen=True)
+class _Stage:
+    """Some epochs of a run with an optimizer of their own.
 
     Attributes:
-        directory: The directory of the run.
-        identity: The values that make two runs the same; see `identity`.
-        history: Loss and accuracy of every epoch, oldest first.
-        best_epoch: The number of the best epoch, from 1; 0 before the first.
-        best: The weights of the best epoch.
-        last: The variables of model and optimizer after the last epoch.
+        first: The number of epochs before it.
+        last: The number of its last epoch, from 1.
+        rate: The highest learning rate.
+        tuned: The share of the pretrained part's layers that learn, 0 to 1.
     """
 
-    def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
-        self.directory = directory
-        self.identity = json.loads(json.dumps(identity))
-        self.history: list[dict[str, float]] = []
-        self.best_epoch = 0
-        self.best: list[Array] = []
-        self.last: list[Array] = []
-
-    @property
-    def _state(self) -> Path:
-        return self.directory / "state.npz"
-
-    def start(self, resume: bool) -> bool:
-        """Return True if the run resumes; otherwise empty its directory."""
-        if resume:
-            print(f"  the run {self._taken_up()}", flush=True)
-            if self.last:
-                return True
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
-        return False
-
-    def finish_epoch(self, model: keras.Model, figures: dict[str, float]) -> None:
-        """Write the state after an epoch; `figures` are its loss and accuracy."""
-        self.history.append(figures)
-        self.last = [np.asarray(v) for v in _variables(model)]
-        if self._is_best(figures):
-            self.best_epoch = len(self.history)
-            self.best = model.get_weights()
-        described = {
-            "identity": self.identity,
-            "history": self.history,
-            "best_epoch": self.best_epoch,
-        }
-        arrays = {f"last_{n}": array for n, array in enumerate(self.last)}
-        arrays |= {f"best_{n}": array for n, array in enumerate(self.best)}
-        arrays["described"] = np.array(json.dumps(described))
-        unfinished = self._state.with_suffix(".unfinished.npz")
-        np.savez(unfinished, **arrays)  # type: ignore[arg-type]
-        unfinished.replace(self._state)
-
-    def restore(self, model: keras.Model) -> None:
-        """Set model and optimizer to the state after the last complete epoch."""
-        for variable, value in zip(_variables(model), self.last, strict=True):
-            variable.assign(value)
-
-    def _taken_up(self) -> str:
-        if not self._state.exists():
-            return "starts again: it has no saved state"
-        try:
-            # The context manager closes the file; NumPy leaves a damaged file open.
-            with (
-                self._state.open("rb") as opened,
-                np.load(opened, allow_pickle=False) as state,
-            ):
-                arrays = dict(state)
-            described = json.loads(str(arrays.pop("described")))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return "starts again: its saved state cannot be read"
-        if described["identity"] != self.identity:
-            return "starts again: its saved state has other options"
-        self.history, self.best_epoch = described["history"], described["best_epoch"]
-        self.last, self.best = (
-            [arrays[f"{kind}_{n}"] for n in range(_count(arrays, kind))]
-            for kind in ("last", "best")
-        )
-        return f"continues after epoch {len(self.history)}"
-
-    def _is_best(self, figures: dict[str, float]) -> bool:
-        if not self.best_epoch:
-            return True
-        best = self.history[self.best_epoch - 1]
-        rank = (figures["val_accuracy"], -figures["val_loss"])
-        return rank > (best["val_accuracy"], -best["val_loss"])
+    first: int
+    last: int
+    rate: float
+    tuned: float
 
 
-def _count(arrays: dict[str, Array], kind: str) -> int:
-    return sum(name.startswith(kind + "_") for name in arrays)
-
-
-def _variables(model: keras.Model) -> list[Any]:
-    """Return all variables that training changes: weights, dropout seeds, optimizer."""
-    return [*model.variables, *model.optimizer.variables]
+def _stages(recipe: Recipe, network: Network) -> list[_Stage]:
+    if not recipe.frozen_epochs:
+        rate, own = recipe.learning_rate, network.optimizer
+        rate = rate if own is None else float(own.learning_rate)
+        return [_Stage(0, recipe.epochs, rate, 1.0)]
+    frozen = _Stage(0, recipe.frozen_epochs, recipe.learning_rate, 0.0)
+    tuned = _Stage(
+        recipe.frozen_epochs, recipe.epochs, recipe.tuning_rate, recipe.tuned_share
+    )
+    return [frozen, tuned]
 
 
 def train(
-    model_name: str,
+    architecture: Architecture,
     dataset: Dataset,
     recipe: Recipe,
     run: Run,
@@ -171,7 +90,7 @@ def train(
     """Train until the recipe's last epoch, or until `patience` stops the run early.
 
     Args:
-        model_name: A key of `MODELS`.
+        architecture: Builds the network.
         dataset: The pictures, and the contract of the model.
         recipe: The hyperparameters.
         run: The directory of the run.
@@ -186,36 +105,40 @@ def train(
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     contract = dataset.contract
-
-    def built() -> keras.Model:
-        shape, classes = contract.input_shape, len(contract.labels)
-        return MODELS[model_name](shape, classes, recipe.dropout, recipe.width)
-
-    model = built()
-    _compile(model, recipe, num_steps(dataset, recipe))
-    if run.start(resume):
-        run.restore(model)
-    if len(run.history) < recipe.epochs and not _has_stopped(run, recipe):
-        _fit(model, dataset, recipe, run, seed)
-    # A new model has no optimizer, which would otherwise be exported too.
-    trained = built()
-    trained.set_weights(run.best)
-    return Trained(trained, run.history, run.best_epoch, time.monotonic() - started)
+    network = architecture.build(contract.input_shape, len(contract.labels), recipe)
+    run.start(resume)
+    for stage in _stages(recipe, network):
+        if len(run.history) >= stage.last or has_stopped(run, recipe):
+            continue
+        _compile(network, stage, recipe, num_steps(dataset, recipe))
+        if run.history:
+            begun = len(run.history) > stage.first
+            run.restore(network.model, with_optimizer=begun)
+        _fit(network.model, dataset, recipe, stage, run, seed)
+    network.model.set_weights(run.best)
+    return Trained(
+        network.model, run.history, run.best_epoch, time.monotonic() - started
+    )
 
 
 def _fit(
-    model: keras.Model, dataset: Dataset, recipe: Recipe, run: Run, seed: int
+    model: keras.Model,
+    dataset: Dataset,
+    recipe: Recipe,
+    stage: _Stage,
+    run: Run,
+    seed: int,
 ) -> None:
     progress = Progress(recipe.epochs)
     try:
-        with _Interruption() as interruption:
+        with Interruption() as interruption:
             model.fit(
                 batches(dataset, recipe, seed, len(run.history)),
                 validation_data=plain(dataset.validation, dataset.contract),
                 initial_epoch=len(run.history),
-                epochs=recipe.epochs,
+                epochs=stage.last,
                 steps_per_epoch=num_steps(dataset, recipe),
-                callbacks=[interruption, *_callbacks(run, recipe, progress)],
+                callbacks=[interruption, *_callbacks(run, recipe, stage, progress)],
                 shuffle=False,  # `batches` has shuffled the pictures
                 verbose=0,
             )
@@ -224,18 +147,15 @@ def _fit(
         progress.close()
 
 
-def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
-    total = steps * recipe.epochs
-    warmup = round(total * _WARMUP_SHARE)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        recipe.learning_rate / 10,
-        max(1, total - warmup),
-        alpha=0.01,
-        warmup_target=recipe.learning_rate,
-        warmup_steps=warmup,
-    )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+def _compile(network: Network, stage: _Stage, recipe: Recipe, steps: int) -> None:
+    model = network.model
+    if network.base is not None:
+        _thaw(network.base, stage.tuned)
+    if network.optimizer is None:
+        optimizer = _adamw(stage, recipe, steps)
+    else:
+        chosen = network.optimizer
+        optimizer = type(chosen).from_config(chosen.get_config())
     optimizer.build(model.trainable_variables)
     model.compile(
         optimizer,
@@ -244,6 +164,46 @@ def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
         ),
         metrics=[Accuracy()],
     )
+
+
+def _thaw(base: keras.Model, share: float) -> None:
+    """Let the last layers of a pretrained part learn, and freeze the rest.
+
+    BatchNormalization stays frozen: the few pictures of a batch would spoil the
+    statistics of the many that it was pretrained on.
+    """
+    base.trainable = True
+    layers = base.layers
+    first = len(layers) - round(share * len(layers))
+    for place, layer in enumerate(layers):
+        fixed = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = place >= first and not fixed
+
+
+def _adamw(stage: _Stage, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+    total = steps * (stage.last - stage.first)
+    warmup = round(total * _WARMUP_SHARE)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        stage.rate / 10,
+        max(1, total - warmup),
+        alpha=0.01,
+        warmup_target=stage.rate,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def _callbacks(
+    run: Run, recipe: Recipe, stage: _Stage, progress: Progress
+) -> list[keras.callbacks.Callback]:
+    return [
+        StopOnNaN(stage.rate),
+        KeepState(run, recipe),
+        keras.callbacks.TensorBoard(str(run.directory / "tensorboard")),
+        progress,
+    ]
 
 
 class Accuracy(keras.metrics.Mean):  # type: ignore[misc]
@@ -261,111 +221,3 @@ class Accuracy(keras.metrics.Mean):  # type: ignore[misc]
         # The target of an outlier has the same value for every class.
         labelled = tf.reduce_max(y_true, axis=1) > 0.5
         super().update_state(tf.cast(right, tf.float32), tf.cast(labelled, tf.float32))
-
-
-def _has_stopped(run: Run, recipe: Recipe) -> bool:
-    return len(run.history) - run.best_epoch >= recipe.patience
-
-
-def _callbacks(
-    run: Run, recipe: Recipe, progress: Progress
-) -> list[keras.callbacks.Callback]:
-    return [
-        _StopOnNaN(recipe),
-        _KeepState(run, recipe),
-        keras.callbacks.TensorBoard(str(run.directory / "tensorboard")),
-        progress,
-    ]
-
-
-class _Interruption(keras.callbacks.Callback):  # type: ignore[misc]
-    """Makes Ctrl-C end a run.
-
-    Python discards an exception that a signal handler raises inside a destructor, and
-    TensorFlow has many destructors. This callback raises it again in the next step.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._pressed = False
-        # Only the main thread may set a signal handler, and a handler that another
-        # library has set stays in place.
-        self._ours = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        )
-
-    def __enter__(self) -> _Interruption:
-        if self._ours:
-            signal.signal(signal.SIGINT, self._press)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _press(self, number: int, frame: FrameType | None) -> None:
-        self._pressed = True
-        signal.default_int_handler(number, frame)
-
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, float] | None = None
-    ) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed before this step."""
-        del batch, logs
-        if self._pressed:
-            raise KeyboardInterrupt
-
-
-class _StopOnNaN(keras.callbacks.Callback):  # type: ignore[misc]
-    """Stops a run at the step whose loss is NaN or infinite."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self._rate = recipe.learning_rate
-
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, float] | None = None
-    ) -> None:
-        """Check the loss of the step."""
-        self._check((logs or {}).get("loss", 0.0), f"step {batch + 1}")
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Check the validation loss, before the weights are saved."""
-        self._check((logs or {}).get("val_loss", 0.0), f"the end of epoch {epoch + 1}")
-
-    def _check(self, loss: float, where: str) -> None:
-        if not math.isfinite(loss):
-            advised = min(self._rate / 4, _SAFE_LEARNING_RATE)
-            raise TrainingDiverged(
-                f"The loss became {loss} at {where}, because the weights became too "
-                "large. The model was not published. Lower the learning rate, which is "
-                f"{self._rate:g}: --learning-rate {advised:g}"
-            )
-
-
-class _KeepState(keras.callbacks.Callback):  # type: ignore[misc]
-    """Saves the state after each epoch, and stops the run early by its patience."""
-
-    def __init__(self, run: Run, recipe: Recipe) -> None:
-        super().__init__()
-        self._run, self._recipe = run, recipe
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Save the state of this epoch."""
-        del epoch  # the run counts its epochs itself
-        figures = {name: float(value) for name, value in (logs or {}).items()}
-        self._run.finish_epoch(self.model, figures)
-        self.model.stop_training = _has_stopped(self._run, self._recipe)
-
-
-def identity(
-    model_name: str, dataset: Dataset, recipe: Recipe, seed: int
-) -> dict[str, Any]:
-    """Return the values that two runs share if one may resume the other."""
-    return {
-        "model": model_name,
-        "contract": dataset.contract.hash,
-        "recipe": asdict(recipe),
-        "seed": seed,
-    }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from inkling.contract import Contract, TrainingData
 from inkling.contract import Source as Origin
 from inkling.errors import InvalidRequest
+from inkling_training.preparation.families import family_of
 from inkling_training.preparation.presets import CHOICES, VALUES
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ __all__ = ["Fact", "Likeness", "Wishes", "contract_of", "facts_table", "preparat
 # unless it has more pixels than Inkling decodes at all.
 _MIN_SIDE = 8192
 _DEFAULT = "the default"
+_METADATA = "the file's metadata"
+_INSIDE = "the model resizes to it"
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,9 @@ def _size(source: Source, wishes: Wishes, like: Likeness) -> _Part:
         height, width, why = source.height, source.width, "the model's input"
     elif stated is not None:
         (height, width), why = stated, like.said_by
+    elif "height" in source.stated:
+        height, width = source.stated["height"], source.stated["width"]
+        why = _INSIDE
     else:
         raise InvalidRequest(
             f"{source.name} takes pictures of any size; say with --size which size it "
@@ -170,17 +176,24 @@ def _values(source: Source, wishes: Wishes, like: Likeness) -> _Part:
         why = "--values"
         if source.values is not None and source.values[0] != wishes.values:
             why = f"--values; but {source.values[1]}, so expect {source.values[0]}"
+        elif source.values is None:
+            why += _usual(source, wishes.values)
         return _fitting(fields, source), Fact("values", wishes.values, why)
-    if "scale" in like.fields:
-        fields = {k: tuple(like.fields[k]) for k in ("scale", "offset")}
-        name = next((n for n, f in VALUES.items() if _same(f, fields)), "")
-        shown = name or _formula(fields)
-        return _fitting(fields, source), Fact("values", shown, like.said_by)
+    for said, why in ((like.fields, like.said_by), (source.stated, _METADATA)):
+        if "scale" in said:
+            fields = {k: tuple(said[k]) for k in ("scale", "offset")}
+            name = next((n for n, f in VALUES.items() if _same(f, fields)), "")
+            shown = name or _formula(fields)
+            return _fitting(fields, source), Fact("values", shown, why)
+    return _values_of_model(source)
+
+
+def _values_of_model(source: Source) -> _Part:
     if source.values is None:
         raise InvalidRequest(
             f"{source.name} does not tell which values its pictures have; say --values "
             f"{CHOICES}. It is what your code does to a picture of 0..255 before the "
-            "model gets it."
+            f"model gets it.{_usual(source, '')}"
         )
     name, why = source.values
     fields = dict(VALUES[name])
@@ -193,6 +206,22 @@ def _values(source: Source, wishes: Wishes, like: Likeness) -> _Part:
         fields = {"scale": (1.0,), "offset": (-128.0,)}
     shown = {"bytes": "0..255", "unit": "0..1"}[name]
     return fields, Fact("values", shown, why)
+
+
+def _usual(source: Source, wished: str) -> str:
+    """Return a sentence about the values that models of this family usually take."""
+    if source.quantisation is not None:
+        scale, zero = source.quantisation
+        lowest = -128 if source.dtype == "int8" else 0
+        low, high = ((step - zero) * scale for step in (lowest, lowest + 255))
+        return f" Its whole-numbered input spans {low:.3g} to {high:.3g}."
+    family = family_of(source.layers)
+    if family is None or family.values == wished:
+        return ""
+    return (
+        f" Its layers are named like those of {family.name}, which {family.library} "
+        f"asks with --values {family.values}."
+    )
 
 
 def _fitting(fields: dict[str, Any], source: Source) -> dict[str, Any]:
@@ -224,8 +253,9 @@ def _formula(fields: Mapping[str, Any]) -> str:
 
 
 def _resize(source: Source, wishes: Wishes, like: Likeness) -> _Part:
-    del source
     resize, why = "stretch", f"{_DEFAULT}; --resize fit or cover changes it"
+    if "resize" in source.stated:
+        why = _INSIDE
     said = wishes.resize is None and "resize" in like.fields
     if said:
         resize, why = like.fields["resize"], like.said_by
@@ -234,14 +264,15 @@ def _resize(source: Source, wishes: Wishes, like: Likeness) -> _Part:
     crop = like.fields.get("crop", 1.0) if said else 1.0
     if wishes.crop is not None:
         crop = wishes.crop
-        if resize != "cover":
+        if resize == "fit" or (wishes.resize is None and not said):
             raise InvalidRequest(
-                f"--crop came with the resize {resize}; expected --resize cover."
+                f"--crop came with the resize {resize}; expected --resize cover, or "
+                "--resize stretch."
             )
     aspect = wishes.aspect or (like.fields.get("aspect") if said else None)
     if aspect is None:
         # Keras and TensorFlow, whose resampling does not antialias, round otherwise.
-        keras = _antialias(wishes, like) is False and crop == 1
+        keras = _antialias(wishes, like.fields) is False and crop == 1
         usual = {"cover": "whole_pixels", "fit": "floor"}
         aspect = usual.get(resize, "scaling") if keras else "scaling"
     shown = resize if crop == 1 else f"{resize}, keeping {crop:.4g}"
@@ -251,20 +282,22 @@ def _resize(source: Source, wishes: Wishes, like: Likeness) -> _Part:
     return fields, Fact("resize", shown, why)
 
 
-def _antialias(wishes: Wishes, like: Likeness) -> bool:
+def _antialias(wishes: Wishes, stated: Mapping[str, Any]) -> bool:
     if wishes.antialias is not None:
         return wishes.antialias
-    return bool(wishes.filter is not None or like.fields.get("antialias", True))
+    return bool(wishes.filter is not None or stated.get("antialias", True))
 
 
 def _filter(source: Source, wishes: Wishes, like: Likeness) -> _Part:
-    del source
-    antialias = _antialias(wishes, like)
-    kind = wishes.filter or like.fields.get("filter", "bilinear")
+    stated = {**source.stated, **like.fields}
+    antialias = _antialias(wishes, stated)
+    kind = wishes.filter or stated.get("filter", "bilinear")
     if wishes.filter is not None or wishes.antialias is not None:
         why = "--filter and --no-antialias"
     elif "filter" in like.fields:
         why = like.said_by
+    elif "filter" in source.stated:
+        why = _INSIDE
     else:
         why = f"{_DEFAULT}; --filter or --no-antialias changes it"
     shown = f"{kind}, {'as Pillow' if antialias else 'as tf.image.resize'}"

@@ -9,7 +9,6 @@ image converter, and another Inkling contract.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 
 from inkling.contract import Contract
 from inkling.errors import InklingError, InvalidRequest
-from inkling_training.preparation.presets import VALUES, normalised
+from inkling_training.preparation.hugging_face import hugging_face
+from inkling_training.preparation.presets import VALUES, normalised, pair
 
 __all__ = ["PREPARATION", "read_like"]
 
@@ -41,15 +41,6 @@ PREPARATION = (
     "offset",
 )
 _MAX_BYTES = 16 * 1024**2
-# Pillow's numbers, as Hugging Face writes them.
-_RESAMPLE = {
-    0: "nearest",
-    1: "lanczos",
-    2: "bilinear",
-    3: "bicubic",
-    4: "box",
-    5: "hamming",
-}
 
 
 def read_like(path: Path) -> tuple[str, Mapping[str, Any], tuple[str, ...]]:
@@ -105,8 +96,9 @@ def _read(
             _texts(content, "labels"),
         )
     if "image_processor_type" in content or "do_resize" in content:
-        return "a Hugging Face preprocessor_config", _hugging_face(content), ()
+        return "a Hugging Face preprocessor_config", hugging_face(content), ()
     inner = content.get("config", content)
+    inner = inner.get("image_converter", {"config": inner})["config"]
     if "image_size" in inner and ("scale" in inner or "interpolation" in inner):
         return "a KerasHub image converter", _keras_hub(inner), ()
     raise InvalidRequest(
@@ -123,51 +115,34 @@ def _texts(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return ()
 
 
-def _pair(size: Any) -> tuple[int, int]:
-    if isinstance(size, Mapping):
-        return int(size["height"]), int(size["width"])
-    if isinstance(size, list | tuple):
-        return int(size[0]), int(size[-1])
-    return int(size), int(size)
-
-
-def _share(size: int, edge: int) -> float:
-    """Return the share to keep such that floor(size / share) is the edge.
-
-    Raises:
-        InvalidRequest: The picture would be smaller than the part to keep.
-    """
-    if size > edge:
-        raise InvalidRequest(
-            f"The file scales pictures to {edge} pixels and then keeps {size}, which "
-            "pads them; Inkling has no such preparation."
-        )
-    share = size / edge
-    while share < 1 and math.floor(size / share) < edge:
-        share = math.nextafter(share, 0)
-    return share
-
-
 def _timm(config: Mapping[str, Any]) -> Mapping[str, Any]:
     channels, height, width = (int(side) for side in config["input_size"])
-    mode = config.get("crop_mode", "center")
+    mode = config.get("crop_mode") or "center"
+    crop = float(config.get("crop_pct") or 0.875)
+    mean, std = tuple(config["mean"]), tuple(config["std"])
     found: dict[str, Any] = {
         "height": height,
         "width": width,
         "channels": channels,
         "filter": config.get("interpolation", "bicubic"),
         "antialias": True,
-        **normalised(tuple(config["mean"]), tuple(config["std"])),
+        **normalised(mean, std),
     }
-    if mode == "squash":
-        return {**found, "resize": "stretch"}
     if mode == "border":
-        raise InvalidRequest(
-            "The file's crop_mode is border, which fills the rest with a colour; "
-            "state the preparation with --resize and --values instead."
-        )
-    crop = float(config.get("crop_pct") or 0.875)
-    return {**found, "resize": "cover", "aspect": "scaling", "crop": crop}
+        if crop != 1 or len(set(mean)) > 1:
+            raise InvalidRequest(
+                "The file's crop_mode is border, which fills the rest with the mean "
+                "colour; Inkling fills it with a grey, and without a crop_pct. State "
+                "the preparation with --resize and --values instead."
+            )
+        return {
+            **found,
+            "resize": "fit",
+            "aspect": "scaling",
+            "pad": round(255 * mean[0]),
+        }
+    resize = "stretch" if mode == "squash" else "cover"
+    return {**found, "resize": resize, "aspect": "scaling", "crop": crop}
 
 
 def _teachable(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -175,6 +150,7 @@ def _teachable(content: Mapping[str, Any]) -> Mapping[str, Any]:
     return {
         "height": side,
         "width": side,
+        "channels": 1 if content.get("grayscale") else 3,
         "resize": "cover",
         "aspect": "exact_box",
         "filter": "lanczos",
@@ -183,53 +159,8 @@ def _teachable(content: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-def _hugging_face(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: dict[str, Any] = {
-        "filter": _RESAMPLE[int(config.get("resample", 2))],
-        "antialias": True,
-        **_hugging_face_values(config),
-    }
-    if not config.get("do_resize", True):
-        return found
-    size, cut = config["size"], None
-    if config.get("do_center_crop") and config.get("crop_size") is not None:
-        cut = _pair(config["crop_size"])
-    edge = size.get("shortest_edge") if isinstance(size, Mapping) else None
-    if edge is None and (not isinstance(size, int) or cut is None):
-        height, width = _pair(size)
-        if cut not in (None, (height, width)):
-            raise InvalidRequest(
-                f"The file stretches pictures to {height} x {width} and then cuts "
-                f"{cut} out; Inkling has no such preparation."
-            )
-        return {**found, "resize": "stretch", "height": height, "width": width}
-    edge = int(edge if edge is not None else size)
-    if config.get("crop_pct") and cut is None and edge < 384:
-        cut, edge = (edge, edge), int(edge / float(config["crop_pct"]))
-    if cut is None:
-        raise InvalidRequest(
-            "The file scales the shorter side and cuts nothing off, so that pictures "
-            "keep different sizes; give --resize and --size."
-        )
-    found |= {"height": cut[0], "width": cut[1], "resize": "cover", "aspect": "floor"}
-    return {**found, "crop": _share(min(cut), edge)}
-
-
-def _hugging_face_values(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    factor = 1.0
-    if config.get("do_rescale", True):
-        factor = float(config.get("rescale_factor", 1 / 255))
-    if not config.get("do_normalize", True):
-        return {"scale": (factor,), "offset": (0.0,)}
-    mean, std = config["image_mean"], config["image_std"]
-    pairs = [
-        tuple(one) if isinstance(one, list) else (float(one),) for one in (mean, std)
-    ]
-    return normalised(pairs[0], pairs[1], factor)
-
-
 def _keras_hub(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    height, width = _pair(config["image_size"])
+    height, width = pair(config["image_size"])
     scale, offset = config.get("scale"), config.get("offset")
     crop = bool(config.get("crop_to_aspect_ratio", True))
     fit = bool(config.get("pad_to_aspect_ratio", False))

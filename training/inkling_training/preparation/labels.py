@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from inkling.errors import InvalidRequest
-from inkling.labels import by_normal_form
+from inkling.labels import by_normal_form, normal_form
 
-__all__ = ["labels_in", "labels_of_json", "read_labels"]
+__all__ = ["distinct", "labels_in", "labels_of_json", "read_labels"]
 
 _MAX_BYTES = 16 * 1024**2
 _NUMBERED = re.compile(r"(\d+)[ \t,:]+(\S.*)")
@@ -52,7 +53,20 @@ def read_labels(given: str) -> tuple[str, ...]:
         raise InvalidRequest(
             f"The labels in {path} cannot be read; expected {_FORMS}, in UTF-8."
         ) from None
-    return labels_in(_without_numbers(text.splitlines()))
+    return labels_in(distinct(_without_numbers(text.splitlines())))
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return names of which none occurs twice: equal ones get their places behind them.
+
+    ImageNet has two cranes and two maillots, so that lists of its names are not wrong.
+    """
+    found = list(names)
+    counts = Counter(map(normal_form, found))
+    return [
+        f"{name} ({place})" if counts[normal_form(name)] > 1 else name
+        for place, name in enumerate(found)
+    ]
 
 
 def labels_in(names: Iterable[str]) -> tuple[str, ...]:
@@ -98,7 +112,7 @@ def labels_of_json(content: Any, name: str) -> tuple[str, ...]:
     if isinstance(content, list) and content:
         names = _named(content)
         if names:
-            return labels_in(names)
+            return labels_in(distinct(names))
     raise InvalidRequest(
         f"The labels in {name} are neither a list of texts nor an object with the "
         f"places 0, 1, 2 and so on; expected {_FORMS}."

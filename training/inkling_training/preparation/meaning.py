@@ -35,7 +35,7 @@ def label_count(meaning: str, outputs: int) -> int:
 
 
 def meaning_of(
-    wished: str | None, activation: str | None, raw: Values
+    wished: str | None, activation: str | None, raw: Values, *, rounded: bool = False
 ) -> tuple[str, str]:
     """Return what a model's outputs mean, and the reason.
 
@@ -43,14 +43,20 @@ def meaning_of(
         wished: The caller's `--outputs`; None to conclude it.
         activation: The function behind the outputs; None if the model does not tell.
         raw: The model's answers to some pictures, shape (n, outputs).
+        rounded: True if the outputs are whole numbers, so that sums are rough.
 
     Raises:
         InvalidRequest: It cannot be known, or the wish contradicts the model.
     """
     if wished is not None:
         _check_wish(wished, raw.shape[1], raw)
+        if wished == "softmax" and not rounded:
+            _check_sums(raw)
         return wished, "--outputs"
     found = _told(activation, raw.shape[1]) or _measured(raw)
+    # An average of softmaxes ends without an activation, and is no logit.
+    if found and found[0] == "logits" and raw.shape[1] > 1 and _sum_to_one(raw):
+        found = _measured(raw)
     if found is None:
         raise InvalidRequest(
             f"The model does not tell what its outputs are; say --outputs {_CHOICES}."
@@ -75,9 +81,14 @@ def _measured(raw: Values) -> tuple[str, str] | None:
         return None
     if not _are_probabilities(raw):
         return "logits", "its answers to some pictures lie outside 0 to 1"
-    if np.abs(raw.sum(axis=1) - 1).max() <= _SUM_TOLERANCE:
-        return "softmax", "its answers to some pictures sum to 1"
+    if _sum_to_one(raw):
+        return "softmax", "the scores of each picture sum to 1"
     return None
+
+
+def _sum_to_one(raw: Values) -> bool:
+    sums = raw.sum(axis=1)
+    return _are_probabilities(raw) and bool(np.abs(sums - 1).max() <= _SUM_TOLERANCE)
 
 
 def _are_probabilities(raw: Values) -> bool:
@@ -94,10 +105,24 @@ def _check_wish(wished: str, outputs: int, raw: Values) -> None:
             "--outputs is softmax, and the model has one output, which softmax makes "
             "1 always; expected binary, logits or sigmoid."
         )
+    if outputs > 1 and wished == "logits" and _sum_to_one(raw):
+        raise InvalidRequest(
+            "--outputs is logits, and the scores of each picture sum to 1 already, so "
+            "that another softmax would level them; expected softmax."
+        )
     if wished != "logits" and not _are_probabilities(raw):
         raise InvalidRequest(
             f"--outputs is {wished}, and the model answers {raw.min():.3g} to "
             f"{raw.max():.3g}, which are no probabilities; expected logits."
+        )
+
+
+def _check_sums(raw: Values) -> None:
+    if not _sum_to_one(raw):
+        sums = raw.sum(axis=1)
+        raise InvalidRequest(
+            f"--outputs is softmax, and the scores of a picture sum to {sums.min():.3g}"
+            f" to {sums.max():.3g}, not to 1; expected sigmoid or logits."
         )
 
 

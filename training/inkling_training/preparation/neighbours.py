@@ -89,6 +89,19 @@ def _neighbours(
         if resize != contract.resize:
             other = replace(contract, resize=resize, crop=1.0, aspect="scaling")
             yield f"--resize {resize}", other
+    yield from _resamplings(contract)
+
+
+def _resamplings(contract: Contract) -> Iterator[tuple[str, Contract]]:
+    """Yield the neighbours that differ in the filter only."""
+    kinds = ("nearest", "bilinear", "bicubic")
+    if contract.antialias and contract.aspect != "exact_box":
+        kind = contract.filter if contract.filter in kinds else "bilinear"
+        yield "--no-antialias", replace(contract, antialias=False, filter=kind)
+    for kind in kinds:
+        if not contract.antialias or kind != contract.filter:
+            other = replace(contract, filter=kind, antialias=True)
+            yield f"--filter {kind}", other
 
 
 def label_order(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["CHOICES", "VALUES", "normalised"]
+__all__ = ["CHOICES", "VALUES", "normalised", "pair"]
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -29,6 +29,19 @@ def normalised(
         "scale": tuple(factor / one for one in std),
         "offset": tuple(-m / s for m, s in zip(mean, std, strict=True)),
     }
+
+
+def pair(size: Any) -> tuple[int, int]:
+    """Return a height and a width, which JSON states as one number, a list or by name.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is something else.
+    """
+    if isinstance(size, Mapping):
+        return int(size["height"]), int(size["width"])
+    if isinstance(size, list | tuple):
+        return int(size[0]), int(size[-1])
+    return int(size), int(size)
 
 
 # Fields of the contract for each name of `--values`.

@@ -108,7 +108,15 @@ validation split, is {figures["temperature"]:g}; without it the error was
 
 {_abstaining(figures)}
 
-Contract: `{figures["contract"]}`"""
+{_stated(figures)}Contract: `{figures["contract"]}`"""
+
+
+def _stated(figures: dict[str, Any]) -> str:
+    """Return what is to be said about a network that is not Inkling's own."""
+    if not figures.get("notes"):
+        return ""
+    listed = "\n".join(f"- {note}" for note in figures["notes"])
+    return f"Architecture: `{figures['architecture']}`\n\n{listed}\n\n"
 
 
 def _abstaining(figures: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["seen", "write_datasheet"]
 
 _SHOWN = 8
+_LISTED = 12
 
 
 def seen(contract: Contract, pictures: Pictures) -> Figure:
@@ -95,10 +96,20 @@ Each export was compared with the given model, asked by {figures["library"]}, on
 
 {listed}
 
+The labels by the places of their scores: {_places(figures["labels"])}.
+
 ![What the model sees](seen.png)
 
 Given: `{figures["source"]["digest"]}`. Contract: `{figures["contract"]}`
 """
+
+
+def _places(labels: Sequence[str]) -> str:
+    """Return the first and the last labels with their places."""
+    numbered = [f"{place} {label}" for place, label in enumerate(labels)]
+    if len(numbered) > 2 * _LISTED:
+        numbered = [*numbered[:_LISTED], "...", *numbered[-_LISTED:]]
+    return ", ".join(numbered)
 
 
 def _share(share: float | None) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from inkling.contract import Contract
     from inkling_training.data.datasets import Dataset
+    from inkling_training.data.stored import Inputs
     from inkling_training.release.parity import ParityRow
 
 __all__ = ["Judgement", "judged"]
@@ -87,9 +88,7 @@ class Judgement:
         }
 
 
-def judged(
-    model: keras.Model, dataset: Dataset, inputs: npt.NDArray[np.float32]
-) -> Judgement:
+def judged(model: keras.Model, dataset: Dataset, inputs: Inputs) -> Judgement:
     """Run a calibrated model on the test set and on outliers, and return the results.
 
     Args:
@@ -102,7 +101,7 @@ def judged(
     """
     contract = dataset.contract
 
-    def scored(inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def scored(inputs: Inputs) -> npt.NDArray[np.float32]:
         scores = scores_of(model, inputs)
         if not np.isfinite(scores).all():
             raise GateFailed(

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from inkling.model.bundle import read_bundle
 from inkling.model.runner import TFLiteRunner
+from inkling_training.data.stored import batch_size
 from inkling_training.figures.reliability import expected_calibration_error
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     Scores: TypeAlias = npt.NDArray[np.float32]
     Predict: TypeAlias = Callable[[npt.NDArray[np.float32]], Scores]
 
+    from inkling_training.data.stored import Inputs
+
 __all__ = ["ParityRow", "compare"]
 
-_BATCH = 250
 # The largest loss of accuracy of an int8 model. On a small test set, labels that change
 # by chance can lose more; the limit there is two standard errors of their number.
 _MAX_ACCURACY_LOSS = 0.002
@@ -68,7 +70,7 @@ def compare(
     model: Predict,
     version: Path,
     contract: Contract,
-    inputs: npt.NDArray[np.float32],
+    inputs: Inputs,
     labels: npt.NDArray[np.int64] | None,
     formats: Sequence[str],
 ) -> list[ParityRow]:
@@ -137,9 +139,10 @@ def _exports(
     return exports
 
 
-def _scores(predict: Predict, inputs: npt.NDArray[np.float32]) -> Scores:
-    starts = range(0, len(inputs), _BATCH)
-    return np.concatenate([predict(inputs[at : at + _BATCH]) for at in starts])
+def _scores(predict: Predict, inputs: Inputs) -> Scores:
+    size = batch_size(inputs.shape[1:])
+    starts = range(0, len(inputs), size)
+    return np.concatenate([predict(inputs[at : at + size]) for at in starts])
 
 
 def _allowed_loss(differ: int, count: int) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,16 @@ from inkling.model.loading import load_version
 from inkling.model.repository import FORMATS, Publication, Repository, VersionFiles
 from inkling_training.errors import GateFailed
 from inkling_training.figures import plots
-from inkling_training.release import card, export, parity
+from inkling_training.fit.models import scorer
+from inkling_training.release import card, export, formats, parity
 from inkling_training.release.judgement import judged
 from inkling_training.stderr import quiet_stderr
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from matplotlib.figure import Figure
 
+    from inkling.contract import Contract
     from inkling_training.data.datasets import Dataset
     from inkling_training.fit.train import Trained
     from inkling_training.release.parity import ParityRow
@@ -34,11 +38,13 @@ __all__ = [
     "check_parity",
     "check_regression",
     "publish",
+    "publishing",
     "version_before",
 ]
 
-# With this many pictures the ranges of all int8 tensors are stable.
-_CALIBRATION_PICTURES = 500
+# With this many pictures the ranges of all int8 tensors are stable. A large picture has
+# as many values as many small ones.
+_CALIBRATION_PICTURES, _CALIBRATION_BYTES, _CALIBRATION_LEAST = 500, 32 * 1024**2, 50
 # The largest loss of accuracy against the previous version on the same test set. If two
 # standard errors of the accuracy are more, as on a small test set, they are the limit.
 _MAX_REGRESSION = 0.002
@@ -70,53 +76,99 @@ def publish(
             version was published.
     """
     contract, test = dataset.contract, dataset.test
-    inputs = test.inputs(contract)
+    inputs = test.inputs_in_parts(contract)
     judgement = judged(trained.model, dataset, inputs)
-    with repository.publishing(name) as publication:
+    with publishing(repository, name) as publication:
         path = publication.path
-        _export(name, dataset, trained.model, path)
+        kinds, notes = _export(name, dataset, trained.model, path)
         with quiet_stderr():
-            rows = parity.compare(
-                _asked(trained.model), path, contract, inputs, test.labels, FORMATS
-            )
-        check_parity(rows, "the Keras model")
-        found = judgement.figures(rows)
+            asked = scorer(trained.model)
+            rows = parity.compare(asked, path, contract, inputs, test.labels, kinds)
+        rows, kinds = _agreeing(rows, kinds, contract, path, notes)
         if not allow_regression:
             before = version_before(repository, name, contract.training_data.digest)
-            check_regression(before, found["accuracy"]["float32"], len(test))
-        shown = {
-            **figures,
-            **_figures(name, dataset, trained, path),
-            **found,
-        }
+            check_regression(before, judgement.accuracy, len(test))
+        shown = {**figures, **_figures(name, dataset, trained, path)}
+        shown |= judgement.figures(rows)
+        if notes:
+            shown["notes"] = [*figures.get("notes", []), *notes]
         drawn = {"curves": plots.curves(trained.history), **judgement.drawn()}
         card.write_card(path / "card", shown, {**drawn, **(pictures or {})})
-        check_as_a_gateway_does(publication, FORMATS)
+        check_as_a_gateway_does(publication, kinds)
         files = publication.commit()
-    print(card.parity_table(rows), flush=True)
+    print(*notes, card.parity_table(rows), sep="\n", flush=True)
     return files
 
 
-def _export(name: str, dataset: Dataset, model: keras.Model, path: Path) -> None:
+@contextmanager
+def publishing(repository: Repository, name: str) -> Iterator[Publication]:
+    """Write a new version, as `Repository.publishing`.
+
+    A failed first publication leaves no empty directory.
+    """
+    home = repository.files(name, 1).path.parent
+    try:
+        with repository.publishing(name) as publication:
+            yield publication
+    finally:
+        with suppress(OSError):
+            home.rmdir()
+
+
+def _agreeing(
+    rows: list[ParityRow],
+    kinds: list[str],
+    contract: Contract,
+    path: Path,
+    notes: list[str],
+) -> tuple[list[ParityRow], list[str]]:
+    """Return the rows and the TFLite formats that agree with the model.
+
+    A network of Inkling's own has every format. Another may lack one that is inexact;
+    `notes` then gets a sentence about it.
+
+    Raises:
+        GateFailed: An export that the version must have disagrees.
+    """
+    if contract.source is None:
+        check_parity(rows, "the Keras model")
+        return rows, kinds
+    check_parity(formats.exact(rows, kinds), "the Keras model")
+    notes += formats.leave_out(rows, path)
+    rows = [row for row in rows if row.passed]
+    passed = {row.export for row in rows}
+    return rows, [kind for kind in kinds if kind in passed]
+
+
+def _export(
+    name: str, dataset: Dataset, model: keras.Model, path: Path
+) -> tuple[list[str], list[str]]:
+    """Write all files but the card; return the TFLite formats, and notes about them."""
     contract = dataset.contract
-    calibration = dataset.train.first(_CALIBRATION_PICTURES).inputs(contract)
+    size = 4 * math.prod(contract.input_shape)
+    count = max(_CALIBRATION_LEAST, _CALIBRATION_BYTES // size)
+    count = min(_CALIBRATION_PICTURES, count)
+    calibration = dataset.train.first(count).inputs(contract)
     exporter = export.Exporter.of_keras(name, model, contract)
     exporter.write_saved_model(path)
-    for tflite_format in FORMATS:
-        exporter.write_tflite(tflite_format, calibration, path / "tflite")
-    export.write_warmup(name, calibration, path)
+    kinds, notes = _converted(exporter, calibration, contract, path / "tflite")
+    export.write_warmup(name, contract, path)
     images = export.samples_and_photos(contract, dataset.test)
-    export.write_golden(_asked(model), contract, images, path)
+    export.write_golden(scorer(model), contract, images, path)
+    return kinds, notes
 
 
-def _asked(model: keras.Model) -> parity.Predict:
-    """Return a function that asks Keras for the scores of inputs."""
-
-    def asked(inputs: parity.Scores) -> parity.Scores:
-        scores: parity.Scores = model(inputs, training=False).numpy()
-        return scores
-
-    return asked
+def _converted(
+    exporter: export.Exporter,
+    inputs: npt.NDArray[np.float32],
+    contract: Contract,
+    directory: Path,
+) -> tuple[list[str], list[str]]:
+    if contract.source is not None:
+        return formats.convert(exporter, inputs, directory, lambda _: None)
+    for tflite_format in FORMATS:
+        exporter.write_tflite(tflite_format, inputs, directory)
+    return list(FORMATS), []
 
 
 def check_as_a_gateway_does(publication: Publication, formats: Sequence[str]) -> None:
@@ -195,8 +247,8 @@ def _figures(
         "best_epoch": trained.best_epoch,
         "train_s": round(trained.train_s, 1),
         "bytes": {
-            name: (path / "tflite" / f"{name}.tflite").stat().st_size
-            for name in FORMATS
+            file.stem: file.stat().st_size
+            for file in sorted((path / "tflite").glob("*.tflite"))
         },
         "made_with": {
             "keras": keras.__version__,

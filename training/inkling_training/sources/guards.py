@@ -95,8 +95,8 @@ def _check_size(path: Path, size: int) -> None:
         )
 
 
-def keras_archive(path: Path) -> dict[str, Any]:
-    """Return the configuration in a `.keras` file.
+def keras_archive(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the configuration in a `.keras` file, and the version that wrote it.
 
     Raises:
         UnusableModel: The archive is damaged, unpacks to too much, or has none.
@@ -119,6 +119,9 @@ def keras_archive(path: Path) -> dict[str, Any]:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile
             config = json.loads(archive.read("config.json"))
+            about = {}
+            if 0 < sizes.get("metadata.json", 0) <= _MAX_CONFIG_BYTES:
+                about = json.loads(archive.read("metadata.json"))
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, RecursionError):
         config = None
     except (EOFError, NotImplementedError, RuntimeError):
@@ -128,7 +131,8 @@ def keras_archive(path: Path) -> dict[str, Any]:
             f"{path.name} is damaged: its archive or its configuration cannot be "
             "read. Copy or save the model again."
         )
-    return config
+    version = about.get("keras_version") if isinstance(about, dict) else None
+    return config, str(version or "3.")
 
 
 def objects(config: object) -> Iterator[dict[str, Any]]:

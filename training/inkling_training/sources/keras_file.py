@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens `.keras` and `.h5` files with Keras."""
+"""Opens `.keras` and `.h5` files with the Keras that wrote them: Keras 3 or Keras 2."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import h5py
@@ -15,8 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.backend.common import global_state
+from keras.src.legacy.saving import saving_utils
 
 from inkling_training.sources import keras_layers
+from inkling_training.sources.graphs import FlatGraph
 from inkling_training.sources.guards import (
     check_code,
     digest_of,
@@ -24,7 +27,6 @@ from inkling_training.sources.guards import (
     keras_archive,
     objects,
 )
-from inkling_training.sources.keras_two import CLASSES, as_keras_three
 from inkling_training.sources.source import (
     Choice,
     Source,
@@ -54,15 +56,13 @@ def open_keras(path: Path, choice: Choice) -> Source:
     Raises:
         UnusableModel: The file is damaged, carries code, or is no image classifier.
     """
-    digest, config = digest_of(path), keras_archive(path)
+    digest, (config, version) = digest_of(path), keras_archive(path)
     if path.suffix != ".keras":
         raise UnusableModel(
             f"{path.name} is a .keras file by its content; rename it to "
             f"{path.stem}.keras, because Keras opens it by its name."
         )
-    check_code(path.name, config, trust=choice.trust)
-    _check_weights(path, config, trust=choice.trust)
-    return _opened(path, digest, config, choice)
+    return _opened(path, digest, config, version, choice)
 
 
 def open_h5(path: Path, choice: Choice) -> Source:
@@ -75,7 +75,9 @@ def open_h5(path: Path, choice: Choice) -> Source:
     try:
         with h5py.File(path, "r") as file:
             text = file.attrs.get("model_config")
+            version = file.attrs.get("keras_version", "2")
         config = None if text is None else json.loads(text)
+        version = version if isinstance(version, str) else version.decode()
     except (OSError, ValueError, RuntimeError, KeyError, RecursionError):
         raise UnusableModel(
             f"{path.name} is damaged: HDF5 cannot read it. Copy or save the model "
@@ -86,41 +88,50 @@ def open_h5(path: Path, choice: Choice) -> Source:
             f"{path.name} holds weights without a model. Save the whole model with "
             "model.save('model.keras')."
         )
+    return _opened(path, digest, config, version, choice)
+
+
+def _library(version: str) -> ModuleType:
+    """Return the Keras that reads what a version of it wrote.
+
+    Keras 3 reads a part only of what Keras 2 wrote. tfjs-layers, with which Teachable
+    Machine exports, writes the form of Keras 2.
+    """
+    if version.startswith("3."):
+        return keras  # type: ignore[no-any-return]
+    import tf_keras  # noqa: PLC0415 - it takes a second to import
+
+    return tf_keras  # type: ignore[no-any-return]
+
+
+def _opened(
+    path: Path, digest: str, config: Any, version: str, choice: Choice
+) -> Source:
     check_code(path.name, config, trust=choice.trust)
-    with as_keras_three(path, config) as readable:
-        return _opened(readable, digest, config, choice)
-
-
-def _opened(path: Path, digest: str, config: Any, choice: Choice) -> Source:
+    library = _library(version)
+    _check_weights(path, config, library, trust=choice.trust)
     try:
         with quiet_stderr():
-            model = keras.models.load_model(
-                path,
-                custom_objects=dict(CLASSES),
-                compile=False,
-                safe_mode=not choice.trust,
+            model = library.models.load_model(
+                path, compile=False, safe_mode=not choice.trust
             )
     except Exception as error:  # noqa: BLE001 - a file raises whatever it likes
-        raise UnusableModel(_why(path.name, config, error)) from None
-    return _source(path.name, digest, model, choice)
+        raise UnusableModel(_why(path.name, config, library, error)) from None
+    return _source(path.name, digest, library, model, choice)
 
 
-def _check_weights(path: Path, config: Any, *, trust: bool) -> None:
+def _check_weights(
+    path: Path, config: Any, library: ModuleType, *, trust: bool
+) -> None:
     """Check that a file holds the weights that its configuration declares.
 
-    Keras would allocate them first. In a stateless scope nothing is allocated.
+    Keras would allocate them first.
     """
-    # Keras changes the configuration that it reads.
-    copy = {**deepcopy(config), "compile_config": None}
     try:
-        with quiet_stderr(), keras.StatelessScope(initialize_variables=False):
-            model = keras.saving.deserialize_keras_object(copy, safe_mode=not trust)
-            declared = sum(math.prod(weight.shape) for weight in model.weights)
+        with quiet_stderr():
+            declared = _declared(path, deepcopy(config), library, trust=trust)
     except Exception:  # noqa: BLE001 - opening the file tells what is wrong with it
         return
-    finally:
-        # Else the next scope would allocate them.
-        global_state.set_global_attribute("uninitialized_variables", [])
     if declared > _LEAST_WEIGHTS + _WEIGHTS_PER_BYTE * path.stat().st_size:
         raise UnusableModel(
             f"{path.name} declares {declared:,} weights, which a file of "
@@ -128,8 +139,32 @@ def _check_weights(path: Path, config: Any, *, trust: bool) -> None:
         )
 
 
-def _why(name: str, config: Any, error: Exception) -> str:
-    known = frozenset(dir(keras.layers)) | frozenset(dir(keras))
+def _declared(
+    path: Path, config: dict[str, Any], library: ModuleType, *, trust: bool
+) -> int:
+    """Return the number of weights of a configuration, without allocating them."""
+    if library is not keras:
+        with tf.Graph().as_default():
+            model = library.models.model_from_config(config)
+            return sum(math.prod(weight.shape) for weight in model.weights)
+    try:
+        with (
+            keras.StatelessScope(initialize_variables=False),
+            keras.src.saving.serialization_lib.SafeModeScope(not trust),
+        ):
+            if path.suffix == ".keras":
+                config["compile_config"] = None
+                model = keras.saving.deserialize_keras_object(config)
+            else:
+                model = saving_utils.model_from_config(config)
+            return sum(math.prod(weight.shape) for weight in model.weights)
+    finally:
+        # Else the next scope would allocate them.
+        global_state.set_global_attribute("uninitialized_variables", [])
+
+
+def _why(name: str, config: Any, library: ModuleType, error: Exception) -> str:
+    known = frozenset(dir(library.layers)) | frozenset(dir(library))
     unknown = {
         one["class_name"] for one in objects(config) if is_unknown(one, known)
     } - {"__keras_tensor__", "Functional", "Model"}
@@ -140,52 +175,65 @@ def _why(name: str, config: Any, error: Exception) -> str:
             "the classes are known, and publish that folder."
         )
     return (
-        f"Keras {keras.__version__} cannot open {name} ({type(error).__name__}): it is "
-        "damaged, or another version of Keras wrote it. Save the model again, or "
+        f"Keras {library.__version__} cannot open {name} ({type(error).__name__}): it "
+        "is damaged, or another version of Keras wrote it. Save the model again, or "
         "export it with model.export('folder') and publish that folder."
     )
 
 
-def _source(name: str, digest: str, model: Any, choice: Choice) -> Source:
-    inputs = list(getattr(model, "inputs", None) or [])
-    if len(inputs) != 1:
-        has = f"{len(inputs)} inputs" if inputs else "no input of a fixed form"
-        raise UnusableModel(f"{name} has {has}; expected one input, for one picture.")
-    dtype = keras.backend.standardize_dtype(inputs[0].dtype)
+def _source(
+    name: str, digest: str, library: ModuleType, model: Any, choice: Choice
+) -> Source:
+    inputs = _inputs(name, model)
+    dtype = tf.as_dtype(inputs[0].dtype).name
     layout, height, width, channels = shape_of(tuple(inputs[0].shape), dtype, name)
     place = _place(name, model, choice.output)
     half = keras_layers.computes_in_half(model)
     exported = _in_float32(model) if half else model
-    values, notes = keras_layers.beginning(model)
 
-    def raw(batch: Any) -> Any:
-        def ask(part: Any) -> Any:
-            answer = _called(model, native(part, layout, dtype))[place]
-            return keras.ops.cast(answer, "float32").numpy()
-
-        return in_batches(ask, batch, name)
+    def ask(part: Any) -> Any:
+        answer = _called(model, native(part, layout, dtype))[place]
+        return tf.cast(answer, "float32").numpy()
 
     def traced(batch: Any) -> Any:
         return _called(exported, _native(batch, layout, dtype))[place]
 
+    graph = FlatGraph.of(traced, (height, width, channels), name)
     return Source(
         name=name,
         digest=digest,
-        library=f"Keras {keras.__version__}",
+        library=f"Keras {library.__version__}",
         height=height,
         width=width,
         channels=channels,
         layout=layout,
         dtype=dtype,
-        activation=keras_layers.activation(model.outputs[place]),
-        raw=raw,
-        values=("bytes", "the model takes whole numbers") if "int" in dtype else values,
-        notes=notes,
+        activation=graph.activation(),
+        raw=lambda batch: in_batches(ask, batch, name),
+        values=graph.values(dtype),
+        stated=graph.resizing(),
+        layers=keras_layers.layer_names(model),
+        notes=_notes(model),
         half=half,
         traced=traced,
         # These have the states of random layers, which the model does not track; its
         # layers beside them would triple the time of saving.
-        tracked=[variable.value for variable in exported.variables],
+        tracked=[getattr(one, "_value", one) for one in exported.variables],
+    )
+
+
+def _inputs(name: str, model: Any) -> list[Any]:
+    inputs = list(getattr(model, "inputs", None) or [])
+    if len(inputs) != 1:
+        has = f"{len(inputs)} inputs" if inputs else "no input of a fixed form"
+        raise UnusableModel(f"{name} has {has}; expected one input, for one picture.")
+    return inputs
+
+
+def _notes(model: Any) -> tuple[str, ...]:
+    return tuple(
+        f"{kind} is for training only and does nothing here"
+        for kind in keras_layers.training_layers(model)
     )
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
-from inkling_training.sources.graphs import producer
+from inkling_training.sources.graphs import FlatGraph
 from inkling_training.sources.guards import digest_of
 from inkling_training.sources.source import (
     Choice,
@@ -118,6 +118,7 @@ def _source(
             "one input, for one picture."
         )
     [(key, spec)] = inputs.items()
+    _check_encoded(name, spec)
     shape = tuple(spec.shape) if spec.shape.rank is not None else ()
     layout, height, width, channels = shape_of(shape, spec.dtype.name, name)
     names = sorted(signature.structured_outputs)
@@ -126,14 +127,11 @@ def _source(
     def traced(batch: Any) -> Any:
         return _asked(signature, key, output, layout, spec.dtype)(batch)
 
-    def raw(batch: Any) -> Any:
-        def ask(part: Any) -> Any:
-            answer = _own_answer(signature, key, spec, layout, part)[output]
-            return tf.cast(answer, tf.float32).numpy()
+    def ask(part: Any) -> Any:
+        answer = _own_answer(signature, key, spec, layout, part)[output]
+        return tf.cast(answer, tf.float32).numpy()
 
-        return in_batches(ask, batch, name)
-
-    whole = "int" in spec.dtype.name
+    graph = FlatGraph.of(traced, (height, width, channels), name)
     return Source(
         name=name,
         digest=digest,
@@ -143,13 +141,24 @@ def _source(
         channels=channels,
         layout=layout,
         dtype=spec.dtype.name,
-        activation=_activation(signature, output),
-        raw=raw,
-        values=("bytes", "the model takes whole numbers") if whole else None,
+        activation=graph.activation(),
+        raw=lambda batch: in_batches(ask, batch, name),
+        values=graph.values(spec.dtype.name),
+        stated=graph.resizing(),
+        layers=graph.names(),
         half=spec.dtype in (tf.float16, tf.bfloat16),
         traced=traced,
         tracked=loaded,
     )
+
+
+def _check_encoded(name: str, spec: Any) -> None:
+    if spec.dtype == tf.string:
+        raise UnusableModel(
+            f"{name} takes pictures as files (text or bytes) and decodes and prepares "
+            "them itself. Inkling prepares the pictures, so export the part of the "
+            "model that takes their pixels, or choose it with --signature NAME."
+        )
 
 
 def _own_answer(signature: Any, key: str, spec: Any, layout: str, part: Any) -> Any:
@@ -170,10 +179,3 @@ def _asked(
         return signature(**{key: tf.cast(batch, dtype)})[output]
 
     return asked
-
-
-def _activation(signature: Any, output: str) -> str | None:
-    kind = producer(signature, signature.structured_outputs[output])
-    if kind in ("Softmax", "Sigmoid"):
-        return kind.lower()
-    return "linear" if kind in ("BiasAdd", "MatMul", "AddV2", "Mean") else None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -68,6 +68,10 @@ class Source:
         activation: The function behind the scores: `softmax`, `sigmoid`, `linear`, or
             another name; None if the file does not say.
         values: The range of pixels that the model itself tells, and the reason.
+        stated: Fields of the contract that the model states besides: a resizing inside
+            a model that takes pictures of any size, or the normalisation in the
+            metadata of a file.
+        layers: The names of layers, operations or tensors.
         notes: Further statements, as sentences.
         half: True if the model computes in half precision.
         raw: Asks the model by its own library: takes inputs, float32, shape (n, height,
@@ -91,6 +95,8 @@ class Source:
     activation: str | None
     raw: Callable[[Inputs], Raw]
     values: tuple[str, str] | None = None
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    layers: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     half: bool = False
     traced: Callable[[Any], Any] | None = None

@@ -3,33 +3,40 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-import zlib
+from collections import Counter
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inkling_training.sources.beginning import values_of
 from inkling_training.sources.guards import digest_of
 from inkling_training.sources.source import (
-    DTYPES,
     Choice,
     Source,
     UnusableModel,
     shape_of,
     two_dimensional,
 )
+from inkling_training.sources.tflite_metadata import Metadata, read_metadata
 
-__all__ = ["open_tflite", "precision"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-_MAX_LABELS_BYTES = 4 * 1024**2
+__all__ = ["open_tflite", "operations_in_float", "precision"]
+
+_DTYPES = ("float32", "uint8", "int8")
 _ACTIVATIONS = {
     "SOFTMAX": "softmax",
     "LOGISTIC": "sigmoid",
     "FULLY_CONNECTED": "linear",
 }
+_WITH_WEIGHTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+# The range that the steps of a whole-numbered input span, in the model's own measure.
+_USUAL_RANGES = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))
+_RANGE_SLACK = 0.02
 _PASSED = ("DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "CAST", "DELEGATE")
 
 
@@ -47,7 +54,7 @@ def open_tflite(path: Path, choice: Choice) -> Source:
             "--output and --signature do not apply to a TFLite file, which has one "
             "input and one output."
         )
-    model, labels = _without_archive(content)
+    model, metadata = read_metadata(content)
     try:
         interpreter = Interpreter(model_content=model)
         interpreter.allocate_tensors()
@@ -65,37 +72,23 @@ def open_tflite(path: Path, choice: Choice) -> Source:
             f"{path.name} has {len(inputs)} inputs and {len(outputs)} outputs; "
             "expected one of each, as classifiers have."
         )
-    return _source(path.name, digest, model, interpreter, labels)
-
-
-def _without_archive(content: bytes) -> tuple[bytes, tuple[str, ...]]:
-    """Return the model without the archive of TFLite metadata, and its labels."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = archive.infolist()
-            texts = [one for one in members if one.filename.endswith(".txt")]
-            start = min((one.header_offset for one in members), default=len(content))
-            labels: tuple[str, ...] = ()
-            if len(texts) == 1 and texts[0].file_size <= _MAX_LABELS_BYTES:
-                text = archive.read(texts[0]).decode()
-                labels = tuple(line for line in text.splitlines() if line.strip())
-    except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError):
-        return content, ()
-    except (RuntimeError, EOFError, OSError):
-        return content, ()
-    return content[:start], labels
+    return _source(path.name, digest, model, interpreter, metadata)
 
 
 def _source(
-    name: str, digest: str, model: bytes, interpreter: Any, labels: tuple[str, ...]
+    name: str, digest: str, model: bytes, interpreter: Any, metadata: Metadata
 ) -> Source:
     [taken], [given] = interpreter.get_input_details(), interpreter.get_output_details()
     dtype = np.dtype(taken["dtype"]).name
     # The batch of a TFLite file can be changed, whatever the file states.
-    shape: tuple[int | None, ...] = (None, *taken["shape"].tolist()[1:])
+    sides = taken["shape_signature"].tolist()[1:]
+    shape = (None, *(None if side < 0 else side for side in sides))
     layout, height, width, channels = shape_of(shape, dtype, name)
-    if dtype not in DTYPES or (None in (height, width, channels)):
-        raise UnusableModel(f"{name} has an input of an open size; convert it again.")
+    if dtype not in _DTYPES or None in shape[1:]:
+        raise UnusableModel(
+            f"{name} takes {dtype} of {height or 'any'} x {width or 'any'} pixels; "
+            f"expected one of {', '.join(_DTYPES)} and a fixed size. Convert it again."
+        )
     quantised = "int" in dtype and bool(taken["quantization"][0])
 
     def raw(batch: Any) -> Any:
@@ -113,10 +106,31 @@ def _source(
         dtype=dtype,
         activation=_activation(interpreter, given["index"]),
         raw=raw,
-        values=_values(taken, dtype),
+        values=_values(model, taken, dtype),
+        stated=_normalisation(metadata) if dtype == "float32" else {},
+        layers=_names(interpreter),
         quantisation=taken["quantization"] if quantised else None,
         tflite=model,
-        labels=labels,
+        labels=metadata.labels,
+    )
+
+
+def _normalisation(metadata: Metadata) -> dict[str, Any]:
+    if not metadata.mean or not metadata.std or 0 in metadata.std:
+        return {}
+    size = max(len(metadata.mean), len(metadata.std))
+    mean, std = (np.resize(one, size) for one in (metadata.mean, metadata.std))
+    return {
+        "scale": tuple((1 / std).tolist()),
+        "offset": tuple((-mean / std).tolist()),
+    }
+
+
+def _names(interpreter: Any) -> frozenset[str]:
+    return frozenset(
+        part
+        for tensor in interpreter.get_tensor_details()
+        for part in tensor["name"].replace(";", "/").split("/")
     )
 
 
@@ -138,18 +152,66 @@ def _answer(interpreter: Any, taken: Any, given: Any, inputs: Any, layout: str) 
     return (found.astype(np.float32) - zero) * np.float32(scale)
 
 
-def _values(taken: Any, dtype: str) -> tuple[str, str] | None:
-    scale, zero = taken["quantization"]
+def _values(model: bytes, taken: Any, dtype: str) -> tuple[str, str] | None:
     if "int" not in dtype:
-        return None
+        try:
+            return values_of(_front(model))
+        except (RuntimeError, ValueError):  # the first real question tells why
+            return None
+    scale, zero = taken["quantization"]
     if not scale:
         return "bytes", "the model takes whole numbers"
     limits = np.iinfo(dtype)
     low, high = (limits.min - zero) * scale, (limits.max - zero) * scale
+    slack = _RANGE_SLACK * (high - low)
+    usual = any(
+        abs(low - least) <= slack and abs(high - most) <= slack
+        for least, most in _USUAL_RANGES
+    )
+    if not usual:
+        return None
     return "bytes", (
         f"the model takes {dtype}, one step for each grey level ({low:.3g} to "
         f"{high:.3g} in its own measure)"
     )
+
+
+def _front(model: bytes) -> Callable[[float], npt.NDArray[np.float32]]:
+    """Return a function from a level to the values that reach the first weights."""
+    from ai_edge_litert.interpreter import (  # noqa: PLC0415
+        Interpreter,
+        OpResolverType,
+    )
+
+    # A delegate would hide the tensors between the operations.
+    interpreter = Interpreter(
+        model_content=model,
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    [taken] = interpreter.get_input_details()
+    place = _first_weighed(interpreter, taken["index"])
+
+    def front(level: float) -> npt.NDArray[np.float32]:
+        interpreter.set_tensor(taken["index"], np.full(taken["shape"], level, "f4"))
+        interpreter.invoke()
+        found: npt.NDArray[np.float32] = interpreter.get_tensor(place)
+        return found
+
+    return front
+
+
+def _first_weighed(interpreter: Any, start: int) -> int:
+    """Return the tensor that the first operation with weights gets."""
+    reached = {start}
+    for operation in interpreter._get_ops_details():
+        inputs = reached.intersection(operation["inputs"])
+        if inputs and operation["op_name"] in _WITH_WEIGHTS:
+            return int(operation["inputs"][0])
+        if inputs:
+            reached.update(operation["outputs"])
+    return start
 
 
 def _activation(interpreter: Any, output: int) -> str | None:
@@ -181,3 +243,37 @@ def precision(source: Source) -> str:
     if types & {"int8", "uint8"}:
         return "int8"
     return "float16" if "float16" in types else "float32"
+
+
+def operations_in_float(model: bytes) -> tuple[dict[str, int], int]:
+    """Return how many operations of an int8 model compute in float32.
+
+    Args:
+        model: The bytes of a TFLite file.
+
+    Returns:
+        Their number by name; and the number of all operations, without those that only
+        change between the two.
+    """
+    from ai_edge_litert.interpreter import (  # noqa: PLC0415
+        Interpreter,
+        OpResolverType,
+    )
+
+    interpreter = Interpreter(
+        model_content=model,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    details = interpreter.get_tensor_details()
+    types = {one["index"]: np.dtype(one["dtype"]).name for one in details}
+    operations = [
+        one
+        for one in interpreter._get_ops_details()
+        if one["op_name"] not in ("QUANTIZE", "DEQUANTIZE")
+    ]
+    in_float = Counter(
+        one["op_name"]
+        for one in operations
+        if any(types.get(index) == "float32" for index in one["outputs"])
+    )
+    return dict(in_float), len(operations)

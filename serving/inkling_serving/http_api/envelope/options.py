@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from inkling.errors import InvalidRequest
-from inkling.types import check_top_k
+from inkling.types import check_threshold, check_top_k
 from inkling_serving.service import Options
 
 __all__ = [
@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 # The options of an address, by name, and what each of them takes.
-CLASSIFY = ("top_k", "abstain", "timing", "partial")
-EXPLAIN = ("top_k", "abstain", "timing")
+CLASSIFY = ("top_k", "threshold", "abstain", "timing", "partial")
+EXPLAIN = ("top_k", "threshold", "abstain", "timing")
 NONE: tuple[str, ...] = ()
 
 # A name and its parsed value, in the order in which they came.
@@ -44,6 +44,9 @@ Pairs = Iterable[tuple[str, Any]]
 
 _MAX_FIELDS = 16
 _TOP_K = re.compile(r"[1-9][0-9]{0,5}")
+_NUMBER = re.compile(
+    r"(?:[0-9]{1,3}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE]-?[0-9]{1,2})?"
+)
 _MAX_SHOWN = 40
 _SIMILAR = 0.6
 
@@ -108,6 +111,10 @@ def from_text(name: str, text: str) -> Any:
         if not _TOP_K.fullmatch(text):
             raise InvalidRequest("top_k must be a whole number, 1 or more: ?top_k=3")
         return int(text)
+    if name == "threshold":
+        if not _NUMBER.fullmatch(text):
+            raise InvalidRequest("threshold must be a number, 0 to 1: ?threshold=0.5")
+        return check_threshold(float(text))
     if text not in ("true", "false"):
         raise InvalidRequest(f"{name} must be true or false: ?{name}=true")
     return text == "true"
@@ -122,17 +129,22 @@ def from_json(document: Mapping[str, Any], known: Sequence[str]) -> Pairs:
     for name in known:
         if name not in document:
             continue
-        value = document[name]
-        if name == "top_k":
-            # True is an integer for Python.
-            whole = value if type(value) is int else None
-            if whole is None:
-                raise InvalidRequest('"top_k" in the JSON must be a whole number.')
-            yield name, check_top_k(whole)
-        elif isinstance(value, bool):
-            yield name, value
-        else:
-            raise InvalidRequest(f'"{name}" in the JSON must be true or false.')
+        yield name, _json_value(name, document[name])
+
+
+def _json_value(name: str, value: Any) -> Any:
+    # True is an integer for Python.
+    if name == "top_k":
+        if type(value) is not int:
+            raise InvalidRequest('"top_k" in the JSON must be a whole number.')
+        return check_top_k(value)
+    if name == "threshold":
+        if type(value) not in (int, float):
+            raise InvalidRequest('"threshold" in the JSON must be a number, 0 to 1.')
+        return check_threshold(value)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f'"{name}" in the JSON must be true or false.')
+    return value
 
 
 def unknown(place: str, name: str, known: Sequence[str]) -> InvalidRequest:
