@@ -12,7 +12,8 @@ from benchmarks.models import Picture
 from benchmarks.peers.work import model_at, prediction
 from inkling.model.repository import Repository
 from inkling_serving.engines.embedded import EmbeddedEngine
-from inkling_serving.http_api.handlers import Handlers, Request
+from inkling_serving.http_api.handlers import Handlers
+from inkling_serving.http_api.messages import Request
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.timings import Timings
 from inkling_serving.security import ApiKeys

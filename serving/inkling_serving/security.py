@@ -37,7 +37,9 @@ _MIN_KEY = 16
 _LOOK_S = 1.0
 _SCHEME = "bearer"
 # The probes and the files of the page contain no information about the models.
-_OPEN_PATHS = frozenset({"/livez", "/readyz", "/"})
+_OPEN_PATHS = frozenset(
+    {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/"}
+)
 _OPEN_PREFIX = "/page/"
 ANY_ORIGIN = "*"
 # An origin as browsers and apps send it (RFC 6454, section 6.2).

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The service behind all protocols: classifies, explains and lists the models.
 
-In the gateway, only this module calls the preprocessing. It does not depend on HTTP,
-gRPC or TensorFlow.
+In the gateway, only this module and `batch` call the preprocessing. It does not depend
+on HTTP, gRPC or TensorFlow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -23,30 +23,28 @@ from inkling.errors import (
     NotReady,
     TooLarge,
 )
-from inkling.image.decoding import Budget, Limits, decode, png_size
-from inkling.image.preprocess import (
-    Stage,
-    check_inputs,
-    decoded_to_pixels,
-    explain,
-    scaled,
-)
+from inkling.image.decoding import Budget, Limits, png_size
+from inkling.image.preprocess import Stage, check_inputs, explain, scaled
 from inkling.model.repository import check_model_name
 from inkling.types import ClassifyOptions, Origin, Prediction
+from inkling_serving.batch import Batch, prepared
 from inkling_serving.engines.base import NO_SUCH_MODEL
 from inkling_serving.runtime.timings import Timings
-from inkling_serving.runtime.tracebacks import without_frames
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import numpy.typing as npt
 
     from inkling.contract import Contract
     from inkling_serving.engines.base import Engine, ModelStatus, Servable
 
-__all__ = ["Answer", "Options", "Service", "Target"]
+    Given: TypeAlias = (
+        Sequence[bytes | InklingError] | npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+    )
 
-# The longest name of a caller's file in a message.
-_MAX_NAME = 80
+__all__ = ["Answer", "Options", "Scores", "Service", "Target"]
+
 # A classification is quick if its picture has at most so many bytes, and decoding and
 # framing it takes at most so many nanoseconds by the estimate that the limits use. A
 # sample takes 40,000 and another PNG of 28x28 pixels 70,000, but a search for ink
@@ -98,6 +96,21 @@ class Answer:
     results: Sequence[Prediction | InklingError]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """The scores of all labels.
+
+    Attributes:
+        origin: The model, version and contract that answered.
+        contract: The contract, which names the labels.
+        values: Shape (n, classes), float32.
+    """
+
+    origin: Origin
+    contract: Contract
+    values: npt.NDArray[np.float32]
+
+
 class Service:
     """Classifies pictures with an engine; it is thread-safe if the engine is.
 
@@ -105,12 +118,15 @@ class Service:
         engine: The engine that runs the models.
         limits: The limits of one picture and of the pictures of a request.
         max_batch: The largest number of pictures in a request.
+
+    Attributes:
+        max_batch: As the argument.
     """
 
     def __init__(self, engine: Engine, limits: Limits, max_batch: int) -> None:
         self._engine = engine
         self._limits = limits
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._is_leaving = False
 
     def classify(
@@ -146,21 +162,14 @@ class Service:
             InklingError: `Engine.select` or `preprocess.to_input` raised an error, or
                 an image is one; the error states which image it is.
         """
-        timings, started = timings or Timings(), perf_counter()
+        timings = timings or Timings()
         self._check_count(len(images))
         servable = self._select(target, timings)
         check_options(options, servable.contract)
-        batch = _Batch(images, names, options.partial)
+        batch = Batch(images, names, options.partial)
         budget = Budget(self._limits, _QUICK_NS if quickly else None)
-        inputs = _prepared(batch, servable.contract, budget, timings)
-        if timeout_s is not None:
-            timeout_s -= perf_counter() - started
-            if timeout_s <= 0:
-                raise DeadlineExceeded(
-                    "The deadline passed while the images were prepared. Set a longer "
-                    "deadline."
-                )
-        found = _predictions(servable, inputs, options, timings, timeout_s)
+        inputs, left_s = _in_time(batch, servable, budget, timings, timeout_s)
+        found = _predictions(servable, inputs, options, timings, left_s)
         return Answer(_origin(servable), batch.with_refused(found))
 
     def is_quick(self, target: Target, image: bytes) -> bool:
@@ -207,29 +216,40 @@ class Service:
     def predict(
         self,
         target: Target,
-        inputs: npt.NDArray[np.float32],
+        given: Given,
         timeout_s: float | None = None,
         timings: Timings | None = None,
-    ) -> tuple[Origin, npt.NDArray[np.float32]]:
-        """Return the scores for inputs that the caller has prepared.
+        *,
+        quickly: bool = False,
+    ) -> Scores:
+        """Return the scores of all labels, all by one version.
 
         Args:
             target: The model and version.
-            inputs: Shape (n, height, width, channels), float32, as
-                `inkling.image.preprocess` makes them.
+            given: Encoded images, as in `classify`; or pixels, uint8, in the contract's
+                `input_shape`, which get its scale and offset; or inputs that the caller
+                has prepared, float32, (n, *input_shape), as `inkling.image.preprocess`
+                makes them.
             timeout_s: As in `classify`.
             timings: As in `classify`.
+            quickly: As in `classify`.
 
         Raises:
             InvalidRequest: The inputs have another dtype, shape or range.
-            TooLarge: The request has more than `max_batch` inputs.
-            InklingError: `Engine.select` raised an error.
+            InklingError: As in `classify`.
         """
         timings = timings or Timings()
         servable = self._select(target, timings)
-        check_inputs(inputs, servable.contract)
-        self._check_count(len(inputs))
-        return _origin(servable), _scores(servable, inputs, timings, timeout_s)
+        if isinstance(given, np.ndarray):
+            inputs, left_s = _checked(given, servable.contract), timeout_s
+            self._check_count(len(inputs))
+        else:
+            self._check_count(len(given))
+            batch = Batch(given, (), False)
+            budget = Budget(self._limits, _QUICK_NS if quickly else None)
+            inputs, left_s = _in_time(batch, servable, budget, timings, timeout_s)
+        values = _scores(servable, inputs, timings, left_s)
+        return Scores(_origin(servable), servable.contract, values)
 
     def contract(self, target: Target) -> tuple[int, Contract]:
         """Return the number of the version that would answer, and its contract.
@@ -285,76 +305,43 @@ class Service:
     def _check_count(self, count: int) -> None:
         if count == 0:
             raise InvalidRequest("The request has 0 images; send at least one.")
-        if count > self._max_batch:
+        if count > self.max_batch:
             raise TooLarge(
-                f"The request has {count} images; the limit is {self._max_batch}. "
+                f"The request has {count} images; the limit is {self.max_batch}. "
                 "Send several requests."
             )
 
 
-@dataclass
-class _Batch:
-    """The images of a request, and those of them that are refused."""
-
-    images: Sequence[bytes | InklingError]
-    names: Sequence[str]
-    partial: bool
-    refused: dict[int, InklingError] = field(default_factory=dict)
-
-    def refuse(self, place: int, error: InklingError) -> None:
-        """Keep the error of an image; raise it if it refuses the whole request."""
-        count = len(self.images)
-        if count > 1:
-            name = _shown(self.names[place]) if self.names else ""
-            error.index = place
-            error.message = f"Image {place + 1} of {count}{name}: {error.message}"
-            error.args = (error.message,)
-        if not self.partial:
-            raise error
-        self.refused[place] = without_frames(error)
-
-    def with_refused(
-        self, found: Sequence[Prediction]
-    ) -> list[Prediction | InklingError]:
-        """Return the predictions, with errors in the places of the refused images."""
-        answered = iter(found)
-        places = range(len(self.images))
-        return [self.refused.get(place) or next(answered) for place in places]
+def _in_time(
+    batch: Batch,
+    servable: Servable,
+    budget: Budget,
+    timings: Timings,
+    timeout_s: float | None,
+) -> tuple[npt.NDArray[np.float32], float | None]:
+    """Return the inputs of the images, and the seconds that are left for the engine."""
+    started = perf_counter()
+    inputs = prepared(batch, servable.contract, budget, timings)
+    if timeout_s is not None:
+        timeout_s -= perf_counter() - started
+        if timeout_s <= 0:
+            raise DeadlineExceeded(
+                "The deadline passed while the images were prepared. Set a longer "
+                "deadline."
+            )
+    return inputs, timeout_s
 
 
-def _prepared(
-    batch: _Batch, contract: Contract, budget: Budget, timings: Timings
+def _checked(
+    given: npt.NDArray[np.float32] | npt.NDArray[np.uint8], contract: Contract
 ) -> npt.NDArray[np.float32]:
-    """Return the model inputs of the images that are not refused.
-
-    The shape is (n, *input_shape).
-    """
-    dtype = np.uint8 if contract.antialias else np.float32
-    pixels = np.empty((len(batch.images), *contract.input_shape), dtype)
-    kept, began = 0, perf_counter()
-    for place, image in enumerate(batch.images):
-        try:
-            if isinstance(image, InklingError):
-                raise image
-            decoded = decode(image, contract.min_side, budget)
-            between = perf_counter()
-            pixels[kept] = decoded_to_pixels(decoded, contract, budget)
-        except InklingError as error:
-            batch.refuse(place, error)
-            continue
-        kept += 1
-        timings.decode += between - began
-        began = perf_counter()
-        timings.preprocess += began - between
-    inputs = scaled(pixels[:kept], contract)
-    timings.preprocess += perf_counter() - began
+    """Return the inputs that are or that the pixels stand for."""
+    if given.dtype == np.uint8 and given.shape[1:] == contract.input_shape:
+        inputs = scaled(given, contract)
+    else:
+        inputs = cast("npt.NDArray[np.float32]", given)
+    check_inputs(inputs, contract)
     return inputs
-
-
-def _shown(name: str) -> str:
-    """Return a caller's name of an image for a message."""
-    printable = "".join(c if c.isprintable() else "?" for c in name[:_MAX_NAME])
-    return f" ({printable})" if printable else ""
 
 
 def _predictions(
@@ -378,6 +365,7 @@ def _scores(
     timeout_s: float | None,
 ) -> npt.NDArray[np.float32]:
     started = perf_counter()
+    timings.images = len(inputs)
     try:
         return servable.predict(inputs, timeout_s)
     finally:

@@ -33,7 +33,7 @@ from inkling.errors import (
     UnsupportedMediaType,
 )
 from inkling.gateway.error_classes import error_of
-from inkling_serving.http_api.handlers import HTTP_STATUS
+from inkling_serving.http_api.refusals import HTTP_STATUS
 from tests.support.gateway_process import Killable
 from tests.support.machine import listens, until, within
 from tests.support.raw_server import (

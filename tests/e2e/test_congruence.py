@@ -29,6 +29,7 @@ from inkling.model.repository import Repository, VersionFiles
 from inkling.types import Prediction
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
+from inkling_serving.open_inference_wire import open_inference_pb2 as inference
 from tests.support.gateway_process import serving
 from tests.support.machine import until
 from tests.support.official_server import OfficialServer
@@ -37,6 +38,10 @@ Pictures: TypeAlias = Sequence[bytes]
 Scores: TypeAlias = np.ndarray
 
 _EXACT = (
+    "serving REST",
+    "v2 REST",
+    "v2 REST, binary",
+    "v2 gRPC",
     "HTTP",
     "HTTP, 8 at once",
     "gRPC",
@@ -224,6 +229,67 @@ def _over_a_stream(bench: Bench, model: str, pictures: Pictures) -> Scores:
     return np.array([found[n] for n in range(len(pictures))], np.float32)
 
 
+def _post(bench: Bench, path: str, body: bytes, headers: dict[str, str]) -> Any:
+    answer = bench.over_http.request("POST", path, body, headers)
+    assert 200 == answer.status, answer.body
+    return answer
+
+
+def _eights(pictures: Pictures) -> Iterator[Pictures]:
+    return (pictures[start : start + 8] for start in range(0, len(pictures), 8))
+
+
+def _by_serving_rest(bench: Bench, model: str, pictures: Pictures) -> Scores:
+    rows = []
+    for eight in _eights(pictures):
+        images = [{"b64": base64.b64encode(one).decode()} for one in eight]
+        body = json.dumps({"instances": images}).encode()
+        rows += _post(bench, f"/v1/models/{model}:predict", body, {}).json[
+            "predictions"
+        ]
+    return np.array(rows, np.float32)
+
+
+def _by_inference_rest(bench: Bench, model: str, pictures: Pictures) -> Scores:
+    rows = []
+    for eight in _eights(pictures):
+        data = [base64.b64encode(one).decode() for one in eight]
+        tensor = {"datatype": "BYTES", "shape": [len(eight)], "data": data}
+        body = json.dumps({"inputs": [{"name": "inputs", **tensor}]}).encode()
+        [output] = _post(bench, f"/v2/models/{model}/infer", body, {}).json["outputs"]
+        rows.append(np.reshape(output["data"], output["shape"]))
+    return np.concatenate(rows).astype(np.float32)
+
+
+def _by_inference_in_bytes(bench: Bench, model: str, pictures: Pictures) -> Scores:
+    rows, header = [], "inference-header-content-length"
+    for one in pictures:
+        path = f"/v2/models/{model}/infer"
+        answer = _post(bench, path, one, {header: "0"})
+        rows.append(np.frombuffer(answer.body[int(answer.headers[header]) :], "<f4"))
+    return np.stack(rows)
+
+
+def _by_inference_grpc(bench: Bench, model: str, pictures: Pictures) -> Scores:
+    rows = []
+    with grpc.insecure_channel(bench.over_http.grpc_target) as channel:
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            inference.ModelInferRequest.SerializeToString,
+            inference.ModelInferResponse.FromString,
+        )
+        for eight in _eights(pictures):
+            request = inference.ModelInferRequest(model_name=model)
+            one = request.inputs.add(
+                name="inputs", datatype="BYTES", shape=[len(eight)]
+            )
+            one.contents.bytes_contents.extend(eight)
+            answer = infer(request, timeout=30)
+            found = np.frombuffer(answer.raw_output_contents[0], "<f4")
+            rows.append(found.reshape(answer.outputs[0].shape))
+    return np.concatenate(rows)
+
+
 def _over_serving(bench: Bench, model: str, pictures: Pictures) -> Scores:
     with inkling.connect(
         bench.over_serving.grpc_target, model=model, timeout_s=30
@@ -245,6 +311,10 @@ _PATHS: dict[str, Callable[[Bench, str, Pictures], Scores]] = {
     "HTTP, 8 at once": _over_http_in_batches,
     "gRPC": _over_grpc,
     "gRPC stream": _over_a_stream,
+    "serving REST": _by_serving_rest,
+    "v2 REST": _by_inference_rest,
+    "v2 REST, binary": _by_inference_in_bytes,
+    "v2 gRPC": _by_inference_grpc,
     "device float32": _on_device("float32"),
     "TF Serving": _over_serving,
     "device float16": _on_device("float16"),

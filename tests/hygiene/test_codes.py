@@ -26,6 +26,11 @@ from inkling.model.repository import Repository
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.engines.stub import ENGINE_ERRORS
+from inkling_serving.open_inference_wire import open_inference_pb2 as inference
+from inkling_serving.tensorflow_serving_wire import (
+    tensorflow_serving_pb2 as serving_wire,
+)
+from inkling_serving.tensorflow_serving_wire.tensors import tensor_of
 from tests.support.gateway_process import serving
 from tests.support.machine import free_port, until
 from tests.support.official_server import OfficialServer
@@ -156,18 +161,24 @@ def doors(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     engine.stop()
 
 
-def _over_http(gateway: Any, bad: Bad) -> str:
+def _target_path(bad: Bad) -> str:
     path = f"/v1/models/{quote(bad.model, safe='')}"
     if bad.version is not None:
         path += f"/versions/{bad.version}"
     elif bad.version_label is not None:
         path += f"/labels/{quote(bad.version_label, safe='')}"
+    return path
+
+
+def _over_http(gateway: Any, bad: Bad) -> str:
+    path = _target_path(bad)
     images = [{"b64": base64.b64encode(image).decode()} for image in bad.images]
     body = json.dumps({"images": images}).encode()
     answer = gateway.request("POST", f"{path}:classify?top_k={bad.top_k}", body, _JSON)
     if answer.status == 200:
         return "ok"
     code: str = answer.json["error"]["code"]
+    assert code == answer.headers["x-inkling-error-code"]
     return code
 
 
@@ -204,11 +215,98 @@ def _over_a_stream(gateway: Any, bad: Bad) -> str:
         return code
 
 
+def _by_other_http(gateway: Any, path: str, document: Any) -> str:
+    answer = gateway.request("POST", path, json.dumps(document).encode(), _JSON)
+    if answer.status == 200:
+        return "ok"
+    assert isinstance(answer.json["error"], str), answer.body
+    code: str = answer.headers["x-inkling-error-code"]
+    return code
+
+
+def _by_serving_http(gateway: Any, bad: Bad) -> str:
+    rows = [{"b64": base64.b64encode(image).decode()} for image in bad.images]
+    path = f"{_target_path(bad)}:predict"
+    return _by_other_http(gateway, path, {"instances": rows})
+
+
+def _inference_version(bad: Bad) -> str:
+    return str(bad.version) if bad.version is not None else bad.version_label or ""
+
+
+def _by_inference_http(gateway: Any, bad: Bad) -> str:
+    path = f"/v2/models/{quote(bad.model, safe='')}"
+    if version := _inference_version(bad):
+        path += f"/versions/{quote(version, safe='')}"
+    one = {
+        "name": "inputs",
+        "datatype": "BYTES",
+        "shape": [len(bad.images)],
+        "data": [base64.b64encode(image).decode() for image in bad.images],
+    }
+    wanted = {"name": "scores", "parameters": {"classification": bad.top_k}}
+    document = {"inputs": [one], "outputs": [wanted]}
+    return _by_other_http(gateway, f"{path}/infer", document)
+
+
+def _by_inference_grpc(gateway: Any, bad: Bad) -> str:
+    request = inference.ModelInferRequest(
+        model_name=bad.model, model_version=_inference_version(bad)
+    )
+    one = request.inputs.add(name="inputs", datatype="BYTES", shape=[len(bad.images)])
+    one.contents.bytes_contents.extend(bad.images)
+    wanted = request.outputs.add(name="scores")
+    wanted.parameters["classification"].int64_param = bad.top_k
+    return _by_other_grpc(
+        gateway, "/inference.GRPCInferenceService/ModelInfer", request
+    )
+
+
+def _by_serving_grpc(gateway: Any, bad: Bad) -> str:
+    """TensorFlow Serving's gRPC takes no pictures; its errors are those of the target."""
+    request = serving_wire.PredictRequest()
+    request.model_spec.name = bad.model
+    if bad.version is not None:
+        request.model_spec.version.value = bad.version
+    elif bad.version_label is not None:
+        request.model_spec.version_label = bad.version_label
+    inputs = np.zeros((1, 28, 28, 1), np.float32)
+    request.inputs["inputs"].CopyFrom(tensor_of(inputs))
+    method = "/tensorflow.serving.PredictionService/Predict"
+    return _by_other_grpc(gateway, method, request)
+
+
+def _by_other_grpc(gateway: Any, method: str, request: Any) -> str:
+    options = [("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0)]
+    with grpc.insecure_channel(gateway.grpc_target, options) as channel:
+        try:
+            channel.unary_unary(method)(request.SerializeToString(), timeout=10)
+        except grpc.RpcError as error:
+            trailing = list(error.trailing_metadata() or ())
+            return error_from_rpc(error.code(), error.details(), trailing).code
+    return "ok"
+
+
+def _by_other_protocols(gateway: Any, bad: Bad) -> dict[str, str]:
+    """Return the codes of the dialects in which the mistake can be made."""
+    found = {}
+    if bad.top_k == 1:
+        found["TensorFlow Serving's REST"] = _by_serving_http(gateway, bad)
+    if bad.version_label != "":  # an empty version is the newest
+        found["Open Inference over REST"] = _by_inference_http(gateway, bad)
+        found["Open Inference over gRPC"] = _by_inference_grpc(gateway, bad)
+    if bad.images == (_PNG,) and bad.top_k == 1:
+        found["TensorFlow Serving's gRPC"] = _by_serving_grpc(gateway, bad)
+    return found
+
+
 def _everywhere(doors: Doors, bad: Bad) -> dict[str, str]:
     found = {}
     for engine, gateway in doors.gateways.items():
         found[f"HTTP, {engine}"] = _over_http(gateway, bad)
         found[f"gRPC, {engine}"] = _over_grpc(gateway, bad)
+        for name, code in _by_other_protocols(gateway, bad).items():
+            found[f"{name}, {engine}"] = code
         if sum(map(len, bad.images)) < 9 << 20:
             found[f"stream, {engine}"] = _over_a_stream(gateway, bad)
     return found
@@ -216,7 +314,7 @@ def _everywhere(doors: Doors, bad: Bad) -> dict[str, str]:
 
 @pytest.mark.parametrize("case", _TABLE)
 def test_one_mistake_has_one_code(case: str, doors: Doors) -> None:
-    """HTTP, gRPC, streams and the device answer one mistake with one code, before each engine."""
+    """Every protocol, streams and the device answer one mistake with one code, before each engine."""
     bad = _TABLE[case]
 
     found = _everywhere(doors, bad)
@@ -234,13 +332,14 @@ def test_one_mistake_has_one_code(case: str, doors: Doors) -> None:
 def test_failures_of_an_engine_have_one_code(
     status: grpc.StatusCode, doors: Doors
 ) -> None:
-    """Each of the 16 statuses of an engine is one code over HTTP, gRPC and streams."""
+    """Each of the 16 statuses of an engine is one code over every protocol."""
     doors.engine.reset()
     doors.engine.abort = status
     gateway, good = doors.gateways["TensorFlow Serving"], Bad("")
 
     found = {_over_http(gateway, good), _over_grpc(gateway, good)}
     found.add(_over_a_stream(gateway, good))
+    found |= set(_by_other_protocols(gateway, good).values())
     doors.engine.reset()
 
     assert {ENGINE_ERRORS[status].code} == found

@@ -19,7 +19,7 @@ from PIL import Image
 from inkling.cli.main import parser
 from inkling.errors import ErrorCode
 from inkling.gateway.status import GRPC_STATUS
-from inkling_serving.http_api.handlers import HTTP_STATUS
+from inkling_serving.http_api.refusals import HTTP_STATUS
 from inkling_serving.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent

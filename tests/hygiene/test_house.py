@@ -22,7 +22,7 @@ import inkling_training
 from inkling import errors
 from inkling.errors import ErrorCode, InklingError
 from inkling.gateway.status import GRPC_STATUS
-from inkling_serving.http_api.handlers import HTTP_STATUS
+from inkling_serving.http_api.refusals import HTTP_STATUS
 from tests.support.alone import alone_in
 from tests.support.machine import within
 

@@ -22,12 +22,26 @@ _PUSHBACK_MS = "1000"
 _MAX_MESSAGE = 1024
 
 
-class StatusError(InklingError):
-    """An error with the gRPC status that another protocol prescribes."""
+_CODES = {
+    grpc.StatusCode.INVALID_ARGUMENT: ErrorCode.INVALID_REQUEST,
+    grpc.StatusCode.FAILED_PRECONDITION: ErrorCode.INVALID_REQUEST,
+    grpc.StatusCode.NOT_FOUND: ErrorCode.MODEL_NOT_FOUND,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorCode.TOO_LARGE,
+    grpc.StatusCode.UNIMPLEMENTED: ErrorCode.INVALID_REQUEST,
+}
 
-    def __init__(self, status: grpc.StatusCode, message: str) -> None:
+
+class StatusError(InklingError):
+    """An error with the gRPC status and the words that another protocol prescribes."""
+
+    def __init__(
+        self, status: grpc.StatusCode, message: str, code: ErrorCode | None = None
+    ) -> None:
+        """Create the error; without a code word, it follows from the status."""
         super().__init__(message)
         self.status = status
+        # The class variable is what other errors have; this one has many.
+        self.code = code or _CODES[status]  # type: ignore[misc]
 
 
 def foreseen(error: Exception) -> InklingError:
@@ -44,15 +58,14 @@ def foreseen(error: Exception) -> InklingError:
 
 def end_with(context: grpc.ServicerContext, error: InklingError) -> NoReturn:
     """End a call with the status, the error code and the message of an error."""
-    if isinstance(error, StatusError):
-        context.abort(error.status, _cut(error.message))
     trailing = [(ERROR_CODE_KEY, str(error.code))]
     if error.index is not None:
         trailing.append((ERROR_INDEX_KEY, str(error.index)))
     if error.code == ErrorCode.OVERLOADED:
         trailing.append(("grpc-retry-pushback-ms", _PUSHBACK_MS))
     context.set_trailing_metadata(tuple(trailing))
-    context.abort(GRPC_STATUS[error.code], _cut(error.message))
+    status = error.status if isinstance(error, StatusError) else GRPC_STATUS[error.code]
+    context.abort(status, _cut(error.message))
 
 
 def _cut(message: str) -> str:

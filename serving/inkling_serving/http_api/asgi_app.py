@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ASGI application: it reads bodies within limits, and passes the requests on.
 
-A classification goes to its handler directly: on the event loop where it takes less
-time than the hand-over to a thread, else in the thread pool. Flask answers all other
-requests in threads: `:explain` in the thread pool, and requests that only read the
-gateway's state in two other threads, so that probes never wait for pictures.
+A request with pictures goes to its handler directly: on the event loop where it takes
+less time than the hand-over to a thread, else in the thread pool. Flask answers all
+other requests in threads: `:explain` in the thread pool, and requests that only read
+the gateway's state in two other threads, so that probes never wait for pictures.
 """
 
 from __future__ import annotations
@@ -24,14 +24,11 @@ from inkling.errors import InklingError, InvalidRequest, TooLarge
 from inkling.image.decoding import TakesLonger
 from inkling_serving.http_api.cors import Cors
 from inkling_serving.http_api.flask_app import REQUEST_KEY, create_app
-from inkling_serving.http_api.handlers import (
-    Handlers,
-    Request,
-    Response,
-    classification_names,
-)
+from inkling_serving.http_api.handlers import Handlers
+from inkling_serving.http_api.messages import Request, Response
 from inkling_serving.http_api.protocol import IS_HERE, UNDER_WAY
 from inkling_serving.http_api.read_body import ClientGone, client_left, read_body
+from inkling_serving.http_api.routes import direct
 from inkling_serving.runtime.thread_pool import ThreadPool, too_many
 
 if TYPE_CHECKING:
@@ -143,22 +140,23 @@ class AsgiApp:
         under_way: int,
         holding: Holding,
     ) -> Response:
-        names = classification_names(request)
-        if names is None:
+        found = direct(request)
+        if found is None:
             pool = self._pool if request.method == "POST" else self._status_pool
             _count(holding, request)
             through = partial(self._through_flask, request)
             return await _pooled(pool, request, receive, through)
-        classify = partial(self._handlers.answer, Handlers.classify, request, names)
-        if self._handlers.is_quick(request, names):
+        handler, names, is_quick = found
+        answer = partial(self._handlers.answer, handler, request, names)
+        if is_quick(self._handlers, request, names):
             if under_way > _MAX_UNDER_WAY:
                 raise too_many(under_way)
             request.quickly = True
             with suppress(TakesLonger):
-                return classify()
+                return answer()
             request.quickly = False
         _count(holding, request)
-        return await _pooled(self._pool, request, receive, classify)
+        return await _pooled(self._pool, request, receive, answer)
 
     def _through_flask(self, request: Request) -> Response:
         chunks, status, headers = run_wsgi_app(

@@ -12,7 +12,8 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from inkling_serving.http_api.handlers import ROUTES, Request, Response
+from inkling_serving.http_api.messages import Request, Response
+from inkling_serving.http_api.routes import ROUTES
 from inkling_serving.security import ANY_ORIGIN, cors_origins
 
 if TYPE_CHECKING:
@@ -20,8 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Cors"]
 
-_ALLOWED_HEADERS = "authorization, content-type, x-request-id, x-requested-with"
-_EXPOSED_HEADERS = "allow, retry-after, server-timing, www-authenticate, x-request-id"
+_ALLOWED_HEADERS = (
+    "authorization, content-type, inference-header-content-length, x-request-id, "
+    "x-requested-with"
+)
+_EXPOSED_HEADERS = (
+    "allow, inference-header-content-length, retry-after, server-timing, "
+    "www-authenticate, x-inkling-error-code, x-request-id"
+)
 # Browsers remember a preflight for at most two hours (Chromium).
 _MAX_AGE_S = "7200"
 _PATTERNS = tuple((route.pattern, route.method) for route in ROUTES)

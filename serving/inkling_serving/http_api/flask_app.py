@@ -26,15 +26,10 @@ from werkzeug.routing import BaseConverter
 from inkling.errors import InklingError, InvalidRequest, MethodNotAllowed, NotFound
 from inkling_serving.engines.choice import create_engine
 from inkling_serving.http_api.cors import Cors
-from inkling_serving.http_api.handlers import (
-    NOTHING_HERE,
-    ROUTES,
-    Handler,
-    Handlers,
-    Request,
-    Response,
-)
+from inkling_serving.http_api.handlers import NOTHING_HERE, Handler, Handlers
+from inkling_serving.http_api.messages import Request, Response
 from inkling_serving.http_api.read_body import too_long
+from inkling_serving.http_api.routes import ROUTES
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.tracebacks import without_frames
 from inkling_serving.security import ApiKeys

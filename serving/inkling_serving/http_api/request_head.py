@@ -50,6 +50,7 @@ def refusing(status: HTTPStatus) -> bytes:
     return (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n"
         "content-type: application/json\r\n"
+        f"x-inkling-error-code: {code}\r\n"
         f"{retry}content-length: {len(content)}\r\n"
         "connection: close\r\n\r\n".encode()
         + content

@@ -19,6 +19,7 @@ from pathlib import Path
 from uvicorn.config import STARTUP_FAILURE
 
 from inkling.network.address import Address, is_loopback
+from inkling_serving.dialects.open_inference.servicer import OpenInferenceDialect
 from inkling_serving.dialects.tensorflow_serving.servicers import (
     TensorFlowServingDialect,
 )
@@ -121,8 +122,8 @@ def application(
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         grpc_server = GrpcServer(service, pool, metrics, held, settings, keys)
-        dialect = TensorFlowServingDialect(service, pool, metrics)
-        dialect.add_to(grpc_server.server)
+        for dialect in (TensorFlowServingDialect, OpenInferenceDialect):
+            dialect(service, pool, metrics).add_to(grpc_server.server)
         grpc_server.start(*grpc_address)
         grpc_ended = _end_together(ending, service, grpc_server)
         saver = Repeating("saving the metrics", metrics.save, lambda: _SAVE_PAUSE_S)

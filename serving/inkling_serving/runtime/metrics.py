@@ -17,6 +17,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from inkling_serving.runtime.logs import dropped_lines
 from inkling_serving.runtime.timings import PHASES, Timings
 
-__all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
+__all__ = ["CONTENT_TYPE_LATEST", "Metrics", "Served", "Total"]
 
 # Upper bounds in seconds, from a small model's forward pass to a whole timeout.
 _BUCKETS = (
@@ -62,6 +63,42 @@ class _Histogram:
         self.total += total
 
 
+@dataclass
+class Total:
+    """A number of requests, and the sum of their durations in seconds."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Served:
+    """The requests that one version has had, over all processes and protocols.
+
+    Attributes:
+        model: The model's name.
+        version: The version's number.
+        answered: The requests that were answered.
+        failed: The requests that were refused after the version was found.
+        images: The pictures and model inputs of the answered requests.
+        last: When the last one was answered, in seconds since 1970.
+        phases: The seconds of each phase of all these requests.
+    """
+
+    model: str
+    version: str
+    answered: Total = field(default_factory=Total)
+    failed: Total = field(default_factory=Total)
+    images: int = 0
+    last: float = 0.0
+    phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+
+    @property
+    def count(self) -> int:
+        """The number of all these requests."""
+        return self.answered.count + self.failed.count
+
+
 class Metrics:
     """Counts the requests of a process; several threads may use it."""
 
@@ -72,21 +109,32 @@ class Metrics:
         self._requests: Counter[tuple[str, str, str]] = Counter()
         self._seconds: dict[tuple[str, ...], _Histogram] = {}
         self._phases: dict[tuple[str, ...], list[_Histogram]] = {}
+        # For each model, version and `ok` or `failed`: requests, seconds, pictures, and
+        # the time of the last one.
+        self._served: dict[tuple[str, str, str], list[float]] = {}
 
     def observe(self, protocol: str, code: str, timings: Timings) -> None:
         """Count an answered request under `ok` or the code of its error."""
         with self._lock:
             self._requests[protocol, timings.model, code] += 1
             if timings.version:
-                self._time(protocol, timings)
+                self._time(protocol, "ok" if code == "ok" else "failed", timings)
 
-    def _time(self, protocol: str, timings: Timings) -> None:
+    def _time(self, protocol: str, end: str, timings: Timings) -> None:
         version = str(timings.version)
         whole = (protocol, timings.model, version)
         seconds = self._seconds.get(whole)
         if seconds is None:
             seconds = self._seconds[whole] = _Histogram()
-        seconds.add(time.perf_counter() - timings.started)
+        duration = time.perf_counter() - timings.started
+        seconds.add(duration)
+        served = self._served.setdefault(
+            (timings.model, version, end), [0, 0.0, 0, 0.0]
+        )
+        served[0] += 1
+        served[1] += duration
+        served[2] += timings.images
+        served[3] = time.time()
         phases = self._phases.get((timings.model, version))
         if phases is None:
             phases = [_Histogram() for _ in PHASES]
@@ -111,6 +159,22 @@ class Metrics:
         registry.register(_Sum([self._snapshot(), *self._others()]))
         return generate_latest(registry)
 
+    def served(self) -> list[Served]:
+        """Return what each version has had, over all workers."""
+        found: dict[tuple[str, str], Served] = {}
+        for snapshot in [self._snapshot(), *self._others()]:
+            for model, version, end, count, seconds, images, last in snapshot["served"]:
+                one = found.setdefault((model, version), Served(model, version))
+                total = one.answered if end == "ok" else one.failed
+                total.count += count
+                total.seconds += seconds
+                if end == "ok":
+                    one.images += images
+                    one.last = max(one.last, last)
+            for (phase, model, version), _, seconds in snapshot["phases"]:
+                found[model, version].phases[phase] += seconds
+        return list(found.values())
+
     def _others(self) -> Iterator[dict[str, Any]]:
         if self._folder is None:
             return
@@ -133,6 +197,7 @@ class Metrics:
                 "cpu": time.process_time(),
                 "memory": _resident_bytes(),
                 "log_lines_dropped": dropped_lines(),
+                "served": [[*key, *one] for key, one in self._served.items()],
                 "requests": [[*key, n] for key, n in self._requests.items()],
                 "seconds": [
                     [key, one.counts, one.total] for key, one in self._seconds.items()

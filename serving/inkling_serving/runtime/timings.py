@@ -17,15 +17,16 @@ class Timings:
         model: The model's name, once the model was found, so that callers cannot
             invent label values for the metrics; empty before.
         version: The version that answers; 0 before it is known.
+        images: How many pictures the engine got.
         started: The time at which the head of the request had arrived, from
             `time.perf_counter`.
     """
 
-    __slots__ = ("model", "started", "version", *PHASES)
+    __slots__ = ("images", "model", "started", "version", *PHASES)
 
     def __init__(self) -> None:
         self.model = ""
-        self.version = 0
+        self.version = self.images = 0
         self.started = time.perf_counter()
         self.receive = self.queue = self.decode = 0.0
         self.preprocess = self.engine = self.encode = 0.0

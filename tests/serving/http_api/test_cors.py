@@ -12,7 +12,7 @@ import pytest
 from inkling.contract import Contract
 from inkling.errors import InvalidRequest
 from inkling_serving.http_api.flask_app import create_app
-from inkling_serving.http_api.handlers import ROUTES
+from inkling_serving.http_api.routes import ROUTES
 from inkling_serving.security import check_security, cors_origins
 from inkling_serving.settings import Settings
 from tests.serving.http_api.server_here import Here, handlers_over, served_here

@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 
-from inkling.errors import InvalidRequest, ModelNotFound
-from inkling.model.repository import check_model_name
+from inkling.errors import InvalidRequest
+from inkling_serving.dialects.tensorflow_serving.models import (
+    DEFAULT_SIGNATURE,
+    ERROR_UNKNOWN,
+    INVALID,
+    SIGNATURES,
+    Signature,
+    contract_of,
+    copied,
+    shapes,
+    versions_of,
+)
 from inkling_serving.engines.base import State
 from inkling_serving.grpc_api.calls import Calls
 from inkling_serving.grpc_api.errors import StatusError
@@ -30,6 +40,8 @@ from inkling_serving.tensorflow_serving_wire.tensors import (
 )
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from inkling.contract import Contract
     from inkling_serving.engines.base import VersionStatus
     from inkling_serving.runtime.metrics import Metrics
@@ -38,16 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TensorFlowServingDialect"]
 
-_INVALID = grpc.StatusCode.INVALID_ARGUMENT
 _PREDICTION = "tensorflow.serving.PredictionService"
 _MODEL = "tensorflow.serving.ModelService"
-_DEFAULT_SIGNATURE = "serving_default"
-# For each signature: the input, its type, the output and its type.
-_SIGNATURES = {
-    _DEFAULT_SIGNATURE: ("inputs", wire.DT_FLOAT, "scores", wire.DT_FLOAT),
-    "contract": ("asked", wire.DT_INT32, "contract", wire.DT_STRING),
-    "device": ("asked", wire.DT_INT32, "device", wire.DT_INT32),
-}
 _TYPE_NAMES = {
     wire.DT_FLOAT: "float",
     wire.DT_DOUBLE: "double",
@@ -61,11 +65,6 @@ _TYPE_NAMES = {
 _SIGNATURE_DEF = "signature_def"
 # Only this field contains the name of a message on the wire.
 _SIGNATURE_DEF_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
-_ERROR_UNKNOWN = 2
-# The output of a model's `device` signature on a CPU; LiteRT always runs on the CPU.
-_CPU = 0
-# The contract has some kilobytes, so the number of copies in a response is limited.
-_MAX_COPIES = 1024
 
 
 class TensorFlowServingDialect:
@@ -116,38 +115,26 @@ class TensorFlowServingDialect:
         self, request: wire.PredictRequest, timeout_s: float | None, timings: Timings
     ) -> wire.PredictResponse:
         target = _target(request)
-        signature = request.model_spec.signature_name or _DEFAULT_SIGNATURE
-        self._contract(target)
+        signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        contract_of(self._service, target)
         _check_signature(signature)
-        name, dtype, output, _ = _SIGNATURES[signature]
-        _check_names(request, name, output)
-        tensor = request.inputs[name]
-        if tensor.dtype != dtype:
-            raise StatusError(
-                _INVALID,
-                f"Expects arg[0] to be {_TYPE_NAMES[dtype]} but "
-                f"{_TYPE_NAMES.get(tensor.dtype, 'another type')} is provided",
-            )
-        try:
-            values = array_of(tensor)
-        except InvalidRequest:
-            raise StatusError(_INVALID, f"tensor parsing error: {name}") from None
-        if signature == _DEFAULT_SIGNATURE:
-            origin, scores = self._service.predict(
-                target, values.astype(np.float32, copy=False), timeout_s, timings
-            )
-            answer, version = tensor_of(scores), origin.version
+        form = SIGNATURES[signature]
+        _check_names(request, form.input, form.output)
+        values = _values(request.inputs[form.input], form)
+        if signature == DEFAULT_SIGNATURE:
+            inputs = values.astype(np.float32, copy=False)
+            found = self._service.predict(target, inputs, timeout_s, timings)
+            answer, version = tensor_of(found.values), found.origin.version
         else:
-            version, contract = self._contract(target)
-            if values.size > _MAX_COPIES:
-                raise StatusError(_INVALID, f"at most {_MAX_COPIES} copies are given")
+            count = values.size
+            version, value = copied(self._service, target, signature, count)
             answer = (
-                strings_tensor(contract.json, values.size)
-                if signature == "contract"
-                else int_tensor(_CPU, values.size)
+                int_tensor(value, count)
+                if isinstance(value, int)
+                else strings_tensor(value, count)
             )
         response = wire.PredictResponse()
-        response.outputs[output].CopyFrom(answer)
+        response.outputs[form.output].CopyFrom(answer)
         _name(response.model_spec, target.model, signature, version)
         return response
 
@@ -157,13 +144,13 @@ class TensorFlowServingDialect:
         target = _target(request)
         if not request.metadata_field:
             raise StatusError(
-                _INVALID,
+                INVALID,
                 "GetModelMetadataRequest must specify at least one metadata_field",
             )
         for field in request.metadata_field:
             if field != _SIGNATURE_DEF:
-                raise StatusError(_INVALID, f"Metadata field {field} is not supported")
-        version, contract = self._contract(target)
+                raise StatusError(INVALID, f"Metadata field {field} is not supported")
+        version, contract = contract_of(self._service, target)
         response = wire.GetModelMetadataResponse()
         _name(response.model_spec, target.model, "", version)
         packed = response.metadata[_SIGNATURE_DEF]
@@ -175,43 +162,9 @@ class TensorFlowServingDialect:
         self, request: wire.GetModelStatusRequest
     ) -> wire.GetModelStatusResponse:
         target = _target(request, named=False)
-        try:
-            versions = self._service.model(target.model).versions
-        except (ModelNotFound, InvalidRequest):
-            versions = ()
-        asked = "any versions"
-        if target.version is not None:
-            asked = f"version {target.version}"
-            versions = tuple(v for v in versions if v.version == target.version)
-        if not versions:
-            raise StatusError(
-                grpc.StatusCode.NOT_FOUND,
-                f"Could not find {asked} of model {target.model}",
-            )
+        versions = versions_of(self._service, target)
         return wire.GetModelStatusResponse(
             model_version_status=map(_version_status, versions)
-        )
-
-    def _contract(self, target: Target) -> tuple[int, Contract]:
-        """Return the number of the version that would answer, and its contract."""
-        try:
-            check_model_name(target.model)
-            return self._service.contract(target)
-        except (ModelNotFound, InvalidRequest):
-            raise self._not_found(target) from None
-
-    def _not_found(self, target: Target) -> StatusError:
-        """Return TensorFlow Serving's error for a target that is not served."""
-        if target.version_label is not None:
-            return StatusError(
-                _INVALID,
-                f"Unrecognized servable version label: {target.version_label}",
-            )
-        asked = f"Latest({target.model})"
-        if target.version is not None:
-            asked = f"Specific({target.model}, {target.version})"
-        return StatusError(
-            grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {asked}"
         )
 
 
@@ -228,10 +181,10 @@ def _target(
     named: bool = True,
 ) -> Target:
     if not request.HasField("model_spec"):
-        raise StatusError(_INVALID, "Missing ModelSpec")
+        raise StatusError(INVALID, "Missing ModelSpec")
     spec = request.model_spec
     if named and not spec.name:
-        raise StatusError(_INVALID, "ModelSpec has no name specified.")
+        raise StatusError(INVALID, "ModelSpec has no name specified.")
     choice = spec.WhichOneof("version_choice")
     return Target(
         spec.name,
@@ -241,11 +194,24 @@ def _target(
 
 
 def _check_signature(signature: str) -> None:
-    if signature not in _SIGNATURES:
+    if signature not in SIGNATURES:
         raise StatusError(
             grpc.StatusCode.FAILED_PRECONDITION,
             f'Serving signature key "{signature}" not found.',
         )
+
+
+def _values(tensor: wire.Tensor, form: Signature) -> npt.NDArray[Any]:
+    if tensor.dtype != form.dtype:
+        raise StatusError(
+            INVALID,
+            f"Expects arg[0] to be {_TYPE_NAMES[form.dtype]} but "
+            f"{_TYPE_NAMES.get(tensor.dtype, 'another type')} is provided",
+        )
+    try:
+        return array_of(tensor)
+    except InvalidRequest:
+        raise StatusError(INVALID, f"tensor parsing error: {form.input}") from None
 
 
 def _check_names(request: wire.PredictRequest, name: str, output: str) -> None:
@@ -254,14 +220,14 @@ def _check_names(request: wire.PredictRequest, name: str, output: str) -> None:
         extra = ",".join(s for s in sent if s != name)
         missing = "" if name in sent else name
         raise StatusError(
-            _INVALID,
+            INVALID,
             f"input size does not match signature: {len(sent)}!=1 "
             f"len({{{','.join(sent)}}}) != len({{{name}}}). Sent extra: {{{extra}}}. "
             f"Missing but required: {{{missing}}}.",
         )
     if name not in sent:
         raise StatusError(
-            _INVALID,
+            INVALID,
             f"Signature input alias: {name}(feed name: {name}:0) not found in request "
             "and no default value provided. "
             f"Inputs expected to be in the set {{{name}}}.",
@@ -269,12 +235,12 @@ def _check_names(request: wire.PredictRequest, name: str, output: str) -> None:
     for place, wanted in enumerate(request.output_filter):
         if wanted != output:
             raise StatusError(
-                _INVALID,
+                INVALID,
                 f"output tensor alias not found in signature: {wanted} Outputs "
                 f"expected to be in the set {{{output}}}.",
             )
         if place:
-            raise StatusError(_INVALID, f"duplicate output tensor alias: {wanted}")
+            raise StatusError(INVALID, f"duplicate output tensor alias: {wanted}")
 
 
 def _name(
@@ -287,26 +253,20 @@ def _name(
 
 
 def _signatures(contract: Contract) -> wire.SignatureDefMap:
-    """Return the signatures of the SavedModel; the size -1 means any size."""
-    shapes = {
-        "inputs": (-1, *contract.input_shape),
-        "scores": (-1, len(contract.labels)),
-        "asked": (-1,),
-        "contract": (-1,),
-        "device": (-1,),
-    }
+    """Return the signatures of the SavedModel."""
+    sizes = shapes(contract)
     answer = wire.SignatureDefMap()
-    for key, (name, dtype, output, output_dtype) in _SIGNATURES.items():
+    for key, form in SIGNATURES.items():
         signature = answer.signature_def[key]
         signature.method_name = "tensorflow/serving/predict"
         infos = (
-            (signature.inputs, name, dtype),
-            (signature.outputs, output, output_dtype),
+            (signature.inputs, form.input, form.dtype),
+            (signature.outputs, form.output, form.output_dtype),
         )
         for infos_of, alias, kind in infos:
             info = infos_of[alias]
             info.name, info.dtype = f"{alias}:0", kind
-            for size in shapes[alias]:
+            for size in sizes[alias]:
                 info.tensor_shape.dim.add(size=size)
     return answer
 
@@ -318,6 +278,6 @@ def _version_status(version: VersionStatus) -> wire.ModelVersionStatus:
         status.status.error_code = 0
     else:
         status.state = wire.ModelVersionStatus.END
-        status.status.error_code = _ERROR_UNKNOWN
+        status.status.error_code = ERROR_UNKNOWN
         status.status.error_message = version.reason or ""
     return status

@@ -19,7 +19,7 @@ from inkling.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from inkling_serving.http_api.envelope.base64_text import decoded, is_picture_text
+from inkling_serving.base64_text import decoded, is_picture_text
 from inkling_serving.http_api.envelope.form import Part, multipart, urlencoded
 from inkling_serving.http_api.envelope.options import (
     CLASSIFY,
@@ -30,7 +30,7 @@ from inkling_serving.http_api.envelope.options import (
     unknown,
 )
 
-__all__ = ["Envelope", "envelope_of"]
+__all__ = ["Envelope", "check_encoding", "envelope_of"]
 
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
 # The first bytes of a PNG whose line ends were changed, and of a PNG or JPEG that was
@@ -101,7 +101,7 @@ def envelope_of(
         TooLarge: The body has more parts than `max_images` images need.
         UnsupportedMediaType: The body is compressed, or multipart without a boundary.
     """
-    _check_encoding(headers)
+    check_encoding(headers)
     if not body:
         raise InvalidRequest(
             "The body is empty; send a picture, such as: curl --data-binary "
@@ -121,7 +121,12 @@ def envelope_of(
     return Envelope([body])
 
 
-def _check_encoding(headers: Mapping[str, str]) -> None:
+def check_encoding(headers: Mapping[str, str]) -> None:
+    """Check that a body is not compressed.
+
+    Raises:
+        UnsupportedMediaType: It is.
+    """
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
         raise UnsupportedMediaType(

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The encoded images of a request, and the model inputs that the service makes of them.
+
+In the gateway, only this module and the service call the preprocessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inkling.errors import InklingError
+from inkling.image.decoding import Budget, decode
+from inkling.image.preprocess import decoded_to_pixels, scaled
+from inkling_serving.runtime.timings import Timings
+from inkling_serving.runtime.tracebacks import without_frames
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from inkling.contract import Contract
+    from inkling.types import Prediction
+
+__all__ = ["Batch", "prepared"]
+
+# The longest name of a caller's file in a message.
+_MAX_NAME = 80
+
+
+@dataclass
+class Batch:
+    """The images of a request, and those of them that are refused."""
+
+    images: Sequence[bytes | InklingError]
+    names: Sequence[str]
+    partial: bool
+    refused: dict[int, InklingError] = field(default_factory=dict)
+
+    def refuse(self, place: int, error: InklingError) -> None:
+        """Keep the error of an image; raise it if it refuses the whole request."""
+        count = len(self.images)
+        if count > 1:
+            name = _shown(self.names[place]) if self.names else ""
+            error.index = place
+            error.message = f"Image {place + 1} of {count}{name}: {error.message}"
+            error.args = (error.message,)
+        if not self.partial:
+            raise error
+        self.refused[place] = without_frames(error)
+
+    def with_refused(
+        self, found: Sequence[Prediction]
+    ) -> list[Prediction | InklingError]:
+        """Return the predictions, with errors in the places of the refused images."""
+        answered = iter(found)
+        places = range(len(self.images))
+        return [self.refused.get(place) or next(answered) for place in places]
+
+
+def prepared(
+    batch: Batch, contract: Contract, budget: Budget, timings: Timings
+) -> npt.NDArray[np.float32]:
+    """Return the model inputs of the images that are not refused.
+
+    The shape is (n, *input_shape).
+    """
+    dtype = np.uint8 if contract.antialias else np.float32
+    pixels = np.empty((len(batch.images), *contract.input_shape), dtype)
+    kept, began = 0, perf_counter()
+    for place, image in enumerate(batch.images):
+        try:
+            if isinstance(image, InklingError):
+                raise image
+            decoded = decode(image, contract.min_side, budget)
+            between = perf_counter()
+            pixels[kept] = decoded_to_pixels(decoded, contract, budget)
+        except InklingError as error:
+            batch.refuse(place, error)
+            continue
+        kept += 1
+        timings.decode += between - began
+        began = perf_counter()
+        timings.preprocess += began - between
+    inputs = scaled(pixels[:kept], contract)
+    timings.preprocess += perf_counter() - began
+    return inputs
+
+
+def _shown(name: str) -> str:
+    """Return a caller's name of an image for a message."""
+    printable = "".join(c if c.isprintable() else "?" for c in name[:_MAX_NAME])
+    return f" ({printable})" if printable else ""

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The requests and responses of the HTTP addresses, each with its whole body."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+
+from inkling_serving.runtime.timings import Timings
+
+__all__ = ["Request", "Response", "json_response"]
+
+# An id must only differ from other ids. Random bytes from the system would take four
+# times as long.
+_ids = random.Random()
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(slots=True)
+class Request:
+    """An HTTP request with its whole body.
+
+    Attributes:
+        method: The method in capital letters.
+        path: The percent-decoded path, without the query.
+        query: The part after the `?`, still percent-encoded.
+        headers: The headers by their names in lower case.
+        body: The whole body; a body over the limit was refused before.
+        timings: The durations of the phases, filled in while the request is answered.
+        quickly: Whether `TakesLonger` ends a classification that would keep its thread
+            for longer.
+        id: The caller's `X-Request-Id`, or a new id if the caller sent none or one with
+            characters that must not get into a log.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    timings: Timings = field(default_factory=Timings)
+    quickly: bool = False
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        given = self.headers.get("x-request-id", "")
+        if given and _REQUEST_ID.fullmatch(given):
+            self.id = given
+        else:
+            self.id = f"{_ids.getrandbits(128):032x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response with its whole body."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+def json_response(
+    status: int,
+    body: Any,
+    request_id: str,
+    extra: Mapping[str, str] = MappingProxyType({}),
+) -> Response:
+    """Return a response with a JSON body, which may hold NumPy arrays.
+
+    Args:
+        status: The status.
+        body: The object or list, or its JSON.
+        request_id: The id of the request.
+        extra: Further headers, by their names in lower case.
+    """
+    headers = {
+        "content-type": "application/json",
+        "x-request-id": request_id,
+        "x-content-type-options": "nosniff",
+        "cache-control": "no-store",
+        **extra,
+    }
+    if not isinstance(body, bytes):
+        body = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(int(status), body, headers)
