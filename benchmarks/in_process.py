@@ -14,6 +14,7 @@ from inkling.model.repository import Repository
 from inkling_serving.engines.embedded import EmbeddedEngine
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.messages import Request
+from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.timings import Timings
 from inkling_serving.security import ApiKeys
@@ -59,7 +60,8 @@ def _handler(models_dir: Path) -> Callable[[bytes], object]:
     settings = Settings()
     engine = EmbeddedEngine(Repository(models_dir), "float32", poll_s=3600)
     service = Service(engine, settings.limits, settings.max_batch)
-    handlers = Handlers(service, Metrics(), ApiKeys(""), settings.max_batch)
+    held = HeldBytes(settings.max_held_bytes)
+    handlers = Handlers(service, Metrics(), ApiKeys(""), settings, held)
     path = "/v1/models/mlp:classify"
 
     def answer(image: bytes) -> object:

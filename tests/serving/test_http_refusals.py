@@ -24,6 +24,7 @@ from inkling.model.repository import Repository
 from inkling_serving.engines.embedded import EmbeddedEngine
 from inkling_serving.http_api.flask_app import create_app
 from inkling_serving.http_api.handlers import Handlers
+from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
@@ -525,8 +526,9 @@ def app(published: Path) -> Iterator[Any]:
     """A test client of Flask's application over the real engine."""
     engine = EmbeddedEngine(Repository(published), "float32", poll_s=60)
     service = Service(engine, DEFAULT_LIMITS, _MAX_BATCH)
-    handlers = Handlers(service, Metrics(), ApiKeys(""), _MAX_BATCH)
-    settings = Settings(max_body_bytes=_MAX_BODY)
+    settings = Settings(max_body_bytes=_MAX_BODY, max_batch=_MAX_BATCH)
+    held = HeldBytes(settings.max_held_bytes)
+    handlers = Handlers(service, Metrics(), ApiKeys(""), settings, held)
     yield create_app(settings, handlers).test_client()
     engine.close()
 

@@ -19,8 +19,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from inkling.errors import InklingError, InvalidRequest, Unauthenticated
+from inkling_serving.grpc_api.compressed import as_written
 from inkling_serving.grpc_api.errors import end_with, foreseen
-from inkling_serving.grpc_api.inflating import inflated
 from inkling_serving.grpc_api.open_calls import CallThreads, OpenCalls, Places
 from inkling_serving.runtime.thread_pool import too_many
 
@@ -198,7 +198,7 @@ class MessageInterceptor(grpc.ServerInterceptor):
         While it is parsed, the process holds it twice.
         """
         holding.add(2 * len(body))
-        whole = inflated(body, self._max_bytes, holding)
+        whole = as_written(body, self._max_bytes, holding)
         holding.complete()
         return whole
 

@@ -30,6 +30,7 @@ from inkling_serving.http_api.handlers import NOTHING_HERE, Handler, Handlers
 from inkling_serving.http_api.messages import Request, Response
 from inkling_serving.http_api.read_body import too_long
 from inkling_serving.http_api.routes import ROUTES
+from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.tracebacks import without_frames
 from inkling_serving.security import ApiKeys
@@ -88,7 +89,8 @@ def _handlers(settings: Settings) -> Handlers:
     keys = ApiKeys(settings.api_key_file)
     if settings.api_key_file:
         keys.watch()
-    return Handlers(service, Metrics(), keys, settings.max_batch)
+    held = HeldBytes(settings.max_held_bytes)
+    return Handlers(service, Metrics(), keys, settings, held)
 
 
 def _begin(

@@ -23,6 +23,7 @@ from inkling.errors import (
 )
 from inkling.image.decoding import TakesLonger
 from inkling_serving.dialects.tensorflow_serving.rest import version_statuses
+from inkling_serving.http_api.envelope.compressed import inflate, is_compressed
 from inkling_serving.http_api.envelope.options import (
     CLASSIFY,
     EXPLAIN,
@@ -41,9 +42,11 @@ from inkling_serving.security import needs_key
 from inkling_serving.service import Target
 
 if TYPE_CHECKING:
+    from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.security import ApiKeys
     from inkling_serving.service import Service
+    from inkling_serving.settings import Settings
 
 __all__ = ["NOTHING_HERE", "Handler", "Handlers", "Names", "target_of"]
 
@@ -72,12 +75,19 @@ class Handlers:
     """
 
     def __init__(
-        self, service: Service, metrics: Metrics, keys: ApiKeys, max_batch: int
+        self,
+        service: Service,
+        metrics: Metrics,
+        keys: ApiKeys,
+        settings: Settings,
+        held: HeldBytes,
     ) -> None:
         self.service = service
         self.metrics = metrics
         self._keys = keys
-        self.max_batch = max_batch
+        self.max_batch = settings.max_batch
+        self._max_body_bytes = settings.max_body_bytes
+        self._held = held
 
     def check_key(self, request: Request) -> None:
         """Check the API key of a request.
@@ -95,7 +105,7 @@ class Handlers:
             TakesLonger: `request.quickly` holds, and the classification takes longer.
         """
         try:
-            response = handler(self, request, names)
+            response = self._handled(handler, request, names)
         except TakesLonger:
             raise
         except Exception as error:  # noqa: BLE001 - every error becomes a response
@@ -103,6 +113,16 @@ class Handlers:
         if request.path not in _UNCOUNTED:
             self.metrics.observe(protocol_of(request.path), "ok", request.timings)
         return response
+
+    def _handled(self, handler: Handler, request: Request, names: Names) -> Response:
+        if not is_compressed(request.headers):
+            return handler(self, request, names)
+        holding = self._held.arriving()
+        try:
+            inflate(request, self._max_body_bytes, holding)
+            return handler(self, request, names)
+        finally:
+            holding.release()
 
     def refuse(self, error: Exception, request: Request) -> Response:
         """Return the response for an error, and count it."""

@@ -142,7 +142,7 @@ def application(
             pool.close()
             engine.close()
 
-    handlers = Handlers(service, metrics, keys, settings.max_batch)
+    handlers = Handlers(service, metrics, keys, settings, held)
     return AsgiApp(handlers, pool, held, settings, running)
 
 

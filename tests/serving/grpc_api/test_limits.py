@@ -18,8 +18,8 @@ from inkling.contract import Contract
 from inkling.errors import Overloaded
 from inkling.v1 import classifier_pb2 as pb
 from inkling_serving.grpc_api import open_calls
+from inkling_serving.grpc_api.compressed import as_written
 from inkling_serving.grpc_api.errors import StatusError
-from inkling_serving.grpc_api.inflating import inflated
 from inkling_serving.grpc_api.receiving import Receiving
 from inkling_serving.runtime.held_bytes import HeldBytes
 from tests.serving.grpc_api.server_here import Here, served_here
@@ -155,10 +155,10 @@ def test_a_message_that_inflates_too_far_is_refused(here: Here) -> None:
         told = b"".join(came.payload for came in one.of(1))
     held = HeldBytes(20 * _MIB)
     with pytest.raises(StatusError, match="more than"):
-        inflated(packed, 10 * _MIB, held.arriving())
+        as_written(packed, 10 * _MIB, held.arriving())
     small = HeldBytes(1 * _MIB)
     with pytest.raises(Overloaded):
-        inflated(packed, 10 * _MIB, small.arriving())
+        as_written(packed, 10 * _MIB, small.arriving())
 
     assert b"grpc-status\x018" in told
     assert b"more than" in told
@@ -169,7 +169,7 @@ def test_a_message_that_inflates_too_far_is_refused(here: Here) -> None:
 )
 def test_what_only_looks_compressed_stays_as_it_is(body: bytes) -> None:
     """A message of which no part inflates is taken for one that is not compressed."""
-    assert body == inflated(body, _MIB, HeldBytes(_MIB).arriving())
+    assert body == as_written(body, _MIB, HeldBytes(_MIB).arriving())
 
 
 class _Call:

@@ -71,7 +71,8 @@ def handlers_over(engine: HeldEngine, settings: Settings) -> Handlers:
     """Return the handlers of a gateway with this engine."""
     service = Service(engine, DEFAULT_LIMITS, settings.max_batch)
     keys = ApiKeys(settings.api_key_file)
-    return Handlers(service, Metrics(), keys, settings.max_batch)
+    held = HeldBytes(settings.max_held_bytes)
+    return Handlers(service, Metrics(), keys, settings, held)
 
 
 @asynccontextmanager

@@ -80,19 +80,6 @@ def test_anything_else_is_handed_on(body: bytes) -> None:
     assert [body] == _asked(body, "image/gif")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "identity, gzip", "x"])
-def test_compressed_bodies_are_refused(encoding: str) -> None:
-    """A compressed picture gains nothing and could be a bomb."""
-    with pytest.raises(UnsupportedMediaType, match="compressed"):
-        _asked(_PNG, content_encoding=encoding)
-
-
-@pytest.mark.parametrize("encoding", ["identity", " Identity ", ""])
-def test_identity_is_no_compression(encoding: str) -> None:
-    """The name for no encoding is accepted."""
-    assert [_PNG] == _asked(_PNG, content_encoding=encoding)
-
-
 @pytest.mark.parametrize(
     "changed",
     [

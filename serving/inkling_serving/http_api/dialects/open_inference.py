@@ -11,7 +11,6 @@ from inkling.errors import InvalidRequest
 from inkling_serving.dialects.json_values import document_of
 from inkling_serving.dialects.open_inference import descriptions, rest
 from inkling_serving.dialects.open_inference.inference import infer, target_of
-from inkling_serving.http_api.envelope.request_body import check_encoding
 from inkling_serving.http_api.handlers import Handlers, Names
 from inkling_serving.http_api.messages import Request, Response, json_response
 from inkling_serving.service import Target
@@ -40,7 +39,6 @@ def target(names: Names) -> Target:
 
 def infer_tensor(handlers: Handlers, request: Request, names: Names) -> Response:
     """Answer `/infer`: the scores, or the likeliest labels."""
-    check_encoding(request.headers)
     service, asked_of = handlers.service, target(names)
     if rest.is_raw(request.headers):
         asked = rest.raw_request(request.body, service.contract(asked_of)[1])
@@ -132,7 +130,6 @@ def repository_unload(handlers: Handlers, _: Request, names: Names) -> Response:
 
 
 def _parameters(request: Request) -> Mapping[str, Any]:
-    check_encoding(request.headers)
     return document_of(request.body, "{}") if request.body.strip() else {}
 
 

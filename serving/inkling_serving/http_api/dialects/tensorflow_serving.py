@@ -6,7 +6,6 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from inkling_serving.dialects.tensorflow_serving import rest
-from inkling_serving.http_api.envelope.request_body import check_encoding
 from inkling_serving.http_api.handlers import Handlers, Names, target_of
 from inkling_serving.http_api.messages import Request, Response, json_response
 
@@ -15,7 +14,6 @@ __all__ = ["is_quick", "metadata", "predict", "status"]
 
 def predict(handlers: Handlers, request: Request, names: Names) -> Response:
     """Answer `:predict`, which is the same in KServe's first protocol."""
-    check_encoding(request.headers)
     target = target_of(names)
     shown = rest.predict(handlers.service, target, request.body, request.timings)
     return json_response(HTTPStatus.OK, shown, request.id)

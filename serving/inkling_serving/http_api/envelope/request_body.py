@@ -30,7 +30,7 @@ from inkling_serving.http_api.envelope.options import (
     unknown,
 )
 
-__all__ = ["Envelope", "check_encoding", "envelope_of"]
+__all__ = ["Envelope", "envelope_of"]
 
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
 # The first bytes of a PNG whose line ends were changed, and of a PNG or JPEG that was
@@ -99,9 +99,8 @@ def envelope_of(
         InvalidRequest: The body is empty, does not match its Content-Type, or has an
             unknown key.
         TooLarge: The body has more parts than `max_images` images need.
-        UnsupportedMediaType: The body is compressed, or multipart without a boundary.
+        UnsupportedMediaType: The body is multipart without a boundary.
     """
-    check_encoding(headers)
     if not body:
         raise InvalidRequest(
             "The body is empty; send a picture, such as: curl --data-binary "
@@ -119,20 +118,6 @@ def envelope_of(
     if kind == "application/x-www-form-urlencoded" and _has_fields(body):
         return _from_form(urlencoded(body, most), known)
     return Envelope([body])
-
-
-def check_encoding(headers: Mapping[str, str]) -> None:
-    """Check that a body is not compressed.
-
-    Raises:
-        UnsupportedMediaType: It is.
-    """
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", ""):
-        raise UnsupportedMediaType(
-            "The body is compressed; send it as it is. PNG and JPEG are compressed "
-            "already."
-        )
 
 
 def _picture(content: bytes) -> bytes | InklingError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inflates messages that came compressed, within the limits on bytes.
+"""Tells which gRPC messages came compressed, and inflates them.
 
 grpcio inflates the messages of all calls at once, where nothing counts them: a message
 of 10 kB becomes one of 10 MB. So the server tells grpcio not to, and gets messages as
@@ -9,29 +9,27 @@ no message of ours has a field with these numbers.
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING
 
 import grpc
 
+from inkling.errors import TooLarge
 from inkling_serving.grpc_api.errors import StatusError
+from inkling_serving.runtime.inflating import inflated
 
 if TYPE_CHECKING:
     from inkling_serving.runtime.held_bytes import Holding
 
-__all__ = ["inflated"]
+__all__ = ["as_written"]
 
 # The first two bytes in gzip (RFC 1952); as a tag, a type that protobuf does not have.
 _GZIP = b"\x1f\x8b"
 # The first byte in deflate (RFC 1950); as a tag, field 15. Both bytes together are a
 # multiple of 31.
 _DEFLATE, _CHECK = 0x78, 31
-# For zlib: either format, as its header says.
-_ANY_FORMAT = 32 + zlib.MAX_WBITS
-_STEP_BYTES = 256 * 1024
 
 
-def inflated(body: bytes, max_bytes: int, holding: Holding) -> bytes:
+def as_written(body: bytes, max_bytes: int, holding: Holding) -> bytes:
     """Return a message as its client wrote it.
 
     Args:
@@ -45,24 +43,12 @@ def inflated(body: bytes, max_bytes: int, holding: Holding) -> bytes:
     """
     if not _is_compressed(body):
         return body
-    inflater, whole, rest = zlib.decompressobj(_ANY_FORMAT), bytearray(), body
     try:
-        while not inflater.eof:
-            piece = inflater.decompress(rest, _STEP_BYTES)
-            rest = inflater.unconsumed_tail
-            if not piece:
-                return body  # it is cut short: not a compressed message
-            holding.add(len(piece))
-            whole += piece
-            if len(whole) > max_bytes:
-                raise StatusError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"The message has more than {max_bytes:,} bytes. Send a smaller "
-                    "picture, or fewer.",
-                )
-    except zlib.error:
-        return body
-    return bytes(whole)
+        whole = inflated(body, max_bytes, holding)
+    except TooLarge as error:
+        status = grpc.StatusCode.RESOURCE_EXHAUSTED
+        raise StatusError(status, error.message) from None
+    return body if whole is None else whole
 
 
 def _is_compressed(body: bytes) -> bool:
