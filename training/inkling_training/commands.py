@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from difflib import get_close_matches
 from pathlib import Path
 
 from inkling.cli.commands import add_models_dir
@@ -14,6 +15,7 @@ from inkling_training.tensorflow_import import tensorflow_import
 
 __all__ = ["TRAIN"]
 
+_MODELS = ("mlp", "cnn")
 _DATASETS = ("auto", "mnist", "fashion_mnist", "cifar10", "digits", "folder")
 
 
@@ -143,10 +145,11 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _model(text: str) -> str:
     where, _, name = text.rpartition(":")
-    if text not in ("mlp", "cnn") and not (where and name):
+    if text not in _MODELS and not (where and name):
+        near = get_close_matches(text, _MODELS, n=1)
         raise argparse.ArgumentTypeError(
-            f"{text} is no model; expected mlp, cnn, FILE.py:FUNCTION or "
-            "keras.applications:NAME"
+            f"{text} is no model; expected {', '.join(_MODELS)}, FILE.py:FUNCTION or "
+            f"keras.applications:NAME.{f' Did you mean {near[0]}?' if near else ''}"
         )
     return text
 
