@@ -256,7 +256,8 @@ _TABLE = [
     Row("H13 HTTP/1.2", _post(line=_line(b"POST", b"1.2")), *_INVALID),
     Row("H13 HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", *_INVALID),
     Row("H14 Expect", _post(b"Expect: 100-continue\r\n" + _CLOSE), (100, 200)),
-    Row("H15 gzip", _post(b"Content-Encoding: gzip\r\n" + _CLOSE), *_FOREIGN),
+    Row("H15 no gzip", _post(b"Content-Encoding: gzip\r\n" + _CLOSE), *_INVALID),
+    Row("H15 br", _post(b"Content-Encoding: br\r\n" + _CLOSE), *_FOREIGN),
     Row("H16 2,000 files", _post(_CLOSE + _AS_FORM, _FILE * 2000 + _END), *_TOO_LARGE),
     Row(
         "H16 2,000 fields",
