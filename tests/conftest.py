@@ -66,6 +66,14 @@ _FIRST = (
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name long bytes by their length: the processes of a run must agree on every name.
+
+    Bytes made at import may hold the time, as those of ``gzip.compress`` do.
+    """
+    return f"{len(val)} bytes" if isinstance(val, bytes) and len(val) > 16 else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; mark the tests that are to run alone."""
     items.sort(key=lambda item: (*_FIRST, item.path.stem).index(item.path.stem))
