@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recorded values of a histogram as arrays.
 
-hdrh computes a mean or a percentile by a loop over up to 20,000 buckets. A load test of a
-second took 7.2 s of CPU time so, and takes 3.9 s with arrays of the few buckets that hold
-a value.
+hdrh computes a mean or a percentile by a loop over up to 20,000 buckets. A load test
+of a second took 7.2 s of CPU time so, and takes 3.9 s with arrays of the few buckets
+that hold a value.
 """
 
 from __future__ import annotations
