@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds one object written on paper, and follows its strokes into faint ink.
+
+This is the finder `ink-3` of the contract. It frames as `ink-2` does
+(`inkling.image.ink`), and differs in the search:
+
+- The paper under a pixel is the closing of the picture at full resolution. A closing
+  keeps the straight edge of a shadow and a slow change of the light, so that neither
+  shows as ink.
+- Ink is what encloses: the strokes of a digit enclose their holes. Where two rules
+  disagree on the polarity, the part with the larger extent is the writing.
+- The first search finds sure ink. The close look reduces the picture around it less,
+  and follows the strokes from sure ink into faint ink, down to a bound that depends on
+  the noise of the paper beside them.
+- Faint strokes become as strong as the others, because the strength of the ink around
+  each pixel is the measure there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from inkling.image import ink as whole
+from inkling.image.crop import cut_of
+from inkling.image.grey import to_grey
+from inkling.image.morphology import closed, parts, square
+from inkling.image.ruling import without_ruling
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from inkling.contract import Contract
+    from inkling.image.crop import Area
+    from inkling.image.ink import Note
+    from inkling.image.morphology import Mask, Parts, Values
+    from inkling.image.png import Spend
+
+    Levels = npt.NDArray[np.uint8]
+
+__all__ = ["framed"]
+
+_SIDE = 192
+_WIDEST = 45
+_FINE = 9
+_DARKEST = 16
+_PEAK, _PEAK_PERCENTILE, _SIGMAS, _LEAST = 0.35, 99.7, 5.0, 0.04
+_FAINT_SHARE, _FAINT_SIGMAS, _FAINT_LEAST = 0.1, 4.0, 0.025
+_MARGIN, _FEWEST = 0.5, 8
+_STROKE_SHARE = 0.25
+_LINE_SIGMAS = 3.0
+_FULL_PERCENTILE = 75
+_SOFT_FROM, _SOFT_TO = 0.3, 0.7
+_DETAIL_SIDE = 100
+
+
+def framed(picture, contract, note, spend=whole.unlimited):
+    grey, projection = to_grey(picture, contract)
+    stated = contract.polarity != "auto"
+    dark = contract.polarity == "dark_on_light" if stated else None
+    work = whole._with_long_side(grey, _SIDE)
+    cut = cut_of(work, max(picture.size), dark)
+    size = f"{picture.width} x {picture.height}"
+    inside = None
+    if cut is not None:
+        work, inside = cut.with_margin(grey, _SIDE)
+        grey, dark = work, cut.has_dark_ink
+        note("margin", f"{size}, {projection}; the ink touches the frame", work)
+    else:
+        note("grey", f"{size}, {projection}, reduced", work)
+        if dark is None:
+            dark = _has_dark_ink(work)
+    if not dark:
+        work = work.point(lambda value: 255 - value)
+        note("inverted", "light ink on dark paper", work)
+    ink, noise = _ink(work, _WIDEST)
+    if inside is not None:
+        noise = whole._noise(ink, inside)
+    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _LEAST))
+    mask = _sure(ink, noise, spend)
+    if not mask.any():
+        note("nothing", "this paper shows no ink", ink)
+        return Image.new("L", (contract.width, contract.height))
+    ink, mask, noise = _closer(grey, dark, ink, mask, noise, inside is not None)
+    grown = _followed(ink, mask, noise)
+    note("ink", f"noise {noise:.1%}", ink)
+    strokes = _close_up(ink, grown)
+    note("writing", f"{int(grown.sum())} pixels of {grown.size}", strokes)
+    strokes, width = whole._even_strokes(strokes, contract.box)
+    note("strokes", f"they were {width:.1f} of {contract.box} pixels wide", strokes)
+    return whole._centred(strokes, contract)
+
+
+def _has_dark_ink(work):
+    levels = np.asarray(work)
+    fine_dark = _energy(square(square(levels, _FINE, np.maximum), _FINE, np.minimum) - levels)
+    fine_light = _energy(levels - square(square(levels, _FINE, np.minimum), _FINE, np.maximum))
+    by_votes = whole.is_dark_ink(work)
+    if (fine_dark >= fine_light) == by_votes:
+        return by_votes
+    return _extent(work) >= _extent(work.point(lambda value: 255 - value))
+
+
+def _energy(levels):
+    values = levels.astype(np.float32)
+    return float((values * values).sum())
+
+
+def _extent(work):
+    small = whole._with_long_side(work, 96)
+    ink, noise = _ink(small, 23)
+    mask = _sure(ink, noise, whole.unlimited)
+    if not mask.any():
+        return 0.0
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return float((rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1))
+
+
+def _ink(work, window):
+    levels = np.asarray(work)
+    paper = square(square(levels, window, np.maximum), window, np.minimum)
+    light = np.maximum(paper, _DARKEST).astype(np.float32)
+    ink = 1 - levels / light
+    ink -= np.median(ink[::2, ::2])
+    return ink.astype(np.float32), whole._noise(ink, None)
+
+
+def _sure(ink, noise, spend):
+    return whole._writing(ink, noise, spend)
+
+
+def _closer(grey, dark, ink, mask, noise, margin):
+    """Return ink, mask and noise of a closer look around the mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
+    long = max(box[2] - box[0], box[3] - box[1])
+    reach = _MARGIN * long + _FEWEST
+    height, width = mask.shape
+    left, top = max(0, box[0] - reach), max(0, box[1] - reach)
+    right, bottom = min(width, box[2] + reach), min(height, box[3] + reach)
+    if margin or max(right - left, bottom - top) > 0.85 * max(mask.shape):
+        return ink, mask, noise
+    across, down = grey.width / width, grey.height / height
+    region = (left * across, top * down, right * across, bottom * down)
+    crop = max(region[2] - region[0], region[3] - region[1])
+    side = min(_SIDE, max(crop, 96))
+    scale = side / crop
+    size = (
+        max(1, round((region[2] - region[0]) * scale)),
+        max(1, round((region[3] - region[1]) * scale)),
+    )
+    resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    work = grey.resize(size, resampling, box=region, reducing_gap=2.0)
+    if not dark:
+        work = work.point(lambda value: 255 - value)
+    window = max(9, int(_STROKE_SHARE * long * size[0] / (right - left)) | 1)
+    near, noise = _ink(work, min(window, _WIDEST))
+    near, _ = without_ruling(near, max(_LINE_SIGMAS * noise, _LEAST))
+    mine = Image.fromarray(mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))])
+    wide = mine.resize(size, Image.Resampling.NEAREST)
+    return near, np.asarray(square(np.asarray(wide), 3, np.maximum)), noise
+
+
+def _followed(ink, mask, noise):
+    """Return the mask of the strokes, followed from sure ink into faint ink."""
+    inside = ink[mask]
+    if not inside.size:
+        return mask
+    strong = float(np.percentile(inside, 90))
+    sure = mask & (ink > max(_SIGMAS * noise, _PEAK * strong))
+    if not sure.any():
+        return mask
+    low = max(_FAINT_SIGMAS * noise, _FAINT_SHARE * strong, _FAINT_LEAST)
+    faint = parts(ink > low, np.where(sure, ink, np.float32(0)).astype(np.float32))
+    chosen = faint.weight > 0
+    return faint.mask(chosen)
+
+
+def _close_up(ink, mask):
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+    area = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    ink, mask = np.pad(ink[area], 3), np.pad(mask[area], 3)
+    full = float(np.percentile(ink[mask], _FULL_PERCENTILE))
+    own = np.where(mask, ink, 0).astype(np.float32)
+    window = int(0.16 * max(height, width)) | 1
+    local = square(own, window, np.maximum)
+    local = np.minimum(local, full)
+    spread = whole.shown(local / full).filter(ImageFilter.BoxBlur(window / 4))
+    local = np.maximum(np.asarray(spread, np.float32) * np.float32(full / 255), 0.12 * full)
+    around = square(mask, 5, np.maximum)
+    stretched = (ink / local - _SOFT_FROM) / (_SOFT_TO - _SOFT_FROM)
+    cut = whole.shown(np.where(around, stretched, 0))
+    scale = _DETAIL_SIDE / max(height, width)
+    size = (max(1, round(cut.width * scale)), max(1, round(cut.height * scale)))
+    large = cut.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(large, np.float32) / np.float32(255)
