@@ -25,6 +25,7 @@ from PIL import Image, ImageFilter
 
 from inkling.image import ink as whole
 from inkling.image.crop import cut_of
+from inkling.image.finder.polarity import has_dark_ink
 from inkling.image.grey import to_grey
 from inkling.image.morphology import closed, parts, square
 from inkling.image.ruling import without_ruling
@@ -57,33 +58,20 @@ _DETAIL_SIDE = 100
 
 
 def framed(picture, contract, note, spend=whole.unlimited):
-    grey, projection = to_grey(picture, contract)
-    stated = contract.polarity != "auto"
-    dark = contract.polarity == "dark_on_light" if stated else None
-    work = whole._with_long_side(grey, _SIDE)
-    cut = cut_of(work, max(picture.size), dark)
-    size = f"{picture.width} x {picture.height}"
-    inside = None
-    if cut is not None:
-        work, inside = cut.with_margin(grey, _SIDE)
-        grey, dark = work, cut.has_dark_ink
-        note("margin", f"{size}, {projection}; the ink touches the frame", work)
-    else:
-        note("grey", f"{size}, {projection}, reduced", work)
-        if dark is None:
-            dark = _has_dark_ink(work)
+    grey, work, inside, dark = _work(picture, contract, note)
     if not dark:
-        work = work.point(lambda value: 255 - value)
+        work, grey = (each.point(lambda value: 255 - value) for each in (work, grey))
         note("inverted", "light ink on dark paper", work)
     ink, noise = _ink(work, _WIDEST)
     if inside is not None:
         noise = whole._noise(ink, inside)
     ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _LEAST))
-    mask = _sure(ink, noise, spend)
+    mask = whole._writing(ink, noise, spend)
     if not mask.any():
         note("nothing", "this paper shows no ink", ink)
         return Image.new("L", (contract.width, contract.height))
-    ink, mask, noise = _closer(grey, dark, ink, mask, noise, inside is not None)
+    if inside is None:
+        ink, mask, noise = _closer(grey, ink, mask, noise)
     grown = _followed(ink, mask, noise)
     note("ink", f"noise {noise:.1%}", ink)
     strokes = _close_up(ink, grown)
@@ -93,29 +81,24 @@ def framed(picture, contract, note, spend=whole.unlimited):
     return whole._centred(strokes, contract)
 
 
-def _has_dark_ink(work):
-    levels = np.asarray(work)
-    fine_dark = _energy(square(square(levels, _FINE, np.maximum), _FINE, np.minimum) - levels)
-    fine_light = _energy(levels - square(square(levels, _FINE, np.minimum), _FINE, np.maximum))
-    by_votes = whole.is_dark_ink(work)
-    if (fine_dark >= fine_light) == by_votes:
-        return by_votes
-    return _extent(work) >= _extent(work.point(lambda value: 255 - value))
-
-
-def _energy(levels):
-    values = levels.astype(np.float32)
-    return float((values * values).sum())
-
-
-def _extent(work):
-    small = whole._with_long_side(work, 96)
-    ink, noise = _ink(small, 23)
-    mask = _sure(ink, noise, whole.unlimited)
-    if not mask.any():
-        return 0.0
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return float((rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1))
+def _work(picture, contract, note):
+    """Return the grey picture, the same reduced, its area inside a margin, and polarity."""
+    grey, projection = to_grey(picture, contract)
+    stated = contract.polarity != "auto"
+    dark = contract.polarity == "dark_on_light" if stated else None
+    work = whole._with_long_side(grey, _SIDE)
+    cut = cut_of(work, max(picture.size), dark)
+    size = f"{picture.width} x {picture.height}"
+    if dark is None:
+        dark = has_dark_ink(
+            work, lambda: cut.has_dark_ink if cut else whole.is_dark_ink(work)
+        )
+    if cut is not None and cut.has_dark_ink == dark:
+        work, inside = cut.with_margin(grey, _SIDE)
+        note("margin", f"{size}, {projection}; the ink touches the frame", work)
+        return work, work, inside, dark
+    note("grey", f"{size}, {projection}, reduced", work)
+    return grey, work, None, dark
 
 
 def _ink(work, window):
@@ -127,11 +110,7 @@ def _ink(work, window):
     return ink.astype(np.float32), whole._noise(ink, None)
 
 
-def _sure(ink, noise, spend):
-    return whole._writing(ink, noise, spend)
-
-
-def _closer(grey, dark, ink, mask, noise, margin):
+def _closer(grey, ink, mask, noise):
     """Return ink, mask and noise of a closer look around the mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
@@ -140,7 +119,7 @@ def _closer(grey, dark, ink, mask, noise, margin):
     height, width = mask.shape
     left, top = max(0, box[0] - reach), max(0, box[1] - reach)
     right, bottom = min(width, box[2] + reach), min(height, box[3] + reach)
-    if margin or max(right - left, bottom - top) > 0.85 * max(mask.shape):
+    if max(right - left, bottom - top) > 0.85 * max(mask.shape):
         return ink, mask, noise
     across, down = grey.width / width, grey.height / height
     region = (left * across, top * down, right * across, bottom * down)
@@ -153,8 +132,6 @@ def _closer(grey, dark, ink, mask, noise, margin):
     )
     resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     work = grey.resize(size, resampling, box=region, reducing_gap=2.0)
-    if not dark:
-        work = work.point(lambda value: 255 - value)
     window = max(9, int(_STROKE_SHARE * long * size[0] / (right - left)) | 1)
     near, noise = _ink(work, min(window, _WIDEST))
     near, _ = without_ruling(near, max(_LINE_SIGMAS * noise, _LEAST))
@@ -165,17 +142,27 @@ def _closer(grey, dark, ink, mask, noise, margin):
 
 def _followed(ink, mask, noise):
     """Return the mask of the strokes, followed from sure ink into faint ink."""
-    inside = ink[mask]
-    if not inside.size:
-        return mask
-    strong = float(np.percentile(inside, 90))
-    sure = mask & (ink > max(_SIGMAS * noise, _PEAK * strong))
+    strong = float(np.percentile(ink[mask], 90)) if mask.any() else 0.0
+    sure = mask & (ink > max(_SIGMAS * noise, _PEAK * strong, _LEAST))
     if not sure.any():
         return mask
+    seeds = np.where(sure, ink, np.float32(0)).astype(np.float32)
     low = max(_FAINT_SIGMAS * noise, _FAINT_SHARE * strong, _FAINT_LEAST)
-    faint = parts(ink > low, np.where(sure, ink, np.float32(0)).astype(np.float32))
-    chosen = faint.weight > 0
-    return faint.mask(chosen)
+    for step in (1, 1.6, 2.5):
+        if low * step > _PEAK * strong:
+            break
+        faint = parts(ink > low * step, seeds)
+        chosen = faint.weight > 0
+        if not _leaks(faint, chosen, sure):
+            return faint.mask(chosen)
+    return mask
+
+
+def _leaks(faint, chosen, sure):
+    """Return whether parts reach the frame where sure ink does not."""
+    grown, edge = int(faint.on_frame[chosen].sum()), sure.copy()
+    edge[1:-1, 1:-1] = False
+    return grown > 2 * int(edge.sum()) + 2
 
 
 def _close_up(ink, mask):
@@ -183,7 +170,7 @@ def _close_up(ink, mask):
     height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
     area = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     ink, mask = np.pad(ink[area], 3), np.pad(mask[area], 3)
-    full = float(np.percentile(ink[mask], _FULL_PERCENTILE))
+    full = max(float(np.percentile(ink[mask], _FULL_PERCENTILE)), 1e-3)
     own = np.where(mask, ink, 0).astype(np.float32)
     window = int(0.16 * max(height, width)) | 1
     local = square(own, window, np.maximum)
