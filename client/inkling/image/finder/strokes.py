@@ -49,12 +49,13 @@ _FINE = 9
 _DARKEST = 16
 _PEAK, _PEAK_PERCENTILE, _SIGMAS, _LEAST = 0.35, 99.7, 5.0, 0.04
 _FAINT_SHARE, _FAINT_SIGMAS, _FAINT_LEAST = 0.1, 4.0, 0.025
-_MARGIN, _FEWEST = 0.5, 8
+_MARGIN, _FEWEST = 0.4, 8
 _STROKE_SHARE = 0.25
 _LINE_SIGMAS = 3.0
 _FULL_PERCENTILE = 75
 _SOFT_FROM, _SOFT_TO = 0.3, 0.7
 _DETAIL_SIDE = 100
+_FOLLOWS = 0.4
 
 
 def framed(picture, contract, note, spend=whole.unlimited):
@@ -66,13 +67,14 @@ def framed(picture, contract, note, spend=whole.unlimited):
     if inside is not None:
         noise = whole._noise(ink, inside)
     ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _LEAST))
-    mask = whole._writing(ink, noise, spend)
+    mask = _writing(ink, noise, spend)
     if not mask.any():
         note("nothing", "this paper shows no ink", ink)
         return Image.new("L", (contract.width, contract.height))
-    if inside is None:
-        ink, mask, noise = _closer(grey, ink, mask, noise)
     grown = _followed(ink, mask, noise)
+    if inside is None:
+        ink, mask, noise = _closer(grey, ink, grown, noise)
+        grown = _followed(ink, mask, noise)
     note("ink", f"noise {noise:.1%}", ink)
     strokes = _close_up(ink, grown)
     note("writing", f"{int(grown.sum())} pixels of {grown.size}", strokes)
@@ -104,10 +106,39 @@ def _work(picture, contract, note):
 def _ink(work, window):
     levels = np.asarray(work)
     paper = square(square(levels, window, np.maximum), window, np.minimum)
-    light = np.maximum(paper, _DARKEST).astype(np.float32)
-    ink = 1 - levels / light
+    # Noise is a larger share of dark paper, which must not look like ink.
+    darkest = max(_DARKEST, 0.4 * float(np.percentile(paper[::4, ::4], 90)))
+    light = np.maximum(paper, np.float32(darkest)).astype(np.float32)
+    ink = (paper.astype(np.float32) - levels) / light
     ink -= np.median(ink[::2, ::2])
     return ink.astype(np.float32), whole._noise(ink, None)
+
+
+def _writing(ink, noise, spend):
+    """Return the mask of the writing: the likeliest part and the parts beside it."""
+    levels = (np.clip(ink, 0, 1) * np.float32(255)).astype(np.uint8)
+    edges = square(levels, 5, np.maximum) - square(levels, 5, np.minimum)
+    weights = edges.astype(np.float32) ** 2
+    least = max(_SIGMAS * noise, _LEAST)
+    for _ in range(3):
+        peak = _PEAK * _percentile(edges, _PEAK_PERCENTILE) / 255
+        found = parts(ink > max(least, peak), weights)
+        likelihood = whole._likelihood(found)
+        long = np.maximum(found.right - found.left, found.bottom - found.top)
+        likelihood[found.on_frame > _FOLLOWS * long] = 0
+        unlikely = likelihood == 0
+        if not unlikely.any():
+            break
+        spend(whole._LOOK_NS)
+        edges = np.where(found.mask(unlikely), np.uint8(0), edges)
+    if not len(found) or likelihood.max() == 0:
+        return np.zeros(ink.shape, bool)
+    return found.mask(whole._belonging(found, int(likelihood.argmax())))
+
+
+def _percentile(levels, percent):
+    counts = np.bincount(levels.reshape(-1), minlength=256).cumsum()
+    return float(np.searchsorted(counts, percent / 100 * levels.size))
 
 
 def _closer(grey, ink, mask, noise):
