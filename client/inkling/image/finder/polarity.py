@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["has_dark_ink"]
 
 # Windows in pixels of the reduced picture: thin strokes, and most strokes.
-_THIN, _ANY = 5, 17
+_THIN, _ANY = 5, 9
 # What is twice as strong as the typical texture counts.
 _OVER_TEXTURE = 2.0
 _STRONGEST = 99.7
@@ -47,13 +47,18 @@ def has_dark_ink(work: Image.Image, otherwise: Callable[[], bool]) -> bool:
     texture = _OVER_TEXTURE * float(np.median(np.maximum(dark, light)[::2, ::2]))
     for_dark, for_light = _energy(dark, texture), _energy(light, texture)
     share = for_dark / max(for_dark + for_light, 1e-9)
-    by_votes = otherwise()
-    if (share >= 0.5) == by_votes:
-        return by_votes
+    if _are_thin(levels, dark, light, share):
+        return share >= 0.5
+    return otherwise()
+
+
+def _are_thin(levels: Levels, dark: Levels, light: Levels, share: float) -> bool:
+    """Return whether the strokes are thin enough to decide."""
+    # Every second row and column is enough for wider strokes.
+    wide = _narrow(np.ascontiguousarray(levels[::2, ::2]), _ANY)
     thin = max(_strongest(dark), _strongest(light))
-    thin /= max(1.0, *(_strongest(one) for one in _narrow(levels, _ANY)))
-    decides = thin >= _SOME and (abs(share - 0.5) >= _CLEARLY or thin >= _MOST)
-    return share >= 0.5 if decides else by_votes
+    thin /= max(1.0, *(_strongest(one) for one in wide))
+    return thin >= _SOME and (abs(share - 0.5) >= _CLEARLY or thin >= _MOST)
 
 
 def _narrow(levels: Levels, window: int) -> tuple[Levels, Levels]:

@@ -56,6 +56,8 @@ _FULL_PERCENTILE = 75
 _SOFT_FROM, _SOFT_TO = 0.3, 0.7
 _DETAIL_SIDE = 100
 _FOLLOWS = 0.4
+_NEAR = 0.62
+_ROOM = 1.0
 
 
 def framed(picture, contract, note, spend=whole.unlimited):
@@ -110,8 +112,14 @@ def _ink(work, window):
     darkest = max(_DARKEST, 0.4 * float(np.percentile(paper[::4, ::4], 90)))
     light = np.maximum(paper, np.float32(darkest)).astype(np.float32)
     ink = (paper.astype(np.float32) - levels) / light
-    ink -= np.median(ink[::2, ::2])
-    return ink.astype(np.float32), whole._noise(ink, None)
+    ink -= np.median(ink[::3, ::3])
+    return ink, _noise(ink)
+
+
+def _noise(ink):
+    """Return the standard deviation of the ink's strength on blank paper."""
+    texture = np.abs(ink[::2, 4::2] - ink[::2, :-4:2])
+    return whole._SIGMA_PER_MEDIAN * float(np.median(texture)) if texture.size else 0.0
 
 
 def _writing(ink, noise, spend):
@@ -150,7 +158,7 @@ def _closer(grey, ink, mask, noise):
     height, width = mask.shape
     left, top = max(0, box[0] - reach), max(0, box[1] - reach)
     right, bottom = min(width, box[2] + reach), min(height, box[3] + reach)
-    if max(right - left, bottom - top) > 0.85 * max(mask.shape):
+    if max(right - left, bottom - top) > _NEAR * max(mask.shape):
         return ink, mask, noise
     across, down = grey.width / width, grey.height / height
     region = (left * across, top * down, right * across, bottom * down)
@@ -173,20 +181,37 @@ def _closer(grey, ink, mask, noise):
 
 def _followed(ink, mask, noise):
     """Return the mask of the strokes, followed from sure ink into faint ink."""
-    strong = float(np.percentile(ink[mask], 90)) if mask.any() else 0.0
-    sure = mask & (ink > max(_SIGMAS * noise, _PEAK * strong, _LEAST))
+    area = _around(mask)
+    near, own = ink[area], mask[area]
+    if not own.any():
+        return mask
+    strong = float(np.percentile(near[own], 90))
+    sure = own & (near > max(_SIGMAS * noise, _PEAK * strong, _LEAST))
     if not sure.any():
         return mask
-    seeds = np.where(sure, ink, np.float32(0)).astype(np.float32)
+    seeds = np.where(sure, near, np.float32(0))
     low = max(_FAINT_SIGMAS * noise, _FAINT_SHARE * strong, _FAINT_LEAST)
     for step in (1, 1.6, 2.5):
         if low * step > _PEAK * strong:
             break
-        faint = parts(ink > low * step, seeds)
+        faint = parts(near > low * step, seeds)
         chosen = faint.weight > 0
         if not _leaks(faint, chosen, sure):
-            return faint.mask(chosen)
+            grown = np.zeros(mask.shape, bool)
+            grown[area] = faint.mask(chosen)
+            return grown
     return mask
+
+
+def _around(mask):
+    """Return the rows and columns around a mask, with room for as much again."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return slice(None), slice(None)
+    reach = int(_ROOM * max(rows[-1] - rows[0], columns[-1] - columns[0])) + _FEWEST
+    return tuple(
+        slice(max(0, lines[0] - reach), lines[-1] + reach) for lines in (rows, columns)
+    )
 
 
 def _leaks(faint, chosen, sure):
