@@ -17,7 +17,7 @@ from PIL import Image
 
 from inkling.errors import InvalidImage, InvalidRequest
 from inkling.image.decoding import Budget, Decoded, decode
-from inkling.image.finder.strokes import framed as follow
+from inkling.image.finder.strokes import follow
 from inkling.image.grey import to_grey
 from inkling.image.ink import Note, framed, shown, unlimited
 from inkling.image.resizing import keeps_size, resized
