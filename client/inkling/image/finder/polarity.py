@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inkling.image.morphology import square
+from inkling.image.morphology import window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,10 +61,10 @@ def _are_thin(levels: Levels, dark: Levels, light: Levels, share: float) -> bool
     return thin >= _SOME and (abs(share - 0.5) >= _CLEARLY or thin >= _MOST)
 
 
-def _narrow(levels: Levels, window: int) -> tuple[Levels, Levels]:
+def _narrow(levels: Levels, length: int) -> tuple[Levels, Levels]:
     """Return how much darker, and lighter, than its surroundings each narrow part is."""
-    filled = square(square(levels, window, np.maximum), window, np.minimum)
-    cleared = square(square(levels, window, np.minimum), window, np.maximum)
+    filled = window(window(levels, length, np.maximum), length, np.minimum)
+    cleared = window(window(levels, length, np.minimum), length, np.maximum)
     return filled - levels, levels - cleared
 
 

@@ -37,7 +37,7 @@ from inkling.image.ink import (
     unlimited,
     with_long_side,
 )
-from inkling.image.morphology import parts, square
+from inkling.image.morphology import parts, window
 from inkling.image.ruling import without_ruling
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ _FOLLOWS_FRAME = 0.4
 _ROOM, _MARGIN, _PIXELS = 1.0, 0.4, 8
 # A look is closer if it shows at most this share of the picture. It has at least this
 # many pixels on its long side, and strokes are narrower than this share of the find.
-_NEAR, _FEWEST, _STROKE_SHARE = 0.62, 96, 0.25
+_NEAR, _CLOSER_SIDE, _FEWEST, _STROKE_SHARE = 0.5, 144, 96, 0.25
 # Full ink is the strongest ink within this share of the writing's long side, up to the
 # 75th percentile of all of its ink, and at least this share of that.
 _LOCAL, _LEAST_FULL = 0.16, 0.12
@@ -88,7 +88,7 @@ _DETAIL_SIDE, _BORDER = 100, 3
 # CPU time in nanoseconds, measured: of the search with its growth, of the removal of
 # ruling, of every further look, of the closer look, and per pixel of the close-up.
 _SEARCH_NS, _RULING_NS, _LOOK_NS = 7_000_000, 2_500_000, 2_300_000
-_CLOSER_NS, _DETAIL_NS = 5_000_000, 45
+_CLOSER_NS, _DETAIL_NS = 4_000_000, 45
 _SIGMA_PER_MEDIAN = 1.4826 / 2**0.5
 
 
@@ -163,13 +163,13 @@ def _work(
     return grey, work, inside
 
 
-def _ink(work: Image.Image, window: int) -> tuple[Values, float]:
+def _ink(work: Image.Image, widest: int) -> tuple[Values, float]:
     """Return the strength of the ink, as a share of the paper's brightness.
 
     The second value is the standard deviation of that strength on blank paper.
     """
     levels = np.asarray(work)
-    paper = square(square(levels, window, np.maximum), window, np.minimum)
+    paper = window(window(levels, widest, np.maximum), widest, np.minimum)
     lightest = float(np.percentile(paper[::4, ::4], 90))
     darkest = np.float32(max(_DARKEST, _DARK_SHARE * lightest))
     ink: Values = (paper - levels) / np.maximum(paper, darkest)
@@ -182,8 +182,8 @@ def _ink(work: Image.Image, window: int) -> tuple[Values, float]:
 def _writing(ink: Values, noise: float, spend: Spend) -> Mask:
     """Return the mask of sure ink: the likeliest part and the parts beside it."""
     levels = (np.clip(ink, 0, 1) * np.float32(255)).astype(np.uint8)
-    edges = square(levels, _EDGE_WINDOW, np.maximum)
-    edges -= square(levels, _EDGE_WINDOW, np.minimum)
+    edges = window(levels, _EDGE_WINDOW, np.maximum)
+    edges -= window(levels, _EDGE_WINDOW, np.minimum)
     weights = np.square(edges, dtype=np.float32)
     least = max(_SURE_SIGMAS * noise, _SURE)
     for _ in range(_LOOKS):
@@ -271,20 +271,20 @@ def _closer(
     size, scale = _size_of(region)
     resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     work = grey.resize(size, resampling, box=region, reducing_gap=2.0)
-    window = int(_STROKE_SHARE * long * size[0] / (right - left)) | 1
-    near, noise = _ink(work, min(max(window, 9), _WIDEST))
+    widest = int(_STROKE_SHARE * long * size[0] / (right - left)) | 1
+    near, noise = _ink(work, min(max(widest, 9), _WIDEST))
     near, _ = without_ruling(near, max(_LINE_SIGMAS * noise, _SURE))
     found = Image.fromarray(mask[top:bottom, left:right])
     found = found.resize(size, Image.Resampling.NEAREST)
     note("closer", f"{long} of {max(mask.shape)} pixels are looked at again", near)
-    return near, _followed(near, square(np.asarray(found), 3, np.maximum), noise)
+    return near, _followed(near, window(np.asarray(found), 3, np.maximum), noise)
 
 
 def _size_of(region: tuple[float, float, float, float]) -> tuple[tuple[int, int], float]:
     """Return the width and the height of the closer look, and its scale."""
     left, top, right, bottom = region
     long = max(right - left, bottom - top)
-    scale = min(_SIDE, max(long, _FEWEST)) / long
+    scale = min(_CLOSER_SIDE, max(long, _FEWEST)) / long
     width, height = ((right - left) * scale, (bottom - top) * scale)
     return (max(1, round(width)), max(1, round(height))), scale
 
@@ -296,14 +296,14 @@ def _close_up(ink: Values, mask: Mask) -> Values:
     ink, mask = np.pad(ink[area], _BORDER), np.pad(mask[area], _BORDER)
     full = max(float(np.percentile(ink[mask], _FULL_PERCENTILE)), 1e-3)
     long = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
-    window = int(_LOCAL * long) | 1
+    reach = int(_LOCAL * long) | 1
     own = np.asarray(shown(np.where(mask, ink / np.float32(full), 0)))
-    local = Image.fromarray(square(own, window, np.maximum))
-    local = local.filter(ImageFilter.BoxBlur(window / 4))
+    local = Image.fromarray(window(own, reach, np.maximum))
+    local = local.filter(ImageFilter.BoxBlur(reach / 4))
     strength = np.maximum(np.asarray(local, np.float32) / 255, np.float32(_LEAST_FULL))
     strength *= np.float32(full)
     stretched = (ink / strength - _SOFT_FROM) / (_SOFT_TO - _SOFT_FROM)
-    cut = shown(np.where(square(mask, 5, np.maximum), stretched, 0))
+    cut = shown(np.where(window(mask, 5, np.maximum), stretched, 0))
     scale = _DETAIL_SIDE / long
     size = (max(1, round(cut.width * scale)), max(1, round(cut.height * scale)))
     large = cut.resize(size, Image.Resampling.BICUBIC)
