@@ -55,7 +55,10 @@ _FORMS: dict[int, list[list[tuple[Any, ...]]]] = {
         [((0.24, 0.05), (0.22, 0.5), (0.76, 0.48)), ((0.76, 0.06), (0.72, 0.97))],
     ],
     5: [
-        [((0.78, 0.05), (0.32, 0.05), (0.28, 0.43)), (0.45, 0.68, 0.32, 0.27, 235, 505)],
+        [
+            ((0.78, 0.05), (0.32, 0.05), (0.28, 0.43)),
+            (0.45, 0.68, 0.32, 0.27, 235, 505),
+        ],
         [
             ((0.33, 0.06), (0.28, 0.44)),
             (0.45, 0.68, 0.31, 0.27, 235, 500),
@@ -63,7 +66,10 @@ _FORMS: dict[int, list[list[tuple[Any, ...]]]] = {
         ],
     ],
     6: [
-        [((0.64, 0.03), (0.34, 0.34), (0.21, 0.66)), (0.48, 0.71, 0.27, 0.26, 190, 550)],
+        [
+            ((0.64, 0.03), (0.34, 0.34), (0.21, 0.66)),
+            (0.48, 0.71, 0.27, 0.26, 190, 550),
+        ],
         [(0.75, 0.52, 0.52, 0.5, 255, 165), (0.5, 0.72, 0.27, 0.25, 190, 550)],
     ],
     7: [
@@ -180,7 +186,9 @@ def _made_readable(drawn: dict[str, Any]) -> None:
 
 def _photo(digit: int, drawn: dict[str, Any], chance: random.Random) -> Image.Image:
     long = drawn["frame"]
-    width, height = (long, long * 3 // 4) if chance.random() < 0.5 else (long * 3 // 4, long)
+    width, height = (
+        (long, long * 3 // 4) if chance.random() < 0.5 else (long * 3 // 4, long)
+    )
     side = round(drawn["size"] * min(width, height))
     ink = _ink(digit, side, drawn, chance)
     room = width - ink.width, height - ink.height
@@ -270,7 +278,9 @@ def _rule(
 ) -> None:
     """Draw the lines of ruled or squared paper, a little turned."""
     brush = ImageDraw.Draw(paper)
-    gap = side / chance.uniform(1.2, 2.8) if squared else side / chance.uniform(0.8, 1.6)
+    gap = (
+        side / chance.uniform(1.2, 2.8) if squared else side / chance.uniform(0.8, 1.6)
+    )
     gap = max(gap, max(paper.size) / 40)
     line = max(1, round(max(paper.size) / 700))
     colour = tuple(round(240 * (1 - chance.uniform(0.08, 0.2))) for _ in range(2))
@@ -281,7 +291,9 @@ def _rule(
     while at < max(paper.size) + gap * 2:
         brush.line([(0, at), (width, at + slope * width)], fill=colour, width=line)
         if squared:
-            brush.line([(at, 0), (at - slope * height, height)], fill=colour, width=line)
+            brush.line(
+                [(at, 0), (at - slope * height, height)], fill=colour, width=line
+            )
         at += gap
 
 
@@ -309,7 +321,9 @@ def _lit(
         edge = chance.uniform(-0.3, 0.3) * side / max(width, height)
         soft = chance.uniform(0.01, 0.06)
         dark = chance.uniform(0.5, 0.75)
-        field = 1 - (1 - dark) / (1 + np.exp(-np.clip((along - edge) / soft * 4, -50, 50)))
+        field = 1 - (1 - dark) / (
+            1 + np.exp(-np.clip((along - edge) / soft * 4, -50, 50))
+        )
     elif light == "shine":
         reach = chance.uniform(0.6, 1.1) * max(side, 0.15 * max(width, height))
         apart = chance.uniform(0.4, 0.9) * side
@@ -324,7 +338,9 @@ def _lit(
     grain = dice.normal(0, chance.uniform(0.3, 1.5), (rows, columns))
     pixels += _spread(grain, paper.size)[..., None]
     noise = dice.standard_normal((min(height, 512), min(width, 512)), np.float32)
-    tiled = np.resize(noise * chance.uniform(0.8, 4), (height * width)).reshape(height, width)
+    tiled = np.resize(noise * chance.uniform(0.8, 4), (height * width)).reshape(
+        height, width
+    )
     pixels += tiled[..., None]
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 

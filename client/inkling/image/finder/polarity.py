@@ -27,45 +27,52 @@ __all__ = ["has_dark_ink"]
 
 # Windows in pixels of the reduced picture: thin strokes, and most strokes.
 _THIN, _ANY = 5, 9
+_FRAME = 8
 # What is twice as strong as the typical texture counts.
 _OVER_TEXTURE = 2.0
 _STRONGEST = 99.7
 # Thin strokes decide if they have this share of the strength of all strokes, and either
 # speak clearly for one polarity or are nearly all that there is.
 _SOME, _MOST, _CLEARLY = 0.08, 0.35, 0.18
+# The share that they need against two clear levels, which a shine also makes.
+_AGAINST_LEVELS = 0.5
 
 
-def has_dark_ink(work: Image.Image, otherwise: Callable[[], bool]) -> bool:
+def has_dark_ink(
+    work: Image.Image, otherwise: Callable[[], bool], contrast: float | None = None
+) -> bool:
     """Return whether the ink is darker than its paper.
 
     Args:
         work: The reduced picture, mode `L`.
         otherwise: A function that decides where thin strokes do not.
+        contrast: The difference of two clear levels, if the picture has them.
     """
     levels = np.asarray(work)
     dark, light = _narrow(levels, _THIN)
     texture = _OVER_TEXTURE * float(np.median(np.maximum(dark, light)[::2, ::2]))
     for_dark, for_light = _energy(dark, texture), _energy(light, texture)
     share = for_dark / max(for_dark + for_light, 1e-9)
-    if _are_thin(levels, dark, light, share):
-        return share >= 0.5
-    return otherwise()
-
-
-def _are_thin(levels: Levels, dark: Levels, light: Levels, share: float) -> bool:
-    """Return whether the strokes are thin enough to decide."""
+    thin = max(_strongest(dark), _strongest(light))
     # Every second row and column is enough for wider strokes.
     wide = _narrow(np.ascontiguousarray(levels[::2, ::2]), _ANY)
-    thin = max(_strongest(dark), _strongest(light))
     thin /= max(1.0, *(_strongest(one) for one in wide))
-    return thin >= _SOME and (abs(share - 0.5) >= _CLEARLY or thin >= _MOST)
+    least = _SOME if contrast is None else _AGAINST_LEVELS
+    clear = abs(share - 0.5) >= _CLEARLY or thin >= _MOST
+    if thin >= least and clear:
+        return share >= 0.5
+    return otherwise()
 
 
 def _narrow(levels: Levels, length: int) -> tuple[Levels, Levels]:
     """Return how much darker, and lighter, than its surroundings each narrow part is."""
     filled = window(window(levels, length, np.maximum), length, np.minimum)
     cleared = window(window(levels, length, np.minimum), length, np.maximum)
-    return filled - levels, levels - cleared
+    # A strip of paper between a stroke and the frame is no stroke.
+    inner = slice(_FRAME, -_FRAME), slice(_FRAME, -_FRAME)
+    if min(levels.shape) <= 3 * _FRAME:
+        inner = slice(None), slice(None)
+    return (filled - levels)[inner], (levels - cleared)[inner]
 
 
 def _energy(narrow: Levels, texture: float) -> float:

@@ -149,7 +149,9 @@ def _work(
     cut = cut_of(work, max(picture.size), dark)
     if dark is None:
         dark = has_dark_ink(
-            work, lambda: cut.has_dark_ink if cut else is_dark_ink(work)
+            work,
+            lambda: cut.has_dark_ink if cut else is_dark_ink(work),
+            cut.contrast if cut else None,
         )
     inside = None
     if cut is not None and cut.has_dark_ink == dark:
@@ -262,7 +264,10 @@ def _closer(
     long = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
     reach = int(_MARGIN * long) + _PIXELS
     top, bottom = max(0, int(rows[0]) - reach), min(height, int(rows[-1]) + 1 + reach)
-    left, right = max(0, int(columns[0]) - reach), min(width, int(columns[-1]) + 1 + reach)
+    left, right = (
+        max(0, int(columns[0]) - reach),
+        min(width, int(columns[-1]) + 1 + reach),
+    )
     if max(right - left, bottom - top) > _NEAR * max(mask.shape):
         return ink, mask
     spend(_CLOSER_NS)
@@ -280,7 +285,9 @@ def _closer(
     return near, _followed(near, window(np.asarray(found), 3, np.maximum), noise)
 
 
-def _size_of(region: tuple[float, float, float, float]) -> tuple[tuple[int, int], float]:
+def _size_of(
+    region: tuple[float, float, float, float],
+) -> tuple[tuple[int, int], float]:
     """Return the width and the height of the closer look, and its scale."""
     left, top, right, bottom = region
     long = max(right - left, bottom - top)
