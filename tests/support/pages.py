@@ -11,6 +11,7 @@ paper's brightness, and it is stronger than the ruling. The training sees none o
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import random
 from dataclasses import dataclass
@@ -218,7 +219,7 @@ def _ink(
     faded = chance.randrange(len(strokes)), chance.uniform(0.3, 0.7)
     for number, stroke in enumerate(strokes):
         points = [_placed(x, y, shape, side * fine, margin) for x, y in stroke]
-        for step, (start, end) in enumerate(zip(points, points[1:], strict=False)):
+        for step, (start, end) in enumerate(itertools.pairwise(points)):
             share = step / len(points)
             strength = 255 * drawn["strength"]
             if number == faded[0] and drawn["fading"] < 1:
@@ -308,6 +309,31 @@ def _lit(
     width, height = paper.size
     dice = np.random.default_rng(chance.randrange(1 << 30))
     pixels = np.asarray(paper, np.float32)
+    field, shine = _light(light, paper.size, centre, side, chance)
+    pixels = pixels * _spread(field, paper.size)[..., None]
+    if shine is not None:
+        pixels += (255 - pixels) * _spread(shine, paper.size)[..., None]
+    if light == "blue":
+        pixels *= np.float32([0.72, 0.85, 1])
+    grain = dice.normal(0, chance.uniform(0.3, 1.5), field.shape)
+    pixels += _spread(grain, paper.size)[..., None]
+    noise = dice.standard_normal((min(height, 512), min(width, 512)), np.float32)
+    tiled = np.resize(noise * chance.uniform(0.8, 4), (height * width)).reshape(
+        height, width
+    )
+    pixels += tiled[..., None]
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def _light(
+    light: str,
+    size: tuple[int, int],
+    centre: tuple[float, float],
+    side: int,
+    chance: random.Random,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the brightness of the light, and the share of a shine."""
+    width, height = size
     # Light changes slowly, so that a coarse field is enough.
     rows, columns = height // 8 + 1, width // 8 + 1
     down, across = np.mgrid[0:rows, 0:columns].astype(np.float32) * 8
@@ -330,19 +356,7 @@ def _lit(
         far = np.hypot(x - apart * math.cos(turn), y - apart * math.sin(turn))
         shine = chance.uniform(0.5, 0.75) * np.exp(-((far / reach) ** 2))
         field = np.full((rows, columns), 0.7, np.float32)
-    pixels = pixels * _spread(field, paper.size)[..., None]
-    if shine is not None:
-        pixels += (255 - pixels) * _spread(shine, paper.size)[..., None]
-    if light == "blue":
-        pixels *= np.float32([0.72, 0.85, 1])
-    grain = dice.normal(0, chance.uniform(0.3, 1.5), (rows, columns))
-    pixels += _spread(grain, paper.size)[..., None]
-    noise = dice.standard_normal((min(height, 512), min(width, 512)), np.float32)
-    tiled = np.resize(noise * chance.uniform(0.8, 4), (height * width)).reshape(
-        height, width
-    )
-    pixels += tiled[..., None]
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    return field, shine
 
 
 def _spread(field: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -49,13 +49,14 @@ def has_dark_ink(
         contrast: The difference of two clear levels, if the picture has them.
     """
     levels = np.asarray(work)
-    dark, light = _narrow(levels, _THIN)
+    frame = 0 if contrast is None or min(levels.shape) <= 6 * _FRAME else _FRAME
+    dark, light = _narrow(levels, _THIN, frame)
     texture = _OVER_TEXTURE * float(np.median(np.maximum(dark, light)[::2, ::2]))
     for_dark, for_light = _energy(dark, texture), _energy(light, texture)
     share = for_dark / max(for_dark + for_light, 1e-9)
     thin = max(_strongest(dark), _strongest(light))
     # Every second row and column is enough for wider strokes.
-    wide = _narrow(np.ascontiguousarray(levels[::2, ::2]), _ANY)
+    wide = _narrow(np.ascontiguousarray(levels[::2, ::2]), _ANY, frame)
     thin /= max(1.0, *(_strongest(one) for one in wide))
     least = _SOME if contrast is None else _AGAINST_LEVELS
     clear = abs(share - 0.5) >= _CLEARLY or thin >= _MOST
@@ -64,14 +65,12 @@ def has_dark_ink(
     return otherwise()
 
 
-def _narrow(levels: Levels, length: int) -> tuple[Levels, Levels]:
+def _narrow(levels: Levels, length: int, frame: int) -> tuple[Levels, Levels]:
     """Return how much darker, and lighter, than its surroundings each narrow part is."""
     filled = window(window(levels, length, np.maximum), length, np.minimum)
     cleared = window(window(levels, length, np.minimum), length, np.maximum)
     # A strip of paper between a stroke and the frame is no stroke.
-    inner = slice(_FRAME, -_FRAME), slice(_FRAME, -_FRAME)
-    if min(levels.shape) <= 3 * _FRAME:
-        inner = slice(None), slice(None)
+    inner = slice(frame, -frame or None), slice(frame, -frame or None)
     return (filled - levels)[inner], (levels - cleared)[inner]
 
 

@@ -123,11 +123,14 @@ def follow(
     if not mask.any():
         note("nothing", "this paper shows no ink", ink)
         return Image.new("L", (contract.width, contract.height))
-    mask = _followed(ink, mask, noise)
+    # A picture of two clear levels has no faint ink.
+    least_full = 1.0
     if inside is None:
+        least_full = _LEAST_FULL
+        mask = _followed(ink, mask, noise)
         ink, mask = _closer(grey, ink, mask, note, spend)
     spend(_DETAIL_NS * _DETAIL_SIDE * _DETAIL_SIDE)
-    strokes = _close_up(ink, mask)
+    strokes = _close_up(ink, mask, least_full)
     note("writing", f"{int(mask.sum())} pixels of {mask.size}", strokes)
     strokes, width = even_strokes(strokes, contract.box)
     note("strokes", f"they were {width:.1f} of {contract.box} pixels wide", strokes)
@@ -296,7 +299,7 @@ def _size_of(
     return (max(1, round(width)), max(1, round(height))), scale
 
 
-def _close_up(ink: Values, mask: Mask) -> Values:
+def _close_up(ink: Values, mask: Mask, least_full: float) -> Values:
     """Return the writing without its surroundings, at detail size, from 0 to 1."""
     rows, columns = _spans(mask)
     area = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -307,7 +310,7 @@ def _close_up(ink: Values, mask: Mask) -> Values:
     own = np.asarray(shown(np.where(mask, ink / np.float32(full), 0)))
     local = Image.fromarray(window(own, reach, np.maximum))
     local = local.filter(ImageFilter.BoxBlur(reach / 4))
-    strength = np.maximum(np.asarray(local, np.float32) / 255, np.float32(_LEAST_FULL))
+    strength = np.maximum(np.asarray(local, np.float32) / 255, np.float32(least_full))
     strength *= np.float32(full)
     stretched = (ink / strength - _SOFT_FROM) / (_SOFT_TO - _SOFT_FROM)
     cut = shown(np.where(window(mask, 5, np.maximum), stretched, 0))
