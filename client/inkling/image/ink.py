@@ -5,7 +5,7 @@ These are the finders `ink-1` and `ink-2` of the contract, which share the searc
 Before it, `ink-2` gives a picture that was cut along the writing a margin of its own
 paper (`inkling.image.crop`). Both frame every picture of another size than the model
 input; `ink-2` also frames one of that size that is not framed like a sample
-(`inkling.image.sample`). `ink-3` is `inkling.image.finder.strokes`; it shares the frame.
+(`inkling.image.sample`). `ink-3` is `inkling.image.finder.strokes`, which frames alike.
 
 A finder turns a picture of any size, paper and
 lighting into a sample: ink is 255 and paper is 0, the object fills a box of the
@@ -199,6 +199,7 @@ def _has_dark_ink(picture: Image.Image, contract: Contract) -> bool:
 
 
 def with_long_side(picture: Image.Image, side: int) -> Image.Image:
+    """Return a picture of mode `L` with a long side of `side` pixels."""
     scale = side / max(picture.size)
     size = (
         max(1, round(picture.width * scale)),

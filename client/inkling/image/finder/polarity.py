@@ -27,6 +27,7 @@ __all__ = ["has_dark_ink"]
 
 # Windows in pixels of the reduced picture: thin strokes, and most strokes.
 _THIN, _ANY = 5, 9
+# Pixels along the frame that do not count.
 _FRAME = 8
 # What is twice as strong as the typical texture counts.
 _OVER_TEXTURE = 2.0
@@ -49,14 +50,15 @@ def has_dark_ink(
         contrast: The difference of two clear levels, if the picture has them.
     """
     levels = np.asarray(work)
-    frame = 0 if contrast is None or min(levels.shape) <= 6 * _FRAME else _FRAME
+    frame = _FRAME if min(levels.shape) > 6 * _FRAME else 0
     dark, light = _narrow(levels, _THIN, frame)
     texture = _OVER_TEXTURE * float(np.median(np.maximum(dark, light)[::2, ::2]))
     for_dark, for_light = _energy(dark, texture), _energy(light, texture)
     share = for_dark / max(for_dark + for_light, 1e-9)
     thin = max(_strongest(dark), _strongest(light))
     # Every second row and column is enough for wider strokes.
-    wide = _narrow(np.ascontiguousarray(levels[::2, ::2]), _ANY, frame)
+    half = np.ascontiguousarray(levels[::2, ::2])
+    wide = _narrow(half, _ANY, frame // 2)
     thin /= max(1.0, *(_strongest(one) for one in wide))
     least = _SOME if contrast is None else _AGAINST_LEVELS
     clear = abs(share - 0.5) >= _CLEARLY or thin >= _MOST
@@ -66,7 +68,7 @@ def has_dark_ink(
 
 
 def _narrow(levels: Levels, length: int, frame: int) -> tuple[Levels, Levels]:
-    """Return how much darker, and lighter, than its surroundings each narrow part is."""
+    """Return how much darker, and lighter, than its surroundings a narrow part is."""
     filled = window(window(levels, length, np.maximum), length, np.minimum)
     cleared = window(window(levels, length, np.minimum), length, np.maximum)
     # A strip of paper between a stroke and the frame is no stroke.
