@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     import grpc
 
     from inkling.types import Score
+    from inkling_serving.answers import Answer
     from inkling_serving.engines.base import ModelStatus
     from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
-    from inkling_serving.service import Answer, Service
+    from inkling_serving.service import Service
 
 __all__ = ["Classifier"]
 

@@ -13,12 +13,15 @@ from PIL import Image
 from inkling.errors import InklingError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from inkling.image.preprocess import Stage
     from inkling.types import Prediction, Score
+    from inkling_serving.answers import Answer, Explanation
     from inkling_serving.engines.base import ModelStatus, VersionStatus
-    from inkling_serving.service import Answer
 
-__all__ = ["answer_json", "error_json", "model_json", "stages_json"]
+__all__ = ["answer_json", "error_json", "explanation_json", "model_json"]
 
 # The longer side, in pixels, of a stage's picture in an explanation, and that of the
 # model input, which is shown as the model sees it.
@@ -68,11 +71,28 @@ def _scores_json(scores: Sequence[Score]) -> list[dict[str, Any]]:
     ]
 
 
-def stages_json(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """Return the stages, each with its picture as a PNG in base64.
+def explanation_json(found: Explanation, *, with_input: bool) -> dict[str, Any]:
+    """Return the prediction and the stages, each with its picture as a PNG in base64.
 
-    The last stage is the model input; its picture has its own size.
+    Args:
+        found: The explanation.
+        with_input: Whether to add the values of the model input.
     """
+    shown = {**answer_json(found.answer), "stages": _stages_json(found.stages)}
+    return shown | ({"model_input": _tensor_json(found.inputs)} if with_input else {})
+
+
+def _tensor_json(values: npt.NDArray[np.float32]) -> dict[str, Any]:
+    content = values.astype("<f4", copy=False).tobytes()
+    return {
+        "shape": list(values.shape),
+        "dtype": "float32",
+        "b64": base64.b64encode(content).decode(),
+    }
+
+
+def _stages_json(stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    # The last stage is the model input; its picture has its own size.
     sides = [_STAGE_SIDE] * (len(stages) - 1) + [_INPUT_SIDE]
     return [_stage_json(*one) for one in zip(stages, sides, strict=True)]
 
@@ -124,5 +144,11 @@ def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
             },
             "dataset": contract.training_data.name,
             "accuracy": status.accuracy,
+        }
+    if status.device_file is not None:
+        shown["tflite"] = {
+            "format": status.device_file.tflite_format,
+            "bytes": len(status.device_file.content),
+            "sha256": status.device_file.sha256,
         }
     return shown

@@ -65,6 +65,11 @@ ROUTES: tuple[Route, ...] = (
         Route("POST", target + ":predict", serving.predict, serving.is_quick)
         for target in _TARGETS
     ),
+    *(Route("GET", target + "/tflite", Handlers.tflite) for target in _TARGETS),
+    *(
+        Route("GET", target + "/tflite/<name:sha256>", Handlers.tflite)
+        for target in _TARGETS
+    ),
     *(Route("GET", target + "/metadata", serving.metadata) for target in _TARGETS),
     *(Route("GET", target, serving.status) for target in _ONES),
     *(
