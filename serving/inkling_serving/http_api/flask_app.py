@@ -152,7 +152,8 @@ def _page(name: str = "index.html") -> flask.Response:
         response.headers["Content-Encoding"] = "gzip"
     response.set_etag(sha256(file.content).hexdigest())
     response.headers.update(_page_headers())
-    response.make_conditional(flask.request)
+    size = len(file.content)
+    response.make_conditional(flask.request, accept_ranges=True, complete_length=size)
     return response
 
 
