@@ -68,7 +68,12 @@ class HeldEngine:
 
     def _version(self, ready: bool) -> VersionStatus:
         state = State.AVAILABLE if ready else State.FAILED
-        return VersionStatus(self.version, state, contract=self.contract)
+        return VersionStatus(
+            self.version,
+            state,
+            contract=self.contract,
+            device_file=self.device_file,
+        )
 
     def why_not_ready(self) -> str:
         """Return why no model can answer."""

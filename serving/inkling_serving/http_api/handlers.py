@@ -61,6 +61,9 @@ NOTHING_HERE = (
 _NO_SUCH_FILE = (
     "The version's TFLite file has another SHA-256; GET /v1/models states it."
 )
+_KEPT_HERE = (
+    "This gateway keeps the models' TFLite files to itself (--device-files false)."
+)
 # A file may be seen only with a key, so that no cache on the way may keep it.
 _FOR_EVER = "private, max-age=31536000, immutable"
 # The metrics do not count these: orchestrators and Prometheus poll them all the time.
@@ -95,6 +98,7 @@ class Handlers:
         self.metrics = metrics
         self._keys = keys
         self.max_batch = settings.max_batch
+        self._gives_files = settings.device_files
         self._max_body_bytes = settings.max_body_bytes
         self._held = held
 
@@ -190,7 +194,10 @@ class Handlers:
     def models(self, request: Request, _: Names) -> Response:
         """Answer `GET /v1/models`."""
         in_query(request.query, NONE)
-        models = [model_json(status) for status in self.service.models()]
+        models = [
+            model_json(status, with_files=self._gives_files)
+            for status in self.service.models()
+        ]
         return json_response(HTTPStatus.OK, {"models": models}, request.id)
 
     def model(self, request: Request, names: Names) -> Response:
@@ -199,7 +206,8 @@ class Handlers:
         if not names["model"]:
             raise NotFound(NOTHING_HERE)
         status = self.service.model(names["model"])
-        shown = {**model_json(status), **version_statuses(status.versions)}
+        shown = model_json(status, with_files=self._gives_files)
+        shown |= version_statuses(status.versions)
         return json_response(HTTPStatus.OK, shown, request.id)
 
     def tflite(self, request: Request, names: Names) -> Response:
@@ -209,6 +217,8 @@ class Handlers:
         is kept by browsers even where a version was published anew under its number.
         """
         in_query(request.query, NONE)
+        if not self._gives_files:
+            raise NotFound(_KEPT_HERE)
         file = self.service.device_file(target_of(names))
         wanted = names.get("sha256")
         if wanted not in (None, file.sha256):

@@ -113,16 +113,25 @@ def _stage_json(stage: Stage, side: int) -> dict[str, Any]:
     }
 
 
-def model_json(status: ModelStatus) -> dict[str, Any]:
-    """Return the status of a model, with the newest version first."""
+def model_json(status: ModelStatus, *, with_files: bool) -> dict[str, Any]:
+    """Return the status of a model, with the newest version first.
+
+    Args:
+        status: The status.
+        with_files: Whether to name the files that devices may have.
+    """
     return {
         "name": status.name,
         "ready": status.ready,
-        "versions": [_version_json(status, version) for version in status.versions],
+        "versions": [
+            _version_json(status, version, with_files) for version in status.versions
+        ],
     }
 
 
-def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
+def _version_json(
+    model: ModelStatus, status: VersionStatus, with_file: bool
+) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "version": status.version,
         "state": status.state,
@@ -145,7 +154,7 @@ def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
             "dataset": contract.training_data.name,
             "accuracy": status.accuracy,
         }
-    if status.device_file is not None:
+    if with_file and status.device_file is not None:
         shown["tflite"] = {
             "format": status.device_file.tflite_format,
             "bytes": len(status.device_file.content),

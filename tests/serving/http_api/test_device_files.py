@@ -24,6 +24,8 @@ from inkling_serving.http_api import flow
 from tests.serving.http_api.server_here import Here, served_here
 from tests.support.machine import until
 
+# More than the system keeps for a client that takes nothing.
+_LARGE = DeviceFile("float32", bytes(32 * 2**20), "0" * 64)
 _WASM = "/page/litert/litert_wasm_compat_internal.wasm"
 
 
@@ -109,6 +111,18 @@ def test_a_model_elsewhere_has_no_file_here(digit_contract: Contract) -> None:
     assert "model repository" in answer.json["error"]["message"]
 
 
+def test_files_are_kept_where_a_setting_says_so(digit_contract: Contract) -> None:
+    """With `--device-files false`, the list names no file, and none is sent."""
+    with served_here(digit_contract, device_files=False) as here:
+        here.engine.device_file = _LARGE
+        listed = here.request("GET", "/v1/models/mlp").json["versions"][0]
+        answer = here.request("GET", "/v1/models/mlp/tflite")
+
+    assert "tflite" not in listed
+    assert (404, "not_found") == (answer.status, answer.json["error"]["code"])
+    assert "--device-files" in answer.json["error"]["message"]
+
+
 def test_the_values_of_the_model_input(
     gateway: Any, published: Path, picture: bytes
 ) -> None:
@@ -136,10 +150,6 @@ def test_the_runtime_comes_in_gzip(gateway: Any) -> None:
     assert len(answer.body) < 3 * 10**6
     assert (200, True) == (licence.status, b"Apache License" in licence.body)
     assert 404 == gateway.request("GET", _WASM + ".gz").status
-
-
-# More than the system keeps for a client that takes nothing.
-_LARGE = DeviceFile("float32", bytes(32 * 2**20), "0" * 64)
 
 
 def _slow(here: Here) -> socket.socket:
