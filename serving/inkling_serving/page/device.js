@@ -89,7 +89,7 @@ async function outputOf(model, tensor) {
 }
 
 // The probabilities of the labels, as the contract's `outputs` says.
-function scoresOf(output, outputs) {
+export function scoresOf(output, outputs) {
   if (outputs === "binary") return [1 - output[0], output[0]];
   if (outputs !== "logits") return output;
   const most = Math.max(...output), powers = output.map((value) => Math.exp(value - most));
