@@ -422,7 +422,11 @@ function showFacts(reply) {
 const find = (name) => models.find((model) => model.name === name);
 const available = (model) => (model?.versions ?? []).filter((v) => v.state === "AVAILABLE");
 const isReady = (model) => available(model).length > 0;
-const currentVersion = () => available(find(chosen.name)).find((v) => !chosen.version || String(v.version) === chosen.version);
+const isStable = (v) => v.version_labels.includes("stable"); // it answers, if no version is named
+const currentVersion = () => {
+  const found = available(find(chosen.name));
+  return chosen.version ? found.find((v) => String(v.version) === chosen.version) : found.find(isStable) ?? found[0];
+};
 const servedNow = () => `${chosen.name} ${currentVersion()?.version}`;
 const versionText = (v) => [v.version, ...(v.version_labels ?? [])].join(" · ");
 

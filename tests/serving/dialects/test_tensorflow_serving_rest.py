@@ -87,7 +87,7 @@ def test_version_and_label_in_the_path(
         assert "1" == state.json["model_version_status"][0]["version"]
 
 
-def test_version_0_is_the_newest(gateway: Any, pictures: list[bytes]) -> None:
+def test_version_0_is_the_default(gateway: Any, pictures: list[bytes]) -> None:
     """The client of OpenVINO Model Server names it so; our own address does not."""
     path = "/v1/models/mlp/versions/0"
     predicted = _post(gateway, {"instances": [_b64(pictures[0])]}, path + ":predict")

@@ -74,9 +74,9 @@ def shapes(contract: Contract) -> dict[str, tuple[int, ...]]:
 
 
 def understood(target: Target) -> Target:
-    """Return the target that is meant: version 0, which no model has, is the newest.
+    """Return the target that is meant: version 0, which no model has, is the default.
 
-    The client of OpenVINO Model Server names it so, and names a version always.
+    The client of OpenVINO Model Server always names a version, and that one so.
     """
     return replace(target, version=None) if target.version == 0 else target
 
