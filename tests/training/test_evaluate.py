@@ -470,7 +470,9 @@ def test_withheld_pictures_are_named_and_judged(
         assert figures["wrong_withheld"]["of"] == len(own)
         assert 0 <= figures["expected_calibration_error"] <= 1
     shown = _evaluate("--pictures", pictures, "--abstain", *flags).stdout
-    assert f"withheld     {len(wrong)} of {len(withheld)} would have been wrong" in shown
+    assert (
+        f"withheld     {len(wrong)} of {len(withheld)} would have been wrong" in shown
+    )
     heads = [line.split() for line in shown.splitlines() if line.startswith("SOURCE")]
     assert heads[0][-3:] == ["WITHHELD", "WRONG", "ECE"]
 
