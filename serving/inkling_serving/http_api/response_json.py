@@ -6,11 +6,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from inkling.errors import InklingError
+from inkling_serving.http_api.openapi import answers as shapes
 
 if TYPE_CHECKING:
     from inkling.image.preprocess import Stage
@@ -25,7 +26,7 @@ __all__ = ["answer_json", "error_json", "model_json", "stages_json"]
 _STAGE_SIDE, _INPUT_SIDE = 320, 1024
 
 
-def answer_json(answer: Answer) -> dict[str, Any]:
+def answer_json(answer: Answer) -> shapes.Answer:
     """Return the predictions, and the version that made them."""
     return {
         "model": answer.origin.model,
@@ -35,40 +36,45 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     }
 
 
-def error_json(error: InklingError) -> dict[str, Any]:
+def error_json(error: InklingError) -> shapes.Error:
     """Return the code and message of an error, and the image it is about, if any."""
-    index = {} if error.index is None else {"index": error.index}
-    return {"code": error.code, "message": error.message, **index}
+    shown = shapes.Error(code=error.code, message=error.message)
+    if error.index is not None:
+        shown["index"] = error.index
+    return shown
 
 
-def _result_json(result: Prediction | InklingError) -> dict[str, Any]:
+def _result_json(
+    result: Prediction | InklingError,
+) -> shapes.Prediction | shapes.RefusedImage:
     if isinstance(result, InklingError):
         return {"error": error_json(result)}
     return _prediction_json(result)
 
 
-def _prediction_json(result: Prediction) -> dict[str, Any]:
-    # Only a caller that asked for abstention or with a threshold gets these fields.
-    abstained = {"abstained": result.abstained} if result.abstained else {}
-    given = {} if result.labels is None else {"labels": _scores_json(result.labels)}
-    return {
+def _prediction_json(result: Prediction) -> shapes.Prediction:
+    shown: shapes.Prediction = {
         "label": result.label,
         "index": result.index,
         "probability": result.probability,
-        **abstained,
-        **given,
         "top": _scores_json(result.top),
     }
+    # Only a caller that asked for abstention or with a threshold gets these fields.
+    if result.abstained:
+        shown["abstained"] = result.abstained
+    if result.labels is not None:
+        shown["labels"] = _scores_json(result.labels)
+    return shown
 
 
-def _scores_json(scores: Sequence[Score]) -> list[dict[str, Any]]:
+def _scores_json(scores: Sequence[Score]) -> list[shapes.Score]:
     return [
         {"label": s.label, "index": s.index, "probability": s.probability}
         for s in scores
     ]
 
 
-def stages_json(stages: Sequence[Stage]) -> list[dict[str, Any]]:
+def stages_json(stages: Sequence[Stage]) -> list[shapes.Stage]:
     """Return the stages, each with its picture as a PNG in base64.
 
     The last stage is the model input; its picture has its own size.
@@ -77,9 +83,9 @@ def stages_json(stages: Sequence[Stage]) -> list[dict[str, Any]]:
     return [_stage_json(*one) for one in zip(stages, sides, strict=True)]
 
 
-def _stage_json(stage: Stage, side: int) -> dict[str, Any]:
+def _stage_json(stage: Stage, side: int) -> shapes.Stage:
     picture, file = stage.picture, io.BytesIO()
-    size = {"width": picture.width, "height": picture.height}
+    width, height = picture.size
     if picture.mode not in ("1", "L", "RGB", "RGBA"):
         picture = picture.convert("RGB")
     picture.thumbnail((side, side), Image.Resampling.BILINEAR)
@@ -88,12 +94,13 @@ def _stage_json(stage: Stage, side: int) -> dict[str, Any]:
     return {
         "name": stage.name,
         "decision": stage.decision,
-        **size,
+        "width": width,
+        "height": height,
         "image": {"b64": encoded},
     }
 
 
-def model_json(status: ModelStatus) -> dict[str, Any]:
+def model_json(status: ModelStatus) -> shapes.Model:
     """Return the status of a model, with the newest version first."""
     return {
         "name": status.name,
@@ -102,27 +109,28 @@ def model_json(status: ModelStatus) -> dict[str, Any]:
     }
 
 
-def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+def _version_json(model: ModelStatus, status: VersionStatus) -> shapes.Version:
+    shown: shapes.Version = {
         "version": status.version,
         "state": status.state,
         "version_labels": model.labels_of(status.version),
         "reason": status.reason,
     }
     contract = status.contract
-    if contract is not None:
-        shown |= {
-            "contract": contract.hash,
-            "contract_json": contract.json,
-            "labels": list(contract.labels),
-            "kind": contract.kind,
-            "outputs": contract.outputs,
-            "input": {
-                "height": contract.height,
-                "width": contract.width,
-                "channels": contract.channels,
-            },
-            "dataset": contract.training_data.name,
-            "accuracy": status.accuracy,
-        }
-    return shown
+    if contract is None:
+        return shown
+    return {
+        **shown,
+        "contract": contract.hash,
+        "contract_json": contract.json,
+        "labels": list(contract.labels),
+        "kind": contract.kind,
+        "outputs": contract.outputs,
+        "input": {
+            "height": contract.height,
+            "width": contract.width,
+            "channels": contract.channels,
+        },
+        "dataset": contract.training_data.name,
+        "accuracy": status.accuracy,
+    }

@@ -142,7 +142,9 @@ class OpenInferenceDialect:
         return wire.ServerReadyResponse(ready=True)
 
     def _metadata(self, _: wire.ServerMetadataRequest) -> Message:
-        return ParseDict(descriptions.server_metadata(), wire.ServerMetadataResponse())
+        return ParseDict(
+            {**descriptions.server_metadata()}, wire.ServerMetadataResponse()
+        )
 
     def _model_ready(self, request: wire.ModelRequest) -> wire.ModelReadyResponse:
         try:
@@ -154,7 +156,7 @@ class OpenInferenceDialect:
     def _model_metadata(self, request: wire.ModelRequest) -> Message:
         target = target_of(request.name, request.version)
         shown = descriptions.model_metadata(self._service, target)
-        return ParseDict(shown, wire.ModelMetadataResponse())
+        return ParseDict({**shown}, wire.ModelMetadataResponse())
 
     def _model_config(self, request: wire.ModelRequest) -> Message:
         target = target_of(request.name, request.version)
@@ -167,7 +169,7 @@ class OpenInferenceDialect:
         )
         # REST also has an empty list of batches.
         response = wire.ModelStatisticsResponse()
-        return ParseDict(shown, response, ignore_unknown_fields=True)
+        return ParseDict({**shown}, response, ignore_unknown_fields=True)
 
     def _index(self, request: wire.RepositoryIndexRequest) -> Message:
         shown = descriptions.index(self._service, request.ready)
