@@ -87,12 +87,14 @@ class _Document:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._schemas: _Json = {}
+        self._refusals: set[str] = set()
 
     def of(self, addresses: Iterable[Address]) -> _Json:
         paths: dict[str, _Json] = {}
         for one in addresses:
             path = _PLACE.sub(r"{\1}", one.rule)
             paths.setdefault(path, {})[one.method.lower()] = self._operation(one, path)
+        errors = error_responses()
         for kind in (*FORMS.values(), answers.Prediction, answers.RefusedImage):
             self._schema(kind)
         return {
@@ -103,9 +105,9 @@ class _Document:
             "paths": paths,
             "components": {
                 "schemas": self._schemas,
-                "responses": error_responses(),
+                "responses": {n: errors[n] for n in errors if n in self._refusals},
                 "headers": {n: self._header(h) for n, h in _HEADERS.items()},
-                "securitySchemes": self._security_schemes(),
+                **self._security_schemes(),
             },
         }
 
@@ -138,19 +140,22 @@ class _Document:
         return {media: {"schema": self._schema(k)} for media, k in content.items()}
 
     def _security_schemes(self) -> _Json:
+        """Return all that a request may have to show; tools offer to enter it."""
         found: _Json = {}
         if self._settings.api_key_file:
             found[_KEY] = {"type": "http", "scheme": "bearer"}
         if self._settings.tls_client_ca:
             found[_CERTIFICATE] = {"type": "mutualTLS"}
-        return found
+        return {"securitySchemes": found} if found else {}
 
-    def _security(self, path: str) -> list[_Json]:
-        """Return what a request for a path must have."""
-        names = [*self._security_schemes()]
-        if not needs_key(path):
-            names = [name for name in names if name != _KEY]
-        return [{name: [] for name in names}] if names else []
+    def _security(self, path: str) -> _Json:
+        """Return what a request for a path must show."""
+        is_needed = {
+            _KEY: bool(self._settings.api_key_file) and needs_key(path),
+            _CERTIFICATE: bool(self._settings.tls_client_ca),
+        }
+        needed: _Json = {name: [] for name, needs in is_needed.items() if needs}
+        return {"security": [needed]} if needed else {}
 
     def _operation(self, address: Address, path: str) -> _Json:
         operation = address.operation
@@ -162,7 +167,7 @@ class _Document:
             "tags": [str(operation.group)],
             "parameters": [*self._parameters(operation, _PLACE.findall(address.rule))],
             "responses": self._responses(operation, path),
-            "security": self._security(path),
+            **self._security(path),
         }
         if operation.description:
             shown["description"] = operation.description
@@ -205,8 +210,12 @@ class _Document:
                 "content": self._content(operation.answer),
             }
         for status in statuses:
-            found[str(status.value)] = _response(response_name(status, is_ours))
-        return {**found, "default": _response(response_name(None, is_ours))}
+            found[str(status.value)] = self._refusal(response_name(status, is_ours))
+        return {**found, "default": self._refusal(response_name(None, is_ours))}
+
+    def _refusal(self, name: str) -> _Json:
+        self._refusals.add(name)
+        return {"$ref": f"#/components/responses/{name}"}
 
 
 def _parameter(place: str, name: str, schema: _Json) -> _Json:
@@ -218,7 +227,3 @@ def _parameter(place: str, name: str, schema: _Json) -> _Json:
         "description": schema["description"],
         "schema": rest,
     }
-
-
-def _response(name: str) -> _Json:
-    return {"$ref": f"#/components/responses/{name}"}

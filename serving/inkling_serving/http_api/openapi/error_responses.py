@@ -27,6 +27,8 @@ class ErrorMessage(TypedDict):
 FORMS = {True: Failure, False: ErrorMessage}
 _REF = {"$ref": "#/components/schemas/Failure"}
 _MESSAGE_REF = {"$ref": "#/components/schemas/ErrorMessage"}
+# The errors of a path or a method that the document does not have.
+_OF_NO_ADDRESS = (ErrorCode.NOT_FOUND, ErrorCode.METHOD_NOT_ALLOWED)
 _HEADERS = {"X-Request-Id", "X-Inkling-Error-Code"}
 _MORE_HEADERS = {
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate"},
@@ -42,22 +44,33 @@ def response_name(status: HTTPStatus | None, is_ours: bool) -> str:
 
 def error_responses() -> dict[str, Any]:
     """Return the responses for all errors, by their names."""
+    return _responses_of(True) | _responses_of(False)
+
+
+def _responses_of(is_ours: bool) -> dict[str, Any]:
+    schema = _REF if is_ours else _MESSAGE_REF
     found = {}
-    for is_ours in (True, False):
-        codes: dict[HTTPStatus, list[ErrorCode]] = {}
-        for code in ErrorCode:
-            codes.setdefault(status_of(code, is_ours), []).append(code)
-        schema = _REF if is_ours else _MESSAGE_REF
-        for status, some in codes.items():
-            name = response_name(status, is_ours)
-            headers = _HEADERS | _MORE_HEADERS.get(status, set())
-            found[name] = _response(_meanings(some), schema, headers)
-        found[response_name(None, is_ours)] = _response(
-            "Any other refusal. One of a connection, before the address is known, has "
-            "the form of our own addresses.",
-            _REF if is_ours else {"anyOf": [_MESSAGE_REF, _REF]},
-            _HEADERS | {"Allow"},
-        )
+    for status, codes in _codes_by_status(is_ours).items():
+        headers = _HEADERS | _MORE_HEADERS.get(status, set())
+        response = _response(_meanings(codes), schema, headers)
+        found[response_name(status, is_ours)] = response
+    found[response_name(None, is_ours)] = _response(
+        "Any other refusal. One of a connection, before the address is known, has the "
+        f"form of our own addresses.\n\n{_meanings(_OF_NO_ADDRESS)}",
+        _REF if is_ours else {"anyOf": [_MESSAGE_REF, _REF]},
+        _HEADERS | {"Allow"},
+    )
+    return found
+
+
+def _codes_by_status(is_ours: bool) -> dict[HTTPStatus, list[ErrorCode]]:
+    found: dict[HTTPStatus, list[ErrorCode]] = {}
+    for code in ErrorCode:
+        if code not in _OF_NO_ADDRESS:
+            found.setdefault(status_of(code, is_ours), []).append(code)
+    if not is_ours:
+        # TensorFlow Serving's status for a version label that does not exist.
+        found[HTTPStatus.BAD_REQUEST].append(ErrorCode.MODEL_NOT_FOUND)
     return found
 
 
