@@ -23,6 +23,8 @@ _UNTOLD = re.compile(
     r"|last-modified|x-content-type-options|access-control-.*)$"
 )
 
+_REQUEST_LINE = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.[01]\r\n")
+
 
 def closed(schema: Any) -> Any:
     """Return a schema whose objects may have no other members than it names."""
@@ -49,7 +51,7 @@ class Described:
         # A path without names in it comes before one with a name in the same place.
         paths = sorted(self.document["paths"], key=lambda path: path.count("{"))
         return [
-            (re.compile(re.sub(r"\\{\w+\\}", "[^/:]*", re.escape(path))), path)
+            (re.compile(re.sub(r"\\{\w+\\}", "[^/:]+", re.escape(path))), path)
             for path in paths
         ]
 
@@ -107,11 +109,12 @@ class Described:
         Draft202012Validator(whole).validate(value)
 
     def check_text(self, request: bytes, text: bytes) -> None:
-        """Check the last of the answers that a connection has got."""
+        """Check the last of the answers to the last request that was sent."""
         head, _, body = text[text.rindex(b"HTTP/1.1 ") :].partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines)
-        method, target = request.decode("latin-1").split(" ", 2)[:2]
+        lines_sent = _REQUEST_LINE.findall(request) or [(b"", b"")]
+        method, target = (word.decode("latin-1") for word in lines_sent[-1])
         status = int(first.split()[1])
         self.check(method, target.partition("?")[0], status, headers, body)
 

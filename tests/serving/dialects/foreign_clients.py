@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
+import io
 import json
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -293,6 +297,61 @@ def _httpx(place: Place) -> Found:
     return found
 
 
+def _generated(place: Place) -> Found:
+    """Drive the client that is generated from the gateway's OpenAPI document."""
+    found = Found(("openapi-python-client", "httpx"))
+    with tempfile.TemporaryDirectory() as folder:
+        generate = [
+            str(Path(sys.executable).with_name("openapi-python-client")),
+            *("generate", "--url", f"http://{place.http}/openapi.json"),
+            *("--meta", "none", "--output-path", f"{folder}/generated"),
+        ]
+        done = subprocess.run(generate, check=True, capture_output=True, text=True)
+        # This generator leaves out bodies of plain text, and says so.
+        faults = re.findall(r"^(?:Unable|Unsupported|Cannot).*", done.stdout, re.M)
+        found.facts["whole"] = set(faults) <= {"Unsupported content type text/plain"}
+        sys.path.insert(0, folder)
+        _ask_generated(place, found)
+    return found
+
+
+def _ask_generated(place: Place, found: Found) -> None:
+    def operation(name: str) -> Any:
+        return importlib.import_module(f"generated.api.{name}")
+
+    models = importlib.import_module("generated.models")
+    types = importlib.import_module("generated.types")
+    client = importlib.import_module("generated").Client(f"http://{place.http}")
+    classify = operation("classification.classify")
+    file = types.File(io.BytesIO(place.picture), "picture.png", "image/png")
+    bodies = {
+        "a picture": lambda: types.File(io.BytesIO(place.picture)),
+        "form": lambda: models.ClassifyForm(images=[file]),
+        "JSON": lambda: models.ClassifyRequest([models.EncodedImage(place.b64)]),
+        "encoded form": lambda: models.EncodedForm(image=place.b64),
+    }
+    for way, body in bodies.items():
+        answer = classify.sync("mlp", client=client, body=body(), top_k=10)
+        top = sorted(answer.results[0].top, key=lambda score: score.index)
+        found.score(way, [score.probability for score in top])
+    rows = models.PredictRequest(instances=[{"b64": place.b64}])
+    predict = operation("tensor_flow_serving.predict")
+    found.score(":predict", predict.sync("mlp", client=client, body=rows).predictions)
+    given = models.InferInput.from_dict(
+        {"name": "inputs", "datatype": "BYTES", "shape": [1], "data": [place.b64]}
+    )
+    infer = operation("open_inference_protocol.infer")
+    inferred = infer.sync("mlp", client=client, body=models.InferQuery([given]))
+    found.score("/infer", inferred.outputs[0].data)
+    listed = operation("models.list_models").sync(client=client)
+    refused = classify.sync("no", client=client, body=bodies["a picture"]())
+    found.facts |= {
+        "models": "mlp" in [model.name for model in listed.models],
+        "ready": operation("state.ready").sync(client=client).ready,
+        "error": refused.error.code.value == "model_not_found",
+    }
+
+
 def _curl(place: Place) -> Found:
     found = Found(())
     base = f"http://{place.http}/v2"
@@ -323,6 +382,7 @@ CLIENTS: dict[str, Callable[[Place], Found]] = {
     "kserve gRPC": _kserve_grpc,
     "requests": _requests,
     "httpx": _httpx,
+    "generated from OpenAPI": _generated,
     "curl": _curl,
 }
 

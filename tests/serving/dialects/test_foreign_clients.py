@@ -3,6 +3,7 @@
 
 They are not among our dependencies. TEST_CLIENTS_PYTHON names the Python of an environment
 that has them: pip install 'tritonclient[all]' kserve requests httpx
+openapi-python-client
 """
 
 from __future__ import annotations

@@ -31,12 +31,9 @@ __all__ = [
     "WantedOutput",
 ]
 
-_Parameters = Annotated[
-    dict[str, Any], Meta(description="Parameters of the protocol's extensions.")
-]
 _Shape = Annotated[list[int], Meta(description="The size of each dimension.")]
 _Number = Annotated[str, Meta(description="The version's number.")]
-_Values: dict[str, Any] = {"type": "array"}
+_VALUES: dict[str, Any] = {"type": "array", "items": {}}
 
 
 class InferInput(TypedDict):
@@ -50,7 +47,7 @@ class InferInput(TypedDict):
             Any,
             Meta(
                 description="The values, flat or nested; a picture is base64.",
-                extra_json_schema=_Values,
+                extra_json_schema=_VALUES,
             ),
         ]
     ]
@@ -113,7 +110,7 @@ class InferOutput(TypedDict):
     datatype: Literal["FP32", "BYTES"]
     shape: _Shape
     data: NotRequired[
-        Annotated[Any, Meta(description="The values, flat.", extra_json_schema=_Values)]
+        Annotated[Any, Meta(description="The values, flat.", extra_json_schema=_VALUES)]
     ]
     parameters: NotRequired[OutputParameters]
 
@@ -215,7 +212,7 @@ class ModelStatistics(TypedDict):
     inference_count: Annotated[int, Meta(description="Pictures.")]
     execution_count: Annotated[int, Meta(description="Requests.")]
     inference_stats: dict[str, Duration]
-    batch_stats: list[Any]
+    batch_stats: list[dict[str, Any]]
 
 
 class Statistics(TypedDict):

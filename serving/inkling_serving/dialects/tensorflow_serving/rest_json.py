@@ -27,8 +27,9 @@ __all__ = [
     "VersionStatuses",
 ]
 
+_VALUES: dict[str, Any] = {"type": "array", "items": {}}
 _ROWS = {
-    "type": "array",
+    **_VALUES,
     "minItems": 1,
     "examples": [[{"b64": "iVBORw0KGgo..."}], [[[[0.0], [0.5], [1.0]]]]],
 }
@@ -63,13 +64,11 @@ class PredictAnswer(TypedDict):
     predictions: NotRequired[
         Annotated[
             Any,
-            Meta(description="To `instances`.", extra_json_schema={"type": "array"}),
+            Meta(description="To `instances`.", extra_json_schema=_VALUES),
         ]
     ]
     outputs: NotRequired[
-        Annotated[
-            Any, Meta(description="To `inputs`.", extra_json_schema={"type": "array"})
-        ]
+        Annotated[Any, Meta(description="To `inputs`.", extra_json_schema=_VALUES)]
     ]
 
 

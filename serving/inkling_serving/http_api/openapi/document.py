@@ -36,7 +36,7 @@ _SCHEMA = "#/components/schemas/{name}"
 _PLACE = re.compile(r"<name:(\w+)>")
 _Number = Annotated[int, Meta(description="The version's number.")]
 _NAMES: dict[str, Any] = {
-    "model": Annotated[str, Meta(description="The model's name.")],
+    "model": Annotated[str, Meta(min_length=1, description="The model's name.")],
     "version": _Number,
     "version_label": Annotated[
         str, Meta(description="A label of a version, such as `stable`.")

@@ -31,11 +31,8 @@ class ExplainOptions(TypedDict, total=False):
 
     top_k: Annotated[
         int,
-        Meta(
-            ge=1,
-            description="How many labels each result has.",
-            extra_json_schema={"default": 1},
-        ),
+        # With a `default`, clients would send it beside another value in the JSON.
+        Meta(ge=1, description="How many labels each result has; 1 if not given."),
     ]
     threshold: Annotated[
         float,
