@@ -15,6 +15,7 @@ import base64
 import importlib
 import io
 import json
+import queue
 import re
 import subprocess
 import sys
@@ -153,6 +154,7 @@ def _triton_grpc(place: Place) -> Found:
     texts = client.infer("mlp", pictures, outputs=wanted).as_numpy("scores")
     best = int(np.argmax(found.scores["BYTES"]))
     found.facts["classification"] = _best(texts[0][0]) == best
+    _triton_stream(client, found, pictures)
     _triton_facts(client, found, lambda: client.infer("nobody", pictures))
     found.facts["metadata"] = (
         client.get_model_metadata("mlp").inputs[0].name == "inputs"
@@ -162,6 +164,20 @@ def _triton_grpc(place: Place) -> Found:
     [stats] = client.get_inference_statistics("mlp").model_stats
     found.facts["statistics"] = stats.inference_stats.success.count > 0
     return found
+
+
+def _triton_stream(client: Any, found: Found, pictures: list[Any]) -> None:
+    """Send three requests in a stream; the second one names no model."""
+    answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    for name in ("mlp", "nobody", "mlp"):
+        client.async_stream_infer(name, pictures, request_id=name)
+    [first, second, third] = [answers.get(timeout=20) for _ in range(3)]
+    client.stop_stream()
+    found.score("stream", first[0].as_numpy("scores"))
+    found.score("stream, after an error", third[0].as_numpy("scores"))
+    found.facts["id in a stream"] = first[0].get_response().id == "mlp"
+    found.facts["error in a stream"] = "model" in str(second[1])
 
 
 async def _triton_aio(module: Any, address: str, place: Place) -> Found:
@@ -195,7 +211,23 @@ def _triton_http_aio(place: Place) -> Found:
 def _triton_grpc_aio(place: Place) -> Found:
     import tritonclient.grpc.aio as module
 
-    return asyncio.run(_triton_aio(module, place.grpc, place))
+    async def both() -> Found:
+        found = await _triton_aio(module, place.grpc, place)
+        pictures = _triton_inputs(module, place, "BYTES")
+
+        async def requests() -> Any:
+            for name in ("a", "b"):
+                yield {"model_name": "mlp", "inputs": pictures, "request_id": name}
+
+        async with module.InferenceServerClient(place.grpc) as client:
+            answers = client.stream_infer(requests())
+            results = [result async for result, error in answers if error is None]
+        found.score("stream", results[-1].as_numpy("scores"))
+        names = [result.get_response().id for result in results]
+        found.facts["order of a stream"] = names == ["a", "b"]
+        return found
+
+    return asyncio.run(both())
 
 
 def _kserve_rest(place: Place) -> Found:
