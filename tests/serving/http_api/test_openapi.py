@@ -104,13 +104,14 @@ def test_every_code_word_is_described() -> None:
 
 def test_the_settings_are_in_the_document() -> None:
     """The limits are told; a key or a certificate is asked for only where one is needed."""
-    plain, keyed = _document(max_batch=5), _document(api_key_file="keys")
+    plain, keyed = _document(max_batch=5), _document(api_key_file="/secret/keys")
     certified = _document(tls_client_ca="ca.pem")
 
     assert "at most 5 pictures" in plain["info"]["description"]
     assert "securitySchemes" not in plain["components"]
     assert all("security" not in o for o in _operations(plain).values())
     assert all("401" not in o["responses"] for o in _operations(plain).values())
+    assert "secret" not in json.dumps(keyed)
     assert keyed["components"]["securitySchemes"] == {
         "apiKey": {"type": "http", "scheme": "bearer"}
     }
