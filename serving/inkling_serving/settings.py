@@ -62,6 +62,11 @@ class Settings:
         "origins whose pages may call the gateway from a browser, separated by commas, "
         "such as https://app.example; * means all, but not together with API keys",
     )
+    device_files: bool = _setting(
+        True,
+        "false keeps the models' TFLite files from devices; the page then shows only "
+        "what the server answers",
+    )
     tls_certificate: str = _setting(
         "", "PEM file with the certificate chain for both ports"
     )

@@ -135,6 +135,8 @@ def test_wheels_hold_their_package(tmp_path: Path) -> None:
     page = zipfile.ZipFile(wheels["inkling_serving"]).namelist()
     assert "inkling_serving/page/index.html" in page
     assert "inkling_serving/page/swagger-ui/LICENSE" in page
+    assert "inkling_serving/page/litert/LICENSE" in page
+    assert wheels["inkling_serving"].stat().st_size < 4 * 10**6
 
 
 def test_the_client_runs_alone(tmp_path: Path, published: Path) -> None:

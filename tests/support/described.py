@@ -99,6 +99,9 @@ class Described:
             code = headers["x-inkling-error-code"]
             text = response["description"]
             assert f"`{code}`" in text or text.startswith("Any other"), (path, code)
+        if "content" not in response:
+            assert not body
+            return
         kind = headers["content-type"].partition(";")[0]
         assert kind in response["content"], f"{method} {path} answers {kind}"
         if kind == "application/json" and method != "HEAD":

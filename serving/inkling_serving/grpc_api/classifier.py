@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     import grpc
 
     from inkling.types import Score
+    from inkling_serving.answers import Answer
     from inkling_serving.engines.base import ModelStatus
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.runtime.thread_pool import ThreadPool
-    from inkling_serving.service import Answer, Service
+    from inkling_serving.service import Service
 
 __all__ = ["Classifier"]
 

@@ -35,7 +35,11 @@ from inkling_serving.http_api.envelope.options import (
 from inkling_serving.http_api.envelope.request_body import Envelope, envelope_of
 from inkling_serving.http_api.messages import Request, Response, json_response
 from inkling_serving.http_api.refusals import error_response, protocol_of
-from inkling_serving.http_api.response_json import answer_json, model_json, stages_json
+from inkling_serving.http_api.response_json import (
+    answer_json,
+    explanation_json,
+    model_json,
+)
 from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
 from inkling_serving.runtime.tracebacks import without_frames
 from inkling_serving.security import needs_key
@@ -44,7 +48,6 @@ from inkling_serving.service import Target
 if TYPE_CHECKING:
     from inkling_serving.http_api.openapi.answers import (
         Answer,
-        Explanation,
         Models,
         ModelState,
     )
@@ -60,6 +63,14 @@ NOTHING_HERE = (
     "There is nothing at this address. GET /v1/models lists the models; POST a picture "
     "to /v1/models/NAME:classify."
 )
+_NO_SUCH_FILE = (
+    "The version's TFLite file has another SHA-256; GET /v1/models states it."
+)
+_KEPT_HERE = (
+    "This gateway keeps the models' TFLite files to itself (--device-files false)."
+)
+# A file may be seen only with a key, so that no cache on the way may keep it.
+_FOR_EVER = "private, max-age=31536000, immutable"
 # The metrics do not count these: orchestrators and Prometheus poll them all the time.
 _UNCOUNTED = frozenset(
     {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
@@ -164,19 +175,16 @@ class Handlers:
         return _answer_response(answer_json(answer), request, options)
 
     def explain(self, request: Request, names: Names) -> Response:
-        """Answer `:explain`: a prediction, and each stage of the preprocessing."""
+        """Answer `:explain`: a prediction, and each stage of the preparation."""
         asked, options = self._asked(request, EXPLAIN, 1)
         if len(asked.images) != 1:
             raise InvalidRequest(
                 f"The request has {len(asked.images)} images; explain takes one."
             )
-        answer, stages = self.service.explain(
+        found = self.service.explain(
             target_of(names), asked.images[0], options, timings=request.timings
         )
-        shown: Explanation = {
-            **answer_json(answer),
-            "stages": stages_json(stages),
-        }
+        shown = explanation_json(found, with_input=options.model_input)
         return _answer_response(shown, request, options)
 
     @staticmethod
@@ -191,7 +199,10 @@ class Handlers:
     def models(self, request: Request, _: Names) -> Response:
         """Answer `GET /v1/models`."""
         in_query(request.query, NONE)
-        models = [model_json(status) for status in self.service.models()]
+        models = [
+            model_json(status, with_files=self.settings.device_files)
+            for status in self.service.models()
+        ]
         shown: Models = {"models": models}
         return json_response(HTTPStatus.OK, shown, request.id)
 
@@ -202,10 +213,35 @@ class Handlers:
             raise NotFound(NOTHING_HERE)
         status = self.service.model(names["model"])
         shown: ModelState = {
-            **model_json(status),
+            **model_json(status, with_files=self.settings.device_files),
             **version_statuses(status.versions),
         }
         return json_response(HTTPStatus.OK, shown, request.id)
+
+    def tflite(self, request: Request, names: Names) -> Response:
+        """Answer `.../tflite`: the file with which this gateway answers.
+
+        An address with the file's SHA-256 is that of one content for ever, so that it
+        is kept by browsers even where a version was published anew under its number.
+        """
+        in_query(request.query, NONE)
+        if not self.settings.device_files:
+            raise NotFound(_KEPT_HERE)
+        file = self.service.device_file(target_of(names))
+        wanted = names.get("sha256")
+        if wanted not in (None, file.sha256):
+            raise NotFound(_NO_SUCH_FILE)
+        tag = f'"{file.sha256}"'
+        headers = {
+            "content-type": "application/octet-stream",
+            "x-request-id": request.id,
+            "x-content-type-options": "nosniff",
+            "etag": tag,
+            "cache-control": "private, no-cache" if wanted is None else _FOR_EVER,
+        }
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(HTTPStatus.NOT_MODIFIED.value, b"", headers)
+        return Response(HTTPStatus.OK.value, file.content, headers)
 
     def live(self, request: Request, _: Names) -> Response:
         """Answer `/livez`: this process can answer requests."""

@@ -14,12 +14,15 @@ from inkling.errors import InklingError
 from inkling_serving.http_api.openapi import answers as shapes
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from inkling.image.preprocess import Stage
     from inkling.types import Prediction, Score
+    from inkling_serving.answers import Answer, Explanation
     from inkling_serving.engines.base import ModelStatus, VersionStatus
-    from inkling_serving.service import Answer
 
-__all__ = ["answer_json", "error_json", "model_json", "stages_json"]
+__all__ = ["answer_json", "error_json", "explanation_json", "model_json"]
 
 # The longer side, in pixels, of a stage's picture in an explanation, and that of the
 # model input, which is shown as the model sees it.
@@ -74,11 +77,33 @@ def _scores_json(scores: Sequence[Score]) -> list[shapes.Score]:
     ]
 
 
-def stages_json(stages: Sequence[Stage]) -> list[shapes.Stage]:
-    """Return the stages, each with its picture as a PNG in base64.
+def explanation_json(found: Explanation, *, with_input: bool) -> shapes.Explanation:
+    """Return the prediction and the stages, each with its picture as a PNG in base64.
 
-    The last stage is the model input; its picture has its own size.
+    Args:
+        found: The explanation.
+        with_input: Whether to add the values of the model input.
     """
+    shown: shapes.Explanation = {
+        **answer_json(found.answer),
+        "stages": _stages_json(found.stages),
+    }
+    if with_input:
+        shown["model_input"] = _tensor_json(found.inputs)
+    return shown
+
+
+def _tensor_json(values: npt.NDArray[np.float32]) -> shapes.InputValues:
+    content = values.astype("<f4", copy=False).tobytes()
+    return {
+        "shape": list(values.shape),
+        "dtype": "float32",
+        "b64": base64.b64encode(content).decode(),
+    }
+
+
+def _stages_json(stages: Sequence[Stage]) -> list[shapes.Stage]:
+    # The last stage is the model input; its picture has its own size.
     sides = [_STAGE_SIDE] * (len(stages) - 1) + [_INPUT_SIDE]
     return [_stage_json(*one) for one in zip(stages, sides, strict=True)]
 
@@ -100,16 +125,25 @@ def _stage_json(stage: Stage, side: int) -> shapes.Stage:
     }
 
 
-def model_json(status: ModelStatus) -> shapes.Model:
-    """Return the status of a model, with the newest version first."""
+def model_json(status: ModelStatus, *, with_files: bool) -> shapes.Model:
+    """Return the status of a model, with the newest version first.
+
+    Args:
+        status: The status.
+        with_files: Whether to name the files that devices may have.
+    """
     return {
         "name": status.name,
         "ready": status.ready,
-        "versions": [_version_json(status, version) for version in status.versions],
+        "versions": [
+            _version_json(status, version, with_files) for version in status.versions
+        ],
     }
 
 
-def _version_json(model: ModelStatus, status: VersionStatus) -> shapes.Version:
+def _version_json(
+    model: ModelStatus, status: VersionStatus, with_file: bool
+) -> shapes.Version:
     shown: shapes.Version = {
         "version": status.version,
         "state": status.state,
@@ -117,20 +151,26 @@ def _version_json(model: ModelStatus, status: VersionStatus) -> shapes.Version:
         "reason": status.reason,
     }
     contract = status.contract
-    if contract is None:
-        return shown
-    return {
-        **shown,
-        "contract": contract.hash,
-        "contract_json": contract.json,
-        "labels": list(contract.labels),
-        "kind": contract.kind,
-        "outputs": contract.outputs,
-        "input": {
-            "height": contract.height,
-            "width": contract.width,
-            "channels": contract.channels,
-        },
-        "dataset": contract.training_data.name,
-        "accuracy": status.accuracy,
-    }
+    if contract is not None:
+        shown = {
+            **shown,
+            "contract": contract.hash,
+            "contract_json": contract.json,
+            "labels": list(contract.labels),
+            "kind": contract.kind,
+            "outputs": contract.outputs,
+            "input": {
+                "height": contract.height,
+                "width": contract.width,
+                "channels": contract.channels,
+            },
+            "dataset": contract.training_data.name,
+            "accuracy": status.accuracy,
+        }
+    if with_file and status.device_file is not None:
+        shown["tflite"] = {
+            "format": status.device_file.tflite_format,
+            "bytes": len(status.device_file.content),
+            "sha256": status.device_file.sha256,
+        }
+    return shown

@@ -100,6 +100,16 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/readyz", Handlers.ready, gateway.READY),
     Route("GET", "/metrics", Handlers.exposition, gateway.METRICS),
     Route("GET", "/openapi.json", _document, gateway.DOCUMENT),
+    *(Route("GET", one + "/tflite", Handlers.tflite, gateway.FILE) for one in _TARGETS),
+    *(
+        Route(
+            "GET",
+            one + "/tflite/<name:sha256>",
+            Handlers.tflite,
+            gateway.FILE_OF_HASH,
+        )
+        for one in _TARGETS
+    ),
     *(
         Route(
             "POST",

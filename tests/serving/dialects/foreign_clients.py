@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -405,6 +406,26 @@ def _curl(place: Place) -> Found:
     return found
 
 
+def _ovms(place: Place) -> Found:
+    import ovmsclient
+
+    found = Found(("ovmsclient", "grpcio", "protobuf"))
+    for kind, client in (
+        ("gRPC", ovmsclient.make_grpc_client(place.grpc)),
+        ("REST", ovmsclient.make_http_client(place.http)),
+    ):
+        found.score(f"FP32, {kind}", client.predict({"inputs": place.inputs}, "mlp"))
+        status = client.get_model_status("mlp")
+        found.facts[f"status, {kind}"] = status[1]["state"] == "AVAILABLE"
+        # Over REST it understands only OpenVINO's own form, and hands on another one.
+        metadata = json.dumps(client.get_model_metadata("mlp"))
+        found.facts[f"metadata, {kind}"] = '"inputs": {"inputs"' in metadata
+        found.facts[f"unknown model, {kind}"] = _is_refused(
+            partial(client.get_model_status, "nobody")
+        )
+    return found
+
+
 CLIENTS: dict[str, Callable[[Place], Found]] = {
     "tritonclient HTTP": _triton_http,
     "tritonclient HTTP, asyncio": _triton_http_aio,
@@ -412,6 +433,7 @@ CLIENTS: dict[str, Callable[[Place], Found]] = {
     "tritonclient gRPC, asyncio": _triton_grpc_aio,
     "kserve REST": _kserve_rest,
     "kserve gRPC": _kserve_grpc,
+    "ovmsclient": _ovms,
     "requests": _requests,
     "httpx": _httpx,
     "generated from OpenAPI": _generated,

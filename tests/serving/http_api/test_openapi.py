@@ -107,6 +107,8 @@ def test_the_settings_are_in_the_document() -> None:
     plain, keyed = _document(max_batch=5), _document(api_key_file="/secret/keys")
     certified = _document(tls_client_ca="ca.pem")
 
+    kept = _document(device_files=False)["paths"]
+    assert not [path for path in kept if "tflite" in path]
     assert "at most 5 pictures" in plain["info"]["description"]
     assert "securitySchemes" not in plain["components"]
     assert all("security" not in o for o in _operations(plain).values())

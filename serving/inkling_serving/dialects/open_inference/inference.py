@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.types import Origin
+    from inkling_serving.answers import Scores
     from inkling_serving.runtime.timings import Timings
-    from inkling_serving.service import Given, Scores, Service
+    from inkling_serving.service import Given, Service
 
 __all__ = [
     "Inferred",

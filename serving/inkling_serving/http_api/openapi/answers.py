@@ -7,7 +7,7 @@ them: a class becomes a schema under its name, with its first line as its descri
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -18,11 +18,13 @@ from inkling_serving.engines.base import State
 __all__ = [
     "Answer",
     "DetailedError",
+    "DeviceFile",
     "EncodedImage",
     "Error",
     "Explanation",
     "Failure",
     "InputSize",
+    "InputValues",
     "Liveness",
     "Model",
     "ModelState",
@@ -130,11 +132,22 @@ class Stage(TypedDict):
     image: Annotated[EncodedImage, Meta(description="The result as a PNG.")]
 
 
+class InputValues(TypedDict):
+    """The values of a model input."""
+
+    shape: Annotated[list[int], Meta(description="The model's `input_shape`.")]
+    dtype: Literal["float32"]
+    b64: Annotated[str, Meta(description="The values, little-endian, in base64.")]
+
+
 class Explanation(Answer):
     """The answer to a classification of one image, and its preparation."""
 
     stages: Annotated[
         list[Stage], Meta(description="The last stage is the model input.")
+    ]
+    model_input: NotRequired[
+        Annotated[InputValues, Meta(description="With the option `model_input`.")]
     ]
 
 
@@ -144,6 +157,14 @@ class InputSize(TypedDict):
     height: int
     width: int
     channels: int
+
+
+class DeviceFile(TypedDict):
+    """The TFLite file with which the gateway answers."""
+
+    format: Annotated[str, Meta(description="float32, float16 or int8.")]
+    bytes: int
+    sha256: str
 
 
 class Version(TypedDict):
@@ -168,6 +189,9 @@ class Version(TypedDict):
     dataset: NotRequired[Annotated[str, Meta(description="The training data's name.")]]
     accuracy: NotRequired[
         Annotated[float | None, Meta(description="On the test set, from 0 to 1.")]
+    ]
+    tflite: NotRequired[
+        Annotated[DeviceFile, Meta(description="Where devices may have the file.")]
     ]
 
 

@@ -38,6 +38,9 @@ _Number = Annotated[int, Meta(description="The version's number.")]
 _NAMES: dict[str, Any] = {
     "model": Annotated[str, Meta(min_length=1, description="The model's name.")],
     "version": _Number,
+    "sha256": Annotated[
+        str, Meta(pattern="^[0-9a-f]{64}$", description="The file's SHA-256.")
+    ],
     "version_label": Annotated[
         str, Meta(description="A label of a version, such as `stable`.")
     ],
@@ -53,6 +56,10 @@ _HEADERS = {
     "WWW-Authenticate": Header(str, "How to show a key."),
     "Allow": Header(str, "With the status 405: the methods of the address."),
 }
+_REQUEST_HEADERS = {
+    "X-Request-Id": Header(_RequestId, "An id of your own for the request.")
+}
+_TAG = Header(str, "The SHA-256 of the answer, in quotes.")
 _KEY, _CERTIFICATE = "apiKey", "clientCertificate"
 
 
@@ -91,7 +98,7 @@ class _Document:
 
     def of(self, addresses: Iterable[Address]) -> _Json:
         paths: dict[str, _Json] = {}
-        for one in addresses:
+        for one in filter(self._is_on, addresses):
             path = _PLACE.sub(r"{\1}", one.rule)
             paths.setdefault(path, {})[one.method.lower()] = self._operation(one, path)
         errors = error_responses()
@@ -110,6 +117,10 @@ class _Document:
                 **self._security_schemes(),
             },
         }
+
+    def _is_on(self, address: Address) -> bool:
+        setting = address.operation.setting
+        return not setting or bool(getattr(self._settings, setting))
 
     def _info(self) -> _Json:
         limits = self._settings
@@ -190,8 +201,10 @@ class _Document:
             options = classes[operation.options.__name__]["properties"]
             for name, schema in options.items():
                 yield _parameter("query", name, schema)
-        own_id = Header(_RequestId, "An id of your own for the request.")
-        for name, header in {**operation.headers, "X-Request-Id": own_id}.items():
+        headers = {**operation.headers, **_REQUEST_HEADERS}
+        if operation.has_tag:
+            headers["If-None-Match"] = Header(str, "The ETag of what you have.")
+        for name, header in headers.items():
             yield {"in": "header", "name": name, **self._header(header)}
 
     def _responses(self, operation: Operation, path: str) -> _Json:
@@ -202,16 +215,25 @@ class _Document:
         statuses = sorted({status_of(code, is_ours) for code in codes})
         found: _Json = {}
         if operation.answer:
-            headers = {n: self._header(h) for n, h in operation.answer_headers.items()}
-            headers["X-Request-Id"] = {"$ref": "#/components/headers/X-Request-Id"}
-            found["200"] = {
-                "description": "The answer.",
-                "headers": headers,
-                "content": self._content(operation.answer),
-            }
+            found |= self._successes(operation)
         for status in statuses:
             found[str(status.value)] = self._refusal(response_name(status, is_ours))
         return {**found, "default": self._refusal(response_name(None, is_ours))}
+
+    def _successes(self, operation: Operation) -> _Json:
+        headers = {n: self._header(h) for n, h in operation.answer_headers.items()}
+        headers["X-Request-Id"] = {"$ref": "#/components/headers/X-Request-Id"}
+        if operation.has_tag:
+            headers["ETag"] = self._header(_TAG)
+        answer: _Json = {
+            "description": "The answer.",
+            "headers": headers,
+            "content": self._content(operation.answer),
+        }
+        if not operation.has_tag:
+            return {"200": answer}
+        same = {"description": "You have the answer already.", "headers": headers}
+        return {"200": answer, "304": same}
 
     def _refusal(self, name: str) -> _Json:
         self._refusals.add(name)

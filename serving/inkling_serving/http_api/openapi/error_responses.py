@@ -66,7 +66,7 @@ def _responses_of(is_ours: bool) -> dict[str, Any]:
 def _codes_by_status(is_ours: bool) -> dict[HTTPStatus, list[ErrorCode]]:
     found: dict[HTTPStatus, list[ErrorCode]] = {}
     for code in ErrorCode:
-        if code not in _OF_NO_ADDRESS:
+        if code is not ErrorCode.METHOD_NOT_ALLOWED:
             found.setdefault(status_of(code, is_ours), []).append(code)
     if not is_ours:
         # TensorFlow Serving's status for a version label that does not exist.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from inkling.errors import ErrorCode
@@ -20,6 +21,8 @@ __all__ = [
     "CLASSIFY",
     "DOCUMENT",
     "EXPLAIN",
+    "FILE",
+    "FILE_OF_HASH",
     "LIVE",
     "METRICS",
     "MODEL",
@@ -79,6 +82,23 @@ MODEL = Operation(
     description="Clients of TensorFlow Serving read `model_version_status`.",
     answer={JSON: answers.ModelState},
     errors=(*READING, ErrorCode.MODEL_NOT_FOUND),
+)
+FILE = Operation(
+    id="deviceFile",
+    summary="Return the TFLite file with which this gateway answers",
+    group=Group.MODELS,
+    description="It carries its contract. The ETag is its SHA-256 in quotes.",
+    answer={"application/octet-stream": requests.Binary},
+    errors=(*READING, ErrorCode.MODEL_NOT_FOUND, ErrorCode.NOT_READY),
+    has_tag=True,
+    setting="device_files",
+)
+FILE_OF_HASH = replace(
+    FILE,
+    id="deviceFileOfHash",
+    summary="Return that file if it has a SHA-256",
+    description="The file of an address never changes, so that it may be kept.",
+    errors=(*FILE.errors, ErrorCode.NOT_FOUND),
 )
 LIVE = Operation(
     id="live",

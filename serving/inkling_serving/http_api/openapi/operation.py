@@ -77,6 +77,8 @@ class Operation:
         headers: The headers of the request, by their names.
         answer_headers: The headers of the answer, by their names.
         errors: The kinds of errors.
+        has_tag: Whether the answer has an ETag, and 304 answers its If-None-Match.
+        setting: The name of the setting that switches it on; empty for none.
     """
 
     id: str
@@ -90,3 +92,5 @@ class Operation:
     headers: Mapping[str, Header] = field(default_factory=dict)
     answer_headers: Mapping[str, Header] = field(default_factory=dict)
     errors: Sequence[ErrorCode] = READING
+    has_tag: bool = False
+    setting: str = ""

@@ -26,9 +26,7 @@ Binary = Annotated[str, Meta(extra_json_schema={"format": "binary"})]
 ImageText = Annotated[str, Meta(description="Base64, or a `data:` URL.")]
 
 
-class ExplainOptions(TypedDict, total=False):
-    """The options of a classification of one image."""
-
+class _Options(TypedDict, total=False):
     top_k: Annotated[
         int,
         # With a `default`, clients would send it beside another value in the JSON.
@@ -54,7 +52,15 @@ class ExplainOptions(TypedDict, total=False):
     ]
 
 
-class ClassifyOptions(ExplainOptions, total=False):
+class ExplainOptions(_Options, total=False):
+    """The options of an explanation."""
+
+    model_input: Annotated[
+        bool, Meta(description="Whether the answer has the values of the model input.")
+    ]
+
+
+class ClassifyOptions(_Options, total=False):
     """The options of a classification."""
 
     partial: Annotated[
