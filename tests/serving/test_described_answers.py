@@ -56,7 +56,8 @@ def test_every_documented_address_answers(
     described: DescribedGateway, picture: bytes, route: Any
 ) -> None:
     """Each address of the document answers with success, in the form that it says."""
-    path = re.sub(r"<name:(\w+)>", lambda found: _NAMES[found[1]], route.rule)
+    names = _NAMES | {"sha256": _sha256(described) if "sha256" in route.rule else ""}
+    path = re.sub(r"<name:(\w+)>", lambda found: names[found[1]], route.rule)
     end = re.search(r"[:/][a-z]+$", path)
     body = _bodies(picture).get(end[0]) if end else None
     answer = described.request(route.method, path, body)
@@ -66,29 +67,48 @@ def test_every_documented_address_answers(
     assert (400 if path.endswith("/unload") else 200) == answer.status, answer.body
 
 
+def _sha256(gateway: DescribedGateway) -> str:
+    """Return the SHA-256 of the TFLite file that devices may have."""
+    model = gateway.request("GET", "/v1/models/mlp").json
+    return str(model["versions"][0]["tflite"]["sha256"])
+
+
+def test_a_file_that_is_there_is_described(described: DescribedGateway) -> None:
+    """A device that has the file already, or asks for another one, is told so."""
+    path, sha256 = "/v1/models/mlp/tflite", _sha256(described)
+    same = described.request("GET", path, None, {"If-None-Match": f'"{sha256}"'})
+    other = described.request("GET", f"{path}/{'0' * 64}")
+
+    assert (304, 404) == (same.status, other.status)
+
+
 def _form(picture: bytes) -> tuple[dict[str, str], bytes]:
     head = b'--b\r\nContent-Disposition: form-data; name="x"; filename="x.png"\r\n\r\n'
     kind = {"Content-Type": "multipart/form-data; boundary=b"}
     return kind, head + picture + b"\r\n--b--\r\n"
 
 
-@pytest.mark.parametrize("case", ["options", "partial", "abstain", "form", "head"])
+@pytest.mark.parametrize(
+    "case", ["options", "partial", "abstain", "form", "head", "model input"]
+)
 def test_answers_to_options(
     described: DescribedGateway, picture: bytes, case: str
 ) -> None:
     """Options, forms and refused images among others get answers of the described form."""
     text = base64.b64encode(picture).decode()
     images = {"images": [{"b64": text}, {"b64": "AAAA"}], "partial": True}
-    white = {"Content-Type": _JSON}
+    as_json = {"Content-Type": _JSON}
     form_headers, form = _form(picture)
     method, query, headers, body = {
         "options": ("POST", "?top_k=3&timing=true", {"X-Request-Id": "a"}, picture),
-        "partial": ("POST", "", white, json.dumps(images).encode()),
+        "partial": ("POST", "", as_json, json.dumps(images).encode()),
         "abstain": ("POST", "?abstain=true", {}, _blank()),
         "form": ("POST", "?top_k=2", form_headers, form),
         "head": ("HEAD", "", {}, None),
+        "model input": ("POST", "?model_input=true", {}, picture),
     }[case]
-    path = "/v1/models" if case == "head" else f"/v1/models/mlp:classify{query}"
+    path = {"head": "/v1/models", "model input": "/v1/models/mlp:explain"}.get(case)
+    path = (path or "/v1/models/mlp:classify") + query
     answer = described.request(method, path, body, headers)
 
     assert 200 == answer.status, answer.body
@@ -96,6 +116,8 @@ def test_answers_to_options(
         assert "server-timing" in answer.headers
     if case == "partial":
         assert "error" in answer.json["results"][1]
+    if case == "model input":
+        assert [28, 28, 1] == answer.json["model_input"]["shape"]
     if case == "abstain":
         assert "empty" == answer.json["results"][0]["abstained"]
 

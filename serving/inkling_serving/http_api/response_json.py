@@ -84,8 +84,12 @@ def explanation_json(found: Explanation, *, with_input: bool) -> shapes.Explanat
         found: The explanation.
         with_input: Whether to add the values of the model input.
     """
+    answer = answer_json(found.answer)
     shown: shapes.Explanation = {
-        **answer_json(found.answer),
+        "model": answer["model"],
+        "version": answer["version"],
+        "contract": answer["contract"],
+        "results": answer["results"],
         "stages": _stages_json(found.stages),
     }
     if with_input:
