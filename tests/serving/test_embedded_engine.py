@@ -32,7 +32,8 @@ from inkling.model.repository import (
 )
 from inkling.model.runner import TFLiteRunner
 from inkling_serving.engines.base import ModelStatus, State
-from inkling_serving.engines.embedded import EmbeddedEngine, LoadedVersion
+from inkling_serving.engines.embedded import EmbeddedEngine
+from inkling_serving.engines.loaded_version import LoadedVersion
 from tests.support.machine import memory_bytes, until, within
 
 _POLL_S = 0.05
