@@ -86,7 +86,10 @@ class Settings:
         "none", "how gRPC responses are compressed: none, deflate or gzip"
     )
     grpc_max_streams: int = _setting(
-        64, "ClassifyStream calls that may be open at once, per process", 1, 128
+        64,
+        "streams (ClassifyStream, ModelStreamInfer) open at once, per process",
+        1,
+        128,
     )
     grpc_keepalive_s: float = _setting(
         60.0,

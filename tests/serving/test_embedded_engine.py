@@ -938,7 +938,7 @@ def _asking(count: int, *about: Any) -> Iterator[list[Client]]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("swaps", [10, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("swaps", [4, pytest.param(100, marks=pytest.mark.soak)])
 def test_swaps_under_load_lose_nothing(
     publisher: Publisher,
     start_gateway: Callable[..., Any],

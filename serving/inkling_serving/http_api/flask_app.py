@@ -81,6 +81,7 @@ def create_app(
         name, view = route.handler.__name__, views[route.handler]
         app.add_url_rule(route.rule, name, view, methods=[route.method])
     app.add_url_rule("/", "page", _page)
+    app.add_url_rule("/docs", "docs", partial(_page, "docs.html"))
     app.add_url_rule("/page/<path:name>", "page files", _page)
     app.register_error_handler(HTTPException, partial(_refused, handlers))
     return app

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inkling.errors import (
     ErrorCode,
@@ -46,6 +46,11 @@ from inkling_serving.security import needs_key
 from inkling_serving.service import Target
 
 if TYPE_CHECKING:
+    from inkling_serving.http_api.openapi.answers import (
+        Answer,
+        Models,
+        ModelState,
+    )
     from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.security import ApiKeys
@@ -84,6 +89,7 @@ class Handlers:
         service: The service.
         metrics: Counts the requests.
         max_batch: The most images of a request.
+        settings: The settings.
     """
 
     def __init__(
@@ -98,8 +104,7 @@ class Handlers:
         self.metrics = metrics
         self._keys = keys
         self.max_batch = settings.max_batch
-        self._gives_files = settings.device_files
-        self._max_body_bytes = settings.max_body_bytes
+        self.settings = settings
         self._held = held
 
     def check_key(self, request: Request) -> None:
@@ -132,7 +137,7 @@ class Handlers:
             return handler(self, request, names)
         holding = self._held.arriving()
         try:
-            inflate(request, self._max_body_bytes, holding)
+            inflate(request, self.settings.max_body_bytes, holding)
             return handler(self, request, names)
         finally:
             holding.release()
@@ -195,10 +200,11 @@ class Handlers:
         """Answer `GET /v1/models`."""
         in_query(request.query, NONE)
         models = [
-            model_json(status, with_files=self._gives_files)
+            model_json(status, with_files=self.settings.device_files)
             for status in self.service.models()
         ]
-        return json_response(HTTPStatus.OK, {"models": models}, request.id)
+        shown: Models = {"models": models}
+        return json_response(HTTPStatus.OK, shown, request.id)
 
     def model(self, request: Request, names: Names) -> Response:
         """Answer `GET /v1/models/NAME`, also as TensorFlow Serving does."""
@@ -206,8 +212,10 @@ class Handlers:
         if not names["model"]:
             raise NotFound(NOTHING_HERE)
         status = self.service.model(names["model"])
-        shown = model_json(status, with_files=self._gives_files)
-        shown |= version_statuses(status.versions)
+        shown: ModelState = {
+            **model_json(status, with_files=self.settings.device_files),
+            **version_statuses(status.versions),
+        }
         return json_response(HTTPStatus.OK, shown, request.id)
 
     def tflite(self, request: Request, names: Names) -> Response:
@@ -217,7 +225,7 @@ class Handlers:
         is kept by browsers even where a version was published anew under its number.
         """
         in_query(request.query, NONE)
-        if not self._gives_files:
+        if not self.settings.device_files:
             raise NotFound(_KEPT_HERE)
         file = self.service.device_file(target_of(names))
         wanted = names.get("sha256")
@@ -250,9 +258,7 @@ class Handlers:
         return Response(HTTPStatus.OK.value, self.metrics.exposition(), headers)
 
 
-def _answer_response(
-    shown: dict[str, Any], request: Request, options: HttpOptions
-) -> Response:
+def _answer_response(shown: Answer, request: Request, options: HttpOptions) -> Response:
     started = perf_counter()
     response = json_response(HTTPStatus.OK, shown, request.id)
     request.timings.encode = perf_counter() - started

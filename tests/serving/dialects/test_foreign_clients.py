@@ -3,6 +3,7 @@
 
 They are not among our dependencies. TEST_CLIENTS_PYTHON names the Python of an environment
 that has them: pip install 'tritonclient[all]' kserve ovmsclient requests httpx
+openapi-python-client
 TEST_CLIENTS_NODE names a folder that has those for Node, in node_modules:
 npm install @grpc/grpc-js @grpc/proto-loader grpc-health-check
 """

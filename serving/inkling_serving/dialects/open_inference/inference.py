@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from inkling.errors import InvalidRequest
 from inkling.types import check_top_k, predictions
@@ -64,7 +64,7 @@ class Inferred:
     """
 
     origin: Origin
-    datatype: str
+    datatype: Literal["FP32", "BYTES"]
     shape: tuple[int, ...]
     values: npt.NDArray[np.float32] | list[bytes]
 
