@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from PIL import Image, JpegImagePlugin
 
 from inkling.errors import InvalidImage, TooLarge, UnsupportedMediaType
-from inkling.image.containers import PNG, Png, damaged, read_png
-from inkling.image.jpeg import JPEG, Jpeg, Scan, read_jpeg
-from inkling.image.png import composing_cost, least_cost, mode_of, sample, strips
+from inkling.image.formats.containers import PNG, Png, damaged, read_png
+from inkling.image.formats.jpeg import JPEG, Jpeg, Scan, read_jpeg
+from inkling.image.formats.png import composing_cost, least_cost, mode_of, sample, strips
 
 __all__ = [
     "DEFAULT_LIMITS",

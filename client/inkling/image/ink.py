@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from inkling.contract import Contract
     from inkling.image.crop import Area
     from inkling.image.morphology import Mask, Values
-    from inkling.image.png import Spend
+    from inkling.image.formats.png import Spend
 
 __all__ = ["Note", "framed", "is_dark_ink", "shown", "unlimited"]
 

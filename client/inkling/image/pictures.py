@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from inkling.errors import InvalidImage
-from inkling.image.containers import orientation_of
+from inkling.image.formats.containers import orientation_of
 from inkling.image.preprocess import picture_of
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from inkling.contract import Contract
     from inkling.image.morphology import Values
-    from inkling.image.png import Spend
+    from inkling.image.formats.png import Spend
 
     Pixels: TypeAlias = npt.NDArray[np.uint8]
     Input: TypeAlias = npt.NDArray[np.float32]

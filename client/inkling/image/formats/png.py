@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image
 
-from inkling.image.containers import damaged
+from inkling.image.formats.containers import damaged
 
 if TYPE_CHECKING:
-    from inkling.image.containers import Png
+    from inkling.image.formats.containers import Png
 
     # A function that is told how many nanoseconds of CPU time the next step takes, and
     # that raises TooLarge if this is too long.
