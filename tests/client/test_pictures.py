@@ -13,7 +13,8 @@ from PIL import Image, ImageCms, ImageOps
 
 from inkling.contract import Contract
 from inkling.errors import InvalidImage
-from inkling.image.decoding import Budget, decode
+from inkling.image.budget import Budget
+from inkling.image.decoding import decode
 from inkling.image.pictures import encoded
 from inkling.image.preprocess import to_input
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from inkling.errors import InvalidImage, TooLarge, UnsupportedMediaType
-from inkling.image.decoding import Budget, Limits, decode
+from inkling.image.budget import Budget, Limits
+from inkling.image.decoding import decode
 from tests.support.machine import within
 
 Encode = Callable[..., bytes]

@@ -17,7 +17,8 @@ from inkling.errors import (
     UnsupportedMediaType,
 )
 from inkling.image import decoding, png
-from inkling.image.decoding import Budget, Decoded, Limits, decode
+from inkling.image.budget import Budget, Limits
+from inkling.image.decoding import Decoded, decode
 from tests.support.machine import within
 
 Encode = Callable[..., bytes]

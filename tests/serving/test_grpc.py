@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 
 from inkling.contract import Contract
-from inkling.image.decoding import DEFAULT_LIMITS
+from inkling.image.budget import DEFAULT_LIMITS
 from inkling.model.repository import Repository
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub

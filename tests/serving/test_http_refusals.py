@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import pytest
 
-from inkling.image.decoding import DEFAULT_LIMITS
+from inkling.image.budget import DEFAULT_LIMITS
 from inkling.model.repository import Repository
 from inkling_serving.engines.embedded import EmbeddedEngine
 from inkling_serving.http_api.flask_app import create_app

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from inkling.errors import InvalidImage, InvalidRequest
-from inkling.image.decoding import Budget, Decoded, decode
+from inkling.image.budget import Budget
+from inkling.image.decoding import Decoded, decode
 from inkling.image.grey import to_grey
 from inkling.image.ink import Note, framed, shown, unlimited
 from inkling.image.resizing import keeps_size, resized
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.budget import Spend
     from inkling.image.morphology import Values
-    from inkling.image.formats.png import Spend
 
     Pixels: TypeAlias = npt.NDArray[np.uint8]
     Input: TypeAlias = npt.NDArray[np.float32]

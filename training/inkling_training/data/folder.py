@@ -16,7 +16,8 @@ from rich.progress import Progress
 
 from inkling.contract import Contract, TrainingData
 from inkling.errors import InklingError
-from inkling.image.decoding import Budget, decode
+from inkling.image.budget import Budget
+from inkling.image.decoding import decode
 from inkling.image.preprocess import decoded_to_pixels
 from inkling_training.data.datasets import Dataset, Split
 from inkling_training.data.layout import Found, Layout, layout_of

@@ -12,7 +12,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from inkling.errors import InvalidRequest, NotReady
-from inkling.image.decoding import TakesLonger
+from inkling.image.budget import TakesLonger
 from inkling_serving.dialects.open_inference import descriptions
 from inkling_serving.dialects.open_inference.inference import (
     Inferred,
