@@ -84,7 +84,7 @@ def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> 
     """Return the model input for one encoded image.
 
     Args:
-        image: The bytes of a PNG or JPEG file.
+        image: The bytes of a picture file.
         contract: The contract of the model.
         budget: The limits of the request; the images of one request share one budget.
             None applies the default limits to this image.
@@ -93,7 +93,7 @@ def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> 
         The contract's `input_shape`, float32, pixel * scale + offset.
 
     Raises:
-        InvalidImage: The bytes are damaged, or are neither PNG nor JPEG.
+        InvalidImage: The bytes are damaged, or are no picture.
         UnsupportedMediaType: The bytes are a picture in another format.
         TooLarge: The image exceeds a limit.
     """
@@ -244,7 +244,7 @@ def explain(
     Arguments, model input and errors are those of `to_input`.
 
     Raises:
-        InvalidImage: The bytes are damaged, or are neither PNG nor JPEG.
+        InvalidImage: The bytes are damaged, or are no picture.
         UnsupportedMediaType: The bytes are a picture in another format.
         TooLarge: The image exceeds a limit.
     """

@@ -30,12 +30,14 @@ class Format:
         starts: The first bytes of its files, one of these.
         suffixes: The ends of its files' names, in lower case.
         media_types: Its media types; the first is the registered one.
+        pillow_names: Pillow's names for it.
     """
 
     name: str
     starts: tuple[bytes, ...]
     suffixes: tuple[str, ...]
     media_types: tuple[str, ...]
+    pillow_names: tuple[str, ...]
 
     def begins(self, image: bytes) -> bool:
         """Return whether bytes begin as a file of this format does."""
@@ -51,16 +53,17 @@ class Format:
 BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 FORMATS = (
-    Format("PNG", (b"\x89PNG",), (".png", ".apng"), ("image/png", "image/apng")),
+    Format("PNG", (b"\x89PNG",), (".png", ".apng"), ("image/png",), ("PNG",)),
     Format(
         "JPEG",
         (b"\xff\xd8\xff",),
         (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".mpo"),
         ("image/jpeg",),
+        ("JPEG", "MPO"),
     ),
-    Format("WebP", (b"RIFF",), (".webp",), ("image/webp",)),
-    Format("GIF", (b"GIF87a", b"GIF89a"), (".gif",), ("image/gif",)),
-    Format("BMP", (b"BM",), (".bmp", ".dib"), ("image/bmp", "image/x-ms-bmp")),
+    Format("WebP", (b"RIFF",), (".webp",), ("image/webp",), ("WEBP",)),
+    Format("GIF", (b"GIF87a", b"GIF89a"), (".gif",), ("image/gif",), ("GIF",)),
+    Format("BMP", (b"BM",), (".bmp", ".dib"), ("image/bmp",), ("BMP",)),
 )
 # The formats for a message: "PNG, JPEG, WebP, GIF or BMP".
 EXPECTED = " or ".join((", ".join(one.name for one in FORMATS[:-1]), FORMATS[-1].name))

@@ -37,7 +37,7 @@ _MOST_PIXELS, _MOST_SETS = 1 << 14, 4096
 _SET_BYTES, _CODE_BYTES, _SET_CODES = 640, 4, 3000
 # CPU time in nanoseconds, measured: to read a pixel of a small picture, and its codes;
 # to build a set of tables.
-_PIXEL, _CODES, _SET = 1500, 400_000, 12_000
+_PIXEL, _CODES, _SET = 700, 300_000, 12_000
 
 
 @dataclass(frozen=True)
