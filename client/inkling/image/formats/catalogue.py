@@ -29,14 +29,12 @@ class Format:
         name: Its name, as messages have it.
         starts: The first bytes of its files, one of these.
         suffixes: The ends of its files' names, in lower case.
-        media_types: Its media types; the first is the registered one.
         pillow_names: Pillow's names for it.
     """
 
     name: str
     starts: tuple[bytes, ...]
     suffixes: tuple[str, ...]
-    media_types: tuple[str, ...]
     pillow_names: tuple[str, ...]
 
     def begins(self, image: bytes) -> bool:
@@ -53,17 +51,16 @@ class Format:
 BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 FORMATS = (
-    Format("PNG", (b"\x89PNG",), (".png", ".apng"), ("image/png",), ("PNG",)),
+    Format("PNG", (b"\x89PNG",), (".png", ".apng"), ("PNG",)),
     Format(
         "JPEG",
         (b"\xff\xd8\xff",),
         (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".mpo"),
-        ("image/jpeg",),
         ("JPEG", "MPO"),
     ),
-    Format("WebP", (b"RIFF",), (".webp",), ("image/webp",), ("WEBP",)),
-    Format("GIF", (b"GIF87a", b"GIF89a"), (".gif",), ("image/gif",), ("GIF",)),
-    Format("BMP", (b"BM",), (".bmp", ".dib"), ("image/bmp",), ("BMP",)),
+    Format("WebP", (b"RIFF",), (".webp",), ("WEBP",)),
+    Format("GIF", (b"GIF87a", b"GIF89a"), (".gif",), ("GIF",)),
+    Format("BMP", (b"BM",), (".bmp", ".dib"), ("BMP",)),
 )
 # The formats for a message: "PNG, JPEG, WebP, GIF or BMP".
 EXPECTED = " or ".join((", ".join(one.name for one in FORMATS[:-1]), FORMATS[-1].name))

@@ -30,10 +30,10 @@ _ORDER = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 _REPEAT = {16: (2, 3), 17: (3, 3), 18: (7, 11)}
 _REPEAT_LAST = 16
 _ROOT_BITS = 8
-# Encoders keep a small picture below 16,384 pixels, and the number of sets far below
-# 2,600. Bytes of a set: five tables of codes of at most 15 bits, whose first level has
-# 8 bits, beside the codes of a colour cache.
-_MOST_PIXELS, _MOST_SETS = 1 << 14, 4096
+# Encoders keep a small picture below 16,384 pixels; libwebp makes at most 2,600 sets.
+# Bytes of a set: five tables of codes of at most 15 bits, whose first level has 8 bits,
+# beside the codes of a colour cache.
+_MOST_PIXELS, _MOST_SETS = 1 << 14, 2600
 _SET_BYTES, _CODE_BYTES, _SET_CODES = 640, 4, 3000
 # CPU time in nanoseconds, measured: to read a pixel of a small picture, and its codes;
 # to build a set of tables.
