@@ -184,7 +184,7 @@ def test_nothing_is_turned_twice(
     if kind != "TIFF":  # which Pillow turns when it loads it
         forms["rotated"] = _opened(path).rotate(-back, expand=True)
         forms["seen"] = _opened(path).rotate(-back, expand=True).convert("L")
-    if kind in ("JPEG", "PNG"):
+    if kind != "TIFF":
         forms["path"] = path
 
     expected = to_input(encoded(upright), digit_contract)
@@ -193,7 +193,7 @@ def test_nothing_is_turned_twice(
         assert np.abs(expected - found).mean() < 0.02, form
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_an_opened_file_is_sent_as_it_is(
     kind: str, encode: Encode, page: np.ndarray
 ) -> None:
@@ -212,7 +212,7 @@ def test_a_cut_file_that_pillow_opened_is_refused(
     digit_contract: Contract, encode: Encode, page: np.ndarray
 ) -> None:
     """An image of a cut file is refused as damaged, whether it was loaded or not."""
-    for kind in ("PNG", "JPEG", "TIFF"):
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF"):
         image = encode(page, kind)
         with pytest.raises(InvalidImage, match=r"damaged|truncated"):
             to_input(
