@@ -39,10 +39,10 @@ _FRAME = struct.Struct("<3s3s3s3s3sB")
 _LOSSY_START, _LOSSY_HEAD = b"\x9d\x01\x2a", 10
 _LOSSLESS_START, _LOSSLESS_HEAD = 0x2F, 5
 _SIDE = 0x3FFF
-_PLAIN, _PACKED = 0, 1
+_PACKED = 1
 # Bytes that the decoder and Pillow hold per pixel: at the end, and before that beside
-# the tables; and its copies of the file.
-_HELD, _HELD_BESIDE, _COPIES = 16, 9, 1
+# the tables.
+_HELD, _HELD_BESIDE = 16, 9
 # CPU time in nanoseconds, measured. A lossy picture: per pixel, per byte, and at most
 # per pixel and byte where most blocks have detail. A lossless one: per pixel, per byte,
 # and at most so much more per pixel. Opacity, also lossless: per pixel. Per picture.
@@ -91,7 +91,7 @@ class WebP:
         return "RGBA" if self.is_clear else "RGB"
 
     def held_bytes(self, spend: Spend) -> int:
-        """Return the memory for the frame, its file and the tables of its codes.
+        """Return the memory for the frame and the tables of its codes.
 
         Args:
             spend: A function that is told the CPU time of every step before it is done.
@@ -102,8 +102,7 @@ class WebP:
         """
         tables = self._tables(spend)
         pixels = self.canvas.columns * self.canvas.rows
-        held = max(_HELD * pixels, _HELD_BESIDE * pixels + tables.size)
-        return held + _COPIES * (len(self.pixels) + len(self.opacity or b""))
+        return max(_HELD * pixels, _HELD_BESIDE * pixels + tables.size)
 
     def _tables(self, spend: Spend) -> Tables:
         size = (self.canvas.columns, self.canvas.rows)
