@@ -106,8 +106,8 @@ def load_folder(
     matter.
 
     Args:
-        folder: One of the forms of `inkling_training.data.layout`, with PNG and JPEG
-            files.
+        folder: One of the forms of `inkling_training.data.layout`, with pictures in
+            formats that Inkling reads.
         size: Side of the model input, in pixels.
         ink: True if each picture shows one object written on paper, which is found and
             framed as digits are. Otherwise the whole picture is scaled, with its

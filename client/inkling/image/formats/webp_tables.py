@@ -3,7 +3,7 @@
 
 A lossless picture may have other codes for each block of 4 x 4 pixels or more. Their
 number stands in a small picture within the file, behind other small pictures, which are
-compressed. A file of 160 KB may so ask for 65,536 sets of tables, which take 300 MB and
+compressed. A file of 300 KB may so ask for 65,536 sets of tables, which take 350 MB and
 a second. This module decodes the small pictures (RFC 9649, section 3) up to the number.
 """
 
