@@ -130,7 +130,7 @@ def _respondent(options: argparse.Namespace) -> tuple[Respondent, str]:
             "Keys and certificates are for a gateway; name one with --server."
         )
     path = (
-        options.on_device or Repository(options.models_dir).newest(options.model).path
+        options.on_device or Repository(options.models_dir).default(options.model).path
     )
     return Respondent(path, options.model), f"{path} on this device"
 
