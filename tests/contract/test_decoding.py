@@ -281,7 +281,7 @@ def _common_way(image: bytes, min_side: int, budget: Budget) -> Decoded:
     if not image.startswith(decoding.PNG):
         return decode(image, min_side, budget)
     container = decoding.read_png(image, budget.limits.max_parts)
-    return decoding._decode_png(container, min_side, budget)
+    return decoding._decode_rows(png.PngRows(container), min_side, budget)
 
 
 def _outcome(way: Callable[..., Decoded], image: bytes) -> object:
