@@ -204,7 +204,7 @@ def _values_of_model(source: Source) -> _Part:
         fields = {"scale": (scale,), "offset": ((lowest - zero) * scale,)}
     elif source.dtype == "int8":
         fields = {"scale": (1.0,), "offset": (-128.0,)}
-    shown = {"bytes": "0..255", "unit": "0..1"}[name]
+    shown = {"bytes": "0..255", "unit": "0..1", "signed": "-1..1"}[name]
     return fields, Fact("values", shown, why)
 
 

@@ -11,6 +11,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,6 +149,9 @@ class Exporter:
                 "device": self._servable.device.get_concrete_function(),
             },
         )
+        # TensorFlow writes this folder for every model; it is a part of few.
+        with suppress(OSError):
+            (path / "assets").rmdir()
         write_contract(self._contract, path)
 
     def write_tflite(
