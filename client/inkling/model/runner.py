@@ -60,6 +60,8 @@ class _Interpreter:
     def run(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the outputs, shape (n, outputs), for a batch of n inputs."""
         index = self.input["index"]
+        # A model of grey pictures may take them without the axis of the channels.
+        inputs = inputs.reshape(len(inputs), *self.input["shape"][1:])
         if self._batch != len(inputs):
             self._handle.resize_tensor_input(index, inputs.shape)
             self._handle.allocate_tensors()
@@ -156,7 +158,10 @@ class TFLiteRunner:
         classes = int(interpreter.output["shape"][-1])
         wanted = self.contract.input_shape
         binary = self.contract.outputs == "binary"
-        if found != wanted or classes != (1 if binary else len(self.contract.labels)):
+        fits = found == wanted or (
+            len(found) < len(wanted) and math.prod(found) == math.prod(wanted)
+        )
+        if not fits or classes != (1 if binary else len(self.contract.labels)):
             raise BrokenVersion(
                 f"The TFLite file has an input of shape {found} and {classes} scores; "
                 f"its contract states {wanted} and {len(self.contract.labels)} labels. "

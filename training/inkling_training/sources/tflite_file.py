@@ -17,6 +17,7 @@ from inkling_training.sources.source import (
     Choice,
     Source,
     UnusableModel,
+    native,
     shape_of,
     two_dimensional,
 )
@@ -37,7 +38,7 @@ _WITH_WEIGHTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_C
 # The range that the steps of a whole-numbered input span, in the model's own measure.
 _USUAL_RANGES = {"bytes": (0.0, 255.0), "unit": (0.0, 1.0), "signed": (-1.0, 1.0)}
 _RANGE_SLACK = 0.02
-_PASSED = ("DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "CAST", "DELEGATE")
+_PASSED = ("DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "CAST")
 
 
 def open_tflite(path: Path, choice: Choice) -> Source:
@@ -104,7 +105,7 @@ def _source(
         channels=channels,
         layout=layout,
         dtype=dtype,
-        activation=_activation(interpreter, given["index"]),
+        activation=_activation(_undelegated(model), given["index"]),
         raw=raw,
         values=_values(model, taken, dtype),
         stated=_normalisation(metadata) if dtype == "float32" else {},
@@ -135,8 +136,7 @@ def _names(interpreter: Any) -> frozenset[str]:
 
 
 def _answer(interpreter: Any, taken: Any, given: Any, inputs: Any, layout: str) -> Any:
-    ordered = inputs.transpose(2, 0, 1) if layout == "chw" else inputs
-    batch = np.ascontiguousarray(ordered[np.newaxis], np.float32)
+    batch = np.float32(native(inputs[np.newaxis], layout, "float32"))
     dtype = np.dtype(taken["dtype"])
     if "int" in dtype.name:
         scale, zero = taken["quantization"]
@@ -234,7 +234,7 @@ def _front(interpreter: Any, taken: Any) -> Callable[[float], npt.NDArray[np.flo
     def front(level: float) -> npt.NDArray[np.float32]:
         interpreter.set_tensor(taken["index"], np.full(taken["shape"], level, "f4"))
         interpreter.invoke()
-        found = interpreter.get_tensor(place).astype(np.float32)
+        found = np.asarray(interpreter.get_tensor(place), np.float32)
         scale, zero = reached["quantization"]
         return (found - zero) * np.float32(scale) if scale else found
 
@@ -262,7 +262,7 @@ def _activation(interpreter: Any, output: int) -> str | None:
     }
     while output in made:
         kind = made[output]["op_name"]
-        if kind not in _PASSED or kind == "DELEGATE":
+        if kind not in _PASSED:
             return _ACTIVATIONS.get(kind)
         output = made[output]["inputs"][0]
     return None
