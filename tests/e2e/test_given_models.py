@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import inkling
 from inkling.cli.main import main
 from inkling.contract import Contract
 from inkling.model.repository import CONTRACT_FILE
-from tests.support.gateway_process import serving
+from tests.support.gateway_process import GatewayProcess, serving
 from tests.support.machine import until
 from tests.support.official_server import OfficialServer
 
@@ -290,27 +291,40 @@ def table(
         assert (
             main(["publish", *published, "--models-dir", str(folder / "models")]) == 0
         )
-    engine = OfficialServer(folder / "models")
-    served = ",".join(name for name, one in given.items() if one.has_saved_model)
-    flags = ("--engine", "tensorflow_serving", "--tensorflow-serving", engine.address)
-    flags += ("--served-models", served)
-    with (
-        serving(folder / "models", log=folder / "embedded") as embedded,
-        serving(folder / "none", *flags, log=folder / "before") as before,
-    ):
-        for process in (embedded, before):
-            until(
-                lambda process=process: process.request("GET", "/readyz").status == 200
-            )
+    with ExitStack() as stack:
+        models = folder / "models"
+        embedded = stack.enter_context(serving(models, log=folder / "embedded"))
+        before = _behind(models, given, stack)
         rows = []
         for name, one in given.items():
             paths = {"HTTP": embedded.url, "gRPC": embedded.grpc_target}
-            paths["device"] = str(folder / "models" / name / "1")
-            if one.has_saved_model:
+            paths["device"] = str(models / name / "1")
+            if before is not None and one.has_saved_model:
                 paths["TensorFlow Serving"] = before.grpc_target
             rows.append((name, one, paths))
+        _wait(embedded)
         yield rows
-    engine.stop()
+
+
+def _behind(
+    models: Path, given: Mapping[str, _Given], stack: ExitStack
+) -> GatewayProcess | None:
+    """Return a gateway before TensorFlow Serving; None if it could serve no model."""
+    served = ",".join(name for name, one in given.items() if one.has_saved_model)
+    if not served:
+        return None
+    engine = OfficialServer(models)
+    stack.callback(engine.stop)
+    flags = ("--engine", "tensorflow_serving", "--tensorflow-serving", engine.address)
+    flags += ("--served-models", served)
+    logged = models.parent / "before"
+    found = stack.enter_context(serving(models.parent / "none", *flags, log=logged))
+    _wait(found)
+    return found
+
+
+def _wait(gateway: GatewayProcess) -> None:
+    until(lambda: gateway.request("GET", "/readyz").status == 200)
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -200,7 +200,8 @@ def _labels(
     if options.labels is not None:
         names, why = labels.read_labels(options.labels), "--labels"
     elif like.labels:
-        names, why = labels.labels_in(like.labels), like.said_by
+        names = labels.labels_in(labels.distinct(like.labels))
+        why = like.said_by
     elif source.labels:
         names = labels.labels_in(labels.distinct(source.labels))
         why = "the file's metadata"

@@ -108,23 +108,12 @@ def _source(
         activation=_activation(_undelegated(model), given["index"]),
         raw=raw,
         values=_values(model, taken, dtype),
-        stated=_normalisation(metadata) if dtype == "float32" else {},
+        stated=metadata.normalisation if dtype == "float32" else {},
         layers=_names(interpreter),
         quantisation=taken["quantization"] if quantised else None,
         tflite=model,
         labels=metadata.labels,
     )
-
-
-def _normalisation(metadata: Metadata) -> dict[str, Any]:
-    if not metadata.mean or not metadata.std or 0 in metadata.std:
-        return {}
-    size = max(len(metadata.mean), len(metadata.std))
-    mean, std = (np.resize(one, size) for one in (metadata.mean, metadata.std))
-    return {
-        "scale": tuple((1 / std).tolist()),
-        "offset": tuple((-mean / std).tolist()),
-    }
 
 
 def _names(interpreter: Any) -> frozenset[str]:
