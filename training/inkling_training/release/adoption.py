@@ -45,6 +45,8 @@ _CALIBRATION_PICTURES = 100
 _COMPARED_PICTURES, _COMPARED_BYTES = 512, 256 * 1024**2
 # The largest difference of a score that the rounding of a deep model may make.
 _DEEP_TOLERANCE = 1e-4
+# A label with this probability of its own is answered, unless a caller says otherwise.
+_HALF = 0.5
 
 
 @dataclass
@@ -357,6 +359,13 @@ def _accuracy(
 ) -> dict[str, Any]:
     accuracy = float((scores.argmax(axis=1) == labels).mean())
     adoption.say(f"Accuracy on {len(labels):,} labelled pictures: {accuracy:.2%}.")
+    if adoption.contract.outputs == "sigmoid":
+        own = float((scores[np.arange(len(labels)), labels] >= _HALF).mean())
+        adoption.notes.append(
+            "A picture may have several labels, and its folder names one. Accuracy is "
+            "the share of pictures whose most probable label that is; "
+            f"{own:.2%} have a probability of {_HALF:g} or more for it."
+        )
     by_export = {"given": accuracy} | {row.export: row.accuracy for row in rows}
     return {"accuracy": by_export, "data": adoption.pictures.digest}
 
