@@ -105,6 +105,8 @@ _ABC = ("--labels", "a,b,c")
 def _application(name: str, values: str, side: int = _SIDE) -> Any:
     """Return what makes an architecture of Keras with random weights.
 
+    Its normalisation is fitted to pictures, so that its answers differ by picture.
+
     Args:
         name: The architecture.
         values: The option that says what its `preprocess_input` does; empty if nothing.
@@ -116,6 +118,11 @@ def _application(name: str, values: str, side: int = _SIDE) -> Any:
         network = getattr(keras.applications, name)(
             input_shape=(side, side, 3), include_top=False, weights=None, pooling="avg"
         )
+        for layer in network._flatten_layers():
+            if isinstance(layer, layers.BatchNormalization):
+                layer.momentum = 0.0
+        few = np.concatenate([_loaded(path, side)[None] for path in _pictures(folder)])
+        network(prepare(few), training=True)
         start = keras.Input((side, side, 3))
         end = layers.Dense(3, activation="softmax")(network(start, training=False))
         options = ("--values", values) if values else ()
