@@ -21,13 +21,13 @@ from tests.support.gateway_process import serving
 from tests.support.machine import until
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "own-models.md"
-_BLOCK = re.compile(r"^( *)```(python|console)\n(.*?)```", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^ *```(python|console)\n(.*?)```", re.DOTALL | re.MULTILINE)
 
 
 def _steps() -> list[tuple[str, str]]:
     """Return the blocks of the document in their order: a kind and the text."""
     found = _BLOCK.findall(_DOCUMENT.read_text())
-    return [(kind, textwrap.dedent(indent + text)) for indent, kind, text in found]
+    return [(kind, textwrap.dedent(text.rstrip(" "))) for kind, text in found]
 
 
 def _commands() -> list[str]:
