@@ -209,6 +209,13 @@ class Settings:
         "info", "lowest level of log lines: debug, info, warning or error"
     )
 
+    log_format: str = _setting(
+        "text", "form of the log's lines: text, or json with one object per line"
+    )
+    access_log: float = _setting(
+        0.0, "share of the requests that the log has a line for, 0 to 1", 0, 1
+    )
+
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             low, value = item.metadata["low"], getattr(self, item.name)
@@ -226,6 +233,7 @@ class Settings:
         _check_choice(self, "engine", ("embedded", "tensorflow_serving"))
         _check_choice(self, "tflite_format", FORMATS)
         _check_choice(self, "grpc_compression", ("none", "deflate", "gzip"))
+        _check_choice(self, "log_format", ("text", "json"))
         _check_choice(self, "log_level", ("debug", "info", "warning", "error"))
         if self.engine == "tensorflow_serving" and not self.addresses:
             engine_address("")

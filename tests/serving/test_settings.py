@@ -62,6 +62,8 @@ _OTHERS: dict[str, Any] = {
     "drain_delay_s": 3.5,
     "drain_timeout_s": 12.0,
     "log_level": "debug",
+    "log_format": "json",
+    "access_log": 0.5,
 }
 _NAMES = [item.name for item in dataclasses.fields(Settings)]
 

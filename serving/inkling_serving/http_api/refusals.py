@@ -72,8 +72,9 @@ def protocol_of(path: str) -> str:
 
 def error_response(error: Exception, request_id: str, path: str) -> Response:
     """Return the response for an error; an unexpected error goes to the log."""
+    fields = {"fields": {"request_id": request_id}}
     if not isinstance(error, InklingError):
-        _log.error("request %s failed", request_id, exc_info=error)
+        _log.error("request %s failed", request_id, exc_info=error, extra=fields)
         error = InternalError(
             "The server failed; your request is not the cause. The server's log has "
             "the error under this request id."
@@ -81,7 +82,7 @@ def error_response(error: Exception, request_id: str, path: str) -> Response:
     is_ours = protocol_of(path) == "http"
     status = HTTP_STATUS[error.code] if is_ours else _foreign_status(error)
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.info("request %s refused: %s", request_id, error.code)
+        _log.info("request %s refused: %s", request_id, error.code, extra=fields)
     extra = {CODE_HEADER: str(error.code)}
     if isinstance(error, MethodNotAllowed):
         extra["allow"] = ", ".join(error.allowed)

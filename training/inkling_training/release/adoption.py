@@ -56,12 +56,12 @@ class Adoption:
     Attributes:
         source: The model that was given.
         meaning: What its outputs mean.
-        contract: How it wants its pictures.
+        contract: How it wants its pictures. `adopt` adds what the exports tell.
         pictures: The pictures to try it with.
         facts: What was found and concluded.
         notes: What a user should know, as sentences.
         warnings: What looks wrong, as sentences; they are printed when they are found.
-        allow_regression: True to publish even if the version before is more accurate.
+        terms: What is required of the version, and what becomes of it.
         say: Prints a line of progress.
     """
 
@@ -72,7 +72,7 @@ class Adoption:
     facts: list[Fact]
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    allow_regression: bool = False
+    terms: publish.Terms = publish.Terms()
     say: Callable[[str], None] = print
 
     def scored(self, inputs: Scores) -> Scores:
@@ -99,7 +99,7 @@ def adopt(repository: Repository, name: str, adoption: Adoption) -> VersionFiles
         GateFailed: The exports disagree with the given model, or the version before is
             more accurate; nothing was published.
     """
-    with publish.publishing(repository, name) as publication:
+    with publish.publishing(repository, name, adoption.terms) as publication:
         return _published(repository, publication, adoption)
 
 
@@ -377,6 +377,6 @@ def _check_regression(
     figures: dict[str, Any],
     count: int,
 ) -> None:
-    if not adoption.allow_regression:
+    if not adoption.terms.allow_regression:
         before = publish.version_before(repository, name, adoption.pictures.digest)
         publish.check_regression(before, figures["accuracy"]["given"], count)
