@@ -62,6 +62,11 @@ class Settings:
         "origins whose pages may call the gateway from a browser, separated by commas, "
         "such as https://app.example; * means all, but not together with API keys",
     )
+    device_files: bool = _setting(
+        True,
+        "false keeps the models' TFLite files from devices; the page then shows only "
+        "what the server answers",
+    )
     tls_certificate: str = _setting(
         "", "PEM file with the certificate chain for both ports"
     )
@@ -81,7 +86,10 @@ class Settings:
         "none", "how gRPC responses are compressed: none, deflate or gzip"
     )
     grpc_max_streams: int = _setting(
-        64, "ClassifyStream calls that may be open at once, per process", 1, 128
+        64,
+        "streams (ClassifyStream, ModelStreamInfer) open at once, per process",
+        1,
+        128,
     )
     grpc_keepalive_s: float = _setting(
         60.0,

@@ -28,6 +28,7 @@ _OTHERS: dict[str, Any] = {
     "tls_key": "/elsewhere/key.pem",
     "tls_client_ca": "/elsewhere/clients.pem",
     "cors_origin": "https://app.example",
+    "device_files": False,
     "max_connections": 77,
     "max_held_bytes": 2**26 + 1,
     "grpc_reflection": True,

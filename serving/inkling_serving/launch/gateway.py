@@ -122,8 +122,11 @@ def application(
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         grpc_server = GrpcServer(service, pool, metrics, held, settings, keys)
-        for dialect in (TensorFlowServingDialect, OpenInferenceDialect):
-            dialect(service, pool, metrics).add_to(grpc_server.server)
+        for dialect in (
+            TensorFlowServingDialect(service, pool, metrics),
+            OpenInferenceDialect(service, pool, metrics, grpc_server.streams),
+        ):
+            dialect.add_to(grpc_server.server)
         grpc_server.start(*grpc_address)
         grpc_ended = _end_together(ending, service, grpc_server)
         saver = Repeating("saving the metrics", metrics.save, lambda: _SAVE_PAUSE_S)

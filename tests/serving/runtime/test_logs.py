@@ -160,7 +160,7 @@ def _refused(port: int, count: int) -> None:
         assert 404 == get_json(port, f"/v1/models/{'x' * 60}")[0]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_a_log_that_nobody_reads_stops_nothing(published: Path, workers: int) -> None:
     """After thousands of refusals probes, requests, metrics and SIGTERM work."""
     flags = ("--workers", str(workers))
