@@ -55,13 +55,13 @@ class _Interpreter:
         self._handle = handle
         self._batch = int(self.input["shape"][0])
         # A file that states a batch of one may have that number in its operations, too.
-        self._is_single = int(self.input["shape_signature"][0]) == 1
+        self.is_single = int(self.input["shape_signature"][0]) == 1
 
     def run(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the outputs, shape (n, outputs), for a batch of n inputs."""
-        if self._is_single and len(inputs) > 1:
-            return np.concatenate([self.run(one[np.newaxis]) for one in inputs])
         index = self.input["index"]
+        # A model of grey pictures may take them without the axis of the channels.
+        inputs = inputs.reshape(len(inputs), *self.input["shape"][1:])
         if self._batch != len(inputs):
             self._handle.resize_tensor_input(index, inputs.shape)
             self._handle.allocate_tensors()
@@ -100,6 +100,8 @@ class TFLiteRunner:
         self._at_once = max(1, _VALUES_AT_ONCE // math.prod(contract.input_shape))
         with self._borrowed("single") as interpreter:
             self._check_signature(interpreter)
+            if interpreter.is_single:
+                self._at_once = 1
 
     def run(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the scores, shape (n, classes), float32, in [0, 1].
@@ -157,7 +159,10 @@ class TFLiteRunner:
         classes = int(interpreter.output["shape"][-1])
         wanted = self.contract.input_shape
         binary = self.contract.outputs == "binary"
-        if found != wanted or classes != (1 if binary else len(self.contract.labels)):
+        fits = found == wanted or (
+            len(found) < len(wanted) and math.prod(found) == math.prod(wanted)
+        )
+        if not fits or classes != (1 if binary else len(self.contract.labels)):
             raise BrokenVersion(
                 f"The TFLite file has an input of shape {found} and {classes} scores; "
                 f"its contract states {wanted} and {len(self.contract.labels)} labels. "
