@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lesson 3, minima: where gradient descent arrives, and when it leaves for infinity.
 
-Which minimum is found depends on the start; whether one is found depends on the
-learning rate. One step from x = 10 with the rate 0.01 jumps over the valley to the
-slope that falls to minus infinity; from there every step is longer than the last.
+Which minimum is found depends on the start; whether one is found, on the learning rate.
+From x = 10, one step with the rate 0.01 jumps over the valley to the slope that falls
+to minus infinity, where every step is longer than the last.
 
-What came of it: `inkling train` stops at the step whose loss is NaN and advises a lower
---learning-rate (training/inkling_training/fit/callbacks.py). Its learning rate falls
-along a cosine (fit/train.py).
+What came of it: `inkling train` stops at a loss of NaN and advises a --learning-rate
+(training/inkling_training/fit/callbacks.py); its own rate falls along a cosine.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ MINIMA = ((3, 2), (-2.805118, 3.131312), (-3.779310, -3.283186), (3.584428, -1.8
 
 def himmelblau(point: Any) -> Any:
     """Return a function with four minima, all of them 0; the first axis is (x, y)."""
-    x, y = point[0], point[1]
-    return (x**2 + y - 11) ** 2 + (x + y**2 - 7) ** 2
+    return (point[0] ** 2 + point[1] - 11) ** 2 + (point[0] + point[1] ** 2 - 7) ** 2
 
 
 def polynomial(x: Any) -> Any:
@@ -72,8 +70,8 @@ def cures() -> dict[str, Any]:
 
 def speedup(calls: int) -> float:
     """Return how many times faster a traced function is than the same one, eager."""
-    traced, point, took = tf.function(himmelblau), tf.constant([1.0, 1.0]), []
-    for function in (himmelblau, traced):
+    point, took = tf.constant([1.0, 1.0]), []
+    for function in (himmelblau, tf.function(himmelblau)):
         function(point)  # the first call of a traced function traces it
         began = time.perf_counter()
         for _ in range(calls):
@@ -101,10 +99,9 @@ def run(setting: Setting) -> Numbers:
     for name, optimizer in cures().items():
         path = descend(polynomial, 10.0, optimizer, 400)
         ends[f"from x = 10, {name}"] = float(path[-1])
-        print(f"From x = 10, {name}: {path[1]:.4g}, {path[2]:.4g} ... {path[-1]:.4g}")
+        print(f"From 10, {name}: {path[1]:.4g}, {path[2]:.4g} ... {path[-1]:.4g}")
         right.plot(np.clip(path[:60], -20, 20), label=name)
     near = float(descend(polynomial, 3.0, SGD(0.01), 200)[-1])
-    print("Halving keeps x finite, but cannot take the first step back.")
     left.set(title="Himmelblau: SGD orange, Adam red", xlabel="x", ylabel="y")
     right.set(title="5x³ + 3x² - 8x + 10 from x = 10", xlabel="step", ylabel="x")
     right.legend(fontsize=6)

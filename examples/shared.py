@@ -26,7 +26,7 @@ import inkling
 from inkling.gateway.probes import Probes
 from inkling.types import Prediction
 from inkling_training.data.datasets import Dataset, Split, load
-from inkling_training.errors import DatasetNotFound
+from inkling_training.errors import DatasetUnavailable
 
 __all__ = [
     "Answers",
@@ -34,6 +34,7 @@ __all__ = [
     "Numbers",
     "Setting",
     "asked",
+    "dataset_or_none",
     "digits",
     "inkling_command",
     "inputs_and_labels",
@@ -92,12 +93,19 @@ def digits(setting: Setting) -> Dataset:
 
 @lru_cache
 def _best_digits() -> Dataset:
+    found = dataset_or_none("mnist")
+    if found is None:
+        print("MNIST was not found; the lesson uses the 1,797 digits of scikit-learn.")
+    return found or load("digits")
+
+
+def dataset_or_none(name: str) -> Dataset | None:
+    """Return a dataset of `keras.datasets`; None if it can be had nowhere."""
     folder = os.environ.get("INKLING_DATA_DIR")
     try:
-        return load("mnist", Path(folder) if folder else None)
-    except DatasetNotFound:
-        print("MNIST was not found; the lesson uses the 1,797 digits of scikit-learn.")
-        return load("digits")
+        return load(name, Path(folder) if folder else None)
+    except DatasetUnavailable:
+        return None
 
 
 def inputs_and_labels(split: Split) -> tuple[Array, Array]:
