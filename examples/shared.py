@@ -198,14 +198,14 @@ def _ready(url: str, names: tuple[str, ...]) -> bool:
     return set(names) <= set(Probes(url).ready_models())
 
 
-def loss_curves(curves: Mapping[str, Array]) -> Figure:
-    """Return a plot of losses by step, side by side, by their titles."""
+def loss_curves(curves: Mapping[str, Array], unit: str = "step") -> Figure:
+    """Return plots of losses by step or epoch, side by side, by their titles."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     for axes, (title, losses) in zip(
         figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
     ):
         axes.semilogy(losses)
-        axes.set(title=title, xlabel="step", ylabel="loss")
+        axes.set(title=title, xlabel=unit, ylabel="loss")
         axes.grid(alpha=0.3)
     return figure
 
