@@ -38,7 +38,7 @@ def functional() -> keras.Model:
 
 @keras.saving.register_keras_serializable("examples")
 class Dense(layers.Layer):  # type: ignore[misc]
-    """A dense layer of our own: a kernel and a bias, made when the input is known."""
+    """A dense layer of our own; its weights are made when the input is known."""
 
     def __init__(self, units: int, **options: Any) -> None:
         super().__init__(**options)
@@ -84,9 +84,9 @@ def kept(model: keras.Model, folder: Path, inputs: Array) -> list[Array]:
     again = type(model).from_config(model.get_config())
     again(inputs[:1])  # its weights are made by the first call
     again.load_weights(folder / "model.weights.h5")
-    whole = keras.models.load_model(folder / "model.keras")
     program = tf.saved_model.load(str(folder / "saved_model"))
-    return [np.asarray(one(inputs)) for one in (again, whole, program.serve)]
+    loaded = (again, keras.models.load_model(folder / "model.keras"), program.serve)
+    return [np.asarray(one(inputs)) for one in loaded]
 
 
 def run(setting: Setting) -> Numbers:
@@ -97,9 +97,8 @@ def run(setting: Setting) -> Numbers:
     x, labels = shared.inputs_and_labels(data.train.first(count))
     test_x, test_labels = shared.inputs_and_labels(data.test)
     for build in (sequential, functional, Perceptron):
-        name = build.__name__
         keras.utils.set_random_seed(0)
-        model = build()
+        name, model = build.__name__, build()
         metrics = ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(5)]
         model.compile("sgd", "sparse_categorical_crossentropy", metrics=metrics)
         board = [keras.callbacks.TensorBoard(log / name)]

@@ -44,15 +44,14 @@ def answers_to(picture: Path, setting: Setting) -> dict[str, Prediction]:
     files = Repository(setting.models).newest("mlp")
     answers = {}
     with served(setting.models, "mlp") as (url, address):
-        places = {
+        places: dict[str, str | Path] = {
             "HTTP": url,
             "gRPC": address,
             "device": files.tflite("float32"),
             "device, int8": files.tflite("int8"),
         }
         for name, place in places.items():
-            model = "mlp" if isinstance(place, str) else None
-            with inkling.connect(place, model=model) as classifier:
+            with inkling.connect(place, model="mlp") as classifier:
                 answers[name] = classifier.classify(picture, top_k=10)
     return answers
 
