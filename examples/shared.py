@@ -195,7 +195,8 @@ def _ports(log: str) -> tuple[str, str] | None:
 
 
 def _ready(url: str, names: tuple[str, ...]) -> bool:
-    return set(names) <= set(Probes(url).ready_models())
+    with Probes(url) as probes:
+        return set(names) <= set(probes.ready_models())
 
 
 def loss_curves(curves: Mapping[str, Array], unit: str = "step") -> Figure:
