@@ -60,7 +60,7 @@ class Target:
         model: The model's name.
         version: The version's number, or None.
         version_label: The version label, such as `stable`, or None. If both are None,
-            the newest available version answers.
+            the version with the label `stable` answers, or else the newest.
     """
 
     model: str

@@ -181,7 +181,7 @@ def test_models_lists_what_is_published(published: Path) -> None:
     done = _inkling("models", "--models-dir", published)
 
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert rows[0] == ["MODEL", "VERSION", "DATASET", "ACCURACY", "STATE"]
+    assert rows[0] == ["MODEL", "VERSION", "LABELS", "DATASET", "ACCURACY", "STATE"]
     assert [r[:3] for r in rows[1:]] == [["cnn", "1", "digits"], ["mlp", "1", "digits"]]
     assert all(row[3].endswith("%") and row[4] == "ok" for row in rows[1:])
     assert (done.returncode, done.stderr) == (0, "")

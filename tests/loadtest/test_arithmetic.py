@@ -8,7 +8,9 @@ import random
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hdrh.histogram import HdrHistogram
 
 from inkling.cli.main import main
 from inkling.errors import InvalidRequest
@@ -16,6 +18,8 @@ from inkling_loadtest.answers.references import References, Reply
 from inkling_loadtest.load.arrivals import Stage, arrivals
 from inkling_loadtest.load.capacity import Capacity, TrialResult, search
 from inkling_loadtest.load.pictures import drawn_digits, pictures_in
+from inkling_loadtest.measures.figures import curve
+from inkling_loadtest.measures.recorded import Recorded
 from inkling_loadtest.measures.tallies import Sample, TallyTable, percentile_ms
 from inkling_loadtest.options import Options, add_options, duration_s
 from inkling_loadtest.report.formatting import notes
@@ -140,6 +144,37 @@ def test_arrivals_are_poisson_and_follow_the_rate() -> None:
     scatter = (sum((gap - mean) ** 2 for gap in between) / len(between)) ** 0.5
     assert pytest.approx(1, abs=0.1) == scatter / mean
     assert due == list(arrivals(Stage("ramp", 50, 0, 200), "seed"))
+
+
+@pytest.mark.parametrize("digits", [2, 3])
+@pytest.mark.parametrize("count", [1, 2, 7, 5000])
+def test_figures_of_histograms_are_those_of_hdrh(digits: int, count: int) -> None:
+    """Mean and percentiles from arrays equal those that the library computes."""
+    histogram = HdrHistogram(1, 120_000_000, digits)
+    chance = np.random.default_rng(count)
+    for value in chance.lognormal(8, 3, count):
+        histogram.record_value(min(max(int(value), 1), 120_000_000))
+    found = Recorded(histogram)
+    percents = [0.1, 25, 50, 90, 99, 99.9, 99.99, 100]
+
+    assert found.mean == pytest.approx(histogram.get_mean_value(), rel=1e-12)
+    assert found.most == histogram.get_max_value()
+    assert found.percentiles(percents) == [
+        histogram.get_value_at_percentile(p) for p in percents
+    ]
+
+
+def test_the_curve_ends_with_the_largest_value() -> None:
+    """The points rise from the smallest value to the largest, denser in the tail."""
+    histogram = HdrHistogram(1, 120_000_000, 3)
+    for value in range(1, 1001):
+        histogram.record_value(value)
+    points = curve(histogram)
+
+    assert points == sorted(points)
+    assert (points[0], points[-1]) == ((0, 1), (100, 1000))
+    assert 50 < len(points) < 70
+    assert curve(HdrHistogram(1, 1000, 3)) == []
 
 
 def test_histograms_of_processes_add_up() -> None:

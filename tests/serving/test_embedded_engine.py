@@ -5,6 +5,8 @@ import dataclasses
 import http.client
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -45,8 +47,10 @@ def start_engine() -> Iterator[Callable[..., EmbeddedEngine]]:
     """Start an engine over a folder; it is closed when the test ends."""
     engines = []
 
-    def start(root: Path, poll_s: float = _POLL_S) -> EmbeddedEngine:
-        engine = EmbeddedEngine(Repository(root), "float32", poll_s)
+    def start(
+        root: Path, poll_s: float = _POLL_S, folder: Path | None = None
+    ) -> EmbeddedEngine:
+        engine = EmbeddedEngine(Repository(root), "float32", poll_s, folder)
         engines.append(engine)
         return engine
 
@@ -685,6 +689,112 @@ def test_moving_labels_lose_no_request(
     client.join()
 
     assert lost == []
+
+
+def test_stable_answers_by_default(
+    start_engine: Callable[..., EmbeddedEngine], publisher: Publisher
+) -> None:
+    """The version with the label `stable` answers, and newer ones only by their name."""
+    for _ in range(3):
+        publisher.publish("mlp")
+    _label(publisher.root, stable=1)
+    engine = start_engine(publisher.root)
+    publisher.publish("cnn")
+    until(lambda: 4 in _states(engine))
+
+    assert engine.select("m").version == 1
+    assert _model(engine, "m").default == 1
+
+    _label(publisher.root, stable=4)
+    until(lambda: engine.select("m").version == 4)
+    _label(publisher.root)
+    publisher.publish("mlp")
+    until(lambda: engine.select("m").version == 5)
+
+
+def test_a_label_waits_for_a_version_that_can_answer(
+    start_engine: Callable[..., EmbeddedEngine],
+    publisher: Publisher,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A label for a missing or a broken version stays; the log says so once."""
+    publisher.publish("mlp")
+    publisher.publish("mlp", after=lambda path: (path / _TFLITE).write_bytes(b"x"))
+    _label(publisher.root, stable=1)
+    engine = start_engine(publisher.root)
+    for version in (2, 9):
+        _label(publisher.root, stable=version)
+        _look_twice(engine, publisher)
+        assert engine.select("m").version == 1
+        said = f"the label stable of m stays at version 1: version {version} is not"
+        assert caplog.text.count(said) == 1
+
+
+def test_a_start_with_a_broken_stable_version(
+    start_engine: Callable[..., EmbeddedEngine], publisher: Publisher
+) -> None:
+    """No other version takes the place of the one that was promoted: not ready."""
+    publisher.publish("mlp", after=lambda path: (path / _TFLITE).write_bytes(b"x"))
+    publisher.publish("mlp")
+    _label(publisher.root, stable=1)
+
+    engine = start_engine(publisher.root)
+
+    assert not _model(engine, "m").ready
+    with pytest.raises(NotReady):
+        engine.select("m")
+    assert engine.select("m", version=2).version == 2
+
+
+_OTHER = """
+import sys
+from pathlib import Path
+from inkling_serving.engines.label_moves import LabelMoves
+moves = LabelMoves(Path(sys.argv[1]))
+for line in sys.stdin:
+    loaded = [int(number) for number in line.split()]
+    moves.moved("m", {"stable": 1}, {"stable": 1}, loaded)
+    print(flush=True)
+"""
+
+
+def test_a_label_waits_for_all_processes(
+    start_engine: Callable[..., EmbeddedEngine], publisher: Publisher, tmp_path: Path
+) -> None:
+    """A label moves once every process has the version; a dead one is not waited for."""
+    for _ in range(3):
+        publisher.publish("mlp")
+    _label(publisher.root, stable=1)
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", _OTHER, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+
+        def tell(line: str) -> None:
+            print(line, file=other.stdin, flush=True)
+            other.stdout.readline()
+
+        tell("1 3")
+        engine = start_engine(publisher.root, folder=folder)
+        _label(publisher.root, stable=2)
+        until(lambda: 2 in _states(engine))
+        _look_twice(engine, publisher)
+        assert engine.select("m").version == 1
+        # One that starts meanwhile goes by the others, and not by the file.
+        assert start_engine(publisher.root, folder=folder).select("m").version == 1
+
+        tell("1 2 3")
+        until(lambda: engine.select("m").version == 2)
+        tell("3")
+        _label(publisher.root, stable=1)
+        _look_twice(engine, publisher)
+        assert engine.select("m").version == 2
+        other.stdin.close()
+    until(lambda: engine.select("m").version == 1)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"stable": "1"}', "{"])

@@ -734,6 +734,24 @@ def test_unknown_names_are_not_found(engine: TensorFlowServingEngine) -> None:
             engine.select(model, version, label)
 
 
+def test_labels_are_those_of_the_repository(
+    official: OfficialServer, tmp_path: Path
+) -> None:
+    """A label leads to a version that TensorFlow Serving has loaded, and `stable` first."""
+    (tmp_path / "cnn").mkdir()
+    labels = tmp_path / "cnn" / "labels.json"
+    labels.write_text('{"stable": 1}')
+    with _engine(official.address, models_dir=str(tmp_path)) as engine:
+        assert engine.select("cnn", version_label="stable").version == 1
+        assert engine.select("cnn").version == 1
+        labels.write_text('{"stable": 2, "old": 1}')
+        until(lambda: "old" in engine.status()[0].version_labels)
+        # The server does not have version 2.
+        assert engine.select("cnn").version == 1
+        [cnn] = [model for model in engine.status() if model.name == "cnn"]
+        assert (cnn.default, cnn.labels_of(1)) == (1, ["old", "stable"])
+
+
 _MAPPING = {
     "CANCELLED": DeadlineExceeded,
     "UNKNOWN": NotReady,

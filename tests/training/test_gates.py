@@ -26,7 +26,7 @@ from inkling_training.fit.run import Run, identity
 from inkling_training.fit.train import Trained, train
 from inkling_training.release import card, export
 from inkling_training.release.parity import ParityRow, compare
-from inkling_training.release.publish import publish
+from inkling_training.release.publish import Terms, publish
 
 Publish = Callable[..., VersionFiles]
 
@@ -270,7 +270,7 @@ def test_a_worse_version_is_refused(
     assert Repository(tmp_path).versions("mlp") == [1]
     second = publish_to(good, _wrong_labels(plain_digits, good, 1))
     assert second.version == 2
-    assert publish_to(weak, allow_regression=True).version == 3
+    assert publish_to(weak, terms=Terms(allow_regression=True)).version == 3
     for name in FORMATS:
         load_version(second, name)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from inkling.cli.commands import add_models_dir
 from inkling.cli.main import Command
+from inkling_training.publish_command import add_gates
 from inkling_training.tensorflow_import import tensorflow_import
 
 __all__ = ["TRAIN"]
@@ -137,11 +138,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train only the models without a published version",
     )
-    parser.add_argument(
-        "--allow-regression",
-        action="store_true",
-        help="publish even if the previous version is more accurate",
-    )
+    add_gates(parser)
 
 
 def _model(text: str) -> str:

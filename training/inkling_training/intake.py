@@ -21,6 +21,7 @@ from inkling_training.preparation.ecosystems import read_like
 from inkling_training.preparation.meaning import label_count, meaning_of
 from inkling_training.release.abstention import threshold_on
 from inkling_training.release.adoption import Adoption, adopt
+from inkling_training.release.publish import Terms, answering
 from inkling_training.sources.opening import open_source
 from inkling_training.sources.source import Choice, Source, UnusableModel
 
@@ -60,13 +61,14 @@ def publish_given(options: argparse.Namespace) -> int:
     adoption = _concluded(source, like, options)
     _warn(adoption)
     adoption = _with_abstention(adoption)
-    files = adopt(Repository(options.models_dir), options.name, adoption)
+    repository = Repository(options.models_dir)
+    files = adopt(repository, options.name, adoption)
     for note in adoption.notes:
         print(note, flush=True)
     print(
         f"Published {options.name} version {files.version} in "
         f"{time.monotonic() - started:.0f} s: {files.path}. What the model sees is "
-        "drawn in card/seen.png.",
+        f"drawn in card/seen.png.\n{answering(repository, files)}",
         flush=True,
     )
     return 0
@@ -137,7 +139,7 @@ def _concluded(source: Source, like: Likeness, options: argparse.Namespace) -> A
         pictures=known,
         facts=facts,
         notes=notes,
-        allow_regression=options.allow_regression,
+        terms=Terms(options.allow_regression, options.publish_only),
         say=lambda text: print(text, flush=True),
     )
 

@@ -29,7 +29,7 @@ from inkling_training.fit.recipes import (
 )
 from inkling_training.fit.run import Run, identity
 from inkling_training.fit.train import Trained, train
-from inkling_training.release.publish import publish
+from inkling_training.release.publish import Terms, answering, publish
 
 __all__ = ["train_and_publish"]
 
@@ -145,20 +145,14 @@ def _one(
     contract, notes = choice.fitted(architecture, dataset.contract, recipe)
     dataset = replace(dataset, contract=contract)
     notes = (*notes, *_statements(architecture, contract, recipe, notes))
-    print(
-        f"Training {architecture.name} on {dataset.name}: {len(dataset.train):,} "
-        f"pictures, {len(dataset.validation):,} for validation, "
-        f"{len(dataset.test):,} for the test.",
-        *notes,
-        sep="\n",
-        flush=True,
-    )
+    _say_what_is_trained(architecture, dataset, notes)
     trained = _trained(architecture, dataset, recipe, options)
     started = time.monotonic()
     seen = plots.rows_of_pictures(batches.shown(dataset, recipe, options.seed))
     trained, dataset = calibrated(trained, dataset, recipe)
+    repository = Repository(options.models_dir)
     files = publish(
-        Repository(options.models_dir),
+        repository,
         name,
         dataset,
         trained,
@@ -169,12 +163,25 @@ def _one(
             "notes": list(notes),
         },
         pictures={"augmentation": seen},
-        allow_regression=options.allow_regression,
+        terms=Terms(options.allow_regression, options.publish_only),
     )
     print(
         f"Published {name} version {files.version}: trained in "
         f"{trained.train_s:.0f} s, exported and checked in "
-        f"{time.monotonic() - started:.0f} s.",
+        f"{time.monotonic() - started:.0f} s.\n{answering(repository, files)}",
+        flush=True,
+    )
+
+
+def _say_what_is_trained(
+    architecture: Architecture, dataset: Dataset, notes: tuple[str, ...]
+) -> None:
+    print(
+        f"Training {architecture.name} on {dataset.name}: {len(dataset.train):,} "
+        f"pictures, {len(dataset.validation):,} for validation, "
+        f"{len(dataset.test):,} for the test.",
+        *notes,
+        sep="\n",
         flush=True,
     )
 

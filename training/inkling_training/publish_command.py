@@ -11,7 +11,7 @@ from inkling.cli.commands import add_models_dir
 from inkling.cli.main import Command
 from inkling_training.tensorflow_import import tensorflow_import
 
-__all__ = ["PUBLISH"]
+__all__ = ["PUBLISH", "add_gates"]
 
 _SIZE = re.compile(r"(\d+)(?:x(\d+))?")
 _MAX_SIDE = 4096
@@ -37,10 +37,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_preparation(parser)
     _add_choices(parser)
+    add_gates(parser)
+
+
+def add_gates(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide what becomes of a new version."""
     parser.add_argument(
         "--allow-regression",
         action="store_true",
         help="publish even if the previous version is more accurate",
+    )
+    parser.add_argument(
+        "--publish-only",
+        action="store_true",
+        help="publish, but let the version that answers now go on answering; `inkling "
+        "promote` changes over",
     )
 
 

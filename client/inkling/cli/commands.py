@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from inkling.cli.main import Command
 from inkling.cli.text import column, printable
-from inkling.errors import InklingError, InvalidRequest
+from inkling.errors import (
+    BrokenVersion,
+    InklingError,
+    InvalidRequest,
+    ModelNotFound,
+)
 from inkling.model.repository import Repository, VersionFiles
 from inkling.model.survey import survey
 
@@ -123,16 +128,36 @@ def connection_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def _list_models(options: argparse.Namespace) -> int:
     repository = Repository(options.models_dir)
-    print(f"{'MODEL':16} {'VERSION':>7}  {'DATASET':14} {'ACCURACY':>8}  STATE")
+    print(
+        f"{'MODEL':16} {'VERSION':>7}  {'LABELS':12} {'DATASET':14} {'ACCURACY':>8}  "
+        "STATE"
+    )
     for model in repository.models():
+        labels, remark = _labels(repository, model)
         for version in repository.versions(model):
-            print(_row(repository.files(model, version)))
+            shown = ",".join(sorted(n for n, v in labels.items() if v == version))
+            print(_row(repository.files(model, version), shown))
+        if remark:
+            print(f"inkling: {model}: {remark}", file=sys.stderr)
     for remark in survey(options.models_dir):
         print(f"inkling: {remark}", file=sys.stderr)
     return 0
 
 
-def _row(files: VersionFiles) -> str:
+def _labels(repository: Repository, model: str) -> tuple[dict[str, int], str]:
+    """Return the version labels of a model, and what is wrong with them."""
+    labels: dict[str, int] = {}
+    try:
+        labels = repository.version_labels(model)
+        repository.default(model)
+    except BrokenVersion as error:
+        return {}, error.message
+    except ModelNotFound as error:
+        return labels, error.message if labels else ""
+    return labels, ""
+
+
+def _row(files: VersionFiles, labels: str) -> str:
     try:
         files.verify()
         dataset, state = str(files.contract().training_data.name), "ok"
@@ -140,7 +165,10 @@ def _row(files: VersionFiles) -> str:
     except InklingError as error:
         dataset, state, accuracy = "", error.message, None
     shown = " " * 8 if accuracy is None else f"{accuracy:8.2%}"
-    return f"{files.model:16} {files.version:7}  {column(dataset, 14)} {shown}  {state}"
+    return (
+        f"{files.model:16} {files.version:7}  {column(labels, 12)} "
+        f"{column(dataset, 14)} {shown}  {state}"
+    )
 
 
 def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -292,7 +320,7 @@ def _contract(options: argparse.Namespace) -> Contract:
     from inkling.model.bundle import read_bundle  # noqa: PLC0415 - as above
 
     if options.contract is None:
-        return Repository(options.models_dir).newest(options.model).contract()
+        return Repository(options.models_dir).default(options.model).contract()
     try:
         content = options.contract.read_bytes()
     except OSError:

@@ -30,7 +30,8 @@ class Connection:
     Attributes:
         target: The address, in one of the forms of `inkling.network.address`.
         model: Which model is asked.
-        version: Which of its versions; None for the newest that is available.
+        version: Which of its versions; None for the one that the gateway
+            answers with: `stable`, or the newest that is available.
         version_label: The version with this label instead.
         timeout_s: Seconds that a call may take, with all its attempts.
         tls: Whether a gRPC connection is encrypted, as `grpcs://` and `https://` say.

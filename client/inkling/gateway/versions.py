@@ -9,6 +9,7 @@ from typing import Protocol
 from inkling.contract import Contract
 from inkling.errors import ModelNotFound, NotReady
 from inkling.gateway.connection import Connection
+from inkling.model.version_labels import STABLE
 
 __all__ = ["Version", "contract_of"]
 
@@ -42,6 +43,10 @@ def contract_of(connection: Connection, versions: Iterable[Version]) -> Contract
         InvalidContract: The contract is of a format that this client does not read.
     """
     number, label = connection.version, connection.version_label
+    versions = list(versions)
+    if number is None and label is None:
+        # As in the gateway: the version with this label is the default, if one has it.
+        label = STABLE if any(STABLE in v.version_labels for v in versions) else None
     wanted = [
         version
         for version in versions

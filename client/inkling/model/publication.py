@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +30,17 @@ _STAGING_MAX_AGE_S = 3600.0
 
 @dataclass(frozen=True)
 class Publication:
-    """A version before it appears; `path` is its staging directory."""
+    """A version before it appears.
+
+    Attributes:
+        model: The model's name.
+        path: The staging directory.
+        before_commit: Is called when all is written, before the version appears.
+    """
 
     model: str
     path: Path
+    before_commit: Callable[[], None]
 
     def seal(self) -> VersionFiles:
         """Write the manifest and return the files, so that they can be checked.
@@ -56,6 +63,7 @@ class Publication:
         """
         self.seal()
         _fsync_all(self.path)
+        self.before_commit()
         parent = self.path.parent
         while True:
             version = _next_version(parent)
@@ -71,7 +79,9 @@ class Publication:
 
 
 @contextmanager
-def publication(model: str, directory: Path) -> Iterator[Publication]:
+def publication(
+    model: str, directory: Path, before_commit: Callable[[], None]
+) -> Iterator[Publication]:
     """Yield a version that appears in the model's directory once it is committed.
 
     The publisher holds a lock on its staging directory, which tells it from one that a
@@ -83,7 +93,7 @@ def publication(model: str, directory: Path) -> Iterator[Publication]:
     staging.chmod(0o755)
     lock = _lock(staging)
     try:
-        yield Publication(model, staging)
+        yield Publication(model, staging, before_commit)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         if lock is not None:

@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from inkling.errors import BrokenVersion, InvalidRequest, ModelNotFound
-from inkling.labels import is_text
+from inkling.errors import InvalidRequest, ModelNotFound
 from inkling.model.publication import VERSION, Publication, entries, publication
-from inkling.model.regular_files import fault, read
 from inkling.model.version_files import (
     CONTRACT_FILE,
     FORMATS,
@@ -24,8 +22,8 @@ from inkling.model.version_files import (
     MANIFEST_FILE,
     METRICS_FILE,
     VersionFiles,
-    json_object,
 )
+from inkling.model.version_labels import STABLE, Move, VersionLabels, default_version
 
 __all__ = [
     "CONTRACT_FILE",
@@ -39,10 +37,7 @@ __all__ = [
     "check_model_name",
 ]
 
-LABELS_FILE = "labels.json"
-
 _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_MAX_LABELS_BYTES = 1024 * 1024
 
 
 def check_model_name(name: str) -> str:
@@ -123,6 +118,33 @@ class Repository:
             )
         return self.files(model, versions[0])
 
+    def default(self, model: str) -> VersionFiles:
+        """Return the files of the version that answers if a request names none.
+
+        Raises:
+            BrokenVersion: The version labels cannot be read.
+            InvalidRequest: The model's name is invalid.
+            ModelNotFound: The model has no version, or not the one with that label.
+        """
+        version = default_version(self.version_labels(model), None)
+        if version is None:
+            return self.newest(model)
+        files = self.files(model, version)
+        if not files.is_there():
+            raise ModelNotFound(
+                f'The label {STABLE} of the model "{model}" names version {version}, '
+                f"which is not there. Move it with: inkling promote {model} VERSION"
+            )
+        return files
+
+    def labels(self, model: str) -> VersionLabels:
+        """Return the version labels of a model, with the log of their moves.
+
+        Raises:
+            InvalidRequest: The model's name is invalid.
+        """
+        return VersionLabels(self.root / check_model_name(model))
+
     def version_labels(self, model: str) -> dict[str, int]:
         """Return the version labels, such as `stable`, and the number of each version.
 
@@ -130,29 +152,16 @@ class Repository:
             BrokenVersion: The file of the labels cannot be read.
             InvalidRequest: The model's name is invalid.
         """
-        path = self.root / check_model_name(model) / LABELS_FILE
-        try:
-            labels = json_object(read(path, _MAX_LABELS_BYTES), LABELS_FILE)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and not path.is_symlink():
-                return {}
-            raise BrokenVersion(f"{LABELS_FILE} {fault(path, error)}.") from None
-        for name, version in labels.items():
-            if not (type(version) is int and VERSION.fullmatch(str(version))):
-                raise BrokenVersion(
-                    f"{LABELS_FILE} maps {name!r:.80} to something else than a version "
-                    'number; expected an object such as {"stable": 3}.'
-                )
-            if not is_text(name):
-                raise BrokenVersion(
-                    f"{LABELS_FILE} has the label {name!r:.80}, which is not Unicode "
-                    "text. Rename the label."
-                )
-        return {name: int(str(version)) for name, version in labels.items()}
+        return self.labels(model).read()
 
     @contextmanager
-    def publishing(self, model: str) -> Iterator[Publication]:
+    def publishing(
+        self, model: str, *, publish_only: bool = False
+    ) -> Iterator[Publication]:
         """Write a new version: the caller fills `path`, then calls `commit()`.
+
+        With `publish_only`, requests that name no version go on to get the version that
+        they get now: it gets the label `stable`, if no version has it.
 
         Without `commit()`, the files are deleted. The staging directory is beside the
         versions, because a rename needs the same file system; readers ignore it.
@@ -160,5 +169,55 @@ class Repository:
         Raises:
             InvalidRequest: The model's name is invalid.
         """
-        with publication(model, self.root / check_model_name(model)) as found:
+
+        def hold() -> None:
+            versions = self.versions(model)
+            if publish_only and versions and STABLE not in self.version_labels(model):
+                self.labels(model).move(STABLE, versions[0], versions[0], "publish")
+
+        directory = self.root / check_model_name(model)
+        with publication(model, directory, hold) as found:
             yield found
+
+    def roll_back(self, model: str, label: str = STABLE) -> Move:
+        """Let a label name the version that it named before; see `VersionLabels`.
+
+        Raises:
+            InvalidRequest: There is no such version, the name is invalid, or its
+                directory cannot be written.
+            BrokenVersion: The version labels cannot be read.
+        """
+        return self.labels(model).roll_back(label, self.versions(model))
+
+    def take_away(self, model: str, label: str = STABLE) -> Move:
+        """Take a label away; without `stable`, the newest version answers.
+
+        Raises:
+            InvalidRequest: No version has the label, the name is invalid, or its
+                directory cannot be written.
+            BrokenVersion: The version labels cannot be read.
+        """
+        if label not in self.version_labels(model):
+            raise InvalidRequest(
+                f'No version of the model "{model}" has the label {label!r:.80}.'
+            )
+        return self.labels(model).move(label, None, None, "promote")
+
+    def promote(self, model: str, version: int, label: str = STABLE) -> Move:
+        """Let a label name a version, after its files were checked.
+
+        Raises:
+            BrokenVersion: The files differ from the published ones, or the version
+                labels cannot be read.
+            ModelNotFound: The model has no such version.
+            InvalidRequest: The label or the name is invalid, or the model's directory
+                cannot be written.
+        """
+        versions = self.versions(model)
+        if version not in versions:
+            shown = ", ".join(map(str, versions)) or "none"
+            raise ModelNotFound(
+                f'The model "{model}" has no version {version}; it has: {shown}.'
+            )
+        self.files(model, version).verify()
+        return self.labels(model).move(label, version, versions[0], "promote")

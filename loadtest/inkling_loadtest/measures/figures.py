@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
+from inkling_loadtest.measures.recorded import Recorded
 from inkling_loadtest.measures.tallies import Tally
 
 __all__ = ["curve", "generator_limit", "latency", "summary", "value_of"]
@@ -19,6 +21,8 @@ _RATE_OF = {"rate": "right", "goodput": "good"}
 _BUSY_SHARE = 0.9
 _LATE_US = 5_000
 _LATE_SHARE = 0.2
+# As hdrh plots them: five points until half of the rest of the values is left.
+_STEPS_PER_HALVING = 5
 _PERCENTILES = (50, 90, 95, 99, 99.9, 99.99)
 
 
@@ -39,24 +43,24 @@ def value_of(figure: str, tally: Tally, seconds: float) -> float | None:
 
 
 def _latency(figure: str, histogram: HdrHistogram) -> float | None:
-    if not histogram.get_total_count():
+    recorded = Recorded(histogram)
+    if not recorded.total:
         return None
     if figure == "mean":
-        return float(histogram.get_mean_value())
+        return recorded.mean
     if figure == "max":
-        return float(histogram.get_max_value())
-    return float(histogram.get_value_at_percentile(float(figure[1:])))
+        return recorded.most
+    return recorded.percentiles([float(figure[1:])])[0]
 
 
 def latency(histogram: HdrHistogram) -> dict[str, float] | None:
     """Return mean, percentiles and maximum in microseconds; None if it is empty."""
-    if not histogram.get_total_count():
+    recorded = Recorded(histogram)
+    if not recorded.total:
         return None
-    found = {
-        f"p{p:g}": float(histogram.get_value_at_percentile(p)) for p in _PERCENTILES
-    }
-    mean, most = histogram.get_mean_value(), histogram.get_max_value()
-    return {"mean": round(float(mean), 1), **found, "max": float(most)}
+    names = [f"p{percent:g}" for percent in _PERCENTILES]
+    found = dict(zip(names, recorded.percentiles(_PERCENTILES), strict=True))
+    return {"mean": round(recorded.mean, 1), **found, "max": recorded.most}
 
 
 def summary(tally: Tally, seconds: float) -> dict[str, Any]:
@@ -85,12 +89,16 @@ def summary(tally: Tally, seconds: float) -> dict[str, Any]:
 
 def curve(histogram: HdrHistogram) -> list[tuple[float, float]]:
     """Return (percent, microseconds) along a histogram, denser in its tail."""
-    if not histogram.get_total_count():
+    recorded = Recorded(histogram)
+    if not recorded.total:
         return []
-    return [
-        (float(item.percentile_level_iterated_to), float(item.value_iterated_to))
-        for item in histogram.get_percentile_iterator(5)
+    halvings = math.ceil(math.log2(recorded.total)) + 1
+    levels = [
+        100 - 100 / 2 ** (step / _STEPS_PER_HALVING)
+        for step in range(halvings * _STEPS_PER_HALVING)
     ]
+    levels.append(100.0)
+    return list(zip(levels, recorded.percentiles(levels), strict=True))
 
 
 def generator_limit(tally: Tally, shares: Sequence[float]) -> str:

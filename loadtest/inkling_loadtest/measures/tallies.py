@@ -11,6 +11,7 @@ from typing import Any
 from hdrh.histogram import HdrHistogram
 
 from inkling_loadtest.answers.references import Verdict
+from inkling_loadtest.measures.recorded import Recorded
 
 __all__ = ["Sample", "Tally", "TallyTable", "percentile_ms"]
 
@@ -202,6 +203,5 @@ class TallyTable:
 
 def percentile_ms(histogram: HdrHistogram, percent: float) -> float | None:
     """Return a percentile in milliseconds; None for an empty histogram."""
-    if not histogram.get_total_count():
-        return None
-    return float(histogram.get_value_at_percentile(percent)) / 1e3
+    recorded = Recorded(histogram)
+    return recorded.percentiles([percent])[0] / 1e3 if recorded.total else None

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from inkling.errors import ModelNotFound
+from inkling.model.version_labels import default_version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,7 @@ __all__ = [
     "Servable",
     "State",
     "VersionStatus",
+    "no_such_label",
     "not_served",
 ]
 
@@ -39,6 +41,14 @@ def not_served(model: str, served: Iterable[int]) -> ModelNotFound:
     shown = ", ".join(map(str, sorted(served))) or "none"
     return ModelNotFound(
         f'The model "{model}" does not serve this version; it serves: {shown}.'
+    )
+
+
+def no_such_label(model: str) -> ModelNotFound:
+    """Return the error for a version label that the model does not have."""
+    return ModelNotFound(
+        f'The model "{model}" does not have this version label. GET '
+        f"/v1/models/{model} lists its labels."
     )
 
 
@@ -109,9 +119,16 @@ class ModelStatus:
     version_labels: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def default(self) -> int | None:
+        """The version that answers if a request names none; None if none can."""
+        available = [v.version for v in self.versions if v.state == State.AVAILABLE]
+        wanted = default_version(self.version_labels, max(available, default=None))
+        return wanted if wanted in available else None
+
+    @property
     def ready(self) -> bool:
-        """Whether at least one version can answer."""
-        return any(version.state == State.AVAILABLE for version in self.versions)
+        """Whether a request that names no version is answered."""
+        return self.default is not None
 
     def labels_of(self, version: int) -> list[str]:
         """Return the version labels of a version, sorted."""
@@ -124,7 +141,7 @@ class Engine(Protocol):
     def select(
         self, model: str, version: int | None = None, version_label: str | None = None
     ) -> Servable:
-        """Return the requested version, or the newest version that can answer.
+        """Return the requested version, or the one that answers without.
 
         Raises:
             ModelNotFound: The engine does not have the model, version or label.

@@ -10,15 +10,22 @@ from inkling_serving.engines.embedded import EmbeddedEngine
 from inkling_serving.engines.tensorflow_serving import TensorFlowServingEngine
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from inkling_serving.engines.base import Engine
     from inkling_serving.settings import Settings
 
 __all__ = ["create_engine"]
 
 
-def create_engine(settings: Settings) -> Engine:
-    """Return the engine that the settings name, with the published models loaded."""
+def create_engine(settings: Settings, folder: Path | None = None) -> Engine:
+    """Return the engine that the settings name, with the published models loaded.
+
+    Args:
+        settings: The gateway's settings.
+        folder: The directory that all processes of the gateway share, if any.
+    """
     if settings.engine == "tensorflow_serving":
-        return TensorFlowServingEngine(settings)
+        return TensorFlowServingEngine(settings, folder)
     repository = Repository(settings.models_dir)
-    return EmbeddedEngine(repository, settings.tflite_format, settings.poll_s)
+    return EmbeddedEngine(repository, settings.tflite_format, settings.poll_s, folder)

@@ -19,22 +19,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inkling.errors import BrokenVersion, InklingError, ModelNotFound, NotReady
+from inkling.errors import InklingError, ModelNotFound, NotReady
 from inkling.model.loading import load_version
 from inkling.model.runner import TFLiteRunner
 from inkling.model.survey import survey
 from inkling.model.version_files import ReadFailed
+from inkling.model.version_labels import default_version
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
     ModelStatus,
     State,
     VersionStatus,
+    no_such_label,
     not_served,
 )
+from inkling_serving.engines.label_moves import LabelMoves, labels_in
 from inkling_serving.runtime.bounded_calls import BoundedCalls
 from inkling_serving.runtime.poller import Repeating
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
 
     from inkling.contract import Contract
@@ -137,15 +142,6 @@ class _Model:
         failed = {**self.failed, version: _STILL_READ}
         return replace(self, failed=failed, fingerprints=known)
 
-    def labels_moved(self, labels: Mapping[str, int]) -> Mapping[str, int]:
-        """Return new version labels; those of a version that is being read stay."""
-        return {
-            label: self.version_labels.get(label, version)
-            if version not in self.loaded and self.failed.get(version) == _STILL_READ
-            else version
-            for label, version in labels.items()
-        }
-
     def with_reading(self, reading: _Reading) -> _Model:
         """Return the model with what was found in the files of a version."""
         version, found, failed = reading.version, reading.found, dict(self.failed)
@@ -177,9 +173,22 @@ class EmbeddedEngine:
     """Serves the models of a repository from memory, and loads new versions."""
 
     def __init__(
-        self, repository: Repository, tflite_format: str, poll_s: float
+        self,
+        repository: Repository,
+        tflite_format: str,
+        poll_s: float,
+        folder: Path | None = None,
     ) -> None:
+        """Load the versions of a repository.
+
+        Args:
+            repository: The models.
+            tflite_format: The TFLite format that runs, such as `float32`.
+            poll_s: The seconds between two looks at the repository.
+            folder: The directory that all processes of the gateway share, if any.
+        """
         self._repository = repository
+        self._moves = LabelMoves(folder)
         self._format = tflite_format
         self._models: Mapping[str, _Model] = {}
         # The last remarks on the directory; only changes go to the log.
@@ -195,19 +204,17 @@ class EmbeddedEngine:
     def select(
         self, model: str, version: int | None = None, version_label: str | None = None
     ) -> LoadedVersion:
-        """Return the requested version, or the newest version that can answer."""
+        """Return the requested version, or the one that answers without."""
         found = self._models.get(model)
         if found is None:
             raise ModelNotFound(NO_SUCH_MODEL)
         if version_label is not None:
             version = found.version_labels.get(version_label)
             if version is None:
-                raise ModelNotFound(
-                    f'The model "{model}" does not have this version label. GET '
-                    f"/v1/models/{model} lists its labels."
-                )
+                raise no_such_label(model)
         if version is None:
-            version = max(found.loaded, default=None)
+            newest = max(found.loaded, default=None)
+            version = default_version(found.version_labels, newest)
         if version is not None and version in found.loaded:
             return found.loaded[version]
         if version is None or version in found.failed:
@@ -277,9 +284,14 @@ class EmbeddedEngine:
         if listing is None:
             return model
         numbers, labels = listing
+        if not model.loaded:
+            # Until the version with the label `stable` is loaded, no other answers.
+            begun = self._moves.at_start(name, labels)
+            model = replace(model, version_labels=begun)
+        named = {*labels.values(), *model.version_labels.values()}
         good, keep = 0, set()
         for version in numbers:
-            if good >= _VERSIONS_KEPT and version not in labels.values():
+            if good >= _VERSIONS_KEPT and version not in named:
                 continue
             model, is_there = self._with_version(model, name, version)
             if not is_there:
@@ -291,22 +303,13 @@ class EmbeddedEngine:
         if not keep & set(model.loaded):
             # No version on disk can answer, so the versions in memory stay.
             keep |= set(model.loaded)
-        # A label moves only after its new version was loaded.
-        labels = model.labels_moved(labels)
+        labels = self._moves.moved(name, labels, model.version_labels, model.loaded)
         return replace(_only(model, keep | set(labels.values())), version_labels=labels)
 
     def _listing(self, name: str, model: _Model) -> tuple[list[int], Mapping[str, int]]:
         """Return the numbers of a model's directories, and its version labels."""
-        return self._repository.numbers(name), self._version_labels(name, model)
-
-    def _version_labels(self, name: str, model: _Model) -> Mapping[str, int]:
-        try:
-            return self._repository.version_labels(name)
-        except BrokenVersion as error:
-            _log.warning(
-                "the version labels of %s stay as they were: %s", name, error.message
-            )
-            return model.version_labels
+        labels = labels_in(self._repository, name, model.version_labels)
+        return self._repository.numbers(name), labels
 
     def _with_version(
         self, model: _Model, name: str, version: int

@@ -23,22 +23,29 @@ from inkling.errors import (
     ModelNotFound,
     NotReady,
 )
+from inkling.model.repository import Repository
+from inkling.model.version_labels import default_version
 from inkling.types import are_scores
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
     ModelStatus,
     State,
     VersionStatus,
+    no_such_label,
     not_served,
 )
 from inkling_serving.engines.channels import Channels
 from inkling_serving.engines.coalescer import Coalescer
 from inkling_serving.engines.credentials import engine_credentials
+from inkling_serving.engines.label_moves import LabelMoves, labels_in
 from inkling_serving.engines.stub import ENGINE_MESSAGES, Stub
+from inkling_serving.runtime.bounded_calls import BoundedCalls
 from inkling_serving.runtime.poller import Repeating
 from inkling_serving.tensorflow_serving_wire import tensorflow_serving_pb2 as wire
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import numpy.typing as npt
 
@@ -50,6 +57,8 @@ _log = logging.getLogger(__name__)
 
 # A server has the status in memory; the gateway asks twice.
 _STATUS_TIMEOUT_S = 0.5
+# The version labels are a small file on a volume that may not answer.
+_READING_S = 0.5
 _POLL_WHILE_MISSING_S = 0.2
 _PREDICT_TIMEOUT_S = 10.0
 # The output of a model's `device` signature if the model runs on a GPU.
@@ -145,8 +154,12 @@ class _Model:
 class TensorFlowServingEngine:
     """Serves the models that the settings name, from TensorFlow Serving."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, folder: Path | None = None) -> None:
         """Ask the servers for their versions now, and then repeatedly.
+
+        Args:
+            settings: The gateway's settings.
+            folder: The directory that all processes of the gateway share, if any.
 
         Raises:
             InvalidRequest: A file for TLS cannot be used.
@@ -156,6 +169,11 @@ class TensorFlowServingEngine:
             settings.addresses, settings.max_body_bytes, engine_credentials(settings)
         )
         self._stub = Stub(self._channels)
+        # Version labels are those of the repository, where the gateway can read it:
+        # TensorFlow Serving accepts a label for a version only once it is loaded.
+        self._repository = Repository(settings.models_dir)
+        self._moves = LabelMoves(folder)
+        self._calls = BoundedCalls(_READING_S)
         self._models: Mapping[str, _Model] = {
             name: _Model({}, ModelStatus(name, ())) for name in settings.model_names
         }
@@ -167,19 +185,20 @@ class TensorFlowServingEngine:
     def select(
         self, model: str, version: int | None = None, version_label: str | None = None
     ) -> RemoteVersion:
-        """Return the requested version, or the newest version that can answer."""
+        """Return the requested version, or the one that answers without."""
         found = self._models.get(model)
         if found is None:
             raise ModelNotFound(NO_SUCH_MODEL)
+        labels = found.status.version_labels
         if version_label is not None:
-            raise ModelNotFound(
-                "The gateway does not know TensorFlow Serving's version labels. Send a "
-                "version number instead."
-            )
+            version = labels.get(version_label)
+            if version is None:
+                raise no_such_label(model)
         if not found.loaded:
             raise NotReady(ENGINE_MESSAGES[NotReady])
+        newest = max(found.loaded)
         if version is None:
-            version = max(found.loaded)
+            version = default_version(labels, newest) or newest
         if version not in found.loaded:
             raise not_served(model, found.loaded)
         return found.loaded[version]
@@ -261,7 +280,20 @@ class TensorFlowServingEngine:
                 )
                 statuses.append(VersionStatus(known.version, State.FAILED, reason))
         statuses.sort(key=lambda status: status.version, reverse=True)
-        return _Model(loaded, ModelStatus(name, tuple(statuses)))
+        labels = self._labels(name, before.status.version_labels, loaded)
+        return _Model(loaded, ModelStatus(name, tuple(statuses), labels))
+
+    def _labels(
+        self, name: str, before: Mapping[str, int], loaded: Mapping[int, RemoteVersion]
+    ) -> Mapping[str, int]:
+        wanted = self._calls.result(
+            f"reading the version labels of {name}",
+            lambda: labels_in(self._repository, name, before),
+        )
+        if wanted is None:
+            return before
+        before = before or self._moves.at_start(name, wanted)
+        return self._moves.moved(name, wanted, before, loaded)
 
     def _versions_of(self, name: str) -> list[wire.ModelVersionStatus] | None:
         """Ask for the versions of a model, and ask again after a timeout.

@@ -114,7 +114,7 @@ def application(
     give_memory_back()
     # With it, threads of the pool give the interpreter lock to the event loop sooner.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    engine = create_engine(settings)
+    engine = create_engine(settings, folder)
     service = Service(engine, settings.limits, settings.max_batch)
     metrics = Metrics(folder)
     pool = ThreadPool(settings.work_threads, settings.queue, settings.queue_timeout_s)

@@ -130,7 +130,7 @@ def _respondent(options: argparse.Namespace) -> tuple[Respondent, str]:
             "Keys and certificates are for a gateway; name one with --server."
         )
     path = (
-        options.on_device or Repository(options.models_dir).newest(options.model).path
+        options.on_device or Repository(options.models_dir).default(options.model).path
     )
     return Respondent(path, options.model), f"{path} on this device"
 
@@ -213,6 +213,12 @@ def _warnings(tally: Outcomes, collection: Collection) -> Iterator[str]:
     if collection.others:
         number, first = len(collection.others), collection.others[0]
         yield f"Passed over, since they are no pictures: {number}, such as {first}"
+    if collection.copies:
+        one, other = collection.copies[0][:2]
+        yield (
+            f"{len(collection.copies)} pictures have copies, and each copy counts: "
+            f"{one} has the bytes of {other}"
+        )
     if len(tally.versions) > 1:
         yield f"More than one version answered: {', '.join(tally.versions)}."
 

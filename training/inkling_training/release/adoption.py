@@ -55,7 +55,7 @@ class Adoption:
         pictures: The pictures to try it with.
         facts: What was found and concluded.
         notes: What a user should know, as sentences.
-        allow_regression: True to publish even if the version before is more accurate.
+        terms: What is required of the version, and what becomes of it.
         say: Prints a line of progress.
     """
 
@@ -65,7 +65,7 @@ class Adoption:
     pictures: Pictures
     facts: list[Fact]
     notes: list[str] = field(default_factory=list)
-    allow_regression: bool = False
+    terms: publish.Terms = publish.Terms()
     say: Callable[[str], None] = print
 
     def scored(self, inputs: Scores) -> Scores:
@@ -92,7 +92,7 @@ def adopt(repository: Repository, name: str, adoption: Adoption) -> VersionFiles
         GateFailed: The exports disagree with the given model, or the version before is
             more accurate; nothing was published.
     """
-    with publish.publishing(repository, name) as publication:
+    with publish.publishing(repository, name, adoption.terms) as publication:
         return _published(repository, publication, adoption)
 
 
@@ -278,6 +278,6 @@ def _check_regression(
     labels: npt.NDArray[np.int64],
 ) -> None:
     adoption.say(f"Accuracy on {len(labels):,} labelled pictures: {accuracy:.2%}.")
-    if not adoption.allow_regression:
+    if not adoption.terms.allow_regression:
         before = publish.version_before(repository, name, adoption.pictures.digest)
         publish.check_regression(before, accuracy, len(labels))

@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import tensorflow as tf
 from inkling.errors import BrokenVersion
 from inkling.model.loading import load_version
 from inkling.model.repository import FORMATS, Publication, Repository, VersionFiles
+from inkling.model.version_labels import STABLE, default_version
 from inkling_training.errors import GateFailed
 from inkling_training.figures import plots
 from inkling_training.fit.models import scorer
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from inkling_training.release.parity import ParityRow
 
 __all__ = [
+    "Terms",
+    "answering",
     "check_as_a_gateway_does",
     "check_parity",
     "check_regression",
@@ -50,6 +54,19 @@ _CALIBRATION_PICTURES, _CALIBRATION_BYTES, _CALIBRATION_LEAST = 500, 32 * 1024**
 _MAX_REGRESSION = 0.002
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What is required of a new version, and what becomes of it.
+
+    Attributes:
+        allow_regression: True to publish even if the version before is more accurate.
+        publish_only: True if the version that answers now is to go on answering.
+    """
+
+    allow_regression: bool = False
+    publish_only: bool = False
+
+
 def publish(
     repository: Repository,
     name: str,
@@ -58,7 +75,7 @@ def publish(
     *,
     figures: dict[str, Any],
     pictures: Mapping[str, Figure] | None = None,
-    allow_regression: bool = False,
+    terms: Terms = Terms(),
 ) -> VersionFiles:
     """Export a model, compare the exports with it, and publish it as the next version.
 
@@ -69,7 +86,7 @@ def publish(
         trained: The calibrated model.
         figures: Further figures for the model card, such as the seed.
         pictures: Further plots for the model card, by the names of their files.
-        allow_regression: True to publish even if the previous version is more accurate.
+        terms: What is required of the new version, and what becomes of it.
 
     Raises:
         GateFailed: The exports disagree, or the previous version is more accurate; no
@@ -78,14 +95,14 @@ def publish(
     contract, test = dataset.contract, dataset.test
     inputs = test.inputs_in_parts(contract)
     judgement = judged(trained.model, dataset, inputs)
-    with publishing(repository, name) as publication:
+    with publishing(repository, name, terms) as publication:
         path = publication.path
         kinds, notes = _export(name, dataset, trained.model, path)
         with quiet_stderr():
             asked = scorer(trained.model)
             rows = parity.compare(asked, path, contract, inputs, test.labels, kinds)
         rows, kinds = _agreeing(rows, kinds, contract, path, notes)
-        if not allow_regression:
+        if not terms.allow_regression:
             before = version_before(repository, name, contract.training_data.digest)
             check_regression(before, judgement.accuracy, len(test))
         shown = {**figures, **_figures(name, dataset, trained, path)}
@@ -100,15 +117,32 @@ def publish(
     return files
 
 
+def answering(repository: Repository, files: VersionFiles) -> str:
+    """Return a sentence that says whether a version answers by default."""
+    model, version = files.model, files.version
+    labels = repository.version_labels(model)
+    answers = default_version(labels, repository.newest(model).version)
+    if answers == version:
+        return f"Version {version} answers requests that name no version."
+    return (
+        f"Version {answers} still answers requests that name no version, because it "
+        f"has the label {STABLE}. Change over with: inkling promote {model} {version}"
+    )
+
+
 @contextmanager
-def publishing(repository: Repository, name: str) -> Iterator[Publication]:
+def publishing(
+    repository: Repository, name: str, terms: Terms
+) -> Iterator[Publication]:
     """Write a new version, as `Repository.publishing`.
 
     A failed first publication leaves no empty directory.
     """
     home = repository.files(name, 1).path.parent
     try:
-        with repository.publishing(name) as publication:
+        with repository.publishing(
+            name, publish_only=terms.publish_only
+        ) as publication:
             yield publication
     finally:
         with suppress(OSError):
@@ -204,10 +238,10 @@ def check_parity(rows: Sequence[ParityRow], model: str) -> None:
 def version_before(
     repository: Repository, name: str, digest: str
 ) -> VersionFiles | None:
-    """Return the newest version if its dataset has the same digest; else None."""
+    """Return the version that answers if it has a dataset of this digest; else None."""
     if not repository.versions(name):
         return None
-    before = repository.newest(name)
+    before = repository.default(name)
     return before if before.metrics().get("data") == digest else None
 
 

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The subcommands that decide which version of a model answers."""
+
+from __future__ import annotations
+
+import argparse
+
+from inkling.cli.commands import add_models_dir
+from inkling.cli.main import Command
+from inkling.errors import InvalidRequest
+from inkling.model.repository import Repository, check_model_name
+from inkling.model.version_labels import STABLE, Move
+
+__all__ = ["PROMOTE", "ROLLBACK"]
+
+_NONE = "none"
+
+
+def _add_label(parser: argparse.ArgumentParser) -> None:
+    add_models_dir(parser)
+    parser.add_argument("name", help="the model")
+    parser.add_argument(
+        "--label",
+        default=STABLE,
+        help=f"the version label to move; the version with the label {STABLE} answers "
+        "requests that name no version",
+    )
+
+
+def _add_promote_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_label(parser)
+    parser.add_argument(
+        "version",
+        help=f"the number of a published version, or {_NONE} to take the label away",
+    )
+
+
+def _promote(options: argparse.Namespace) -> int:
+    repository = _repository_with(options)
+    version = options.version
+    if version == _NONE:
+        return _said(repository.take_away(options.name, options.label), options)
+    if not (version.isascii() and version.isdecimal()):
+        raise InvalidRequest(
+            f"{version!r:.80} is no version; expected a number, or {_NONE}."
+        )
+    return _said(repository.promote(options.name, int(version), options.label), options)
+
+
+def _roll_back(options: argparse.Namespace) -> int:
+    repository = _repository_with(options)
+    return _said(repository.roll_back(options.name, options.label), options)
+
+
+def _repository_with(options: argparse.Namespace) -> Repository:
+    repository = Repository(options.models_dir)
+    name = check_model_name(options.name)
+    if name not in repository.models():
+        shown = ", ".join(repository.models()) or "none"
+        raise InvalidRequest(
+            f"{options.models_dir} does not have the model {name}; it has: {shown}."
+        )
+    return repository
+
+
+def _said(move: Move, options: argparse.Namespace) -> int:
+    if move.after is None:
+        print(f"{options.name}: the label {move.label} is taken away.")
+    elif move.before is None:
+        print(f"{options.name}: {move.label} is version {move.after} now.")
+    else:
+        print(
+            f"{options.name}: {move.label} is version {move.after} now; it was version "
+            f"{move.before}."
+        )
+    print(
+        "Running gateways change over within seconds, once each of their processes has "
+        "loaded the version."
+    )
+    return 0
+
+
+PROMOTE = Command(
+    help="let a version answer: move a version label to it",
+    add_arguments=_add_promote_arguments,
+    run=_promote,
+)
+ROLLBACK = Command(
+    help="move a version label back to the version that had it before",
+    add_arguments=_add_label,
+    run=_roll_back,
+)

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The version labels of a model, such as `stable`, and the log of their moves.
+
+`labels.json` maps labels to version numbers. `labels.log` has a line of JSON for each
+move. The line is written first, so that a process that is killed leaves no move without
+a line; a line whose move did not happen is told from the others by the next state.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from inkling.errors import BrokenVersion, InvalidRequest
+from inkling.labels import is_text
+from inkling.model.publication import VERSION
+from inkling.model.regular_files import fault, read
+from inkling.model.version_files import json_object
+
+__all__ = ["STABLE", "Move", "VersionLabels", "default_version"]
+
+# The version with this label answers requests that name no version.
+STABLE = "stable"
+_FILE = "labels.json"
+_LOG = "labels.log"
+_WRITTEN = ".labels.json.new"
+_LABEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_MAX_BYTES = 1024 * 1024
+# A line has about 150 bytes. Older lines than those in this many bytes are not read.
+_LOG_BYTES = 4 * 1024 * 1024
+_ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move of a label.
+
+    Attributes:
+        time: When, in ISO 8601 and UTC.
+        who: The user and the machine, such as `anna@host`.
+        by: The command, such as `promote`.
+        label: The label.
+        before: The version that it named; None where there was none.
+        after: The version that it names now; None where it was taken away.
+    """
+
+    time: str
+    who: str
+    by: str
+    label: str
+    before: int | None
+    after: int | None
+
+
+def default_version(labels: Mapping[str, int], newest: int | None) -> int | None:
+    """Return the version that answers if a request names none.
+
+    Args:
+        labels: The version labels of the model.
+        newest: The newest version that can answer; None without.
+    """
+    return labels.get(STABLE, newest)
+
+
+class VersionLabels:
+    """The version labels of one model; every method reads the files again."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take the model's directory, which holds its versions."""
+        self._directory = directory
+
+    def read(self) -> dict[str, int]:
+        """Return the labels and the number of each version.
+
+        Raises:
+            BrokenVersion: The file cannot be read, or does not map labels to versions.
+        """
+        path = self._directory / _FILE
+        try:
+            labels = json_object(read(path, _MAX_BYTES), _FILE)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not path.is_symlink():
+                return {}
+            raise BrokenVersion(f"{_FILE} {fault(path, error)}.") from None
+        for name, version in labels.items():
+            if not (type(version) is int and VERSION.fullmatch(str(version))):
+                raise BrokenVersion(
+                    f"{_FILE} maps {name!r:.80} to something else than a version "
+                    'number; expected an object such as {"stable": 3}.'
+                )
+            if not is_text(name):
+                raise BrokenVersion(
+                    f"{_FILE} has the label {name!r:.80}, which is not Unicode "
+                    "text. Rename the label."
+                )
+        return {name: int(str(version)) for name, version in labels.items()}
+
+    def moves(self) -> list[Move]:
+        """Return the moves in the log, the oldest first; damaged lines are left out."""
+        return list(self._logged())
+
+    def move(
+        self, label: str, version: int | None, newest: int | None, by: str
+    ) -> Move:
+        """Let a label name a version, or take the label away, and log the move.
+
+        Args:
+            label: The label.
+            version: The version; None takes the label away.
+            newest: The version that answers while the model has no `stable`.
+            by: The command that moves the label, for the log.
+
+        Raises:
+            InvalidRequest: No label may be called so, or the directory cannot be
+                written.
+            BrokenVersion: The labels cannot be read.
+        """
+        if not _LABEL.fullmatch(label):
+            raise InvalidRequest(
+                f"{label!r:.80} is not a valid version label; expected 1 to 64 "
+                'characters from a-z, 0-9, ".", "_" and "-", with a letter or a digit '
+                "first."
+            )
+        try:
+            return self._move(label, version, newest, by)
+        except OSError as error:
+            raise InvalidRequest(
+                f"The label {label} cannot be moved in {self._directory}: "
+                f"{error.strerror}."
+            ) from None
+
+    def _move(
+        self, label: str, version: int | None, newest: int | None, by: str
+    ) -> Move:
+        with self._locked() as log:
+            labels = self.read()
+            before = labels.get(label, newest if label == STABLE else None)
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            move = Move(now, _who(), by, label, before, version)
+            log.write(json.dumps(asdict(move)).encode() + b"\n")
+            os.fsync(log.fileno())
+            labels.pop(label, None)
+            if version is not None:
+                labels[label] = version
+            self._write(labels)
+        return move
+
+    def roll_back(self, label: str, published: list[int]) -> Move:
+        """Let a label name the version that it named before.
+
+        A second rollback leads to the version before that one.
+
+        Args:
+            label: The label.
+            published: The versions that the repository has, newest first. Others are
+                passed over.
+
+        Raises:
+            InvalidRequest: The log has no earlier version of this label, or the
+                directory cannot be written.
+            BrokenVersion: The labels cannot be read.
+        """
+        newest = published[0] if published else None
+        current = self.read().get(label, newest if label == STABLE else None)
+        earlier = [one for one in self._states(label, current)[:-1] if one in published]
+        if not earlier and label == STABLE:
+            # The log does not go back so far, so the older version is the one before.
+            earlier = [one for one in published if current and one < current][:1]
+        if not earlier:
+            raise InvalidRequest(
+                f"The label {label} named no other version before that is still there. "
+                "Name a version with: inkling promote NAME VERSION"
+            )
+        return self.move(label, earlier[-1], newest, _ROLLBACK)
+
+    def _states(self, label: str, current: int | None) -> list[int | None]:
+        """Return the versions to which a label can go back, and the current one last.
+
+        A move leads to a further state, and a rollback to an earlier one. Where a state
+        does not follow from the log, somebody has edited the file by hand, or the
+        process that moved the label was killed before the move.
+        """
+        states: list[int | None] = []
+        for move in self._logged():
+            if move.label != label:
+                continue
+            _reach(states, move.before)
+            if move.by == _ROLLBACK:
+                # It passed over versions that are gone.
+                while states and states[-1] != move.after:
+                    states.pop()
+                states = states or [move.after]
+            elif move.after != move.before:
+                states.append(move.after)
+        _reach(states, current)
+        return states
+
+    def _logged(self) -> Iterator[Move]:
+        try:
+            with (self._directory / _LOG).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+                lines = file.read(_LOG_BYTES).splitlines()
+        except OSError:
+            return
+        for line in lines:
+            try:
+                yield Move(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+
+    @contextmanager
+    def _locked(self) -> Iterator[BinaryIO]:
+        """Open the log for a further line; no other process moves a label meanwhile."""
+        with (self._directory / _LOG).open("ab") as log:
+            try:
+                import fcntl  # noqa: PLC0415 - Windows does not have it
+
+                fcntl.flock(log, fcntl.LOCK_EX)
+            except (ImportError, OSError):  # some network volumes have no locks
+                pass
+            if log.tell() and not self._ends_with_a_line():
+                log.write(b"\n")
+            yield log
+
+    def _ends_with_a_line(self) -> bool:
+        with (self._directory / _LOG).open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"
+
+    def _write(self, labels: Mapping[str, int]) -> None:
+        """Replace the file by one rename, so that every reader gets a whole one."""
+        written = self._directory / _WRITTEN
+        with written.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(dict(sorted(labels.items()))) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        written.replace(self._directory / _FILE)
+
+
+def _reach(states: list[int | None], wanted: int | None) -> None:
+    """Let the last state be the wanted one, by a step back or a further step."""
+    if states and states[-1] == wanted:
+        return
+    if len(states) > 1 and states[-2] == wanted:
+        states.pop()
+    else:
+        states.append(wanted)
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # the user of a container may have no name
+        user = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+    return f"{user}@{socket.gethostname()}"

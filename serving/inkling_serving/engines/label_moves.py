@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moves version labels: only to versions that every process of the gateway has loaded.
+
+Otherwise the same label would lead to an error in a process that still loads a version,
+while another process already answers with it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inkling.errors import BrokenVersion
+
+if TYPE_CHECKING:
+    from inkling.model.repository import Repository
+
+__all__ = ["LabelMoves", "labels_in"]
+
+_log = logging.getLogger(__name__)
+_SUFFIX = ".versions"
+
+
+def labels_in(
+    repository: Repository, model: str, before: Mapping[str, int]
+) -> Mapping[str, int]:
+    """Return the version labels of a model in a repository.
+
+    Args:
+        repository: The repository.
+        model: The model's name.
+        before: The labels so far; they stay if the new ones cannot be read.
+    """
+    try:
+        return repository.version_labels(model)
+    except BrokenVersion as error:
+        _log.warning(
+            "the version labels of %s stay as they were: %s", model, error.message
+        )
+        return before
+
+
+class LabelMoves:
+    """Decides for one process to which version each label leads.
+
+    The processes tell each other through files in a folder that they share.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        """Take the folder; None for a process without others."""
+        self._folder = folder
+        self._told: dict[str, dict[str, Any]] = {}
+        self._remarks: dict[tuple[str, str], str] = {}
+
+    def at_start(self, model: str, wanted: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the labels that a process begins with: those that the others follow.
+
+        Args:
+            model: The model's name.
+            wanted: The labels in the repository.
+        """
+        followed = [one["labels"] for one in self._others(model)]
+        return {
+            label: next((one[label] for one in followed if label in one), version)
+            for label, version in wanted.items()
+        }
+
+    def moved(
+        self,
+        model: str,
+        wanted: Mapping[str, int],
+        before: Mapping[str, int],
+        loaded: Collection[int],
+    ) -> Mapping[str, int]:
+        """Return the version of each label from now on, and tell the other processes.
+
+        Args:
+            model: The model's name.
+            wanted: The labels in the repository.
+            before: The labels that this process has followed so far.
+            loaded: The versions that can answer in this process.
+        """
+        labels = {
+            label: self._version(model, label, version, before, loaded)
+            for label, version in wanted.items()
+        }
+        self._tell(model, labels, loaded)
+        return labels
+
+    def _version(
+        self,
+        model: str,
+        label: str,
+        wanted: int,
+        before: Mapping[str, int],
+        loaded: Collection[int],
+    ) -> int:
+        if before.get(label) == wanted and wanted in loaded:
+            return wanted
+        old = before.get(label, wanted)
+        if old == wanted or old not in loaded:
+            return wanted
+        if wanted not in loaded:
+            return self._staying(model, label, old, f"version {wanted} is not loaded")
+        missing = sum(wanted not in one["loaded"] for one in self._others(model))
+        if missing:
+            why = f"{missing} other processes have not loaded version {wanted} yet"
+            return self._staying(model, label, old, why)
+        _log.info(
+            "the label %s of %s moves from version %d to %d", label, model, old, wanted
+        )
+        self._remarks.pop((model, label), None)
+        return wanted
+
+    def _staying(self, model: str, label: str, old: int, why: str) -> int:
+        remark = f"the label {label} of {model} stays at version {old}: {why}"
+        if self._remarks.get((model, label)) != remark:
+            self._remarks[model, label] = remark
+            _log.warning("%s", remark)
+        return old
+
+    def _tell(
+        self, model: str, labels: Mapping[str, int], loaded: Collection[int]
+    ) -> None:
+        told = {"labels": dict(labels), "loaded": sorted(loaded)}
+        if self._folder is None or self._told.get(model) == told:
+            return
+        self._told[model] = told
+        path = self._folder / f"{os.getpid()}{_SUFFIX}"
+        written = path.with_suffix(".new-versions")
+        written.write_text(json.dumps(self._told), encoding="utf-8")
+        written.replace(path)
+
+    def _others(self, model: str) -> Iterator[dict[str, Any]]:
+        """Yield what the other processes have told of a model."""
+        if self._folder is None:
+            return
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            if path.stem == str(os.getpid()) or not _lives(int(path.stem)):
+                continue
+            try:
+                told = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):  # it was removed meanwhile
+                continue
+            yield told.get(model, {"labels": {}, "loaded": []})
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
