@@ -80,7 +80,7 @@ def accuracy(model: keras.Model, pictures: Pictures) -> float:
 
 def run(setting: Setting) -> Numbers:
     """Train with each remedy, draw the gaps, and return the numbers."""
-    data, (count, epochs) = digits(setting), (600, 12) if setting.short else (2000, 25)
+    data, (count, epochs) = digits(setting), (600, 10) if setting.short else (2000, 25)
     known = inputs_and_labels(data.train.first(count))
     other = inputs_and_labels(data.validation.first(2000))
     test = inputs_and_labels(data.test.first(2000))

@@ -24,6 +24,7 @@ from PIL import Image
 
 import inkling
 from inkling.gateway.probes import Probes
+from inkling.model.repository import Repository
 from inkling.types import Prediction
 from inkling_training.data.datasets import Dataset, Split, load
 from inkling_training.errors import DatasetUnavailable
@@ -122,10 +123,12 @@ def inkling_command(*words: str | Path) -> None:
 
 def train_mlp(setting: Setting) -> None:
     """Train and publish the MLP through `inkling train`, if it is not published yet."""
+    if Repository(setting.models).versions("mlp"):
+        return
     where = ("--models-dir", setting.models, "--runs-dir", setting.work / "runs")
     dataset = digits(setting).name
     few = ("--epochs", "3") if dataset == "mnist" else ()
-    options = ("--dataset", dataset, "--recipe", "quick", "--missing", *few)
+    options = ("--dataset", dataset, "--recipe", "quick", *few)
     inkling_command("train", "mlp", *options, *where)
 
 

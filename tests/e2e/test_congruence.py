@@ -364,8 +364,8 @@ def test_every_path_gives_the_same_answer(
 def by_numpy(bench: Bench, pictures: Callable[[str], Pictures]) -> Scores:
     """The digits' scores by lesson 4's forward pass, from the weights that are published."""
     files = bench.files("mlp")
-    variables = tf.saved_model.load(str(files.path)).variables
-    weights = [one.numpy() for one in variables if one.dtype.is_floating]
+    loaded = tf.saved_model.load(str(files.path))
+    weights = [one.numpy() for one in loaded.signatures["serving_default"].variables]
     contract = files.contract()
     inputs = np.stack([to_input(one, contract) for one in pictures("digits")])
     outputs = forward(inputs.reshape(len(inputs), -1), weights)
