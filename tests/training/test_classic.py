@@ -13,13 +13,13 @@ import tensorflow as tf
 
 from examples.lesson_04_network import forward, step
 from inkling_training.data.datasets import Dataset
+from inkling_training.figures.reliability import expected_calibration_error
 from inkling_training.fit.batches import batches
 from inkling_training.fit.calibration import calibrated
 from inkling_training.fit.models import MODELS, classic
 from inkling_training.fit.recipes import recipe_for
 from inkling_training.fit.run import Run, identity
 from inkling_training.fit.train import Trained, train
-from inkling_training.figures.reliability import expected_calibration_error
 
 _RECIPE = recipe_for("default", "classic", "digits", 2)
 

@@ -27,8 +27,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=_model,
         metavar="MODEL",
-        help="the models to train: mlp, cnn, classic, FILE.py:FUNCTION for a function of "
-        "yours that returns a Keras model (the file's code runs), or "
+        help="the models to train: mlp, cnn, classic, FILE.py:FUNCTION for a function "
+        "of yours that returns a Keras model (the file's code runs), or "
         "keras.applications:NAME",
     )
     parser.add_argument(

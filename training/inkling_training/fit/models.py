@@ -106,7 +106,7 @@ def mlp(
 def classic(
     input_shape: _Shape, num_classes: int, dropout: float, width: float = 1.0
 ) -> keras.Model:
-    """Return the network that the examples build from tensors, with their first weights.
+    """Return the network that lesson 4 of the examples builds from tensors.
 
     It has the layers of `mlp`. Its first weights are from a truncated normal
     distribution with the standard deviation 0.1.
