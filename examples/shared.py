@@ -127,7 +127,7 @@ def train_mlp(setting: Setting) -> None:
         return
     where = ("--models-dir", setting.models, "--runs-dir", setting.work / "runs")
     dataset = digits(setting).name
-    few = ("--epochs", "3") if dataset == "mnist" else ()
+    few = ("--epochs", "2") if dataset == "mnist" else ()
     options = ("--dataset", dataset, "--recipe", "quick", *few)
     inkling_command("train", "mlp", *options, *where)
 
