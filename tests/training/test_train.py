@@ -653,6 +653,6 @@ def test_digits_are_never_mirrored() -> None:
 @pytest.mark.parametrize("dataset", ["mnist", "digits", "cifar10"])
 def test_recipe_epochs_can_be_chosen(recipe: str, dataset: str) -> None:
     """Any number of epochs replaces the recipe's; without one, it stands."""
-    for model in ("mlp", "cnn"):
+    for model in ("mlp", "cnn", "classic"):
         assert recipe_for(recipe, model, dataset, 7).epochs == 7
         assert recipe_for(recipe, model, dataset, None).epochs >= 3
