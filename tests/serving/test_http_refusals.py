@@ -29,6 +29,7 @@ from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
+from tests.support.described import DescribedGateway
 from tests.support.http_bytes import converse
 from tests.support.machine import within
 
@@ -559,9 +560,12 @@ def _through_flask(app: Any, bad: Bad) -> Refusal:
 @pytest.mark.parametrize(
     "bad", _TABLE, ids=lambda bad: bad.name.encode("unicode_escape").decode()
 )
-def test_refusals(gateway: Any, app: Any, bad: Bad) -> None:
-    """Each bad request is refused with its status and code, alike at both doors."""
-    front, flask = _through_the_front(gateway, bad), _through_flask(app, bad)
+def test_refusals(described: DescribedGateway, app: Any, bad: Bad) -> None:
+    """Each bad request is refused with its status and code, alike at both doors.
+
+    The refusal has the form that the OpenAPI document gives.
+    """
+    front, flask = _through_the_front(described, bad), _through_flask(app, bad)
     code = bad.code if bad.method != "HEAD" else ""
 
     assert (bad.status, code) == (front.status, front.code)

@@ -82,6 +82,7 @@ class TFLiteRunner:
 
     Attributes:
         contract: The contract against which the inputs are checked.
+        model: The bytes of the TFLite file, with or without the archive behind it.
 
     Raises:
         BrokenVersion: LiteRT cannot load the file, or the model does not have the
@@ -91,7 +92,7 @@ class TFLiteRunner:
 
     def __init__(self, model: bytes, contract: Contract, num_threads: int = 1) -> None:
         self.contract = contract
-        self._model = model
+        self.model = model
         self._num_threads = num_threads
         # The interpreter that was returned last is borrowed first: its weights are in
         # the caches. `list.append` and `list.pop` are atomic.
@@ -145,7 +146,7 @@ class TFLiteRunner:
         try:
             interpreter = idle.pop()
         except IndexError:
-            interpreter = _Interpreter(self._model, self._num_threads)
+            interpreter = _Interpreter(self.model, self._num_threads)
         yield interpreter
         # After an error the interpreter is dropped: its tensors may be in any state.
         if len(idle) < _MAX_IDLE:

@@ -35,6 +35,7 @@ from inkling_serving.dialects.open_inference.tensors import (
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
+    from inkling_serving.dialects.open_inference import rest_json
     from inkling_serving.dialects.open_inference.inference import Inferred
     from inkling_serving.service import Given
 
@@ -133,7 +134,7 @@ def only_picture(headers: Mapping[str, str], body: bytes) -> bytes:
 
 def body_of(asked: InferRequest, found: Inferred) -> tuple[bytes, int | None]:
     """Return the body of a response, and the length of its JSON if that is not all."""
-    output: dict[str, Any] = {
+    output: rest_json.InferOutput = {
         "name": OUTPUT,
         "datatype": found.datatype,
         "shape": list(found.shape),
@@ -147,13 +148,14 @@ def body_of(asked: InferRequest, found: Inferred) -> tuple[bytes, int | None]:
         output["data"] = [text.decode() for text in found.values]
     else:
         output["data"] = found.values.reshape(-1)
-    document = {
+    document: rest_json.InferAnswer = {
         "model_name": found.origin.model,
         "model_version": str(found.origin.version),
-        **({} if asked.id is None else {"id": asked.id}),
         "parameters": {"contract": found.origin.contract},
         "outputs": [output],
     }
+    if asked.id is not None:
+        document["id"] = asked.id
     text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return (text + raw, len(text)) if is_binary else (text, None)
 
