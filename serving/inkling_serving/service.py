@@ -24,7 +24,8 @@ from inkling.errors import (
     NotReady,
     TooLarge,
 )
-from inkling.image.decoding import Budget, Limits, png_size
+from inkling.image.budget import Budget, Limits
+from inkling.image.decoding import png_size
 from inkling.image.preprocess import check_inputs, explain, scaled
 from inkling.model.repository import check_model_name
 from inkling.types import ClassifyOptions, Origin

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inkling.errors import InvalidRequest
-from inkling.image.decoding import DEFAULT_LIMITS, Limits
+from inkling.image.budget import DEFAULT_LIMITS, Limits
 from inkling.model.repository import FORMATS, check_model_name
 from inkling_serving.engine_addresses import engine_address
 from inkling_serving.environment import PREFIX, given_settings, remarks

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from inkling.errors import InklingError
-from inkling.image.decoding import TakesLonger
+from inkling.image.budget import TakesLonger
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierServicer
 from inkling_serving.grpc_api.calls import Calls, seconds_left

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from inkling.errors import InklingError, NotReady, Overloaded
-from inkling.image.decoding import TakesLonger
+from inkling.image.budget import TakesLonger
 from inkling_serving.grpc_api.calls import seconds_left
 from inkling_serving.grpc_api.errors import end_with, foreseen
 from inkling_serving.runtime.thread_pool import too_many

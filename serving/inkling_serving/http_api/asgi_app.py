@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.test import create_environ, run_wsgi_app
 
 from inkling.errors import InklingError, InvalidRequest, TooLarge
-from inkling.image.decoding import TakesLonger
+from inkling.image.budget import TakesLonger
 from inkling_serving.http_api.cors import Cors
 from inkling_serving.http_api.flask_app import REQUEST_KEY, create_app
 from inkling_serving.http_api.handlers import Handlers

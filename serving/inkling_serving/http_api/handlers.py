@@ -21,7 +21,7 @@ from inkling.errors import (
     InvalidRequest,
     NotFound,
 )
-from inkling.image.decoding import TakesLonger
+from inkling.image.budget import TakesLonger
 from inkling_serving.dialects.tensorflow_serving.rest import version_statuses
 from inkling_serving.http_api.envelope.compressed import inflate, is_compressed
 from inkling_serving.http_api.envelope.options import (

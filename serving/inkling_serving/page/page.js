@@ -135,7 +135,7 @@ function penUp(event) {
   change({ strokes: scene.picture ? [stroke] : [...scene.strokes, stroke], picture: null }); // on a picture: a new sheet
 }
 
-// The server reads PNG and JPEG by their first bytes, whatever a file's name says.
+// PNG and JPEG go out as they are, by their first bytes; others as PNG, since a WebP may be too large for the server.
 async function isRead(blob) {
   const start = new Uint8Array(await blob.slice(0, 4).arrayBuffer()).join();
   return blob.size <= MAX_BYTES && (start === "137,80,78,71" || start.startsWith("255,216,255,"));

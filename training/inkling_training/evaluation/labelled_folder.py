@@ -11,44 +11,15 @@ from functools import cached_property
 from pathlib import Path
 
 from inkling.errors import InvalidRequest
+from inkling.image.formats.catalogue import FOREIGN_SUFFIXES, SUFFIXES
 from inkling.labels import Spellings
 from inkling_training.data.labels_csv import CSV_FILE, read_table, table_in
 from inkling_training.data.layout import files_below
 
 __all__ = ["Collection", "Labelled", "digest", "find"]
 
-_ENDINGS = frozenset(
-    [
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".jif",
-        ".pjpeg",
-        ".pjp",
-        ".mpo",
-    ]
-)
-# Pictures, too, of which a model may refuse some: these are then reported.
-_OTHER_ENDINGS = frozenset(
-    [
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jp2",
-        ".jxl",
-        ".pgm",
-        ".ppm",
-    ]
-)
+# A model refuses some of these pictures, which are then reported.
+_ENDINGS = SUFFIXES | FOREIGN_SUFFIXES
 # What parts several labels in one text.
 _MARKS = ("|", ";", ",", "+", " ", "_")
 _FORMS = (
@@ -201,7 +172,7 @@ def _by_names(folder: Path, known: _Known) -> Collection:
     found = Collection(folder, known.several)
     files: list[Path] = []
     for path in files_below(folder):
-        is_picture = path.suffix.lower() in _ENDINGS | _OTHER_ENDINGS
+        is_picture = path.suffix.lower() in _ENDINGS
         (files if is_picture else found.others).append(path.relative_to(folder))
     folders = {part for file in files for part in file.parts[:-1]}
     labels = {part for part in folders if known.named(part)}

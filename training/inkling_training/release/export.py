@@ -246,7 +246,7 @@ def write_golden(
     Args:
         scored: Returns the model's scores for inputs.
         contract: The contract of the model.
-        images: PNG and JPEG files.
+        images: Picture files.
         path: The version's directory.
     """
     inputs = np.stack([to_input(image, contract) for image in images])

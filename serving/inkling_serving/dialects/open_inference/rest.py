@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from inkling.errors import InvalidRequest
+from inkling.image.formats.catalogue import format_of
 from inkling_serving.dialects.json_values import document_of
 from inkling_serving.dialects.open_inference.inference import (
     Wanted,
@@ -110,7 +111,7 @@ def raw_request(body: bytes, contract: Contract) -> InferRequest:
     """
     size = math.prod(contract.input_shape)
     # No encoded picture may be taken for inputs: each starts with its format's name.
-    is_picture = body.startswith((b"\x89PNG", b"\xff\xd8\xff"))
+    is_picture = format_of(body) is not None
     for datatype, width in (("FP32", 4), ("UINT8", 1)):
         count, over = divmod(len(body), size * width)
         if count and not over and not is_picture:

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from inkling.errors import InklingError, InvalidRequest, NotReady
 from inkling.gateway.status import ERROR_CODE_KEY
-from inkling.image.decoding import TakesLonger
+from inkling.image.budget import TakesLonger
 from inkling_serving.dialects.open_inference import descriptions
 from inkling_serving.dialects.open_inference.inference import (
     Inferred,
