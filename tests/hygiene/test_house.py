@@ -265,7 +265,14 @@ def test_only_what_is_too_slow_is_tried_again(tmp_path: Path) -> None:
 
 
 _LICENCE = "SPDX-License-Identifier: Apache-2.0"
-_OUR_FOLDERS = (*MEMBERS.values(), "tests", "scripts", "benchmarks", "deploy")
+_OUR_FOLDERS = (
+    *MEMBERS.values(),
+    "tests",
+    "scripts",
+    "benchmarks",
+    "examples",
+    "deploy",
+)
 _SOURCE_SUFFIXES = (".py", ".proto", ".js", ".css", ".sh", ".Dockerfile")
 
 
