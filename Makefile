@@ -7,7 +7,7 @@ BIN := .venv/bin
 MEMBERS := client serving training loadtest
 NAMES := inkling inkling-serving inkling-training inkling-loadtest
 PACKAGES := client/inkling serving/inkling_serving training/inkling_training loadtest/inkling_loadtest
-SOURCES := $(MEMBERS) tests scripts benchmarks
+SOURCES := $(MEMBERS) tests scripts benchmarks examples
 
 PYTEST := $(BIN)/python -m pytest
 # One process more than there are cores, as tests wait a third of their time. The tests of
@@ -20,7 +20,7 @@ BESIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check format lint types lock proto setup bench clean
+.PHONY: help up test test-all check format lint types lock proto setup bench examples clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ lint: setup ## look for mistakes, and print the budgets of the house style
 
 types: setup ## check the types
 	@$(BIN)/mypy
+
+examples: setup ## run the lessons, from a straight line to the served network
+	@$(BIN)/python -m examples
 
 bench: setup ## compare with other ways to serve; see docs/benchmarks.md
 	@$(BIN)/python -m benchmarks

@@ -20,6 +20,7 @@ from inkling.contract import Contract, TrainingData
 from inkling.model.repository import Repository
 from tests.support import colour_models, digits
 from tests.support.alone import alone_in
+from tests.support.described import DescribedGateway, described_by
 from tests.support.gateway_process import GatewayProcess, Killable, serving
 from tests.support.machine import free_port
 from tests.support.published import is_whole, once, trained, training_digest
@@ -124,6 +125,12 @@ def gateway(
     log = tmp_path_factory.mktemp("gateway") / "log"
     with serving(published, log=log) as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def described(gateway: GatewayProcess) -> DescribedGateway:
+    """That gateway, with each answer compared with its OpenAPI document."""
+    return described_by(gateway)
 
 
 @pytest.fixture(scope="session")

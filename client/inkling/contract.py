@@ -111,9 +111,9 @@ class Contract:
             mass at the centre of the input; `none` does neither.
         box: Side of that box, in pixels, 1 to 4096.
         min_side: A picture is reduced to 1/2, 1/4 or 1/8 scale if both sides keep at
-            least this many pixels, 1 to 8192. A JPEG is decoded at that scale; a PNG
-            is averaged. A picture that would keep more than 4,194,304 pixels is reduced
-            further, down to 1/8.
+            least this many pixels, 1 to 8192. A JPEG is decoded at that scale; other
+            files are averaged. A picture that would keep more than 4,194,304 pixels is
+            reduced further, down to 1/8.
         channel_order: `rgb`, or `bgr` if the model's first channel is blue.
         layout: `hwc` if the model input has the shape (height, width, channels), or
             `chw` for (channels, height, width).

@@ -4,7 +4,7 @@
 InklingError
     Unauthenticated         the API key is missing or wrong
     InvalidRequest          the server does not understand the request
-        InvalidImage        the bytes are not a readable PNG or JPEG
+        InvalidImage        the bytes are not a readable picture
         InvalidContract     the contract is malformed, or differs from the model's
     TooLarge                the request exceeds a limit on bytes, pixels or pictures
     UnsupportedMediaType    the picture or body has a format that is not accepted
@@ -100,7 +100,7 @@ class InvalidRequest(InklingError):
 
 
 class InvalidImage(InvalidRequest):
-    """The bytes are not a readable PNG or JPEG, or the pixels have a wrong form."""
+    """The bytes are not a readable picture, or the pixels have a wrong form."""
 
     code = ErrorCode.INVALID_IMAGE
 

@@ -3,15 +3,26 @@
 
 from __future__ import annotations
 
+import base64
 import binascii
 import re
 
 from inkling.errors import InvalidRequest
+from inkling.image.formats.catalogue import FORMATS, format_of
 
 __all__ = ["decoded", "is_picture_text"]
 
-# PNG and JPEG begin with these letters in base64, and in base64url.
-_STARTS = (b"iVBORw0KGg", b"/9j/", b"_9j_")
+# Letters of base64 in which the first bytes of every picture stand, and those with
+# which a picture begins.
+_START = re.compile(rb"(?:[A-Za-z0-9+/_-]{4}){1,8}")
+_FIRST = tuple(
+    {
+        encode(start)[:1]
+        for one in FORMATS
+        for start in one.starts
+        for encode in (base64.b64encode, base64.urlsafe_b64encode)
+    }
+)
 _SCHEME = b"data:"
 # The part of a data: URL before its data (RFC 2397); a longer one is none.
 _MAX_HEAD = 256
@@ -28,7 +39,12 @@ _WRONG = (
 def is_picture_text(text: bytes) -> bool:
     """Return whether a text is a data: URL, or begins as a picture in base64 does."""
     start = text[:64].lstrip()
-    return start[: len(_SCHEME)].lower() == _SCHEME or start.startswith(_STARTS)
+    if start[: len(_SCHEME)].lower() == _SCHEME:
+        return True
+    letters = _START.match(start) if start.startswith(_FIRST) else None
+    if letters is None:
+        return False
+    return format_of(binascii.a2b_base64(letters[0].translate(_STANDARD))) is not None
 
 
 def decoded(text: str | bytes) -> bytes:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inkling.errors import InklingError
-from inkling.image.decoding import Budget, decode
+from inkling.image.budget import Budget
+from inkling.image.decoding import decode
 from inkling.image.preprocess import decoded_to_pixels, scaled
 from inkling_serving.runtime.timings import Timings
 from inkling_serving.runtime.tracebacks import without_frames

@@ -36,9 +36,13 @@ _log = logging.getLogger(__name__)
 _MIN_KEY = 16
 _LOOK_S = 1.0
 _SCHEME = "bearer"
-# The probes and the files of the page contain no information about the models.
+# The probes, the pages and the description of the addresses contain no information
+# about the models.
 _OPEN_PATHS = frozenset(
-    {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/"}
+    {
+        *("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"),
+        *("/", "/docs", "/openapi.json"),
+    }
 )
 _OPEN_PREFIX = "/page/"
 ANY_ORIGIN = "*"

@@ -20,13 +20,16 @@ from inkling.errors import (
     InklingError,
     InvalidRequest,
     ModelNotFound,
+    NotFound,
     NotReady,
     TooLarge,
 )
-from inkling.image.decoding import Budget, Limits, png_size
-from inkling.image.preprocess import Stage, check_inputs, explain, scaled
+from inkling.image.budget import Budget, Limits
+from inkling.image.decoding import png_size
+from inkling.image.preprocess import check_inputs, explain, scaled
 from inkling.model.repository import check_model_name
-from inkling.types import ClassifyOptions, Origin, Prediction
+from inkling.types import ClassifyOptions, Origin
+from inkling_serving.answers import Answer, Explanation, Scores
 from inkling_serving.batch import Batch, prepared
 from inkling_serving.engines.base import NO_SUCH_MODEL
 from inkling_serving.runtime.timings import Timings
@@ -37,13 +40,19 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
-    from inkling_serving.engines.base import Engine, ModelStatus, Servable
+    from inkling.types import Prediction
+    from inkling_serving.engines.base import (
+        DeviceFile,
+        Engine,
+        ModelStatus,
+        Servable,
+    )
 
     Given: TypeAlias = (
         Sequence[bytes | InklingError] | npt.NDArray[np.float32] | npt.NDArray[np.uint8]
     )
 
-__all__ = ["Answer", "Options", "Scores", "Service", "Target"]
+__all__ = ["Options", "Service", "Target"]
 
 # A classification is quick if its picture has at most so many bytes, and decoding and
 # framing it takes at most so many nanoseconds by the estimate that the limits use. A
@@ -80,35 +89,6 @@ class Options(ClassifyOptions):
 
 
 _DEFAULTS = Options()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer to a classification.
-
-    Attributes:
-        origin: The model, version and contract that answered.
-        results: One prediction for each image, in the order of the images; an error
-            stands for an image that was refused, if the caller wanted the others.
-    """
-
-    origin: Origin
-    results: Sequence[Prediction | InklingError]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of all labels.
-
-    Attributes:
-        origin: The model, version and contract that answered.
-        contract: The contract, which names the labels.
-        values: Shape (n, classes), float32.
-    """
-
-    origin: Origin
-    contract: Contract
-    values: npt.NDArray[np.float32]
 
 
 class Service:
@@ -196,8 +176,8 @@ class Service:
         options: Options = _DEFAULTS,
         *,
         timings: Timings | None = None,
-    ) -> tuple[Answer, list[Stage]]:
-        """Return the prediction for an image, and the stages of its preparation.
+    ) -> Explanation:
+        """Return the prediction for an image, and how it was prepared.
 
         Arguments and errors are those of `classify`.
         """
@@ -209,9 +189,8 @@ class Service:
         started = perf_counter()
         inputs, stages = explain(image, servable.contract, Budget(self._limits))
         timings.preprocess = perf_counter() - started
-        batch = inputs[np.newaxis]
-        found = _predictions(servable, batch, options, timings)
-        return Answer(_origin(servable), found), stages
+        found = _predictions(servable, inputs[np.newaxis], options, timings)
+        return Explanation(Answer(_origin(servable), found), stages, inputs)
 
     def predict(
         self,
@@ -259,6 +238,21 @@ class Service:
         """
         servable = self._select(target)
         return servable.version, servable.contract
+
+    def device_file(self, target: Target) -> DeviceFile:
+        """Return the TFLite file with which this process would answer.
+
+        Raises:
+            NotFound: The model runs in another process.
+            InklingError: `Engine.select` raised an error.
+        """
+        found = self._select(target).device_file
+        if found is None:
+            raise NotFound(
+                "This gateway has no TFLite file of the model, because TensorFlow "
+                "Serving runs it. Take the file from the model repository."
+            )
+        return found
 
     def models(self) -> list[ModelStatus]:
         """Return the status of every model, sorted by name."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inkling.errors import InvalidRequest
-from inkling.image.decoding import DEFAULT_LIMITS, Limits
+from inkling.image.budget import DEFAULT_LIMITS, Limits
 from inkling.model.repository import FORMATS, check_model_name
 from inkling_serving.engine_addresses import engine_address
 from inkling_serving.environment import PREFIX, given_settings, remarks
@@ -62,6 +62,11 @@ class Settings:
         "origins whose pages may call the gateway from a browser, separated by commas, "
         "such as https://app.example; * means all, but not together with API keys",
     )
+    device_files: bool = _setting(
+        True,
+        "false keeps the models' TFLite files from devices; the page then shows only "
+        "what the server answers",
+    )
     tls_certificate: str = _setting(
         "", "PEM file with the certificate chain for both ports"
     )
@@ -81,7 +86,10 @@ class Settings:
         "none", "how gRPC responses are compressed: none, deflate or gzip"
     )
     grpc_max_streams: int = _setting(
-        64, "ClassifyStream calls that may be open at once, per process", 1, 128
+        64,
+        "streams (ClassifyStream, ModelStreamInfer) open at once, per process",
+        1,
+        128,
     )
     grpc_keepalive_s: float = _setting(
         60.0,
@@ -209,6 +217,13 @@ class Settings:
         "info", "lowest level of log lines: debug, info, warning or error"
     )
 
+    log_format: str = _setting(
+        "text", "form of the log's lines: text, or json with one object per line"
+    )
+    access_log: float = _setting(
+        0.0, "share of the requests that the log has a line for, 0 to 1", 0, 1
+    )
+
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             low, value = item.metadata["low"], getattr(self, item.name)
@@ -226,6 +241,7 @@ class Settings:
         _check_choice(self, "engine", ("embedded", "tensorflow_serving"))
         _check_choice(self, "tflite_format", FORMATS)
         _check_choice(self, "grpc_compression", ("none", "deflate", "gzip"))
+        _check_choice(self, "log_format", ("text", "json"))
         _check_choice(self, "log_level", ("debug", "info", "warning", "error"))
         if self.engine == "tensorflow_serving" and not self.addresses:
             engine_address("")

@@ -328,7 +328,7 @@ def test_pillow_modes_can_be_sent(
         (b"", InvalidImage),
         (b"hello", InvalidImage),
         ("no/such/picture.png", InvalidImage),
-        (b"GIF89a\x01\x00\x01\x00\x00\x00\x00", UnsupportedMediaType),
+        (b"II*\x00\x08\x00\x00\x00", UnsupportedMediaType),
         (b"\x89PNG\r\n\x1a\n" + bytes(8 * 1024 * 1024), TooLarge),
         (bytes(11 * 1024 * 1024), TooLarge),
     ],

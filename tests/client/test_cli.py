@@ -311,7 +311,7 @@ def test_doctor_without_output_writes_nothing(published: Path, tmp_path: Path) -
         (["."], "cannot be read"),
         (["text.png"], "PNG"),
         (["cut.png"], "damaged"),
-        (["picture.gif"], "expected PNG or JPEG"),
+        (["picture.tiff"], "expected PNG, JPEG, WebP, GIF or BMP"),
         (["picture.png", "--model", "nosuch"], "inkling train nosuch"),
         (["picture.png", "--model", "../../etc"], "1 to 64 characters"),
         (["picture.png", "--output", "text.png/below.png"], "below.png"),
@@ -326,7 +326,7 @@ def test_errors_go_to_stderr(
     published: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
     """An error is one line on stderr with exit code 1, never a traceback."""
-    _picture(tmp_path / "picture.gif", "L")
+    _picture(tmp_path / "picture.tiff", "L")
     whole = _picture(tmp_path / "picture.png", "L", (300, 300)).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("no picture")

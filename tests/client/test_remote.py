@@ -643,7 +643,7 @@ def test_aio_has_what_the_synchronous_classifier_has(
     ("options", "picture", "kind"),
     [
         ({}, b"hello", InvalidImage),
-        ({}, b"GIF89a\x01\x00\x01\x00\x00\x00\x00", UnsupportedMediaType),
+        ({}, b"II*\x00\x08\x00\x00\x00", UnsupportedMediaType),
         ({}, bytes(11 * 1024 * 1024), TooLarge),
         ({"model": "nobody"}, b"hello", ModelNotFound),
         ({"version": 99}, b"hello", ModelNotFound),

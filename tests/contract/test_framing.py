@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from inkling.contract import Contract
+from inkling.image.budget import Budget, TakesLonger
 from inkling.image.crop import cut_of
-from inkling.image.decoding import Budget, TakesLonger
 from inkling.image.grey import to_grey
 from inkling.image.preprocess import explain, pixels_to_input, to_input
 from inkling.image.sample import is_framed

@@ -249,7 +249,7 @@ from dataclasses import replace
 from PIL import Image
 from inkling.contract import Contract
 from inkling.errors import InvalidContract, TooLarge
-from inkling.image.decoding import Budget
+from inkling.image.budget import Budget
 from inkling.image.resizing import resized
 
 contract = Contract.from_json(sys.stdin.read())

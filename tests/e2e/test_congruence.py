@@ -24,6 +24,7 @@ import tensorflow as tf
 from PIL import Image
 
 import inkling
+from examples.lesson_04_network import forward
 from inkling.image.preprocess import to_input
 from inkling.model.repository import Repository, VersionFiles
 from inkling.types import Prediction
@@ -357,6 +358,38 @@ def test_every_path_gives_the_same_answer(
         assert worst <= tolerances[path.split()[1]]
     else:
         assert (0, True) == (differ, worst <= 1e-5), worst
+
+
+@pytest.fixture(scope="module")
+def by_numpy(bench: Bench, pictures: Callable[[str], Pictures]) -> Scores:
+    """The digits' scores by lesson 4's forward pass, from the weights that are published."""
+    files = bench.files("mlp")
+    loaded = tf.saved_model.load(str(files.path))
+    weights = [one.numpy() for one in loaded.signatures["serving_default"].variables]
+    contract = files.contract()
+    inputs = np.stack([to_input(one, contract) for one in pictures("digits")])
+    outputs = forward(inputs.reshape(len(inputs), -1), weights)
+    powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("path", _PATHS)
+def test_numpy_is_the_oracle_of_the_served_mlp(
+    path: str,
+    bench: Bench,
+    pictures: Callable[[str], Pictures],
+    by_numpy: Scores,
+) -> None:
+    """Three matrix products and two ReLUs, written out in NumPy, give what every path answers."""
+    found = _PATHS[path](bench, "mlp", pictures("digits"))
+
+    worst = float(np.abs(by_numpy - found).max())
+    tolerances = bench.files("mlp").contract().tolerances
+    if path in _ROUNDED:
+        assert worst <= tolerances[path.split()[1]]
+    else:
+        differ = (by_numpy.argmax(axis=1) != found.argmax(axis=1)).sum()
+        assert (0, True) == (int(differ), worst <= 1e-5), worst
 
 
 def test_the_table(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

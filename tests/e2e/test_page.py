@@ -3,8 +3,6 @@
 
 import base64
 import io
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,56 +12,16 @@ from PIL import Image, features
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
+from tests.support.browser import opened, wait
 from tests.support.colour_models import SCRIPT, SIZE, colour
-from tests.support.gateway_process import serving
 from tests.support.reverse_proxy import proxied
-
-_TIMEOUT_S = 20
-_FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,860",
-    # A camera that shows a test picture, and is allowed without a question.
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-)
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    """Debian's Chromium, headless, with a profile of its own."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("no chromium and chromedriver here; the page was NOT checked")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*_FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    running = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield running
-    running.quit()
-
-
-def _wait(browser: webdriver.Chrome, script: str) -> Any:
-    """Return the value of a script once it is true."""
-    return WebDriverWait(browser, _TIMEOUT_S).until(
-        lambda b: b.execute_script(f"return {script}")
-    )
 
 
 def test_drawing_is_classified(browser: webdriver.Chrome, gateway: Any) -> None:
     """A stroke on the canvas gets a label, bars, the stages and the version."""
     browser.get(gateway.url + "/")
-    _wait(browser, "document.body.dataset.connection === 'ready'")
+    wait(browser, "document.body.dataset.connection === 'ready'")
     canvas = browser.find_element(By.ID, "canvas")
 
     # A one: a line from the upper middle downwards.
@@ -72,7 +30,7 @@ def test_drawing_is_classified(browser: webdriver.Chrome, gateway: Any) -> None:
     for _ in range(9):
         stroke.move_by_offset(0, 20)
     stroke.release().perform()
-    _wait(browser, "document.body.dataset.answer === 'done'")
+    wait(browser, "document.body.dataset.answer === 'done'")
 
     answer = browser.find_element(By.ID, "answer").text
     stages = browser.find_elements(By.CSS_SELECTOR, "#stages figure")
@@ -96,14 +54,14 @@ def test_a_picture_is_classified(
     picture = tmp_path / "three.png"
     picture.write_bytes(encode(255 - sample))
     browser.get(gateway.url + "/")
-    _wait(browser, "document.body.dataset.connection === 'ready'")
+    wait(browser, "document.body.dataset.connection === 'ready'")
     browser.execute_script(
         "const m = document.querySelector('#model'); m.value = 'mlp';"
         "m.dispatchEvent(new Event('change', {bubbles: true}));"
     )
 
     browser.find_element(By.ID, "file").send_keys(str(picture))
-    _wait(browser, "document.body.dataset.answer === 'done'")
+    wait(browser, "document.body.dataset.answer === 'done'")
 
     expected = gateway.request("POST", "/v1/models/mlp:classify", picture.read_bytes())
     assert (
@@ -111,14 +69,14 @@ def test_a_picture_is_classified(
         == browser.find_element(By.ID, "answer").text
     )
     browser.find_element(By.ID, "clear").click()
-    _wait(browser, "document.body.dataset.answer === 'empty'")
+    wait(browser, "document.body.dataset.answer === 'empty'")
 
 
 def test_a_phone_has_room(browser: webdriver.Chrome, gateway: Any) -> None:
     """At a width of 360 pixels the page does not scroll to the side."""
     browser.set_window_size(360, 740)
     browser.get(gateway.url + "/")
-    _wait(browser, "document.body.dataset.connection === 'ready'")
+    wait(browser, "document.body.dataset.connection === 'ready'")
 
     width = "document.documentElement"
     assert browser.execute_script(f"return {width}.scrollWidth <= {width}.clientWidth")
@@ -137,9 +95,9 @@ def test_the_page_works_under_a_path(
     prefix = address.removesuffix("/page/index.html").rstrip("/")
     with proxied(prefix, gateway.port) as proxy:
         browser.get(proxy.url + address)
-        _wait(browser, "document.body.dataset.connection === 'ready'")
+        wait(browser, "document.body.dataset.connection === 'ready'")
         browser.find_element(By.ID, "file").send_keys(str(tmp_path / "three.png"))
-        _wait(browser, "document.body.dataset.answer === 'done'")
+        wait(browser, "document.body.dataset.answer === 'done'")
         command = browser.find_element(By.ID, "curl").text
         elsewhere = list(proxy.elsewhere)
 
@@ -182,44 +140,24 @@ def test_the_page_encodes_anew_what_the_server_does_not_read(
     kinds = ["webp", "gif", "bmp", "svg", "large.png", "wide.png"]
     kinds += ["avif"] if features.check("avif") else []
     browser.get(gateway.url + "/")
-    _wait(browser, "document.body.dataset.connection === 'ready'")
+    wait(browser, "document.body.dataset.connection === 'ready'")
     found = {}
     for kind in kinds:
         (tmp_path / f"three.{kind}").write_bytes(_three(kind, sample))
         browser.find_element(By.ID, "file").send_keys(str(tmp_path / f"three.{kind}"))
-        _wait(browser, "['done', 'error'].includes(document.body.dataset.answer)")
+        wait(browser, "['done', 'error'].includes(document.body.dataset.answer)")
         found[kind] = browser.find_element(By.ID, "answer").text
         browser.find_element(By.ID, "clear").click()
-        _wait(browser, "document.body.dataset.answer === 'empty'")
+        wait(browser, "document.body.dataset.answer === 'empty'")
 
     assert dict.fromkeys(kinds, "3") == found
 
     (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     browser.find_element(By.ID, "file").send_keys(str(tmp_path / "photo.heic"))
-    _wait(browser, "document.body.dataset.answer === 'error'")
+    wait(browser, "document.body.dataset.answer === 'error'")
     words = browser.find_element(By.ID, "status-text").text
     assert "photo.heic" in words
     assert "PNG or JPEG" in words
-
-
-@pytest.fixture(scope="module")
-def photo_gateway(
-    colours: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
-    """A gateway over models of photos, and no model of drawings."""
-    with serving(colours, log=tmp_path_factory.mktemp("photos") / "log") as gateway:
-        yield gateway
-
-
-def _opened(browser: webdriver.Chrome, gateway: Any, model: str) -> None:
-    """Open the page, and choose a model."""
-    browser.get(gateway.url + "/")
-    _wait(browser, "document.body.dataset.connection === 'ready'")
-    browser.execute_script(
-        "const m = document.querySelector('#model'); m.value = arguments[0];"
-        "m.dispatchEvent(new Event('change', {bubbles: true}));",
-        model,
-    )
 
 
 def _handed(browser: webdriver.Chrome, event: str, shares: tuple[int, ...]) -> str:
@@ -238,7 +176,7 @@ def _handed(browser: webdriver.Chrome, event: str, shares: tuple[int, ...]) -> s
         event,
         base64.b64encode(file.getvalue()).decode(),
     )
-    _wait(browser, "document.body.dataset.answer === 'done'")
+    wait(browser, "document.body.dataset.answer === 'done'")
     return browser.find_element(By.ID, "answer").text
 
 
@@ -246,7 +184,7 @@ def test_photos_are_dropped_pasted_and_chosen(
     browser: webdriver.Chrome, photo_gateway: Any, tmp_path: Path
 ) -> None:
     """A model of photos has no paper to draw on, five bars, and its input's own size."""
-    _opened(browser, photo_gateway, "photos")
+    opened(browser, photo_gateway.url + "/", "photos")
     stroke = ActionChains(browser, duration=20)
     stroke.drag_and_drop_by_offset(browser.find_element(By.ID, "canvas"), 40, 40)
     stroke.perform()
@@ -257,7 +195,7 @@ def test_photos_are_dropped_pasted_and_chosen(
     assert _handed(browser, "paste", (20, 30, 240)) == "blue"
     colour(0, 230, 0, side=300).save(tmp_path / "green.jpg")
     browser.find_element(By.ID, "file").send_keys(str(tmp_path / "green.jpg"))
-    _wait(browser, "document.querySelector('#answer').textContent === 'green'")
+    wait(browser, "document.querySelector('#answer').textContent === 'green'")
 
     bars = browser.find_elements(By.CSS_SELECTOR, "#bars .bar")
     assert len(bars) == 5
@@ -273,7 +211,7 @@ def test_photos_are_dropped_pasted_and_chosen(
 
 def test_labels_are_text(browser: webdriver.Chrome, photo_gateway: Any) -> None:
     """A label in HTML is shown as it is written, and runs nothing."""
-    _opened(browser, photo_gateway, "photos")
+    opened(browser, photo_gateway.url + "/", "photos")
     assert SCRIPT in browser.find_element(By.ID, "invite").text
 
     assert _handed(browser, "drop", (0, 0, 0)) == SCRIPT
@@ -284,16 +222,16 @@ def test_labels_are_text(browser: webdriver.Chrome, photo_gateway: Any) -> None:
 
 def test_a_photo_is_taken(browser: webdriver.Chrome, photo_gateway: Any) -> None:
     """The camera is shown, a photo of it is classified, and the camera is let go."""
-    _opened(browser, photo_gateway, "photos")
+    opened(browser, photo_gateway.url + "/", "photos")
     camera = browser.find_element(By.ID, "camera")
 
     camera.click()
-    _wait(browser, "document.querySelector('#video').videoWidth > 0")
+    wait(browser, "document.querySelector('#video').videoWidth > 0")
     track = "document.querySelector('#video').srcObject.getTracks()[0]"
     browser.execute_script(f"window.track = {track}")
     assert camera.text == "Take it"
     camera.click()
-    _wait(browser, "document.body.dataset.answer === 'done'")
+    wait(browser, "document.body.dataset.answer === 'done'")
 
     assert browser.execute_script("return window.track.readyState") == "ended"
     assert not browser.find_element(By.ID, "video").is_displayed()
@@ -304,7 +242,7 @@ def test_several_labels_and_their_threshold(
     browser: webdriver.Chrome, photo_gateway: Any
 ) -> None:
     """All labels at or above the threshold are shown, and the slider changes them."""
-    _opened(browser, photo_gateway, "several")
+    opened(browser, photo_gateway.url + "/", "several")
 
     def moved(threshold: float) -> tuple[str, list[str]]:
         browser.execute_script(
@@ -333,7 +271,7 @@ def test_models_of_drawings_keep_their_paper(
     browser: webdriver.Chrome, gateway: Any
 ) -> None:
     """A model of digits has the paper, and neither camera nor threshold."""
-    _opened(browser, gateway, "cnn")
+    opened(browser, gateway.url + "/", "cnn")
 
     assert not browser.find_element(By.ID, "camera").is_displayed()
     assert not browser.find_element(By.ID, "several").is_displayed()

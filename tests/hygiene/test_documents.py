@@ -154,6 +154,10 @@ def test_every_error_code_is_documented() -> None:
 
 def test_links_lead_somewhere() -> None:
     """Every relative link in the documents names a file that is there."""
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("examples/*.md"),
+    ]:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name}: {target}"

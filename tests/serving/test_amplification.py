@@ -21,6 +21,16 @@ import pytest
 from PIL import Image
 
 from tests.support.machine import TooSlow, memory_bytes, within
+from tests.support.picture_files import (
+    animated_webp,
+    bmp,
+    chunk,
+    frame_of,
+    gif,
+    gif_blocks,
+    lossless_webp_of_sets,
+    webp,
+)
 
 _CLASSIFY = "/v1/models/mlp:classify"
 _EXPLAIN = "/v1/models/mlp:explain"
@@ -334,6 +344,115 @@ _LEGAL_JPEGS = {
     "a scan per colour": Request(_scan_per_colour),
     "not reduced, 8192 x 511": Request(lambda: _camera(511, 8192, 50)),
 }
+
+
+def _webp(picture: Any, **options: Any) -> bytes:
+    return _encoded(picture, "WEBP", method=1, **options)
+
+
+def _of_sets(side: int, sets: int) -> Callable[[], bytes]:
+    return lambda: lossless_webp_of_sets(side, sets)
+
+
+@cache
+def _small_webp() -> bytes:
+    return _webp(_noise(28, 28, 3), lossless=True)
+
+
+def _frames(size: tuple[int, int], count: int) -> bytes:
+    return animated_webp(size, [(frame_of(_small_webp()), (0, 0, 28, 28))] * count)
+
+
+_LEGAL_FORMATS = {
+    "WebP, camera": Request(lambda: _webp(_noise(1600, 1600, 3, 5), quality=75)),
+    "WebP, all detail": Request(lambda: _webp(_noise(1500, 1500, 3), quality=100)),
+    "WebP, photo": Request(lambda: _webp(_photo(1600, 1632), quality=80)),
+    "WebP, opacity": Request(lambda: _webp(_noise(1500, 1500, 4, 6), quality=50)),
+    "WebP, lossless photo": Request(
+        lambda: _webp(_photo(1500, 1500), lossless=True, quality=60)
+    ),
+    "WebP, lossless noise": Request(
+        lambda: _webp(_noise(1500, 1500, 3, 5), lossless=True)
+    ),
+    "WebP, lossless RGBA": Request(
+        lambda: _webp(_noise(1400, 1400, 4, 6), lossless=True)
+    ),
+    "WebP, screen of 1920 x 1080": Request(
+        lambda: _webp(_screen(1920, 1080), lossless=True)
+    ),
+    "WebP, flat": Request(lambda: _webp(Image.new("RGBA", (1619, 1619)))),
+    "WebP, strip": Request(lambda: _webp(Image.new("RGB", (16_383, 150)))),
+    "WebP, 1,000 frames": Request(lambda: _frames((28, 28), 1000)),
+    "WebP, frame on a canvas": Request(lambda: _frames((2048, 2048), 1)),
+    "WebP, 1,000 sets of tables": Request(_of_sets(512, 1000)),
+    "WebP, 2,600 sets of tables": Request(_of_sets(512, 2600)),
+    "GIF, noise": Request(lambda: _encoded(_noise(_SIDE, _SIDE, 1), "GIF")),
+    "GIF, transparent": Request(
+        lambda: _encoded(_noise(_SIDE, _SIDE, 1, 4), "GIF", transparency=0)
+    ),
+    "GIF, flat": Request(lambda: _encoded(Image.new("L", (5000, 5000)), "GIF")),
+    "GIF, repeated": Request(
+        lambda: _encoded(np.resize(_noise(1, 1600, 1, 4), (2048, 2048)), "GIF")
+    ),
+    "BMP, 1 bit": Request(
+        lambda: bmp((8000, 8000), 1, bytes(8_000_000), palette=bytes(8))
+    ),
+    "BMP, 8 bits": Request(lambda: _encoded(_noise(2800, 2900, 1), "BMP")),
+    "BMP, 24 bits": Request(lambda: _encoded(_noise(1600, 1700, 3), "BMP")),
+    "BMP, opacity": Request(
+        lambda: bmp(
+            (1440, 1440),
+            32,
+            _noise(1440, 1440, 4).tobytes(),
+            compression=3,
+            masks=(0xFF0000, 0xFF00, 0xFF, 0xFF000000),
+            header=108,
+        )
+    ),
+    "explain, WebP": Request(
+        lambda: _webp(_noise(1500, 1500, 4, 6), quality=50), path=_EXPLAIN
+    ),
+    "JSON, WebP": Request(
+        lambda: _json(_webp(_noise(1500, 1500, 3), quality=100)), 200, _AS_JSON
+    ),
+}
+_FORMAT_ATTACKS = {
+    "WebP, 16,384 sets of tables": Request(_of_sets(512, 16_384), 413),
+    "WebP, 65,536 sets of tables": Request(_of_sets(1024, 65_536), 413),
+    "32 WebPs of 400 sets": Request(
+        lambda: _json(*[lossless_webp_of_sets(128, 400)] * 32), None, _AS_JSON
+    ),
+    "WebP, 16383 x 16383": Request(
+        lambda: webp(chunk(b"VP8L", b"\x2f\xfe\xbf\xff\x0f" + bytes(99))), 413
+    ),
+    "WebP, 4 megapixels": Request(lambda: _webp(Image.new("RGB", (2000, 2000))), 413),
+    "WebP, 1,000,000 chunks": Request(
+        lambda: animated_webp((28, 28), [], b"abcd\0\0\0\0" * 1_000_000), 413
+    ),
+    "WebP, canvas of 16,384 a side": Request(lambda: _frames((16_384, 16_384), 1), 413),
+    "WebP, 9,000 frames": Request(lambda: _frames((28, 28), 9000), 413),
+    "GIF, 42 megapixels": Request(
+        lambda: _encoded(Image.new("L", (6500, 6500)), "GIF"), 413
+    ),
+    "GIF, screen of 65,535 a side": Request(
+        lambda: gif((65_535, 65_535), (0, 0, 9, 9), gif_blocks(bytes(99))), 413
+    ),
+    "GIF, blocks of one byte": Request(
+        lambda: gif((9, 9), (0, 0, 9, 9), gif_blocks(bytes(4_000_000), 1)), 413
+    ),
+    "GIF, 1,000,000 comments": Request(
+        lambda: gif((9, 9), (0, 0, 9, 9), b"\0", b"\x21\xfe\1a\0" * 1_000_000), 413
+    ),
+    "GIF of nothing": Request(
+        lambda: gif((4000, 4000), (0, 0, 4000, 4000), gif_blocks(bytes(8_000_000))), 400
+    ),
+    "BMP, 16 megapixels with 1 bit": Request(
+        lambda: bmp((65_000, 1000), 1, bytes(8_125_000), palette=bytes(8)), None
+    ),
+    "BMP of two billion": Request(
+        lambda: bmp((2_000_000_000, 2), 1, bytes(8_000_000), palette=bytes(8)), 400
+    ),
+}
 _LEGAL_ENVELOPES = {
     "form, 12 pictures of paper": Request(
         lambda: _form(*[_encoded(Image.new("RGBA", (512, 512)), "PNG")] * 12),
@@ -559,7 +678,7 @@ def own_gateway(
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     with start_gateway(published) as own:
-        for image in (_small_png(), _small_jpeg(), _form(_small_png())):
+        for image in (_small_png(), _small_jpeg(), _small_webp(), _form(_small_png())):
             own.request("POST", _CLASSIFY, image, _AS_FORM)
         yield own
 
@@ -594,6 +713,8 @@ def _max_cpu_s() -> float:
     [
         pytest.param(_LEGAL_PNGS, id="legal PNGs"),
         pytest.param(_LEGAL_JPEGS, id="legal JPEGs"),
+        pytest.param(_LEGAL_FORMATS, id="legal pictures of other formats"),
+        pytest.param(_FORMAT_ATTACKS, id="hostile pictures of other formats"),
         pytest.param(_LEGAL_ENVELOPES, id="legal envelopes"),
         pytest.param(_PICTURE_ATTACKS, id="hostile pictures"),
         pytest.param(_ENVELOPE_ATTACKS, id="hostile envelopes"),

@@ -68,7 +68,7 @@ def test_readiness_falls_before_the_ports_close(
     within(took, _DELAY_S + 6)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.soak), "2"])
 def test_a_second_signal_ends_the_delay(
     workers: str, killable: Callable[..., Killable]
 ) -> None:

@@ -32,7 +32,8 @@ from inkling.model.repository import (
 )
 from inkling.model.runner import TFLiteRunner
 from inkling_serving.engines.base import ModelStatus, State
-from inkling_serving.engines.embedded import EmbeddedEngine, LoadedVersion
+from inkling_serving.engines.embedded import EmbeddedEngine
+from inkling_serving.engines.loaded_version import LoadedVersion
 from tests.support.machine import memory_bytes, until, within
 
 _POLL_S = 0.05
@@ -937,7 +938,7 @@ def _asking(count: int, *about: Any) -> Iterator[list[Client]]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("swaps", [10, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("swaps", [4, pytest.param(100, marks=pytest.mark.soak)])
 def test_swaps_under_load_lose_nothing(
     publisher: Publisher,
     start_gateway: Callable[..., Any],

@@ -23,6 +23,8 @@ import pytest
 from PIL import Image
 
 from tests.support.machine import TooSlow, memory_bytes
+from tests.support.picture_files import chunk as riff_chunk
+from tests.support.picture_files import gif_blocks
 
 Mutant = Callable[[int], bytes]
 _CLASSIFY = "/v1/models/mlp:classify"
@@ -31,6 +33,7 @@ _MAX_GROWTH_MIB = 64
 _AS_FORM = {"Content-Type": "multipart/form-data; boundary=frontier"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHUNKS = b"tRNS PLTE iCCP gAMA tEXt zTXt iTXt eXIf acTL fcTL fdAT IHDR IDAT".split()
+_RIFF_CHUNKS = (*b"VP8X ALPH ANIM ANMF ICCP EXIF VP8L".split(), b"VP8 ")
 _MARKERS = b"\x01\xc0\xc1\xc2\xc4\xd0\xd8\xda\xdb\xdd\xe0\xe1\xee"
 _JSON_WORDS = (
     *rb'[ { } ] , : " \\ \u0000 \ud800 null NaN - 1e999 "b64": "images": ='.split(),
@@ -87,6 +90,17 @@ def _samples() -> tuple[bytes, ...]:
         _encoded(colour, "JPEG", progressive=True),
         _encoded(colour.resize((28, 28)), "JPEG", progressive=True, subsampling=0),
         _encoded(alpha.convert("CMYK"), "JPEG"),
+        _encoded(small, "WEBP", lossless=True),
+        _encoded(alpha, "WEBP", lossless=True, exif=turned),
+        _encoded(colour, "WEBP", exif=turned),
+        _encoded(alpha.resize((28, 28)), "WEBP", quality=50),
+        _encoded(small, "WEBP", save_all=True, append_images=[small.rotate(9)] * 2),
+        _encoded(small, "GIF"),
+        _encoded(grey, "GIF", interlace=1, transparency=3),
+        _encoded(small, "GIF", save_all=True, append_images=[small.rotate(9)] * 2),
+        _encoded(small, "BMP"),
+        _encoded(colour.resize((28, 28)), "BMP"),
+        _encoded(small.convert("1"), "BMP"),
     )
 
 
@@ -118,8 +132,16 @@ def _overwritten(data: bytearray, dice: random.Random) -> bytearray:
 
 
 def _with_a_part(data: bytearray, dice: random.Random) -> bytearray:
-    """Insert a whole chunk or segment, right but for what is in it."""
+    """Insert a whole chunk, segment or block, right but for what is in it."""
     size = dice.choice((0, 1, 2, 4, 6, 9, 13, 26, 257, 768, 1000))
+    if data.startswith(b"RIFF"):
+        name, content = dice.choice(_RIFF_CHUNKS), dice.randbytes(size)
+        place = dice.choice((12, 12, 30, len(data)))
+        return data[:place] + riff_chunk(name, content) + data[place:]
+    if data.startswith(b"GIF"):
+        block = bytes((0x21, dice.choice((0xF9, 0xFE, 0xFF, 0x01))))
+        block += gif_blocks(dice.randbytes(size), dice.choice((1, 4, 255)))
+        return data[:13] + block + data[13:]
     if not data.startswith(_PNG):
         marker = bytes((0xFF, dice.choice(_MARKERS)))
         segment = marker + struct.pack(">H", size + 2) + dice.randbytes(size)
@@ -155,6 +177,8 @@ def _mutated_picture(number: int) -> bytes:
         data = dice.choice(_MUTATIONS)(data, dice)
     if data.startswith(_PNG) and dice.random() < 0.7:
         data = _mended(data)
+    if data.startswith(b"RIFF") and dice.random() < 0.7:
+        data[4:8] = struct.pack("<I", len(data) - 8)
     return bytes(data)
 
 

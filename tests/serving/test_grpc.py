@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 
 from inkling.contract import Contract
-from inkling.image.decoding import DEFAULT_LIMITS
+from inkling.image.budget import DEFAULT_LIMITS
 from inkling.model.repository import Repository
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
@@ -146,9 +146,9 @@ def labelled(killable: Callable[..., Killable], models_dir: Path) -> Iterator[St
 
 
 def test_versions_and_labels(labelled: Stub, picture: bytes) -> None:
-    """A version or a label decides who answers; the newest does otherwise."""
+    """A version or a label decides which version answers; `stable` does otherwise."""
     asked: list[tuple[dict[str, Any], int]] = [
-        ({}, 2),
+        ({}, 1),
         ({"version": 1}, 1),
         ({"version": 2}, 2),
         ({"version_label": "stable"}, 1),
@@ -217,7 +217,7 @@ _REFUSALS: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
     "empty image": ({"images": [b""]}, _INVALID, "invalid_image"),
     "text": ({"images": [b"hello"]}, _INVALID, "invalid_image"),
     "cut PNG": ({"images": [_PNG_START]}, _INVALID, "invalid_image"),
-    "GIF": ({"images": [b"GIF89a\x01"]}, _INVALID, "unsupported_media_type"),
+    "TIFF": ({"images": [b"II*\x00\x01"]}, _INVALID, "unsupported_media_type"),
     "one bad of two": ({"images": [None, b"hello"]}, _INVALID, "invalid_image"),
     "33 images": ({"images": [None] * 33}, _INVALID, "too_large"),
     "9 MiB": ({"images": [bytes(9 << 20)]}, _INVALID, "too_large"),

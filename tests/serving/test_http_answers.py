@@ -267,7 +267,7 @@ def test_fields_of_a_model(gateway: Any) -> None:
     """A model shows whether it is ready, and what each version expects and knows."""
     model = gateway.request("GET", "/v1/models/mlp").json
     [version] = model["versions"]
-    computed = ("contract", "contract_json", "accuracy")
+    computed = ("contract", "contract_json", "accuracy", "tflite")
 
     assert {"name", "ready", "versions", "model_version_status"} == set(model)
     assert model["ready"] is True
@@ -285,6 +285,7 @@ def test_fields_of_a_model(gateway: Any) -> None:
     assert re.fullmatch("sha256:[0-9a-f]{64}", version["contract"])
     assert version["contract"] == Contract.from_json(version["contract_json"]).hash
     assert version["accuracy"] > 0.9
+    assert {"format", "bytes", "sha256"} == set(version["tflite"])
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
@@ -401,6 +402,8 @@ def test_headers_of_every_answer(gateway: Any, path: str, status: int) -> None:
         ("/page/page.js", "text/javascript"),
         ("/page/page.css", "text/css"),
         ("/page/icon.svg", "image/svg+xml"),
+        ("/page/device.js", "text/javascript"),
+        ("/page/litert/core.js", "text/javascript"),
     ],
 )
 def test_files_of_the_page(gateway: Any, path: str, content_type: str) -> None:
@@ -412,7 +415,7 @@ def test_files_of_the_page(gateway: Any, path: str, content_type: str) -> None:
         answer.headers["content-type"].split(";")[0],
     )
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
     assert "server" not in answer.headers
 
@@ -445,8 +448,8 @@ def test_script_inside_the_page_is_allowed(gateway: Any) -> None:
     digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
 
     policy = answer.headers["content-security-policy"]
-    assert f"script-src 'self' 'sha256-{digest}';" in policy
-    assert "unsafe" not in policy
+    assert f"script-src 'self' 'wasm-unsafe-eval' 'sha256-{digest}';" in policy
+    assert "'unsafe-" not in policy
 
 
 def test_requests_on_one_connection(gateway: Any, picture: bytes) -> None:

@@ -99,8 +99,15 @@ def test_answers_leave_at_once(serve: Callable[..., Running], picture: bytes) ->
     within(median, 0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("workers", "number"),
+    [
+        (1, signal.SIGINT),
+        (2, signal.SIGTERM),
+        pytest.param(1, signal.SIGTERM, marks=pytest.mark.soak),
+        pytest.param(2, signal.SIGINT, marks=pytest.mark.soak),
+    ],
+)
 def test_signals_end_the_gateway_with_0(
     serve: Callable[..., Running], number: int, workers: int
 ) -> None:
@@ -202,7 +209,9 @@ def test_signals_right_after_the_port_is_bound(
     within(time.monotonic() - signalled, 5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)]
+)
 def test_two_workers_serve_and_are_replaced(
     serve: Callable[..., Running], picture: bytes, number: int
 ) -> None:
@@ -293,18 +302,17 @@ def test_two_gateways_at_once_do_not_share_a_port(
     serve: Callable[..., Running],
 ) -> None:
     """Of two that start at the same moment one serves, and the other says why not."""
-    for _ in range(2):
-        port = free_port()
-        both = [serve("--http-port", port) for _ in range(2)]
-        until(lambda port=port: get_json(port, "/readyz")[0] == 200)
-        until(lambda both=both: any(one.process.poll() is not None for one in both))
-        ended = [one for one in both if one.process.poll() is not None]
-        serving = [one for one in both if one.process.poll() is None]
+    port = free_port()
+    both = [serve("--http-port", port) for _ in range(2)]
+    until(lambda: get_json(port, "/readyz")[0] == 200)
+    until(lambda: any(one.process.poll() is not None for one in both))
+    ended = [one for one in both if one.process.poll() is not None]
+    serving = [one for one in both if one.process.poll() is None]
 
-        assert [one.process.returncode for one in ended] == [1]
-        assert f"port {port}" in ended[0].log.read_text().splitlines()[-1]
-        assert "Traceback" not in ended[0].log.read_text()
-        assert [one.stop() for one in serving] == [0]
+    assert [one.process.returncode for one in ended] == [1]
+    assert f"port {port}" in ended[0].log.read_text().splitlines()[-1]
+    assert "Traceback" not in ended[0].log.read_text()
+    assert [one.stop() for one in serving] == [0]
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -359,7 +367,14 @@ def _up(
             os.killpg(running.process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.soak),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.soak),
+    ],
+)
 def test_up_takes_its_gateway_with_it(
     start: Callable[..., Running], published: Path, number: int
 ) -> None:

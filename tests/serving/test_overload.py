@@ -20,7 +20,7 @@ from tests.support.machine import TooSlow, free_port, until, within
 # 4 threads and 100 ms a call are 40 a second.
 _SERVER = """
 import socket, sys, time
-from inkling_serving.engines.embedded import LoadedVersion
+from inkling_serving.engines.loaded_version import LoadedVersion
 from inkling_serving.settings import Settings
 from inkling_serving.launch.gateway import serve
 

@@ -28,6 +28,7 @@ _OTHERS: dict[str, Any] = {
     "tls_key": "/elsewhere/key.pem",
     "tls_client_ca": "/elsewhere/clients.pem",
     "cors_origin": "https://app.example",
+    "device_files": False,
     "max_connections": 77,
     "max_held_bytes": 2**26 + 1,
     "grpc_reflection": True,
@@ -62,6 +63,8 @@ _OTHERS: dict[str, Any] = {
     "drain_delay_s": 3.5,
     "drain_timeout_s": 12.0,
     "log_level": "debug",
+    "log_format": "json",
+    "access_log": 0.5,
 }
 _NAMES = [item.name for item in dataclasses.fields(Settings)]
 

@@ -8,7 +8,12 @@ import threading
 import numpy as np
 
 from inkling.contract import Contract
-from inkling_serving.engines.base import ModelStatus, State, VersionStatus
+from inkling_serving.engines.base import (
+    DeviceFile,
+    ModelStatus,
+    State,
+    VersionStatus,
+)
 
 __all__ = ["HeldEngine"]
 
@@ -23,6 +28,7 @@ class HeldEngine:
         models: Whether each model can answer, by its name.
         timeouts: The time that each prediction was given, in seconds.
         threads: The names of the threads in which predictions were asked for.
+        device_file: The file that devices get.
     """
 
     model, version = "mlp", 1
@@ -30,6 +36,7 @@ class HeldEngine:
     def __init__(self, contract: Contract, *, quick: bool = False) -> None:
         self.contract = contract
         self.quick = quick
+        self.device_file: DeviceFile | None = None
         self.models = {"mlp": True}
         self.free = threading.Event()
         self.free.set()
@@ -61,7 +68,12 @@ class HeldEngine:
 
     def _version(self, ready: bool) -> VersionStatus:
         state = State.AVAILABLE if ready else State.FAILED
-        return VersionStatus(self.version, state, contract=self.contract)
+        return VersionStatus(
+            self.version,
+            state,
+            contract=self.contract,
+            device_file=self.device_file,
+        )
 
     def why_not_ready(self) -> str:
         """Return why no model can answer."""

@@ -5,6 +5,9 @@ import hashlib
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -593,6 +596,28 @@ def test_a_mobilenet_is_published(
     assert contract.scale == VALUES["signed"]["scale"]
     card = (version.path / "card" / "card.md").read_text()
     assert ("frozen for 1 epochs" in card) == (weights != "none")
+
+
+@pytest.mark.soak
+def test_an_interrupted_training_publishes_nothing(
+    shapes: Path, file: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Ctrl-C in an epoch ends with code 130; no version stays, and the run resumes."""
+    command = _command(shapes, tmp_path, file(_BUILD), "--epochs", "3")
+    with subprocess.Popen(
+        [sys.executable, "-m", "inkling", *command], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if re.match(r" +epoch +1/", line):
+                process.send_signal(signal.SIGINT)
+                break
+        process.stdout.read()
+
+    assert process.returncode == 130
+    assert [path for path in tmp_path.glob("models/**/*") if path.is_file()] == []
+    assert not any(tmp_path.glob("models/**/.staging*"))
+    assert main([*command, "--resume"]) == 0
 
 
 def test_other_errors_are_requests() -> None:

@@ -444,3 +444,50 @@ def test_odd_tables_of_several_labels(
     done = _evaluate("--pictures", tmp_path, *words)
 
     assert (1, True) == (done.returncode, message in done.stderr), done.stderr
+
+
+def test_withheld_pictures_are_named_and_judged(
+    published: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """With abstaining, each withheld picture is named, and each source has its figures."""
+    flags = ["--models-dir", published, "--model", "mlp"]
+    plain = json.loads(_evaluate("--pictures", pictures, "--json", *flags).stdout)
+    done = _evaluate("--pictures", pictures, "--json", "--abstain", *flags)
+    found = json.loads(done.stdout)
+    answers = {one["picture"]: one["answer"] for one in plain["mistakes"]}
+
+    withheld = {one["picture"]: one for one in found["withheld"]}
+    assert withheld, "no picture was withheld, so that nothing is shown"
+    wrong = [one for one in withheld.values() if one["likeliest"] != one["truth"]]
+    assert {one["picture"] for one in wrong} == answers.keys() & withheld.keys()
+    assert found["wrong_withheld"]["right"] == len(wrong)
+    assert sum(found["abstained"].values()) == len(withheld)
+    for source, figures in found["by_source"].items():
+        own = [one for one in withheld if f"/{source}/" in one]
+        assert figures["pictures"] == 30
+        assert figures["withheld"]["right"] == len(own)
+        assert figures["alone"]["of"] == 30 - len(own)
+        assert figures["wrong_withheld"]["of"] == len(own)
+        assert 0 <= figures["expected_calibration_error"] <= 1
+    shown = _evaluate("--pictures", pictures, "--abstain", *flags).stdout
+    assert (
+        f"withheld     {len(wrong)} of {len(withheld)} would have been wrong" in shown
+    )
+    heads = [line.split() for line in shown.splitlines() if line.startswith("SOURCE")]
+    assert heads[0][-3:] == ["WITHHELD", "WRONG", "ECE"]
+
+
+def test_copies_are_said(published: Path, pictures: Path, tmp_path: Path) -> None:
+    """Two paths with the same bytes make one picture count twice, which is said."""
+    first, other = sorted((pictures / "anna").iterdir())[:2]
+    for name in ("7_a.png", "7_b.png", "7_c.png"):
+        (tmp_path / name).write_bytes(first.read_bytes())
+    (tmp_path / "3_a.png").write_bytes(other.read_bytes())
+
+    done = _evaluate(
+        *("--pictures", tmp_path, "--models-dir", published, "--model", "mlp"), "--json"
+    )
+
+    same = [str(tmp_path / f"7_{name}.png") for name in "abc"]
+    assert json.loads(done.stdout)["copies"] == [same]
+    assert f"1 pictures have copies, and each copy counts: {same[0]} has" in done.stderr

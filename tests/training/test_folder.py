@@ -68,6 +68,23 @@ def test_each_label_is_split_alike(make: Make) -> None:
     assert counts == [[15, 30], [2, 4], [3, 6]]
 
 
+def test_every_format_is_the_same_picture(make: Make) -> None:
+    """WebP, BMP and PNG of the same pixels give the same inputs."""
+    folder = make(red=12, blue=12)
+    formats = (("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True}))
+    found = []
+    for kind, options in formats:
+        for path in sorted(folder.glob("*/*")):
+            picture = Image.open(path).convert("RGB")
+            path.unlink()
+            picture.save(path.with_suffix(f".{kind.lower()}"), kind, **options)
+        data = load_folder(folder, size=16, ink=False)
+        found.append({one for part in _parts(data) for one in part})
+
+    assert len(found[0]) == 24
+    assert found[0] == found[1] == found[2]
+
+
 def test_names_do_not_decide_on_the_split(make: Make) -> None:
     """A picture that is renamed stays in its split, at its place."""
     folder = make(red=20, blue=20)

@@ -106,7 +106,7 @@ def swapped(
     for name in FORMATS:
         other.write_tflite(name, inputs[:50], folder / "tflite")
     labels = plain_digits.test.labels
-    rows = compare(_asked(good), folder, contract, inputs, labels, FORMATS)
+    rows = compare(_asked(good)(inputs), folder, contract, inputs, labels, FORMATS)
     return _Compared(inputs, {row.export: row for row in rows})
 
 
@@ -233,7 +233,7 @@ def test_one_picture_in_int8_is_no_fault(
     assert len(differ) >= 1
 
     rows = compare(
-        _asked(weak), tmp_path / "version", contract, inputs, labels, FORMATS
+        _asked(weak)(inputs), tmp_path / "version", contract, inputs, labels, FORMATS
     )
 
     assert [row.passed for row in rows] == [True] * 4

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from inkling.cli.main import main
+from inkling_training.sources.guards import is_unknown
 
 Make = Callable[[Path], Path]
 
@@ -352,3 +353,12 @@ def test_signatures_are_chosen_by_name(
         (tmp_path / "models/own/1/assets.extra/contract.json").read_text()
     )
     assert contract["source"]["recipe"] == "--values bytes --signature second"
+
+
+def test_classes_of_other_packages_are_named() -> None:
+    """A class of KerasHub is none of Keras's own, although its module begins alike."""
+    other = {"module": "keras_hub.src.models", "class_name": "ResNetBackbone"}
+    own = {"module": "keras.src.models", "class_name": "Sequential"}
+
+    assert is_unknown(other, frozenset())
+    assert not is_unknown(own, frozenset())

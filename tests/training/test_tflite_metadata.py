@@ -217,3 +217,25 @@ def test_an_unusual_range_of_whole_numbers_is_asked_for(
     assert _scores(tmp_path / "models") == pytest.approx(
         (found - zero) * scale, abs=1e-5
     )
+
+
+def test_like_a_tflite_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A Keras model takes values and labels from the metadata of its TFLite file."""
+    model, told = _model(), tmp_path / "told.tflite"
+    metadata = _metadata([127.5], [127.5], {"labels.txt": ""})
+    content = _described(_converted(model), metadata, {"labels.txt": "cat\ndog\nowl"})
+    told.write_bytes(content)
+    (tmp_path / "silent.tflite").write_bytes(_converted(model))
+    model.save(tmp_path / "model.keras")
+    where = ["--name", "own", "--models-dir", str(tmp_path / "models")]
+    published = ["publish", str(tmp_path / "model.keras"), *where, "--like"]
+
+    codes = [main([*published, str(tmp_path / "silent.tflite")])]
+    codes.append(main([*published, str(told)]))
+
+    out, err = capsys.readouterr()
+    assert codes == [1, 0]
+    assert "silent.tflite has no metadata with values or labels" in err
+    assert re.search(r"values +signed +told.tflite, the metadata of a TFLite file", out)
+    expected = model(_pixels() / 127.5 - 1, training=False).numpy()[0]
+    assert _scores(tmp_path / "models") == pytest.approx(expected, abs=1e-5)

@@ -233,11 +233,15 @@ def test_resume_of_a_finished_run(
     assert _same(whole["mlp"].model, again.model)
 
 
+_OTHER_VALUES = {
+    "augmentation": {"digits": Augmentation(), "objects": Augmentation()},
+    "loss": "squared_error",
+    "optimizer": "sgd",
+}
 _OTHER_RECIPES = [
-    replace(_MLP, **{item.name: getattr(_MLP, item.name) + 1})
-    for item in fields(Recipe)
-    if item.name != "augmentation"
-] + [replace(_MLP, augmentation={"digits": Augmentation(), "objects": Augmentation()})]
+    replace(_MLP, **{name: _OTHER_VALUES.get(name) or getattr(_MLP, name) + 1})
+    for name in (item.name for item in fields(Recipe))
+]
 
 
 @pytest.mark.parametrize("recipe", [*_OTHER_RECIPES, None], ids=lambda _: "")
@@ -653,6 +657,6 @@ def test_digits_are_never_mirrored() -> None:
 @pytest.mark.parametrize("dataset", ["mnist", "digits", "cifar10"])
 def test_recipe_epochs_can_be_chosen(recipe: str, dataset: str) -> None:
     """Any number of epochs replaces the recipe's; without one, it stands."""
-    for model in ("mlp", "cnn"):
+    for model in ("mlp", "cnn", "classic"):
         assert recipe_for(recipe, model, dataset, 7).epochs == 7
         assert recipe_for(recipe, model, dataset, None).epochs >= 3

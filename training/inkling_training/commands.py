@@ -16,7 +16,7 @@ from inkling_training.tensorflow_import import tensorflow_import
 
 __all__ = ["TRAIN"]
 
-_MODELS = ("mlp", "cnn")
+_MODELS = ("mlp", "cnn", "classic")
 _DATASETS = ("auto", "mnist", "fashion_mnist", "cifar10", "digits", "folder")
 
 
@@ -27,8 +27,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=_model,
         metavar="MODEL",
-        help="the models to train: mlp, cnn, FILE.py:FUNCTION for a function of yours "
-        "that returns a Keras model (the file's code runs), or keras.applications:NAME",
+        help="the models to train: mlp, cnn, classic, FILE.py:FUNCTION for a function "
+        "of yours that returns a Keras model (the file's code runs), or "
+        "keras.applications:NAME",
     )
     parser.add_argument(
         "--dataset",
@@ -64,7 +65,7 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=_side,
         help="with --dataset folder: side of the model input, in pixels, 12 to 512 "
-        "(default: 32 for mlp and cnn, 160 for other models)",
+        "(default: 32 for mlp, cnn and classic, 160 for other models)",
     )
     parser.add_argument(
         "--no-augmentation",

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,10 @@ from inkling.contract import TOLERANCES
 from inkling.contract import Source as Origin
 from inkling.errors import InvalidRequest
 from inkling.model.repository import Repository, check_model_name
-from inkling_training.preparation import conclusion, labels, neighbours, pictures
+from inkling_training.preparation import conclusion, labels, pictures
 from inkling_training.preparation.conclusion import Fact, Likeness, Wishes
 from inkling_training.preparation.ecosystems import read_like
 from inkling_training.preparation.meaning import label_count, meaning_of
-from inkling_training.release.abstention import threshold_on
 from inkling_training.release.adoption import Adoption, adopt
 from inkling_training.release.publish import Terms, answering
 from inkling_training.sources.opening import open_source
@@ -59,8 +57,6 @@ def publish_given(options: argparse.Namespace) -> int:
     print(f"Opening {options.model}.", flush=True)
     source = open_source(options.model, choice)
     adoption = _concluded(source, like, options)
-    _warn(adoption)
-    adoption = _with_abstention(adoption)
     repository = Repository(options.models_dir)
     files = adopt(repository, options.name, adoption)
     for note in adoption.notes:
@@ -206,7 +202,8 @@ def _labels(
     if options.labels is not None:
         names, why = labels.read_labels(options.labels), "--labels"
     elif like.labels:
-        names, why = labels.labels_in(like.labels), like.said_by
+        names = labels.labels_in(labels.distinct(like.labels))
+        why = like.said_by
     elif source.labels:
         names = labels.labels_in(labels.distinct(source.labels))
         why = "the file's metadata"
@@ -260,34 +257,3 @@ def _pictures(
             "right could not be checked, and int8 has ranges from generated pictures."
         ]
     return pictures.read_pictures(folder, names, contract)
-
-
-def _with_abstention(adoption: Adoption) -> Adoption:
-    """Return the model with the score below which it abstains, if pictures tell it."""
-    if adoption.pictures.are_generated:
-        note = "Without --pictures it cannot abstain: no score is known for unsure."
-        return replace(adoption, notes=[*adoption.notes, note])
-    print("Setting the score below which it abstains.", flush=True)
-    contract = adoption.contract
-    below = threshold_on(adoption.pictures, contract, adoption.scored)
-    note = f"If a caller allows it, it abstains where no score reaches {below:g}."
-    return replace(
-        adoption,
-        contract=replace(contract, abstain_below=below),
-        notes=[*adoption.notes, note],
-    )
-
-
-def _warn(adoption: Adoption) -> None:
-    """Add what labelled pictures tell about a wrong preparation to the notes."""
-    known, contract = adoption.pictures, adoption.contract
-    if known.labels is None:
-        return
-    print("Trying the neighbouring preparations on the pictures.", flush=True)
-    found = neighbours.better_neighbours(
-        adoption.scored, contract, known, whole_numbers="int" in adoption.source.dtype
-    )
-    few = known.first(256)
-    scores = adoption.scored(few.inputs(contract, len(few.images)))
-    found += neighbours.label_order(scores, few.labels, contract.labels)  # type: ignore[arg-type]
-    adoption.notes += [f"Warning: {sentence}" for sentence in found]

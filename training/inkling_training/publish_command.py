@@ -110,7 +110,8 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
         "--like",
         type=Path,
         help="a preprocessor_config.json, timm's pretrained_cfg, Teachable Machine's "
-        "metadata.json, a KerasHub image converter, or an Inkling contract",
+        "metadata.json, a KerasHub image converter, a TFLite file with metadata, or an "
+        "Inkling contract",
     )
     either.add_argument(
         "--contract",

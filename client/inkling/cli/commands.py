@@ -21,6 +21,7 @@ from inkling.errors import (
     InvalidRequest,
     ModelNotFound,
 )
+from inkling.image.formats.catalogue import EXPECTED
 from inkling.model.repository import Repository, VersionFiles
 from inkling.model.survey import survey
 
@@ -172,7 +173,7 @@ def _row(files: VersionFiles, labels: str) -> str:
 
 
 def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pictures", nargs="+", type=Path, help="PNG or JPEG files")
+    parser.add_argument("pictures", nargs="+", type=Path, help=f"{EXPECTED} files")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--server",
@@ -267,7 +268,7 @@ def _as_json(path: Path, prediction: Prediction) -> str:
 
 def _add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
     add_models_dir(parser)
-    parser.add_argument("picture", type=Path, help="a PNG or JPEG file")
+    parser.add_argument("picture", type=Path, help=f"a {EXPECTED} file")
     parser.add_argument("--model", default="cnn", help="whose contract to follow")
     parser.add_argument(
         "--contract",

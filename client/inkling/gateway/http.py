@@ -13,6 +13,7 @@ from inkling.gateway.http_answers import no_gateway
 from inkling.gateway.http_transport import Exchange, HttpTransport
 from inkling.gateway.remote import RemoteClassifier
 from inkling.gateway.versions import contract_of
+from inkling.image.formats.catalogue import EXPECTED
 from inkling.types import ClassifyOptions, Origin, Prediction, Score
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class HttpClassifier(RemoteClassifier):
     def _begin(self, image: bytes, options: ClassifyOptions) -> _HttpCall:
         if not image:
             # The gateway would take it for a request without a body.
-            raise InvalidImage("The picture is empty; expected a PNG or JPEG file.")
+            raise InvalidImage(f"The picture is empty; expected {EXPECTED}.")
         query = {"top_k": str(options.top_k)} if options.top_k > 1 else {}
         if options.abstain:
             query["abstain"] = "true"

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decodes an image within limits on memory and CPU time.
 
-Inkling decodes only PNG and JPEG, which it recognises by their first bytes: nearly all
-known vulnerabilities of image decoders are in other formats. A picture is reduced while
-it is read, so the limits are on the decoded picture and on the time that it takes, and
-not on the size of the file's picture.
+Inkling decodes the formats of `inkling.image.formats.catalogue`, which it recognises by
+their first bytes; docs/formats.md states why it decodes no other. A picture is reduced
+while it is read, so the limits are on the decoded picture and on the time that it
+takes, and not on the size of the file's picture. A WebP and the frame of a GIF are in
+memory as a whole, and have a limit on that.
 """
 
 from __future__ import annotations
@@ -12,96 +13,27 @@ from __future__ import annotations
 import io
 import math
 import struct
-import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image, JpegImagePlugin
 
 from inkling.errors import InvalidImage, TooLarge, UnsupportedMediaType
-from inkling.image.containers import PNG, Png, damaged, read_png
-from inkling.image.jpeg import JPEG, Jpeg, Scan, read_jpeg
-from inkling.image.png import composing_cost, least_cost, mode_of, sample, strips
+from inkling.image.budget import Budget, Limits
+from inkling.image.formats.bmp import read_bmp
+from inkling.image.formats.catalogue import EXPECTED, foreign_name, format_of
+from inkling.image.formats.containers import DECODER_ERRORS, PNG, damaged, read_png
+from inkling.image.formats.gif import read_gif
+from inkling.image.formats.jpeg import Jpeg, Scan, read_jpeg
+from inkling.image.formats.png import PngRows, sample
+from inkling.image.formats.raster import Raster
+from inkling.image.formats.webp import read_webp
 
-__all__ = [
-    "DEFAULT_LIMITS",
-    "Budget",
-    "Decoded",
-    "Limits",
-    "TakesLonger",
-    "decode",
-    "png_size",
-]
-
-# Other formats that people send, by offset and first bytes; the error message names
-# the format.
-_FOREIGN = (
-    (0, b"GIF8", "GIF"),
-    (0, b"BM", "BMP"),
-    (0, b"II*\x00", "TIFF"),
-    (0, b"MM\x00*", "TIFF"),
-    (8, b"WEBP", "WebP"),
-    (4, b"ftyp", "HEIC, AVIF or video"),
-    (0, b"\x00\x00\x01\x00", "ICO"),
-    (0, b"8BPS", "PSD"),
-    (0, b"\x00\x00\x00\x0cjP", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"%PDF", "PDF"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"<", "SVG or HTML"),
-)
+__all__ = ["Decoded", "decode", "png_size"]
 
 # The signature, length and type of the first chunk take 16 bytes; the size follows.
 _PNG_HEADER = struct.Struct(">16xII")
 
-# The exceptions that Pillow raises on a damaged file. Pillow's own fuzz tests expect
-# most of them.
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    MemoryError,
-    ValueError,
-    NotImplementedError,
-    OverflowError,
-    EOFError,
-    AssertionError,
-    IndexError,
-    KeyError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits for one image and for all images of one request.
-
-    Attributes:
-        max_bytes: Size of the file up to the end of the picture, in bytes.
-        max_pixels: Pixels of a decoded picture, after it was reduced; also the pixels
-            of an interlaced PNG, which cannot be reduced while it is read.
-        max_side: Width or height of the file, in pixels.
-        max_parts: PNG chunks or JPEG segments of a file.
-        max_coefficient_bytes: Memory for a JPEG that is not decoded row by row
-            (progressive, or with a scan per colour): two bytes per sample.
-        max_cpu_ms: CPU time that decoding the images of one request, and searching them
-            for ink, may take, in milliseconds. It is estimated from the content of the
-            file, never measured, so every machine refuses the same pictures. On the
-            machine where the estimate was made, the pictures take less.
-    """
-
-    max_bytes: int = 8 * 1024 * 1024
-    max_pixels: int = 2048 * 2048
-    max_side: int = 65_535
-    max_parts: int = 4096
-    max_coefficient_bytes: int = 40 * 1024 * 1024
-    max_cpu_ms: int = 215
-
-
-DEFAULT_LIMITS = Limits()
 # A picture that would keep more pixels is reduced further. The value is no setting, so
 # that a picture gives the same input everywhere.
 _MOST_PIXELS = 2048 * 2048
@@ -113,6 +45,8 @@ _SEQUENTIAL, _MEANS, _FIRST_BITS, _FURTHER_BITS = (16, 13), (26, 20), (12, 22), 
 _BLOCK_BYTES = 128
 _PIXEL, _PICTURE = 5, 200_000
 _SAMPLE = 40_000
+# To compose a decoded pixel over a ground.
+_COMPOSE = 14
 
 
 @dataclass(frozen=True)
@@ -130,75 +64,28 @@ class Decoded:
     came_as: str
 
 
-class TakesLonger(Exception):
-    """The images take more CPU time than the caller gives them in this place."""
-
-
-class Budget:
-    """The CPU time that the images of one request may still take; not thread-safe."""
-
-    def __init__(
-        self, limits: Limits = DEFAULT_LIMITS, quick_ns: int | None = None
-    ) -> None:
-        """Create the budget.
-
-        Args:
-            limits: The limits of the request.
-            quick_ns: The CPU time, in nanoseconds, after which the work has to go on in
-                another place; None means no such limit.
-        """
-        self.limits = limits
-        self._left_ns = limits.max_cpu_ms * 1_000_000
-        self._quick_until = 0 if quick_ns is None else self._left_ns - quick_ns
-
-    def spend(self, nanoseconds: int) -> None:
-        """Subtract CPU time from the rest, before it is used.
-
-        Raises:
-            TooLarge: The rest is smaller.
-            TakesLonger: The work would take more than `quick_ns`.
-        """
-        self._left_ns -= nanoseconds
-        if self._left_ns < 0:
-            raise TooLarge(
-                "The images of this request take too long to decode: more than "
-                f"{self.limits.max_cpu_ms} ms. Scale them down, or send several images "
-                "in several requests."
-            )
-        if self._left_ns < self._quick_until:
-            raise TakesLonger
-
-    def check(self, nanoseconds: int) -> None:
-        """Check that the rest is not smaller, and leave it as it is.
-
-        Raises:
-            TooLarge: The rest is smaller.
-        """
-        self.spend(nanoseconds)
-        self._left_ns += nanoseconds
-
-
 def decode(image: bytes, min_side: int, budget: Budget) -> Decoded:
     """Return the decoded picture.
 
     The picture is reduced to 1/2, 1/4 or 1/8 scale if both sides keep at least
     `min_side` pixels, and further if it would keep more than 4,194,304 pixels. A JPEG
-    is decoded at that scale; the rows of a PNG are averaged as they are read.
+    is decoded at that scale; the rows of other files are averaged.
 
     A picture is damaged if a part of it is missing or has a wrong checksum: a PNG whose
     header, palette, transparency or pixels do not match their checksums or whose pixels
     end before the last row; a JPEG that has no scan for one of its colours, whose scan
-    ends before the last row, or whose scans do not fit its size. Bytes that make no
-    pixel may be missing or wrong: metadata, and all that follows the pixels, such as
-    the marker of the end.
+    ends before the last row, or whose scans do not fit its size; a WebP that is shorter
+    than it states; a GIF or BMP whose pixels end before the last row. Bytes that make
+    no pixel may be missing or wrong: metadata, and all that follows the pixels, such as
+    the marker of the end. Of several frames, the first is the picture.
 
     Args:
-        image: The bytes of a PNG or JPEG file.
+        image: The bytes of a file in a format of the catalogue.
         min_side: The smallest side after the reduction, in pixels.
         budget: The limits, and the CPU time that the request may still take.
 
     Raises:
-        InvalidImage: The bytes are damaged, or are neither PNG nor JPEG.
+        InvalidImage: The bytes are damaged, or are no picture.
         UnsupportedMediaType: The bytes are a picture in another format.
         TooLarge: The image exceeds a limit.
     """
@@ -212,17 +99,30 @@ def decode(image: bytes, min_side: int, budget: Budget) -> Decoded:
         _check_bytes(len(image), budget.limits)
         raise
     _check_bytes(file.size, budget.limits)
-    if isinstance(file, Png):
-        return _decode_png(file, min_side, budget)
-    return _decode_jpeg(file, min_side, budget)
+    if isinstance(file, Jpeg):
+        return _decode_jpeg(file, min_side, budget)
+    return _decode_rows(file, min_side, budget)
 
 
-def _read(image: bytes, limits: Limits) -> Png | Jpeg:
-    if image.startswith(PNG):
-        return read_png(image, limits.max_parts)
-    if image.startswith(JPEG):
+def _read(image: bytes, limits: Limits) -> Raster | Jpeg:
+    kind = format_of(image)
+    if kind is None:
+        raise _not_a_picture(image)
+    if kind.name == "JPEG":
         return read_jpeg(image, limits.max_parts)
-    raise _not_a_picture(image)
+    return _READERS[kind.name](image, limits.max_parts)
+
+
+def _read_png(image: bytes, max_parts: int) -> Raster:
+    return PngRows(read_png(image, max_parts))
+
+
+_READERS: dict[str, Callable[[bytes, int], Raster]] = {
+    "PNG": _read_png,
+    "WebP": read_webp,
+    "GIF": read_gif,
+    "BMP": read_bmp,
+}
 
 
 def png_size(image: bytes) -> tuple[int, int] | None:
@@ -234,16 +134,12 @@ def png_size(image: bytes) -> tuple[int, int] | None:
 
 
 def _not_a_picture(image: bytes) -> InvalidImage | UnsupportedMediaType:
-    for offset, magic, name in _FOREIGN:
-        if image.startswith(magic, offset):
-            return UnsupportedMediaType(
-                f"The picture is {name}; expected PNG or JPEG. Convert it first."
-            )
-    came = (
-        f"is {len(image):,} bytes that are neither PNG nor JPEG"
-        if image
-        else "is empty"
-    )
+    name = foreign_name(image)
+    if name:
+        return UnsupportedMediaType(
+            f"The picture is {name}; expected {EXPECTED}. Convert it first."
+        )
+    came = f"is {len(image):,} bytes that are no {EXPECTED}" if image else "is empty"
     return InvalidImage(f"The image {came}. Send the bytes of a picture file.")
 
 
@@ -258,25 +154,31 @@ def _decoded_sample(
     return Decoded(picture.reduce(factor) if factor > 1 else picture, 1, came_as)
 
 
-def _decode_png(png: Png, min_side: int, budget: Budget) -> Decoded:
-    written = (png.width, png.height)
+def _decode_rows(file: Raster, min_side: int, budget: Budget) -> Decoded:
+    written, limits = (file.width, file.height), budget.limits
     factor = _factor(written, min_side)
-    if png.interlaced:
-        _check_size(written, written, budget.limits, "interlaced PNG")
+    if isinstance(file, PngRows) and file.png.interlaced:
+        _check_size(written, written, limits, "interlaced PNG")
     size = _reduced_size(written, factor)
-    _check_size(written, size, budget.limits, "PNG")
-    budget.spend(composing_cost(png, size))
-    budget.check(least_cost(png))
-    came_as = f"PNG, mode {mode_of(png)}, {png.width} x {png.height}"
-    return Decoded(_joined(png, factor, size, budget), png.orientation, came_as)
+    _check_size(written, size, limits, file.name)
+    if file.is_clear:
+        budget.spend(_COMPOSE * size[0] * size[1])
+    budget.check(file.least_cost())
+    if file.held_bytes(budget.spend) > limits.max_held_bytes:
+        raise TooLarge(
+            f"The {file.name} has {file.width} x {file.height} pixels, all of which "
+            "are in memory while it is decoded. Scale it down, or send PNG or JPEG."
+        )
+    came_as = f"{file.name}, mode {file.mode}, {file.width} x {file.height}"
+    return Decoded(_joined(file, factor, size, budget), file.orientation, came_as)
 
 
 def _joined(
-    png: Png, factor: int, size: tuple[int, int], budget: Budget
+    file: Raster, factor: int, size: tuple[int, int], budget: Budget
 ) -> Image.Image:
-    """Return the strips of a PNG as one picture of the given size."""
+    """Return the strips of a file as one picture of the given size."""
     whole, top = None, 0
-    for strip in strips(png, factor, budget.spend):
+    for strip in file.strips(factor, budget.spend):
         part = strip.reduce(factor) if factor > 1 else strip
         if part.size == size:
             return part
@@ -284,7 +186,7 @@ def _joined(
         whole.paste(part, (0, top))
         top += part.height
     if whole is None:
-        raise damaged("PNG")
+        raise damaged(file.name)
     return whole
 
 
@@ -293,7 +195,7 @@ def _decode_jpeg(jpeg: Jpeg, min_side: int, budget: Budget) -> Decoded:
     factor = _factor(written, min_side)
     size = _reduced_size(written, factor)
     _check_size(written, size, limits, "JPEG")
-    if not jpeg.row_by_row and jpeg.coefficient_bytes > limits.max_coefficient_bytes:
+    if not jpeg.row_by_row and jpeg.coefficient_bytes > limits.max_held_bytes:
         raise TooLarge(
             f"The JPEG has {jpeg.width} x {jpeg.height} pixels and is progressive, so "
             "that all of it is in memory while it is decoded. Save it as a baseline "
@@ -336,7 +238,7 @@ def _jpeg_picture(jpeg: Jpeg, ending: bytes, factor: int) -> Image.Image:
         file.load()
         # A conversion to the same mode would cost a copy.
         return file.convert("RGB") if file.mode == "CMYK" else file
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         raise damaged("JPEG") from None
 
 

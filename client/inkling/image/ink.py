@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.budget import Spend
     from inkling.image.crop import Area
     from inkling.image.morphology import Mask, Values
-    from inkling.image.png import Spend
 
 __all__ = [
     "Note",

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from inkling.errors import InvalidImage
-from inkling.image.containers import orientation_of
+from inkling.image.formats.catalogue import EXPECTED, FORMATS
+from inkling.image.formats.containers import orientation_of
 from inkling.image.preprocess import picture_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _SENT_AS = {
     **dict.fromkeys(("RGBX", "CMYK", "YCbCr", "LAB", "HSV"), "RGB"),
     **dict.fromkeys(("I", "I;16B", "I;16L", "I;16N"), "I;16"),
 }
-_FILES = ("PNG", "JPEG", "MPO")
+_FILES = frozenset(name for one in FORMATS for name in one.pillow_names)
 _ORIENTATION = 0x0112
 _BITS_8, _BITS_16 = 0xFF, 0xFFFF
 
@@ -71,7 +72,7 @@ def encoded(picture: Picture) -> bytes:
             return Path(picture).read_bytes()
         except (OSError, ValueError):
             raise InvalidImage(
-                f"{str(picture)[:200]} cannot be read; name a PNG or JPEG file."
+                f"{str(picture)[:200]} cannot be read; name a picture: {EXPECTED}."
             ) from None
     if isinstance(picture, np.ndarray):
         picture = _image_of(picture)
@@ -136,13 +137,15 @@ def _unclear(what: str, values: npt.NDArray[Any], name: str) -> InvalidImage:
 
 
 def _as_opened(picture: Image.Image) -> bytes | None:
-    """Return the bytes of a PNG or JPEG that Pillow opened and nobody has loaded yet.
+    """Return the bytes of a file that Pillow opened and nobody has loaded yet.
 
     They give the same answer as the path. None for any other image.
     """
     if not isinstance(picture, ImageFile.ImageFile) or picture.format not in _FILES:
         return None
-    if not picture.tile or picture.fp is None or picture.tell() != 0:
+    # A WebP has no tile before it is loaded, and no file afterwards.
+    is_loaded = not picture.tile and picture.format != "WEBP"
+    if is_loaded or picture.fp is None or picture.tell() != 0:
         return None
     try:
         place = picture.fp.tell()

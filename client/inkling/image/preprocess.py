@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from inkling.errors import InvalidImage, InvalidRequest
-from inkling.image.decoding import Budget, Decoded, decode
+from inkling.image.budget import Budget
+from inkling.image.decoding import Decoded, decode
 from inkling.image.finder.strokes import follow
 from inkling.image.grey import to_grey
 from inkling.image.ink import Note, framed, shown, unlimited
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.budget import Spend
     from inkling.image.morphology import Values
-    from inkling.image.png import Spend
 
     Pixels: TypeAlias = npt.NDArray[np.uint8]
     Input: TypeAlias = npt.NDArray[np.float32]
@@ -84,7 +85,7 @@ def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> 
     """Return the model input for one encoded image.
 
     Args:
-        image: The bytes of a PNG or JPEG file.
+        image: The bytes of a picture file.
         contract: The contract of the model.
         budget: The limits of the request; the images of one request share one budget.
             None applies the default limits to this image.
@@ -93,7 +94,7 @@ def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> 
         The contract's `input_shape`, float32, pixel * scale + offset.
 
     Raises:
-        InvalidImage: The bytes are damaged, or are neither PNG nor JPEG.
+        InvalidImage: The bytes are damaged, or are no picture.
         UnsupportedMediaType: The bytes are a picture in another format.
         TooLarge: The image exceeds a limit.
     """
@@ -244,7 +245,7 @@ def explain(
     Arguments, model input and errors are those of `to_input`.
 
     Raises:
-        InvalidImage: The bytes are damaged, or are neither PNG nor JPEG.
+        InvalidImage: The bytes are damaged, or are no picture.
         UnsupportedMediaType: The bytes are a picture in another format.
         TooLarge: The image exceeds a limit.
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
-    from inkling.image.png import Spend
+    from inkling.image.budget import Spend
 
     Values: TypeAlias = npt.NDArray[np.float32]
 

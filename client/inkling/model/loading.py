@@ -84,15 +84,16 @@ def load_version(files: VersionFiles, tflite_format: str) -> TFLiteRunner:
         InvalidContract: This version of Inkling does not support the contract.
     """
     files.verify()
-    bundle = read_bundle(files.content(f"tflite/{tflite_format}.tflite"))
+    content = files.content(f"tflite/{tflite_format}.tflite")
     contract = files.contract()
-    if bundle.contract != contract:
+    if read_bundle(content).contract != contract:
         raise BrokenVersion(
             f"The contract in the {tflite_format} file differs from the version's "
             "contract. Publish the version again."
         )
     try:
-        runner = TFLiteRunner(bundle.model, contract)
+        # With the contract behind the model, the same bytes can go to a device.
+        runner = TFLiteRunner(content, contract)
         check_golden(runner, files, tflite_format)
     except _LOADING_ERRORS as error:
         # The texts of these errors contain paths and do not help the publisher.

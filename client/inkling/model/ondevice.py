@@ -96,7 +96,7 @@ class OnDeviceClassifier:
             InvalidImage: The picture cannot be read.
             InvalidRequest: An option is invalid, or the model takes no threshold.
             TooLarge: The picture exceeds a limit.
-            UnsupportedMediaType: The picture is neither PNG nor JPEG.
+            UnsupportedMediaType: The picture is in a format that Inkling does not read.
         """
         [outcome] = self.outcomes(
             [picture], top_k, abstain=abstain, threshold=threshold

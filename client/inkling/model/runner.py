@@ -55,13 +55,13 @@ class _Interpreter:
         self._handle = handle
         self._batch = int(self.input["shape"][0])
         # A file that states a batch of one may have that number in its operations, too.
-        self._is_single = int(self.input["shape_signature"][0]) == 1
+        self.is_single = int(self.input["shape_signature"][0]) == 1
 
     def run(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the outputs, shape (n, outputs), for a batch of n inputs."""
-        if self._is_single and len(inputs) > 1:
-            return np.concatenate([self.run(one[np.newaxis]) for one in inputs])
         index = self.input["index"]
+        # A model of grey pictures may take them without the axis of the channels.
+        inputs = inputs.reshape(len(inputs), *self.input["shape"][1:])
         if self._batch != len(inputs):
             self._handle.resize_tensor_input(index, inputs.shape)
             self._handle.allocate_tensors()
@@ -82,6 +82,7 @@ class TFLiteRunner:
 
     Attributes:
         contract: The contract against which the inputs are checked.
+        model: The bytes of the TFLite file, with or without the archive behind it.
 
     Raises:
         BrokenVersion: LiteRT cannot load the file, or the model does not have the
@@ -91,7 +92,7 @@ class TFLiteRunner:
 
     def __init__(self, model: bytes, contract: Contract, num_threads: int = 1) -> None:
         self.contract = contract
-        self._model = model
+        self.model = model
         self._num_threads = num_threads
         # The interpreter that was returned last is borrowed first: its weights are in
         # the caches. `list.append` and `list.pop` are atomic.
@@ -99,6 +100,8 @@ class TFLiteRunner:
         self._at_once = max(1, _VALUES_AT_ONCE // math.prod(contract.input_shape))
         with self._borrowed("single") as interpreter:
             self._check_signature(interpreter)
+            if interpreter.is_single:
+                self._at_once = 1
 
     def run(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the scores, shape (n, classes), float32, in [0, 1].
@@ -145,7 +148,7 @@ class TFLiteRunner:
         try:
             interpreter = idle.pop()
         except IndexError:
-            interpreter = _Interpreter(self._model, self._num_threads)
+            interpreter = _Interpreter(self.model, self._num_threads)
         yield interpreter
         # After an error the interpreter is dropped: its tensors may be in any state.
         if len(idle) < _MAX_IDLE:
@@ -156,7 +159,10 @@ class TFLiteRunner:
         classes = int(interpreter.output["shape"][-1])
         wanted = self.contract.input_shape
         binary = self.contract.outputs == "binary"
-        if found != wanted or classes != (1 if binary else len(self.contract.labels)):
+        fits = found == wanted or (
+            len(found) < len(wanted) and math.prod(found) == math.prod(wanted)
+        )
+        if not fits or classes != (1 if binary else len(self.contract.labels)):
             raise BrokenVersion(
                 f"The TFLite file has an input of shape {found} and {classes} scores; "
                 f"its contract states {wanted} and {len(self.contract.labels)} labels. "

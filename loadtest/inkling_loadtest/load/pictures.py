@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from inkling.errors import InvalidRequest
+from inkling.image.formats.catalogue import EXPECTED, SUFFIXES
 from inkling.model.litter import is_litter
 
 __all__ = ["LabelledPicture", "draw_digits", "drawn_digits", "pictures_in"]
 
 _MAX_PICTURES = 300
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 # The strokes of each digit as a pen makes them, in a box of 1 x 1. A stroke is a row of
 # points, or an arc: (centre x, centre y, radius x, radius y, from degrees, to degrees),
@@ -69,7 +69,7 @@ def draw_digits(seed: int = 0) -> Iterator[LabelledPicture]:
 
 
 def pictures_in(folder: Path) -> list[LabelledPicture]:
-    """Return PNG and JPEG files of a folder's subfolders, labelled by subfolder.
+    """Return the pictures of a folder's subfolders, labelled by subfolder.
 
     Of more than 300 some are taken, since each is asked for alone before the load.
 
@@ -81,12 +81,12 @@ def pictures_in(folder: Path) -> list[LabelledPicture]:
             path.read_bytes(), path.parent.name, f"{path.parent.name}/{path.name}"
         )
         for path in sorted(folder.glob("*/*"))
-        if path.suffix.lower() in _SUFFIXES and not is_litter(path.name)
+        if path.suffix.lower() in SUFFIXES and not is_litter(path.name)
     ]
     distinct = {picture.image: picture for picture in found}
     if not distinct:
         raise InvalidRequest(
-            f"--pictures: {folder} has no PNG or JPEG in subfolders; a picture of a 7 "
+            f"--pictures: {folder} has no {EXPECTED} in subfolders; a picture of a 7 "
             f"belongs into {folder / '7'}."
         )
     every = math.ceil(len(distinct) / _MAX_PICTURES)

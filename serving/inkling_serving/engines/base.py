@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_SUCH_MODEL",
+    "DeviceFile",
     "Engine",
     "ModelStatus",
     "Servable",
@@ -59,6 +60,21 @@ class State(StrEnum):
     FAILED = "FAILED"
 
 
+@dataclass(frozen=True)
+class DeviceFile:
+    """A TFLite file that an engine runs, and that a device can run, too.
+
+    Attributes:
+        tflite_format: `float32`, `float16` or `int8`.
+        content: The file with its contract, as `inkling.model.bundle` reads it.
+        sha256: The SHA-256 of `content` in hexadecimal digits.
+    """
+
+    tflite_format: str
+    content: bytes = field(repr=False)
+    sha256: str
+
+
 class Servable(Protocol):
     """One version of one model; it can answer as long as a caller keeps it."""
 
@@ -77,6 +93,10 @@ class Servable(Protocol):
     @property
     def quick(self) -> bool:
         """Whether one prediction is quicker than the hand-over to a thread."""
+
+    @property
+    def device_file(self) -> DeviceFile | None:
+        """The file that the engine runs in this process; None if it runs elsewhere."""
 
     def predict(
         self, inputs: npt.NDArray[np.float32], timeout_s: float | None = None
@@ -101,6 +121,7 @@ class VersionStatus:
         contract: The contract, once the engine has read it.
         accuracy: The share of correct answers on the test set, from 0 to 1, for the
             format that runs.
+        device_file: As `Servable.device_file`.
     """
 
     version: int
@@ -108,6 +129,7 @@ class VersionStatus:
     reason: str | None = None
     contract: Contract | None = None
     accuracy: float | None = None
+    device_file: DeviceFile | None = None
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from inkling.errors import InklingError, ModelNotFound, NotReady
-from inkling.model.loading import load_version
-from inkling.model.runner import TFLiteRunner
 from inkling.model.survey import survey
 from inkling.model.version_files import ReadFailed
 from inkling.model.version_labels import default_version
@@ -34,27 +29,21 @@ from inkling_serving.engines.base import (
     not_served,
 )
 from inkling_serving.engines.label_moves import LabelMoves, labels_in
+from inkling_serving.engines.loaded_version import LoadedVersion
 from inkling_serving.runtime.bounded_calls import BoundedCalls
 from inkling_serving.runtime.poller import Repeating
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy.typing as npt
-
-    from inkling.contract import Contract
     from inkling.model.repository import Repository, VersionFiles
 
-__all__ = ["EmbeddedEngine", "LoadedVersion"]
+__all__ = ["EmbeddedEngine"]
 
 _log = logging.getLogger(__name__)
 
 # The newest version, and the version before it for a rollback.
 _VERSIONS_KEPT = 2
-# The hand-over to a thread costs about 0.1 ms and waits for the interpreter lock. On
-# the event loop, a slower model would delay all other requests of the process.
-_QUICK_S = 0.002
-_TRIALS = 5
 # Broken versions that are named where nothing is ready.
 _MOST_NAMED = 3
 # How long the reading of one version holds up the others, and all of them the start.
@@ -66,32 +55,6 @@ _STILL_READ = (
     f"Its files are being read for more than {_READING_S:g} s. If this lasts, the "
     "volume that holds them does not answer."
 )
-
-
-@dataclass(frozen=True)
-class LoadedVersion:
-    """A version whose TFLite file is in memory."""
-
-    model: str
-    version: int
-    runner: TFLiteRunner
-    accuracy: float | None
-    quick: bool = False
-
-    @property
-    def contract(self) -> Contract:
-        """The requirements of the version for an image."""
-        return self.runner.contract
-
-    def predict(
-        self, inputs: npt.NDArray[np.float32], timeout_s: float | None = None
-    ) -> npt.NDArray[np.float32]:
-        """Return scores (n, classes), float32, for inputs (n, h, w, c), float32.
-
-        A run of a model in this process cannot be interrupted: `timeout_s` is ignored.
-        """
-        del timeout_s
-        return self.runner.run_prepared(inputs)
 
 
 @dataclass(frozen=True)
@@ -120,6 +83,7 @@ class _Model:
                 self.failed.get(version),
                 contract=loaded.contract,
                 accuracy=loaded.accuracy,
+                device_file=loaded.device_file,
             )
             for version, loaded in self.loaded.items()
         ]
@@ -349,9 +313,7 @@ class EmbeddedEngine:
         if fingerprint == known:
             return _Reading(version, fingerprint, None)
         try:
-            tflite_format = files.offered(self._format)
-            runner = load_version(files, tflite_format)
-            accuracy = files.accuracy(tflite_format)
+            loaded = LoadedVersion.read(files, self._format)
             _log_unlisted(files)
         except InklingError as error:
             reason = error.message
@@ -359,7 +321,6 @@ class EmbeddedEngine:
                 _log.error("%s version %d is not served: %s", name, version, reason)
             is_final = not isinstance(error, ReadFailed)
             return _Reading(version, fingerprint if is_final else 0, reason)
-        loaded = LoadedVersion(name, version, runner, accuracy, _is_quick(runner))
         _log.info("%s version %d is available", name, version)
         return _Reading(version, fingerprint, loaded)
 
@@ -382,14 +343,3 @@ def _only(model: _Model, keep: set[int]) -> _Model:
         fingerprints={k: v for k, v in model.fingerprints.items() if k in keep},
         failed={k: v for k, v in model.failed.items() if k in keep},
     )
-
-
-def _is_quick(runner: TFLiteRunner) -> bool:
-    """Measure one prediction; the fastest of five, since others use the cores, too."""
-    inputs = np.zeros((1, *runner.contract.input_shape), np.float32)
-    times = []
-    for _ in range(_TRIALS):
-        started = time.perf_counter()
-        runner.run_prepared(inputs)
-        times.append(time.perf_counter() - started)
-    return min(times) <= _QUICK_S

@@ -92,6 +92,11 @@ class RemoteVersion:
         """Always False, because a prediction waits for the network."""
         return False
 
+    @property
+    def device_file(self) -> None:
+        """Always None, because the servers have the files."""
+        return None
+
     def predict(
         self, inputs: npt.NDArray[np.float32], timeout_s: float | None = None
     ) -> npt.NDArray[np.float32]:

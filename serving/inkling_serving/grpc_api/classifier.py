@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from inkling.errors import InklingError, NotReady, Overloaded
-from inkling.image.decoding import TakesLonger
+from inkling.errors import InklingError
+from inkling.image.budget import TakesLonger
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierServicer
 from inkling_serving.grpc_api.calls import Calls, seconds_left
-from inkling_serving.grpc_api.errors import end_with, foreseen
+from inkling_serving.grpc_api.open_streams import OpenStreams, StreamedRequest
 from inkling_serving.grpc_api.stream import Stream
-from inkling_serving.runtime.thread_pool import ThreadPool, too_many
 from inkling_serving.runtime.timings import Timings
 from inkling_serving.service import Options, Target
 
@@ -25,15 +23,13 @@ if TYPE_CHECKING:
     import grpc
 
     from inkling.types import Score
+    from inkling_serving.answers import Answer
     from inkling_serving.engines.base import ModelStatus
-    from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
-    from inkling_serving.service import Answer, Service
+    from inkling_serving.runtime.thread_pool import ThreadPool
+    from inkling_serving.service import Service
 
 __all__ = ["Classifier"]
-
-# A stream that waits for its next request for longer may lose its place to another one.
-_IDLE_S = 1.0
 
 _Classify = Callable[..., pb.ClassifyResponse]
 _Stream = Stream[pb.ClassifyStreamRequest, pb.ClassifyStreamResponse]
@@ -47,18 +43,12 @@ class Classifier(ClassifierServicer):
         service: Service,
         pool: ThreadPool,
         metrics: Metrics,
-        held: HeldBytes,
-        max_streams: int,
+        streams: OpenStreams,
     ) -> None:
-        """Create the servicer; `max_streams` streams may be open at once."""
+        """Create the servicer; its streams are among `streams`."""
         self._service = service
-        self._pool = pool
-        self._held = held
         self._calls = Calls(pool, metrics, "grpc")
-        self._max_streams = max_streams
-        self._lock = threading.Lock()
-        self._streams: set[_Stream] = set()
-        self._ending = False
+        self._streams = streams
 
     def Classify(
         self, request: pb.ClassifyRequest, context: grpc.ServicerContext
@@ -84,19 +74,7 @@ class Classifier(ClassifierServicer):
             lambda request: self._stream_answer(request, context),
             lambda request, error: self._refusal(request.id, error, Timings()),
         )
-        try:
-            self._open(stream)
-        except InklingError as error:
-            end_with(context, error)
-        try:
-            yield from stream.answers(requests)
-        finally:
-            with self._lock:
-                self._streams.discard(stream)
-        if stream.error is not None:
-            end_with(context, stream.error)
-        if self._ending:
-            end_with(context, NotReady("This server stops; send the rest again."))
+        yield from self._streams.answers(stream, requests, context)
 
     def ListModels(
         self, request: pb.ListModelsRequest, context: grpc.ServicerContext
@@ -117,34 +95,6 @@ class Classifier(ClassifierServicer):
         return self._calls.answer(
             context, lambda _: _model(self._service.model(request.model))
         )
-
-    def end(self) -> None:
-        """Stop reading from open streams; requests that were read are answered."""
-        with self._lock:
-            self._ending = True
-            streams = list(self._streams)
-        for stream in streams:
-            stream.end()
-
-    def _open(self, stream: _Stream) -> None:
-        with self._lock:
-            if self._ending:
-                raise NotReady("This server stops; send the call again.")
-            count = len(self._streams)
-            idle = [] if count < self._max_streams else self._idle()
-            if count >= self._max_streams and not idle:
-                raise too_many(count)
-            for one in idle:
-                self._streams.discard(one)
-            self._streams.add(stream)
-        for one in idle:
-            one.end(_idle_for_longest())
-
-    def _idle(self) -> list[_Stream]:
-        """Return the stream that has waited longest for a request, if any has."""
-        idle = [(one.idle_s, place) for place, one in enumerate(self._streams)]
-        longest_s, place = max(idle, default=(0.0, 0))
-        return [list(self._streams)[place]] if longest_s > _IDLE_S else []
 
     def _classification(
         self, request: pb.ClassifyRequest, timings: Timings
@@ -174,43 +124,24 @@ class Classifier(ClassifierServicer):
     def _stream_answer(
         self, request: pb.ClassifyStreamRequest, context: grpc.ServicerContext
     ) -> pb.ClassifyStreamResponse | Future[pb.ClassifyStreamResponse]:
-        timings, left_s = Timings(), seconds_left(context)
-        size = request.ByteSize()
-        classify, quick = self._classification(request.request, timings)
+        timings, size = Timings(), request.ByteSize()
+        classify, is_quick = self._classification(request.request, timings)
 
-        def answer(quickly: bool) -> pb.ClassifyStreamResponse:
-            try:
-                response = classify(seconds_left(context), quickly)
-            except TakesLonger:
-                raise
-            except Exception as error:  # noqa: BLE001 - the edge of the gRPC door
-                return self._refusal(request.id, error, timings)
-            self._calls.count("ok", timings)
+        def answer(left_s: float | None, quickly: bool) -> pb.ClassifyStreamResponse:
+            response = classify(left_s, quickly)
             return pb.ClassifyStreamResponse(id=request.id, response=response)
 
-        def pooled() -> pb.ClassifyStreamResponse:
-            timings.queue = perf_counter() - submitted
-            return answer(quickly=False)
+        def refuse(error: InklingError) -> pb.ClassifyStreamResponse:
+            return self._refusal(request.id, error, timings)
 
-        if quick:
-            with suppress(TakesLonger):
-                return answer(quickly=True)
-        submitted = perf_counter()
-        holding = self._held.arrived(size)
-        try:
-            future = self._pool.submit(pooled, left_s)
-        except InklingError:
-            holding.release()
-            raise
-        future.add_done_callback(lambda _: holding.release())
-        return future
+        streamed = StreamedRequest(answer, refuse, size, is_quick, timings)
+        return self._streams.begin(streamed, context, self._calls)
 
     def _refusal(
-        self, name: str, error: Exception, timings: Timings
+        self, name: str, error: InklingError, timings: Timings
     ) -> pb.ClassifyStreamResponse:
-        refusal = foreseen(error)
-        self._calls.count(refusal.code, timings)
-        return pb.ClassifyStreamResponse(id=name, error=_error(refusal))
+        self._calls.count(error.code, timings)
+        return pb.ClassifyStreamResponse(id=name, error=_error(error))
 
 
 def _options(request: pb.ClassifyRequest) -> Options:
@@ -219,13 +150,6 @@ def _options(request: pb.ClassifyRequest) -> Options:
         abstain=request.abstain,
         threshold=request.threshold if request.HasField("threshold") else None,
         partial=request.partial,
-    )
-
-
-def _idle_for_longest() -> Overloaded:
-    return Overloaded(
-        "The server has no room for more streams, and this one was idle for the "
-        "longest time. Open a stream again when there is something to send."
     )
 
 

@@ -14,6 +14,7 @@ from inkling.v1.classifier_pb2_grpc import add_ClassifierServicer_to_server
 from inkling_serving.grpc_api.classifier import Classifier
 from inkling_serving.grpc_api.health import Health
 from inkling_serving.grpc_api.interceptors import KeyInterceptor, MessageInterceptor
+from inkling_serving.grpc_api.open_streams import OpenStreams
 from inkling_serving.security import grpc_credentials
 
 if TYPE_CHECKING:
@@ -61,9 +62,8 @@ class GrpcServer:
     ) -> None:
         """Create the server; `start` starts it."""
         self._settings = settings
-        self._classifier = Classifier(
-            service, pool, metrics, held, settings.grpc_max_streams
-        )
+        self._streams = OpenStreams(pool, held, settings.grpc_max_streams)
+        classifier = Classifier(service, pool, metrics, self._streams)
         self._health = Health(service)
         self._messages = MessageInterceptor(
             settings.body_timeout_s, held, settings.max_body_bytes
@@ -78,7 +78,7 @@ class GrpcServer:
             maximum_concurrent_rpcs=_MAX_CALLS,
             compression=_COMPRESSION[settings.grpc_compression],
         )
-        add_ClassifierServicer_to_server(self._classifier, self._server)  # type: ignore[no-untyped-call]
+        add_ClassifierServicer_to_server(classifier, self._server)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(self._health.servicer, self._server)
         if settings.grpc_reflection:
             _add_reflection(self._server)
@@ -89,6 +89,11 @@ class GrpcServer:
     def server(self) -> grpc.Server:
         """The grpcio server, to which other servicers can be added."""
         return self._server
+
+    @property
+    def streams(self) -> OpenStreams:
+        """The open streams, to which those of other servicers belong, too."""
+        return self._streams
 
     def start(self, host: str, port: int) -> None:
         """Listen on the port, which other processes of the gateway may share.
@@ -114,7 +119,7 @@ class GrpcServer:
     def end(self) -> threading.Event:
         """Accept no more calls; return an event that is set once all calls ended."""
         self._health.end()
-        self._classifier.end()
+        self._streams.end()
         ended: threading.Event = self._server.stop(self._settings.drain_timeout_s)
         threading.Thread(target=self._end_idle, args=(ended,), daemon=True).start()
         return ended

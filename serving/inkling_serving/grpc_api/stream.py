@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One ClassifyStream call: it answers several of its requests at once."""
+"""One call with a stream of requests: it can answer several of them at once."""
 
 from __future__ import annotations
 
@@ -38,19 +38,22 @@ class Stream(Generic[_Request, _Response]):
         self,
         answer: Callable[[_Request], _Response | Future[_Response]],
         refuse: Callable[[_Request, InklingError], _Response],
+        window: int = _WINDOW,
     ) -> None:
         """Create the stream from the functions that answer one request.
 
         Args:
             answer: Returns the answer or its future; both may raise an InklingError.
             refuse: Returns the answer for an InklingError.
+            window: The most requests at once; with 1, the answers come in the order of
+                the requests.
         """
         self.error: InklingError | None = None
         self._answer = answer
         self._refuse = refuse
         # None stands for the end of the requests.
         self._answers: queue.SimpleQueue[_Response | None] = queue.SimpleQueue()
-        self._places = threading.Semaphore(_WINDOW)
+        self._places = threading.Semaphore(window)
         self._lock = threading.Lock()
         self._under_way: set[Future[_Response]] = set()
         self._read_all = False

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.test import create_environ, run_wsgi_app
 
 from inkling.errors import InklingError, InvalidRequest, TooLarge
-from inkling.image.decoding import TakesLonger
+from inkling.image.budget import TakesLonger
 from inkling_serving.http_api.cors import Cors
 from inkling_serving.http_api.flask_app import REQUEST_KEY, create_app
 from inkling_serving.http_api.handlers import Handlers
@@ -49,6 +49,10 @@ _STATUS_THREADS, _STATUS_QUEUE = 2, 128
 _ENVIRON = create_environ()
 # An answer that takes longer than these seconds may be one that waits in the queue.
 _LONGER_S = 0.05
+# The bytes of an answer that are written at a time. Before the next ones, uvicorn waits
+# until the client has taken most of them; a whole TFLite file would be copied for each
+# client, and a slow one could not take it in the time that it has.
+_PIECE_BYTES = 256 * 1024
 # The host of RFC 3986 and the port of RFC 9110; the host may be empty.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
@@ -271,7 +275,7 @@ async def _send(
     response: Response, method: str, send: Callable[..., Any], extra: Mapping[str, str]
 ) -> None:
     headers = {**response.headers, **extra}
-    if response.status == HTTPStatus.NO_CONTENT:
+    if response.status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
         headers.pop("content-length", None)  # RFC 9110, section 8.6
     elif method != "HEAD" or "content-length" not in headers:
         headers["content-length"] = str(len(response.body))
@@ -279,4 +283,8 @@ async def _send(
     start = {"type": "http.response.start", "status": response.status}
     await send({**start, "headers": encoded})
     body = b"" if method == "HEAD" else response.body
-    await send({"type": "http.response.body", "body": body})
+    message = {"type": "http.response.body", "more_body": True}
+    last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
+    for at in range(0, last, _PIECE_BYTES):
+        await send({**message, "body": body[at : at + _PIECE_BYTES]})
+    await send({"type": "http.response.body", "body": body[last:]})

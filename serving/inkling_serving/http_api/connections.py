@@ -6,16 +6,20 @@ from __future__ import annotations
 import logging
 import time
 from http import HTTPStatus
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
 
+    from inkling_serving.http_api.flow import Flow
     from inkling_serving.runtime.held_bytes import HeldBytes
 
 __all__ = ["Connection", "Connections"]
 
 _log = logging.getLogger(__name__)
+# The connections that may end for a new one, those that wait for less first.
+_WAITING = tuple(map(attrgetter, ("idle", "in_head", "flow.write_paused")))
 # The connections that a new one looks at: those that have waited longest come first.
 _LOOKED_AT = 64
 _SAY_EVERY_S = 60.0
@@ -25,6 +29,7 @@ class Connection(Protocol):
     """A connection, as far as the others need to know it."""
 
     transport: asyncio.Transport
+    flow: Flow
 
     @property
     def idle(self) -> bool:
@@ -58,16 +63,17 @@ class Connections:
         """Add a connection; beyond the limit, close the one that was idle longest.
 
         A connection whose request has not begun to arrive is idle. Without an idle
-        connection, one whose head is late ends; without that, the new one is refused.
+        connection, one whose head is late ends, or one whose client is slow to take a
+        long answer; without that, the new one is refused.
         """
         self._open[connection] = None
         if len(self._open) <= self._limit:
             return
         self._say()
         oldest = [one for one, _ in zip(self._open, range(_LOOKED_AT), strict=False)]
-        for waiting in ("idle", "in_head"):
+        for is_waiting in _WAITING:
             for one in oldest:
-                if getattr(one, waiting) and one is not connection:
+                if is_waiting(one) and one is not connection:
                     self._open.pop(one)
                     one.transport.abort()
                     return

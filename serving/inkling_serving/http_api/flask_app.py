@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import base64
 import logging
+import mimetypes
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
 from http import HTTPStatus
 from importlib.resources import files
+from pathlib import Path
 from typing import IO, Any
 
 import flask
@@ -43,7 +46,6 @@ _log = logging.getLogger(__name__)
 
 # The key of the WSGI environment under which the ASGI application leaves the request.
 REQUEST_KEY = "inkling.request"
-_PAGE = files("inkling_serving") / "page"
 _SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -79,6 +81,7 @@ def create_app(
         name, view = route.handler.__name__, views[route.handler]
         app.add_url_rule(route.rule, name, view, methods=[route.method])
     app.add_url_rule("/", "page", _page)
+    app.add_url_rule("/docs", "docs", partial(_page, "docs.html"))
     app.add_url_rule("/page/<path:name>", "page files", _page)
     app.register_error_handler(HTTPException, partial(_refused, handlers))
     return app
@@ -141,23 +144,56 @@ def _view(handlers: Handlers, handler: Handler, **names: str) -> flask.Response:
 
 
 def _page(name: str = "index.html") -> flask.Response:
-    response = flask.send_from_directory(str(_PAGE), name)
+    file = _page_files().get(name)
+    if file is None:
+        flask.abort(HTTPStatus.NOT_FOUND)
+    kind = mimetypes.guess_type(name)[0] or "text/plain"
+    response = flask.Response(file.content, mimetype=kind)
+    if file.is_gzip:
+        response.headers["Content-Encoding"] = "gzip"
+    response.set_etag(sha256(file.content).hexdigest())
     response.headers.update(_page_headers())
+    size = len(file.content)
+    response.make_conditional(flask.request, accept_ranges=True, complete_length=size)
     return response
+
+
+@dataclass(frozen=True)
+class _PageFile:
+    """A file of the page; one that is stored in gzip goes out as it is."""
+
+    content: bytes
+    is_gzip: bool
+
+
+@cache
+def _page_files() -> Mapping[str, _PageFile]:
+    """Read the page's files; slow clients then share one copy of LiteRT.js."""
+    root = Path(str(files("inkling_serving") / "page"))
+    paths = [path for path in root.rglob("*") if path.is_file()]
+    return {
+        path.relative_to(root).as_posix().removesuffix(".gz"): _PageFile(
+            path.read_bytes(), path.suffix == ".gz"
+        )
+        for path in paths
+    }
 
 
 @cache
 def _page_headers() -> Mapping[str, str]:
     """Return the headers of the page, which name the scripts inside it."""
-    scripts = _SCRIPT.findall((_PAGE / "index.html").read_bytes())
+    scripts = _SCRIPT.findall(_page_files()["index.html"].content)
     hashes = [base64.b64encode(sha256(one).digest()).decode() for one in scripts]
     allowed = " ".join(f"'sha256-{one}'" for one in hashes)
     return {
         "Content-Security-Policy": (
-            f"default-src 'self'; script-src 'self' {allowed}; "
-            "img-src 'self' data: blob:; frame-ancestors 'none'"
+            # WebAssembly, which runs the model on the device, needs a word of its own.
+            f"default-src 'none'; script-src 'self' 'wasm-unsafe-eval' {allowed}; "
+            "style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         ),
         "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
     }
 

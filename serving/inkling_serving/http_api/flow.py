@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
@@ -22,10 +23,16 @@ class Flow(FlowControl):
     """
 
     def __init__(
-        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, last: bool
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        last: bool,
+        when_paused: Callable[[], None],
     ) -> None:
+        """Create the object; `when_paused` is called when the client has to take."""
         super().__init__(transport)
         self._loop = loop
+        self._when_paused = when_paused
         self._take_by: asyncio.TimerHandle | None = None
         self.full, self.last = False, last
 
@@ -37,6 +44,7 @@ class Flow(FlowControl):
     def pause_writing(self) -> None:
         """Limit the time in which the client takes an answer; uvicorn waits forever."""
         super().pause_writing()
+        self._when_paused()
         self.limit_taking()
 
     def resume_writing(self) -> None:

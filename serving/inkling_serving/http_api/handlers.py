@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inkling.errors import (
     ErrorCode,
@@ -21,7 +21,7 @@ from inkling.errors import (
     InvalidRequest,
     NotFound,
 )
-from inkling.image.decoding import TakesLonger
+from inkling.image.budget import TakesLonger
 from inkling_serving.dialects.tensorflow_serving.rest import version_statuses
 from inkling_serving.http_api.envelope.compressed import inflate, is_compressed
 from inkling_serving.http_api.envelope.options import (
@@ -35,13 +35,22 @@ from inkling_serving.http_api.envelope.options import (
 from inkling_serving.http_api.envelope.request_body import Envelope, envelope_of
 from inkling_serving.http_api.messages import Request, Response, json_response
 from inkling_serving.http_api.refusals import error_response, protocol_of
-from inkling_serving.http_api.response_json import answer_json, model_json, stages_json
+from inkling_serving.http_api.response_json import (
+    answer_json,
+    explanation_json,
+    model_json,
+)
 from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
 from inkling_serving.runtime.tracebacks import without_frames
 from inkling_serving.security import needs_key
 from inkling_serving.service import Target
 
 if TYPE_CHECKING:
+    from inkling_serving.http_api.openapi.answers import (
+        Answer,
+        Models,
+        ModelState,
+    )
     from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.security import ApiKeys
@@ -54,6 +63,14 @@ NOTHING_HERE = (
     "There is nothing at this address. GET /v1/models lists the models; POST a picture "
     "to /v1/models/NAME:classify."
 )
+_NO_SUCH_FILE = (
+    "The version's TFLite file has another SHA-256; GET /v1/models states it."
+)
+_KEPT_HERE = (
+    "This gateway keeps the models' TFLite files to itself (--device-files false)."
+)
+# A file may be seen only with a key, so that no cache on the way may keep it.
+_FOR_EVER = "private, max-age=31536000, immutable"
 # The metrics do not count these: orchestrators and Prometheus poll them all the time.
 _UNCOUNTED = frozenset(
     {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
@@ -72,6 +89,7 @@ class Handlers:
         service: The service.
         metrics: Counts the requests.
         max_batch: The most images of a request.
+        settings: The settings.
     """
 
     def __init__(
@@ -86,7 +104,7 @@ class Handlers:
         self.metrics = metrics
         self._keys = keys
         self.max_batch = settings.max_batch
-        self._max_body_bytes = settings.max_body_bytes
+        self.settings = settings
         self._held = held
 
     def check_key(self, request: Request) -> None:
@@ -119,7 +137,7 @@ class Handlers:
             return handler(self, request, names)
         holding = self._held.arriving()
         try:
-            inflate(request, self._max_body_bytes, holding)
+            inflate(request, self.settings.max_body_bytes, holding)
             return handler(self, request, names)
         finally:
             holding.release()
@@ -157,16 +175,16 @@ class Handlers:
         return _answer_response(answer_json(answer), request, options)
 
     def explain(self, request: Request, names: Names) -> Response:
-        """Answer `:explain`: a prediction, and each stage of the preprocessing."""
+        """Answer `:explain`: a prediction, and each stage of the preparation."""
         asked, options = self._asked(request, EXPLAIN, 1)
         if len(asked.images) != 1:
             raise InvalidRequest(
                 f"The request has {len(asked.images)} images; explain takes one."
             )
-        answer, stages = self.service.explain(
+        found = self.service.explain(
             target_of(names), asked.images[0], options, timings=request.timings
         )
-        shown = {**answer_json(answer), "stages": stages_json(stages)}
+        shown = explanation_json(found, with_input=options.model_input)
         return _answer_response(shown, request, options)
 
     @staticmethod
@@ -181,8 +199,12 @@ class Handlers:
     def models(self, request: Request, _: Names) -> Response:
         """Answer `GET /v1/models`."""
         in_query(request.query, NONE)
-        models = [model_json(status) for status in self.service.models()]
-        return json_response(HTTPStatus.OK, {"models": models}, request.id)
+        models = [
+            model_json(status, with_files=self.settings.device_files)
+            for status in self.service.models()
+        ]
+        shown: Models = {"models": models}
+        return json_response(HTTPStatus.OK, shown, request.id)
 
     def model(self, request: Request, names: Names) -> Response:
         """Answer `GET /v1/models/NAME`, also as TensorFlow Serving does."""
@@ -190,8 +212,36 @@ class Handlers:
         if not names["model"]:
             raise NotFound(NOTHING_HERE)
         status = self.service.model(names["model"])
-        shown = {**model_json(status), **version_statuses(status.versions)}
+        shown: ModelState = {
+            **model_json(status, with_files=self.settings.device_files),
+            **version_statuses(status.versions),
+        }
         return json_response(HTTPStatus.OK, shown, request.id)
+
+    def tflite(self, request: Request, names: Names) -> Response:
+        """Answer `.../tflite`: the file with which this gateway answers.
+
+        An address with the file's SHA-256 is that of one content for ever, so that it
+        is kept by browsers even where a version was published anew under its number.
+        """
+        in_query(request.query, NONE)
+        if not self.settings.device_files:
+            raise NotFound(_KEPT_HERE)
+        file = self.service.device_file(target_of(names))
+        wanted = names.get("sha256")
+        if wanted not in (None, file.sha256):
+            raise NotFound(_NO_SUCH_FILE)
+        tag = f'"{file.sha256}"'
+        headers = {
+            "content-type": "application/octet-stream",
+            "x-request-id": request.id,
+            "x-content-type-options": "nosniff",
+            "etag": tag,
+            "cache-control": "private, no-cache" if wanted is None else _FOR_EVER,
+        }
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(HTTPStatus.NOT_MODIFIED.value, b"", headers)
+        return Response(HTTPStatus.OK.value, file.content, headers)
 
     def live(self, request: Request, _: Names) -> Response:
         """Answer `/livez`: this process can answer requests."""
@@ -208,9 +258,7 @@ class Handlers:
         return Response(HTTPStatus.OK.value, self.metrics.exposition(), headers)
 
 
-def _answer_response(
-    shown: dict[str, Any], request: Request, options: HttpOptions
-) -> Response:
+def _answer_response(shown: Answer, request: Request, options: HttpOptions) -> Response:
     started = perf_counter()
     response = json_response(HTTPStatus.OK, shown, request.id)
     request.timings.encode = perf_counter() - started

@@ -54,6 +54,7 @@ class Request:
             self.id = given
         else:
             self.id = f"{_ids.getrandbits(128):032x}"
+        self.timings.request_id = self.id
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,7 @@ _PIECES_OF_TURN, _CHUNKED_BYTES = 500, 4096
 # to here, because it notices only then that a client has left.
 _MAX_EARLY_BYTES = 64 * 1024
 _HEAD_TIMEOUT_S = 5.0
-_LINGER_S = 0.5
-_DISCARD_S = 1.0
+_LINGER_S, _DISCARD_S = 0.5, 1.0
 # The most bytes that are read from a connection in one turn of the loop. asyncio reads
 # 256 KiB: with 150 connections that send fast, a turn took 0.1 s.
 _READ_BYTES = 64 * 1024
@@ -106,7 +105,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Start the timer for the first head; refuse a connection beyond the limit."""
         super().connection_made(transport)
         last = bool(self.app_state.get(ENDING))
-        self.flow: Flow = Flow(transport, self.loop, last)
+        answered = partial(self._others.ready.discard, self)
+        self.flow: Flow = Flow(transport, self.loop, last, answered)
         if hasattr(transport, "max_size"):  # not over TLS
             transport.max_size = _READ_BYTES
         self._others.add(self)

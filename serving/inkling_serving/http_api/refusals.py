@@ -20,7 +20,7 @@ from inkling_serving.grpc_api.errors import StatusError
 from inkling_serving.http_api.messages import Response, json_response
 from inkling_serving.http_api.response_json import error_json
 
-__all__ = ["CODE_HEADER", "HTTP_STATUS", "error_response", "protocol_of"]
+__all__ = ["CODE_HEADER", "HTTP_STATUS", "error_response", "protocol_of", "status_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -72,16 +72,19 @@ def protocol_of(path: str) -> str:
 
 def error_response(error: Exception, request_id: str, path: str) -> Response:
     """Return the response for an error; an unexpected error goes to the log."""
+    fields = {"fields": {"request_id": request_id}}
     if not isinstance(error, InklingError):
-        _log.error("request %s failed", request_id, exc_info=error)
+        _log.error("request %s failed", request_id, exc_info=error, extra=fields)
         error = InternalError(
             "The server failed; your request is not the cause. The server's log has "
             "the error under this request id."
         )
     is_ours = protocol_of(path) == "http"
-    status = HTTP_STATUS[error.code] if is_ours else _foreign_status(error)
+    status = status_of(error.code, is_ours)
+    if isinstance(error, StatusError):
+        status = _FOREIGN_STATUS[error.status]
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.info("request %s refused: %s", request_id, error.code)
+        _log.info("request %s refused: %s", request_id, error.code, extra=fields)
     extra = {CODE_HEADER: str(error.code)}
     if isinstance(error, MethodNotAllowed):
         extra["allow"] = ", ".join(error.allowed)
@@ -94,9 +97,8 @@ def error_response(error: Exception, request_id: str, path: str) -> Response:
     return json_response(status, body, request_id, extra)
 
 
-def _foreign_status(error: InklingError) -> HTTPStatus:
-    if isinstance(error, StatusError):
-        return _FOREIGN_STATUS[error.status]
-    if error.code in (ErrorCode.NOT_FOUND, ErrorCode.METHOD_NOT_ALLOWED):
-        return HTTP_STATUS[error.code]
-    return _FOREIGN_STATUS[GRPC_STATUS[error.code]]
+def status_of(code: ErrorCode, is_ours: bool) -> HTTPStatus:
+    """Return the status of an error, at one of our own addresses or at another one."""
+    if is_ours or code in (ErrorCode.NOT_FOUND, ErrorCode.METHOD_NOT_ALLOWED):
+        return HTTP_STATUS[code]
+    return _FOREIGN_STATUS[GRPC_STATUS[code]]

@@ -6,26 +6,30 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from inkling.errors import InklingError
+from inkling_serving.http_api.openapi import answers as shapes
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from inkling.image.preprocess import Stage
     from inkling.types import Prediction, Score
+    from inkling_serving.answers import Answer, Explanation
     from inkling_serving.engines.base import ModelStatus, VersionStatus
-    from inkling_serving.service import Answer
 
-__all__ = ["answer_json", "error_json", "model_json", "stages_json"]
+__all__ = ["answer_json", "error_json", "explanation_json", "model_json"]
 
 # The longer side, in pixels, of a stage's picture in an explanation, and that of the
 # model input, which is shown as the model sees it.
 _STAGE_SIDE, _INPUT_SIDE = 320, 1024
 
 
-def answer_json(answer: Answer) -> dict[str, Any]:
+def answer_json(answer: Answer) -> shapes.Answer:
     """Return the predictions, and the version that made them."""
     return {
         "model": answer.origin.model,
@@ -35,51 +39,82 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     }
 
 
-def error_json(error: InklingError) -> dict[str, Any]:
+def error_json(error: InklingError) -> shapes.Error:
     """Return the code and message of an error, and the image it is about, if any."""
-    index = {} if error.index is None else {"index": error.index}
-    return {"code": error.code, "message": error.message, **index}
+    shown = shapes.Error(code=error.code, message=error.message)
+    if error.index is not None:
+        shown["index"] = error.index
+    return shown
 
 
-def _result_json(result: Prediction | InklingError) -> dict[str, Any]:
+def _result_json(
+    result: Prediction | InklingError,
+) -> shapes.Prediction | shapes.RefusedImage:
     if isinstance(result, InklingError):
         return {"error": error_json(result)}
     return _prediction_json(result)
 
 
-def _prediction_json(result: Prediction) -> dict[str, Any]:
-    # Only a caller that asked for abstention or with a threshold gets these fields.
-    abstained = {"abstained": result.abstained} if result.abstained else {}
-    given = {} if result.labels is None else {"labels": _scores_json(result.labels)}
-    return {
+def _prediction_json(result: Prediction) -> shapes.Prediction:
+    shown: shapes.Prediction = {
         "label": result.label,
         "index": result.index,
         "probability": result.probability,
-        **abstained,
-        **given,
         "top": _scores_json(result.top),
     }
+    # Only a caller that asked for abstention or with a threshold gets these fields.
+    if result.abstained:
+        shown["abstained"] = result.abstained
+    if result.labels is not None:
+        shown["labels"] = _scores_json(result.labels)
+    return shown
 
 
-def _scores_json(scores: Sequence[Score]) -> list[dict[str, Any]]:
+def _scores_json(scores: Sequence[Score]) -> list[shapes.Score]:
     return [
         {"label": s.label, "index": s.index, "probability": s.probability}
         for s in scores
     ]
 
 
-def stages_json(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """Return the stages, each with its picture as a PNG in base64.
+def explanation_json(found: Explanation, *, with_input: bool) -> shapes.Explanation:
+    """Return the prediction and the stages, each with its picture as a PNG in base64.
 
-    The last stage is the model input; its picture has its own size.
+    Args:
+        found: The explanation.
+        with_input: Whether to add the values of the model input.
     """
+    answer = answer_json(found.answer)
+    shown: shapes.Explanation = {
+        "model": answer["model"],
+        "version": answer["version"],
+        "contract": answer["contract"],
+        "results": answer["results"],
+        "stages": _stages_json(found.stages),
+    }
+    if with_input:
+        shown["model_input"] = _tensor_json(found.inputs)
+    return shown
+
+
+def _tensor_json(values: npt.NDArray[np.float32]) -> shapes.InputValues:
+    content = values.astype("<f4", copy=False).tobytes()
+    return {
+        "shape": list(values.shape),
+        "dtype": "float32",
+        "b64": base64.b64encode(content).decode(),
+    }
+
+
+def _stages_json(stages: Sequence[Stage]) -> list[shapes.Stage]:
+    # The last stage is the model input; its picture has its own size.
     sides = [_STAGE_SIDE] * (len(stages) - 1) + [_INPUT_SIDE]
     return [_stage_json(*one) for one in zip(stages, sides, strict=True)]
 
 
-def _stage_json(stage: Stage, side: int) -> dict[str, Any]:
+def _stage_json(stage: Stage, side: int) -> shapes.Stage:
     picture, file = stage.picture, io.BytesIO()
-    size = {"width": picture.width, "height": picture.height}
+    width, height = picture.size
     if picture.mode not in ("1", "L", "RGB", "RGBA"):
         picture = picture.convert("RGB")
     picture.thumbnail((side, side), Image.Resampling.BILINEAR)
@@ -88,22 +123,32 @@ def _stage_json(stage: Stage, side: int) -> dict[str, Any]:
     return {
         "name": stage.name,
         "decision": stage.decision,
-        **size,
+        "width": width,
+        "height": height,
         "image": {"b64": encoded},
     }
 
 
-def model_json(status: ModelStatus) -> dict[str, Any]:
-    """Return the status of a model, with the newest version first."""
+def model_json(status: ModelStatus, *, with_files: bool) -> shapes.Model:
+    """Return the status of a model, with the newest version first.
+
+    Args:
+        status: The status.
+        with_files: Whether to name the files that devices may have.
+    """
     return {
         "name": status.name,
         "ready": status.ready,
-        "versions": [_version_json(status, version) for version in status.versions],
+        "versions": [
+            _version_json(status, version, with_files) for version in status.versions
+        ],
     }
 
 
-def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+def _version_json(
+    model: ModelStatus, status: VersionStatus, with_file: bool
+) -> shapes.Version:
+    shown: shapes.Version = {
         "version": status.version,
         "state": status.state,
         "version_labels": model.labels_of(status.version),
@@ -111,7 +156,8 @@ def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
     }
     contract = status.contract
     if contract is not None:
-        shown |= {
+        shown = {
+            **shown,
             "contract": contract.hash,
             "contract_json": contract.json,
             "labels": list(contract.labels),
@@ -124,5 +170,11 @@ def _version_json(model: ModelStatus, status: VersionStatus) -> dict[str, Any]:
             },
             "dataset": contract.training_data.name,
             "accuracy": status.accuracy,
+        }
+    if with_file and status.device_file is not None:
+        shown["tflite"] = {
+            "format": status.device_file.tflite_format,
+            "bytes": len(status.device_file.content),
+            "sha256": status.device_file.sha256,
         }
     return shown

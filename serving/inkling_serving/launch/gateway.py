@@ -32,7 +32,7 @@ from inkling_serving.runtime.ending import Ending
 from inkling_serving.runtime.files import connections_allowed
 from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import Listener, Ports, bound, reserved
-from inkling_serving.runtime.logs import collect_stderr, start_log
+from inkling_serving.runtime.logs import AccessLog, collect_stderr, start_log
 from inkling_serving.runtime.memory import give_memory_back
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.poller import Repeating
@@ -65,7 +65,7 @@ def serve(settings: Settings) -> int:
             used.
     """
     check_security(settings)
-    start_log(settings.log_level)
+    start_log(settings.log_level, settings.log_format)
     for remark in Settings.remarks(os.environ):
         _log.warning("%s", remark)
     allowed = connections_allowed(settings.max_connections)
@@ -116,14 +116,17 @@ def application(
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     engine = create_engine(settings, folder)
     service = Service(engine, settings.limits, settings.max_batch)
-    metrics = Metrics(folder)
+    metrics = Metrics(folder, AccessLog(settings.access_log))
     pool = ThreadPool(settings.work_threads, settings.queue, settings.queue_timeout_s)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         grpc_server = GrpcServer(service, pool, metrics, held, settings, keys)
-        for dialect in (TensorFlowServingDialect, OpenInferenceDialect):
-            dialect(service, pool, metrics).add_to(grpc_server.server)
+        for dialect in (
+            TensorFlowServingDialect(service, pool, metrics),
+            OpenInferenceDialect(service, pool, metrics, grpc_server.streams),
+        ):
+            dialect.add_to(grpc_server.server)
         grpc_server.start(*grpc_address)
         grpc_ended = _end_together(ending, service, grpc_server)
         saver = Repeating("saving the metrics", metrics.save, lambda: _SAVE_PAUSE_S)
@@ -168,7 +171,7 @@ def _end_together(
 def _serve(gateway: _Gateway, ports: Ports, worker: Worker | None) -> int:
     """Serve in this process until a signal comes; return the exit code."""
     settings = gateway.settings
-    start_log(settings.log_level)
+    start_log(settings.log_level, settings.log_format)
     collect_stderr()
     if worker:
         # A worker that replaces another may find files of a renewal under way.

@@ -12,7 +12,7 @@ const MOST_BARS = 10, MOST_PHOTO_BARS = 5;
 const MEMORY = "inkling.model";
 const EMPTY = { strokes: [], picture: null };
 
-const $ = (id) => document.getElementById(id);
+export const $ = (id) => document.getElementById(id);
 const body = document.body, canvas = $("canvas");
 
 let scene = EMPTY; // never changed in place: undo goes back to an older scene
@@ -26,23 +26,24 @@ let request = null; // the one in flight
 let answer = null; // the shown one, to show it again at another threshold
 let film = null; // the camera's stream while it runs
 const again = new WeakMap(); // files -> their pictures as PNGs, where the server does not read the files
+let comparing = false; // whether somebody wants to see the scores of this device, too
 let pauseTimer, refreshTimer;
 
 // --- small helpers ---
 
 // Keeps the children that are there, so bars glide and images do not blink.
-function fitChildren(parent, count) {
+export function fitChildren(parent, count) {
   while (parent.children.length > count) parent.lastElementChild.remove();
   while (parent.children.length < count) parent.append($(`${parent.id}-shape`).content.cloneNode(true));
   return [...parent.children];
 }
 
 // Never "100 %" for something that is not certain, never "0 %" for something possible.
-function percent(p) {
+export function percent(p) {
   if (p > 0.999 && p < 1) return "> 99.9 %";
   return p > 0 && p < 0.001 ? "< 0.1 %" : `${(p * 100).toFixed(1)} %`;
 }
-const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+export const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 
 // Storage may be switched off in the browser; the page then merely forgets.
 function recall() {
@@ -134,7 +135,7 @@ function penUp(event) {
   change({ strokes: scene.picture ? [stroke] : [...scene.strokes, stroke], picture: null }); // on a picture: a new sheet
 }
 
-// The server reads PNG and JPEG by their first bytes, whatever a file's name says.
+// PNG and JPEG go out as they are, by their first bytes; others as PNG, since a WebP may be too large for the server.
 async function isRead(blob) {
   const start = new Uint8Array(await blob.slice(0, 4).arrayBuffer()).join();
   return blob.size <= MAX_BYTES && (start === "137,80,78,71" || start.startsWith("255,216,255,"));
@@ -215,18 +216,24 @@ function showCamera() {
 
 // --- asking the server ---
 
-function pathOf({ name, version }, verb) {
+export function pathOf({ name, version }, end) {
   const pinned = version ? `/versions/${encodeURIComponent(version)}` : "";
-  return `v1/models/${encodeURIComponent(name)}${pinned}:${verb}`; // relative: a proxy may serve the page under a path
+  return `v1/models/${encodeURIComponent(name)}${pinned}${end}`; // relative: a proxy may serve the page under a path
 }
 
 // A server may want an API key; it is kept for as long as this tab is open, and asked for once.
-async function ask(url, options) {
+export async function ask(url, options) {
   const key = sessionStorage.getItem("api-key");
   const response = await fetch(url, key ? { ...options, headers: { Authorization: `Bearer ${key}` } } : options);
   if (response.status !== 401 || key === "") return response;
   sessionStorage.setItem("api-key", prompt("This server wants an API key:")?.trim() ?? "");
   return ask(url, options);
+}
+
+// The device needs the model input, and all scores to compare its own with.
+function wanted(version) {
+  const most = comparing && runsHere(version) ? `${version.labels.length}&model_input=true` : barsOf(version);
+  return `timing=true&top_k=${most}`;
 }
 
 async function classify() {
@@ -241,7 +248,7 @@ async function classify() {
     const picture = await pictureBytes();
     if (mine.signal.aborted) return;
     const started = performance.now();
-    const response = await ask(`${pathOf(chosen, "explain")}?top_k=${barsOf(currentVersion())}`, { method: "POST", body: picture, signal: mine.signal });
+    const response = await ask(`${pathOf(chosen, ":explain")}?${wanted(currentVersion())}`, { method: "POST", body: picture, signal: mine.signal });
     const reply = await response.json();
     if (response.status === 413 && scene.picture?.bitmap && !again.has(scene.picture.blob)) return smaller(scene.picture.blob);
     if (response.ok) showAnswer(reply, performance.now() - started, response.headers.get("Server-Timing"));
@@ -283,6 +290,7 @@ function clearAnswer(state) {
   answer = null;
   body.classList.remove("answered");
   for (const id of ["answer", "sure", "bars", "stages"]) $(id).replaceChildren();
+  $("device").hidden = true;
   showFacts();
   setState("answer", state);
 }
@@ -304,15 +312,43 @@ function showAnswer(reply, roundTrip, timing) {
   body.classList.add("answered");
   showLabels();
   showSeen(reply.stages ?? []);
-  showFacts({ ...reply, roundTrip, onServer: Number(/\btotal;.*?dur=([\d.]+)/.exec(timing)?.[1]) });
+  const phases = phasesOf(timing);
+  showFacts({ ...reply, roundTrip, onServer: Object.values(phases).reduce((a, b) => a + b, 0) });
+  showDevice(reply, phases.engine);
   setState("answer", "done");
+}
+// The milliseconds of each phase, from the header Server-Timing.
+const phasesOf = (timing) => Object.fromEntries([...(timing ?? "").matchAll(/(\w+);dur=([\d.]+)/g)].map(([, name, ms]) => [name, Number(ms)]));
+
+// --- this device ---
+
+// The device computes in float32; a file of whole numbers would have to be given whole numbers.
+const runsHere = (version) => ["float32", "float16"].includes(version?.tflite?.format);
+
+// LiteRT.js and the model's file are loaded when somebody asks for them, and not before.
+async function showDevice(reply, engineMs) {
+  const version = find(reply.model)?.versions.find((v) => v.version === reply.version), possible = runsHere(version);
+  $("device").hidden = !possible;
+  if (!possible || !reply.model_input) return;
+  try {
+    const { compare } = await import("./device.js");
+    compare(reply, version, engineMs);
+  } catch {
+    $("device-note").textContent = "This browser could not load LiteRT.js from the server. Load the page again.";
+  }
+}
+function startDevice() {
+  comparing = true;
+  $("compare").hidden = true;
+  $("device-note").textContent = "Loading LiteRT.js and the model …";
+  classify();
 }
 
 function showLabels() {
   const [{ label, probability, top }] = answer.results;
   if (!hasSeveral(currentVersion())) {
     showVerdict(label, `${probability < 0.5 ? "only " : ""}${percent(probability)} sure`);
-    return showBars(top);
+    return showBars(top.slice(0, barsOf(currentVersion())));
   }
   const threshold = Number($("threshold").value), given = top.filter((score) => score.probability >= threshold);
   if (given.length) showVerdict(given.map((score) => score.label).join(", "), `${given.length} of ${top.length} labels`);
@@ -386,7 +422,11 @@ function showFacts(reply) {
 const find = (name) => models.find((model) => model.name === name);
 const available = (model) => (model?.versions ?? []).filter((v) => v.state === "AVAILABLE");
 const isReady = (model) => available(model).length > 0;
-const currentVersion = () => available(find(chosen.name)).find((v) => !chosen.version || String(v.version) === chosen.version);
+const isStable = (v) => v.version_labels.includes("stable"); // it answers, if no version is named
+const currentVersion = () => {
+  const found = available(find(chosen.name));
+  return chosen.version ? found.find((v) => String(v.version) === chosen.version) : found.find(isStable) ?? found[0];
+};
 const servedNow = () => `${chosen.name} ${currentVersion()?.version}`;
 const versionText = (v) => [v.version, ...(v.version_labels ?? [])].join(" · ");
 
@@ -448,7 +488,7 @@ function showPickers() {
   showCommand();
 }
 function showCommand() {
-  const url = new URL(pathOf(chosen, "classify"), document.baseURI), several = hasSeveral(currentVersion());
+  const url = new URL(pathOf(chosen, ":classify"), document.baseURI), several = hasSeveral(currentVersion());
   $("curl").textContent = `curl --data-binary @picture.png ${several ? `'${url}?threshold=${Number($("threshold").value)}'` : url}`;
 }
 
@@ -517,6 +557,7 @@ on($("undo"), "click", undo);
 on($("clear"), "click", () => (film ? closeCamera() : change(EMPTY)));
 on($("camera"), "click", useCamera);
 on($("threshold"), "input", moveThreshold);
+on($("compare"), "click", startDevice);
 on($("copy"), "click", copyCommand);
 on($("model"), "change", (event) => choose(event.target.value, ""));
 on($("version"), "change", (event) => choose(chosen.name, event.target.value));

@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import json
 import logging
 import os
 import queue
+import random
 import select
 import threading
 import time
 from datetime import datetime
 from typing import Any
 
-__all__ = ["Log", "collect_stderr", "dropped_lines", "start_log"]
+from inkling_serving.runtime.timings import PHASES, Timings
+
+__all__ = ["AccessLog", "Log", "collect_stderr", "dropped_lines", "start_log"]
+
+_access = logging.getLogger("inkling_serving.access")
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _STDERR = 2
+# The part that speaks in lines of libraries in C.
+_STDERR_NAME = "stderr"
 _CAPACITY, _MAX_LINE = 1000, 8192
 # The time for the last lines at the end of the process, if somebody reads them.
 _LAST_WORDS_S = 1.0
@@ -35,6 +43,24 @@ class _Formatter(logging.Formatter):
         return local.isoformat(timespec="milliseconds")
 
 
+class _JsonFormatter(_Formatter):
+    """Makes one JSON object of each record, whatever its message contains."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON without line ends; texts in it may have escapes."""
+        shown: dict[str, Any] = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": record.process,
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            shown["exception"] = self.formatException(record.exc_info)
+        return json.dumps(shown)
+
+
 class Log(logging.Handler):
     """Writes to a file descriptor from a thread, and drops what finds no room.
 
@@ -43,9 +69,14 @@ class Log(logging.Handler):
         descriptor: The file descriptor that the lines are written to.
     """
 
-    def __init__(self, descriptor: int = _STDERR, capacity: int = _CAPACITY) -> None:
+    def __init__(
+        self, descriptor: int = _STDERR, capacity: int = _CAPACITY, form: str = "text"
+    ) -> None:
+        """Take a file descriptor, and the form of the lines: `text` or `json`."""
         super().__init__()
-        self.setFormatter(_Formatter(_FORMAT))
+        json_lines = form == "json"
+        self.setFormatter(_JsonFormatter() if json_lines else _Formatter(_FORMAT))
+        self._json_lines = json_lines
         self.dropped = 0
         self.descriptor = descriptor
         self._told = 0
@@ -83,7 +114,15 @@ class Log(logging.Handler):
     def _collect(self, reader: int) -> None:
         with os.fdopen(reader, "rb") as lines:
             while line := lines.readline(_MAX_LINE):
-                self._queue(line if line.endswith(b"\n") else line + b"\n")
+                self._queue(self._of_another(line.removesuffix(b"\n")))
+
+    def _of_another(self, line: bytes) -> bytes:
+        """Return a line that did not come through `logging`."""
+        if not self._json_lines:
+            return line + b"\n"
+        text = line.decode(errors="backslashreplace")
+        record = (_STDERR_NAME, logging.INFO, "", 0, text, (), None)
+        return self._encoded(logging.LogRecord(*record))
 
     def end(self, within_s: float = _LAST_WORDS_S) -> None:
         """Write what is queued, for so long at most."""
@@ -130,18 +169,19 @@ def _record_of_loss(lost: int) -> logging.LogRecord:
     )
 
 
-def start_log(level: str) -> None:
+def start_log(level: str, form: str) -> None:
     """Log to the standard error from now on; a second call changes nothing.
 
     Args:
         level: The lowest level, such as `info`.
+        form: The form of the lines: `text` or `json`.
     """
     root = logging.getLogger()
     if _logs():
         return
     # gRPC's core would write its own lines, and wait for their reader.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    log = Log(os.dup(_STDERR))
+    log = Log(os.dup(_STDERR), form=form)
     root.addHandler(log)
     root.setLevel(level.upper())
     logging.captureWarnings(True)
@@ -158,6 +198,46 @@ def collect_stderr() -> None:
         log.collect()
         # What a crash says cannot wait for a thread.
         faulthandler.enable(log.descriptor)
+
+
+class AccessLog:
+    """Logs a share of the answered requests, one line each."""
+
+    def __init__(self, share: float) -> None:
+        """Take the share of the requests to log, 0 to 1."""
+        self._share = share
+        self._chance = random.Random()
+
+    def tell(self, protocol: str, code: str, timings: Timings) -> None:
+        """Log a request, or pass it over.
+
+        Args:
+            protocol: The protocol, such as `http`.
+            code: `ok`, or the code of the error.
+            timings: The request's phases, version and id.
+        """
+        if not self._share or self._chance.random() >= self._share:
+            return
+        milliseconds = {
+            name: round(1000 * getattr(timings, name), 3) for name in PHASES
+        }
+        fields = {
+            "request_id": timings.request_id,
+            "protocol": protocol,
+            "code": code,
+            "model": timings.model,
+            "version": timings.version,
+            "images": timings.images,
+            "duration_ms": round(1000 * (time.perf_counter() - timings.started), 3),
+            "phases_ms": milliseconds,
+        }
+        shown = ", ".join(f"{name} {value:g}" for name, value in milliseconds.items())
+        _access.info(
+            "%s %s %s version %d, %d images in %g ms (%s), request %s",
+            *(protocol, code, timings.model or "-", timings.version, timings.images),
+            *(fields["duration_ms"], shown, timings.request_id or "-"),
+            extra={"fields": fields},
+        )
 
 
 def dropped_lines() -> int:

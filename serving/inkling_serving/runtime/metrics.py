@@ -30,7 +30,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from inkling_serving.runtime.logs import dropped_lines
+from inkling_serving.runtime.logs import AccessLog, dropped_lines
 from inkling_serving.runtime.timings import PHASES, Timings
 
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics", "Served", "Total"]
@@ -102,9 +102,17 @@ class Served:
 class Metrics:
     """Counts the requests of a process; several threads may use it."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """Start at zero; `folder` is the directory that all workers share, if any."""
+    def __init__(
+        self, folder: Path | None = None, access: AccessLog | None = None
+    ) -> None:
+        """Start at zero.
+
+        Args:
+            folder: The directory that all workers share, if any.
+            access: Logs the requests that are counted; None logs none.
+        """
         self._folder = folder
+        self._access = access or AccessLog(0.0)
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, str, str]] = Counter()
         self._seconds: dict[tuple[str, ...], _Histogram] = {}
@@ -115,6 +123,7 @@ class Metrics:
 
     def observe(self, protocol: str, code: str, timings: Timings) -> None:
         """Count an answered request under `ok` or the code of its error."""
+        self._access.tell(protocol, code, timings)
         with self._lock:
             self._requests[protocol, timings.model, code] += 1
             if timings.version:

@@ -18,14 +18,15 @@ class Timings:
             invent label values for the metrics; empty before.
         version: The version that answers; 0 before it is known.
         images: How many pictures the engine got.
+        request_id: The id that the caller gave or got; empty where there is none.
         started: The time at which the head of the request had arrived, from
             `time.perf_counter`.
     """
 
-    __slots__ = ("images", "model", "started", "version", *PHASES)
+    __slots__ = ("images", "model", "request_id", "started", "version", *PHASES)
 
     def __init__(self) -> None:
-        self.model = ""
+        self.model = self.request_id = ""
         self.version = self.images = 0
         self.started = time.perf_counter()
         self.receive = self.queue = self.decode = 0.0

@@ -12,11 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
+import io
 import json
+import queue
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -149,6 +155,7 @@ def _triton_grpc(place: Place) -> Found:
     texts = client.infer("mlp", pictures, outputs=wanted).as_numpy("scores")
     best = int(np.argmax(found.scores["BYTES"]))
     found.facts["classification"] = _best(texts[0][0]) == best
+    _triton_stream(client, found, pictures)
     _triton_facts(client, found, lambda: client.infer("nobody", pictures))
     found.facts["metadata"] = (
         client.get_model_metadata("mlp").inputs[0].name == "inputs"
@@ -158,6 +165,20 @@ def _triton_grpc(place: Place) -> Found:
     [stats] = client.get_inference_statistics("mlp").model_stats
     found.facts["statistics"] = stats.inference_stats.success.count > 0
     return found
+
+
+def _triton_stream(client: Any, found: Found, pictures: list[Any]) -> None:
+    """Send three requests in a stream; the second one names no model."""
+    answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    for name in ("mlp", "nobody", "mlp"):
+        client.async_stream_infer(name, pictures, request_id=name)
+    [first, second, third] = [answers.get(timeout=20) for _ in range(3)]
+    client.stop_stream()
+    found.score("stream", first[0].as_numpy("scores"))
+    found.score("stream, after an error", third[0].as_numpy("scores"))
+    found.facts["id in a stream"] = first[0].get_response().id == "mlp"
+    found.facts["error in a stream"] = "model" in str(second[1])
 
 
 async def _triton_aio(module: Any, address: str, place: Place) -> Found:
@@ -191,7 +212,23 @@ def _triton_http_aio(place: Place) -> Found:
 def _triton_grpc_aio(place: Place) -> Found:
     import tritonclient.grpc.aio as module
 
-    return asyncio.run(_triton_aio(module, place.grpc, place))
+    async def both() -> Found:
+        found = await _triton_aio(module, place.grpc, place)
+        pictures = _triton_inputs(module, place, "BYTES")
+
+        async def requests() -> Any:
+            for name in ("a", "b"):
+                yield {"model_name": "mlp", "inputs": pictures, "request_id": name}
+
+        async with module.InferenceServerClient(place.grpc) as client:
+            answers = client.stream_infer(requests())
+            results = [result async for result, error in answers if error is None]
+        found.score("stream", results[-1].as_numpy("scores"))
+        names = [result.get_response().id for result in results]
+        found.facts["order of a stream"] = names == ["a", "b"]
+        return found
+
+    return asyncio.run(both())
 
 
 def _kserve_rest(place: Place) -> Found:
@@ -293,6 +330,61 @@ def _httpx(place: Place) -> Found:
     return found
 
 
+def _generated(place: Place) -> Found:
+    """Drive the client that is generated from the gateway's OpenAPI document."""
+    found = Found(("openapi-python-client", "httpx"))
+    with tempfile.TemporaryDirectory() as folder:
+        generate = [
+            str(Path(sys.executable).with_name("openapi-python-client")),
+            *("generate", "--url", f"http://{place.http}/openapi.json"),
+            *("--meta", "none", "--output-path", f"{folder}/generated"),
+        ]
+        done = subprocess.run(generate, check=True, capture_output=True, text=True)
+        # This generator leaves out bodies of plain text, and says so.
+        faults = re.findall(r"^(?:Unable|Unsupported|Cannot).*", done.stdout, re.M)
+        found.facts["whole"] = set(faults) <= {"Unsupported content type text/plain"}
+        sys.path.insert(0, folder)
+        _ask_generated(place, found)
+    return found
+
+
+def _ask_generated(place: Place, found: Found) -> None:
+    def operation(name: str) -> Any:
+        return importlib.import_module(f"generated.api.{name}")
+
+    models = importlib.import_module("generated.models")
+    types = importlib.import_module("generated.types")
+    client = importlib.import_module("generated").Client(f"http://{place.http}")
+    classify = operation("classification.classify")
+    file = types.File(io.BytesIO(place.picture), "picture.png", "image/png")
+    bodies = {
+        "a picture": lambda: types.File(io.BytesIO(place.picture)),
+        "form": lambda: models.ClassifyForm(images=[file]),
+        "JSON": lambda: models.ClassifyRequest([models.EncodedImage(place.b64)]),
+        "encoded form": lambda: models.EncodedForm(image=place.b64),
+    }
+    for way, body in bodies.items():
+        answer = classify.sync("mlp", client=client, body=body(), top_k=10)
+        top = sorted(answer.results[0].top, key=lambda score: score.index)
+        found.score(way, [score.probability for score in top])
+    rows = models.PredictRequest(instances=[{"b64": place.b64}])
+    predict = operation("tensor_flow_serving.predict")
+    found.score(":predict", predict.sync("mlp", client=client, body=rows).predictions)
+    given = models.InferInput.from_dict(
+        {"name": "inputs", "datatype": "BYTES", "shape": [1], "data": [place.b64]}
+    )
+    infer = operation("open_inference_protocol.infer")
+    inferred = infer.sync("mlp", client=client, body=models.InferQuery([given]))
+    found.score("/infer", inferred.outputs[0].data)
+    listed = operation("models.list_models").sync(client=client)
+    refused = classify.sync("no", client=client, body=bodies["a picture"]())
+    found.facts |= {
+        "models": "mlp" in [model.name for model in listed.models],
+        "ready": operation("state.ready").sync(client=client).ready,
+        "error": refused.error.code.value == "model_not_found",
+    }
+
+
 def _curl(place: Place) -> Found:
     found = Found(())
     base = f"http://{place.http}/v2"
@@ -314,6 +406,26 @@ def _curl(place: Place) -> Found:
     return found
 
 
+def _ovms(place: Place) -> Found:
+    import ovmsclient
+
+    found = Found(("ovmsclient", "grpcio", "protobuf"))
+    for kind, client in (
+        ("gRPC", ovmsclient.make_grpc_client(place.grpc)),
+        ("REST", ovmsclient.make_http_client(place.http)),
+    ):
+        found.score(f"FP32, {kind}", client.predict({"inputs": place.inputs}, "mlp"))
+        status = client.get_model_status("mlp")
+        found.facts[f"status, {kind}"] = status[1]["state"] == "AVAILABLE"
+        # Over REST it understands only OpenVINO's own form, and hands on another one.
+        metadata = json.dumps(client.get_model_metadata("mlp"))
+        found.facts[f"metadata, {kind}"] = '"inputs": {"inputs"' in metadata
+        found.facts[f"unknown model, {kind}"] = _is_refused(
+            partial(client.get_model_status, "nobody")
+        )
+    return found
+
+
 CLIENTS: dict[str, Callable[[Place], Found]] = {
     "tritonclient HTTP": _triton_http,
     "tritonclient HTTP, asyncio": _triton_http_aio,
@@ -321,8 +433,10 @@ CLIENTS: dict[str, Callable[[Place], Found]] = {
     "tritonclient gRPC, asyncio": _triton_grpc_aio,
     "kserve REST": _kserve_rest,
     "kserve gRPC": _kserve_grpc,
+    "ovmsclient": _ovms,
     "requests": _requests,
     "httpx": _httpx,
+    "generated from OpenAPI": _generated,
     "curl": _curl,
 }
 

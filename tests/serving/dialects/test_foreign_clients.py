@@ -2,13 +2,17 @@
 """The client libraries of other servers, unmodified, against our gateway.
 
 They are not among our dependencies. TEST_CLIENTS_PYTHON names the Python of an environment
-that has them: pip install 'tritonclient[all]' kserve requests httpx
+that has them: pip install 'tritonclient[all]' kserve ovmsclient requests httpx
+openapi-python-client
+TEST_CLIENTS_NODE names a folder that has those for Node, in node_modules:
+npm install @grpc/grpc-js @grpc/proto-loader grpc-health-check
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,12 +22,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import inkling
 from inkling.image.preprocess import to_input
 from inkling.model.repository import Repository
 from tests.serving.dialects import foreign_clients
 from tests.serving.dialects.pictures import classified, two_pictures
 
 _PROGRAM = Path(foreign_clients.__file__)
+_NODE_PROGRAM = _PROGRAM.with_name("node_clients.mjs")
+_PROTO = Path(inkling.__file__).parent / "v1" / "classifier.proto"
 _MISSING = 3
 Drive = Callable[[str], dict[str, Any]]
 
@@ -32,21 +39,32 @@ Drive = Callable[[str], dict[str, Any]]
 def drive(
     gateway: Any, published: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Drive:
-    """Drive a client in a process of its own; skip aloud if it is not installed."""
+    """Drive a client in a process of its own; skip aloud if it is not installed.
+
+    A client in JavaScript is named by "node" before its own name.
+    """
     folder = tmp_path_factory.mktemp("clients")
     picture, contract = (
         two_pictures()[1],
         Repository(published).newest("mlp").contract(),
     )
     (folder / "picture.png").write_bytes(picture)
-    np.save(folder / "inputs.npy", to_input(picture, contract)[np.newaxis])
+    inputs = to_input(picture, contract)[np.newaxis]
+    np.save(folder / "inputs.npy", inputs)
+    inputs.tofile(folder / "inputs.f32")
 
     def driven(client: str) -> dict[str, Any]:
-        python = os.environ.get("TEST_CLIENTS_PYTHON", sys.executable)
         place = [f"127.0.0.1:{gateway.port}", gateway.grpc_target]
-        files = [str(folder / "picture.png"), str(folder / "inputs.npy")]
-        command = [python, str(_PROGRAM), client, *place, *files]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        place.append(str(folder / "picture.png"))
+        if client.startswith("node "):
+            command = _in_node(client.removeprefix("node "), place, folder)
+        else:
+            python = os.environ.get("TEST_CLIENTS_PYTHON", sys.executable)
+            command = [python, str(_PROGRAM), client, *place]
+            command.append(str(folder / "inputs.npy"))
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, env=_environment()
+        )
         if done.returncode == _MISSING:
             pytest.skip(f"{client}: {done.stdout.strip()}; nothing checked")
         assert done.returncode == 0, done.stderr
@@ -54,6 +72,19 @@ def drive(
         return found
 
     return driven
+
+
+def _in_node(client: str, place: list[str], folder: Path) -> list[str]:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip(f"node is not installed; {client} was NOT checked")
+    inputs = str(folder / "inputs.f32")
+    return [node, str(_NODE_PROGRAM), client, *place, inputs, str(_PROTO)]
+
+
+def _environment() -> dict[str, str]:
+    modules = Path(os.environ.get("TEST_CLIENTS_NODE", ".")) / "node_modules"
+    return {**os.environ, "NODE_PATH": str(modules)}
 
 
 def _check(gateway: Any, client: str, found: dict[str, Any]) -> None:
@@ -74,9 +105,16 @@ def test_curl(gateway: Any, drive: Drive) -> None:
     _check(gateway, "curl", drive("curl"))
 
 
+def test_fetch_in_node(gateway: Any, drive: Drive) -> None:
+    """Node's own `fetch` asks in every dialect over HTTP, and gets the model's file."""
+    _check(gateway, "fetch", drive("node fetch"))
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    "client", [name for name in foreign_clients.CLIENTS if name != "curl"]
+    "client",
+    [name for name in foreign_clients.CLIENTS if name != "curl"]
+    + ["node @grpc/grpc-js"],
 )
 def test_client(gateway: Any, drive: Drive, client: str) -> None:
     """A client library gets the scores of `:classify`, and all else that it asks for."""

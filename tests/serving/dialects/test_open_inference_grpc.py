@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from google.protobuf import descriptor_pool
 
 from inkling.image.preprocess import to_input
 from inkling.model.repository import Repository
+from inkling.v1.classifier_pb2 import ClassifyStreamRequest
+from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.open_inference_wire import open_inference_pb2 as pb
 from tests.serving.dialects.pictures import classified, two_pictures
 
@@ -62,6 +65,18 @@ def call(gateway: Any) -> Iterator[Callable[..., Any]]:
             )(request or made(**fields), timeout=10)
 
         yield called
+
+
+@pytest.fixture(scope="module")
+def stream(gateway: Any) -> Iterator[Callable[..., Any]]:
+    """Open a stream of inferences, from an iterator of requests."""
+    with grpc.insecure_channel(gateway.grpc_target) as channel:
+        opened = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            pb.ModelInferRequest.SerializeToString,
+            pb.ModelStreamInferResponse.FromString,
+        )
+        yield lambda requests: opened(iter(requests), timeout=20)
 
 
 def _packed(texts: list[bytes]) -> bytes:
@@ -309,3 +324,89 @@ def test_names_do_not_collide_with_other_clients() -> None:
     assert "inkling.wire.open_inference" == pb.DESCRIPTOR.package
     with pytest.raises(KeyError):
         descriptor_pool.Default().FindMessageTypeByName("inference.ModelInferRequest")
+
+
+def _named(name: str, datatype: str, shape: Any, raw: bytes) -> pb.ModelInferRequest:
+    request = _request(datatype, shape, raw)
+    request.id = name
+    return request
+
+
+def test_stream_answers_in_order(
+    gateway: Any, stream: Callable[..., Any], pictures: list[bytes]
+) -> None:
+    """Quick and slow requests by turns, and wrong ones, are answered in their order.
+
+    A wrong request gets its error and its code word, and the stream goes on.
+    """
+    sample, photo = (_packed([one]) for one in pictures)
+    kinds = {"sample": sample, "photo": photo, "wrong": _packed([b"?"])}
+    names = [f"{kind}-{n}" for n in range(12) for kind in ("photo", "sample", "wrong")]
+    asked = [
+        _named(name, "BYTES", [1], kinds[name.partition("-")[0]]) for name in names
+    ]
+    expected = dict(
+        zip(("sample", "photo"), classified(gateway, pictures), strict=True)
+    )
+    answers = list(stream(asked))
+
+    assert names == [answer.infer_response.id for answer in answers]
+    for name, answer in zip(names, answers, strict=True):
+        response, kind = answer.infer_response, name.partition("-")[0]
+        assert response.parameters["triton_final_response"].bool_param
+        if kind == "wrong":
+            code = response.parameters["inkling-error-code"].string_param
+            assert ("invalid_image", []) == (code, list(response.outputs))
+            assert "PNG" in answer.error_message
+        else:
+            assert "" == answer.error_message
+            np.testing.assert_allclose(_scores(response)[0], expected[kind], atol=1e-6)
+
+
+def test_stream_answers_before_the_next_request(
+    stream: Callable[..., Any], pictures: list[bytes]
+) -> None:
+    """A client that waits for each answer before it sends the next request gets it."""
+    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    answers = stream(iter(requests.get, None))
+    for n in range(3):
+        requests.put(_named(str(n), "BYTES", [1], _packed(pictures[:1])))
+        assert str(n) == next(answers).infer_response.id
+    requests.put(None)
+    assert [] == list(answers)
+
+
+def test_streams_of_all_services_have_the_same_places(
+    published: Path, start_gateway: Any
+) -> None:
+    """Of two streams with one place, one ends as overloaded: the new one, or the idle one."""
+    with (
+        start_gateway(published, "--grpc-max-streams", "1") as own,
+        grpc.insecure_channel(own.grpc_target) as channel,
+    ):
+        ours: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        first = ClassifierStub(channel).ClassifyStream(  # type: ignore[no-untyped-call]
+            iter(ours.get, None), timeout=20
+        )
+        request = {"model": "mlp", "images": [two_pictures()[0]]}
+        ours.put(ClassifyStreamRequest(id="a", request=request))
+        assert "a" == next(first).id
+        second = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            pb.ModelInferRequest.SerializeToString,
+            pb.ModelStreamInferResponse.FromString,
+        )(iter([_request("BYTES", [1], _packed(two_pictures()[:1]))]), timeout=20)
+        ends = [_end_of(second)]
+        ours.put(None)
+        ends.append(_end_of(first))
+
+    assert ["ok", "overloaded"] == sorted(ends)
+
+
+def _end_of(stream: Any) -> str:
+    """Return the code word with which a stream ends, or `ok`."""
+    try:
+        list(stream)
+    except grpc.RpcError as error:
+        return str(dict(error.trailing_metadata())["inkling-error-code"])
+    return "ok"

@@ -87,6 +87,20 @@ def test_version_and_label_in_the_path(
         assert "1" == state.json["model_version_status"][0]["version"]
 
 
+def test_version_0_is_the_default(gateway: Any, pictures: list[bytes]) -> None:
+    """The client of OpenVINO Model Server names it so; our own address does not."""
+    path = "/v1/models/mlp/versions/0"
+    predicted = _post(gateway, {"instances": [_b64(pictures[0])]}, path + ":predict")
+    described = gateway.request("GET", path + "/metadata").json
+    state = gateway.request("GET", path).json["model_version_status"]
+    ours = gateway.request("POST", path + ":classify", pictures[0])
+
+    assert (200, 10) == (predicted.status, len(predicted.json["predictions"][0]))
+    assert "1" == described["model_spec"]["version"]
+    assert ["1"] == [one["version"] for one in state]
+    assert 404 == ours.status
+
+
 def test_status_is_read_by_both_kinds_of_client(gateway: Any) -> None:
     """Our fields, and beside them TensorFlow Serving's with the version as a text."""
     shown = gateway.request("GET", "/v1/models/mlp").json

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from inkling.contract import Contract
-from inkling.image.decoding import DEFAULT_LIMITS
+from inkling.image.budget import DEFAULT_LIMITS
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.grpc_api.server import GrpcServer
 from inkling_serving.runtime.held_bytes import HeldBytes

@@ -68,7 +68,7 @@ def _asking(ports: list[int], picture: bytes) -> Iterator[Counter[str]]:
 
 
 @pytest.mark.parametrize(
-    "ends", [2, pytest.param(10, marks=pytest.mark.soak)], ids=lambda n: f"{n} ends"
+    "ends", [1, pytest.param(10, marks=pytest.mark.soak)], ids=lambda n: f"{n} ends"
 )
 def test_no_call_is_lost_where_another_gateway_serves(
     ends: int, published: Path, tmp_path: Path, picture: bytes

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inkling.contract import Contract
-from inkling.image.decoding import DEFAULT_LIMITS
+from inkling.image.budget import DEFAULT_LIMITS
 from inkling_serving.http_api.asgi_app import AsgiApp
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.server import HttpServer

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -18,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
+import inkling
 from inkling_serving.runtime.logs import Log
-from tests.support.gateway_process import get_json, workers_of
+from tests.support.gateway_process import get_json, serving, workers_of
 from tests.support.machine import free_port, listens, until, within
 
 
@@ -49,6 +51,29 @@ def test_lines_have_a_time_zone() -> None:
     assert datetime.fromisoformat(time_of).tzinfo is not None
     assert re.search(r"\.\d{3}[+-]\d\d:\d\d$", time_of)
     assert ("INFO", "a.name:", "number 3 and ü\\udc80\n") == (level, name, rest)
+
+
+def test_json_lines_hold_one_object_each() -> None:
+    """Line ends, quotes and errors stay inside the object, which any reader can parse."""
+    with _pipe() as (reader, writer):
+        log = Log(writer, form="json")
+        log.handle(_record('two\nlines, "quoted" and \udc80'))
+        try:
+            raise ValueError("of a test")
+        except ValueError:
+            failed = _record("failed")
+            failed.exc_info = sys.exc_info()
+            failed.fields = {"request_id": "r1"}
+            log.handle(failed)
+        log.end()
+        lines = os.read(reader, 65536).decode().splitlines()
+
+    first, second = (json.loads(line) for line in lines)
+    assert first["message"] == 'two\nlines, "quoted" and \udc80'
+    assert (first["level"], first["logger"]) == ("INFO", "a.name")
+    assert datetime.fromisoformat(first["time"]).tzinfo is not None
+    assert second["request_id"] == "r1"
+    assert "ValueError: of a test" in second["exception"]
 
 
 def test_a_full_pipe_drops_lines_and_says_how_many() -> None:
@@ -135,7 +160,7 @@ def _refused(port: int, count: int) -> None:
         assert 404 == get_json(port, f"/v1/models/{'x' * 60}")[0]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_a_log_that_nobody_reads_stops_nothing(published: Path, workers: int) -> None:
     """After thousands of refusals probes, requests, metrics and SIGTERM work."""
     flags = ("--workers", str(workers))
@@ -185,3 +210,31 @@ def metric() -> Callable[[int, str], float]:
         return float(figure)
 
     return read
+
+
+def test_a_gateway_logs_json_and_requests(
+    published: Path, picture: bytes, tmp_path: Path
+) -> None:
+    """Each line of a serving gateway parses, and each request has one with its figures."""
+    flags = ["--log-format", "json", "--access-log", "1", "--workers", "2"]
+    with serving(published, *flags, log=tmp_path / "log") as gateway:
+        for body in (picture, b"no picture"):
+            head = {"X-Request-Id": f"id-{len(body)}"}
+            gateway.request("POST", "/v1/models/mlp:classify", body, head)
+        with inkling.connect(gateway.grpc_target, model="mlp") as classifier:
+            classifier.classify(picture)
+        gateway.request("GET", "/readyz")
+
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    access = [line for line in lines if line["logger"] == "inkling_serving.access"]
+    seen = [(line["protocol"], line["code"], line["model"]) for line in access]
+    assert seen.count(("http", "ok", "mlp")) == 1
+    assert ("grpc", "ok", "mlp") in seen
+    assert [line["request_id"] for line in access if line["code"] != "ok"] == ["id-10"]
+    [answered] = [line for line in access if line["request_id"] == f"id-{len(picture)}"]
+    assert (answered["version"], answered["images"]) == (1, 1)
+    assert 0 < sum(answered["phases_ms"].values()) <= answered["duration_ms"]
+    assert any(
+        line.get("request_id") == "id-10" for line in lines if line not in access
+    )

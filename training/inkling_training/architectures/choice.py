@@ -45,7 +45,7 @@ def architecture_of(text: str, options: Options) -> Architecture:
     """Return the architecture that a name states.
 
     Args:
-        text: `mlp`, `cnn`, `FILE.py:FUNCTION` or `keras.applications:NAME`.
+        text: `mlp`, `cnn`, `classic`, `FILE.py:FUNCTION` or `keras.applications:NAME`.
         options: The options that belong to it.
 
     Raises:

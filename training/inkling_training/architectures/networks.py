@@ -10,14 +10,13 @@ import numpy as np
 
 from inkling_training.errors import UnusableArchitecture
 from inkling_training.fit.models import Network
+from inkling_training.sources.graphs import FlatGraph
 from inkling_training.sources.keras_layers import computes_in_half
 
 __all__ = ["network_of", "values_in"]
 
 _SUM_TOLERANCE = 1e-3
 _LEAST_SCORE = 1e-7
-# Weights are made for values of about this size at most.
-_LARGEST_VALUE = 8.0
 
 
 def network_of(
@@ -167,32 +166,7 @@ def values_in(model: keras.Model) -> str:
     Pictures are 0..255 for a model that itself makes small values of them before its
     first weights, and 0..1 for any other.
     """
-    [inputs] = model.inputs
-    front = _before_weights(model, inputs)
-    if front is None:
-        return "unit"
-    black, white = (
-        np.asarray(front(np.full((1, *inputs.shape[1:]), level, np.float32)))
-        for level in (0, 255)
-    )
-    largest = max(np.abs(black).max(), np.abs(white).max())
-    return "bytes" if 0 < largest <= _LARGEST_VALUE else "unit"
-
-
-def _before_weights(model: keras.Model, inputs: Any) -> keras.Model | None:
-    """Return the part of a model before its first weights; None without one."""
-    for operation in model.operations:
-        is_model = hasattr(operation, "operations")
-        learns = getattr(operation, "weights", None) and not isinstance(
-            operation, keras.layers.Normalization
-        )
-        if not learns or isinstance(operation, keras.layers.InputLayer):
-            continue
-        [*tensors] = operation._inbound_nodes[0].input_tensors
-        if is_model:
-            inner = _before_weights(operation, operation.inputs[0])
-            if inner is None:
-                return None
-            return keras.Model(inputs, inner(tensors[0]))
-        return keras.Model(inputs, tensors[0])
-    return None
+    shape = tuple(model.inputs[0].shape[1:])
+    graph = FlatGraph.of(lambda batch: model(batch, training=False), shape, model.name)
+    found = graph.values("float32")
+    return "unit" if found is None else found[0]

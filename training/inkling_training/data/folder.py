@@ -16,7 +16,8 @@ from rich.progress import Progress
 
 from inkling.contract import Contract, TrainingData
 from inkling.errors import InklingError
-from inkling.image.decoding import Budget, decode
+from inkling.image.budget import Budget
+from inkling.image.decoding import decode
 from inkling.image.preprocess import decoded_to_pixels
 from inkling_training.data.datasets import Dataset, Split
 from inkling_training.data.layout import Found, Layout, layout_of
@@ -105,8 +106,8 @@ def load_folder(
     matter.
 
     Args:
-        folder: One of the forms of `inkling_training.data.layout`, with PNG and JPEG
-            files.
+        folder: One of the forms of `inkling_training.data.layout`, with pictures in
+            formats that Inkling reads.
         size: Side of the model input, in pixels.
         ink: True if each picture shows one object written on paper, which is found and
             framed as digits are. Otherwise the whole picture is scaled, with its

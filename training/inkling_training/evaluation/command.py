@@ -213,6 +213,12 @@ def _warnings(tally: Outcomes, collection: Collection) -> Iterator[str]:
     if collection.others:
         number, first = len(collection.others), collection.others[0]
         yield f"Passed over, since they are no pictures: {number}, such as {first}"
+    if collection.copies:
+        one, other = collection.copies[0][:2]
+        yield (
+            f"{len(collection.copies)} pictures have copies, and each copy counts: "
+            f"{one} has the bytes of {other}"
+        )
     if len(tally.versions) > 1:
         yield f"More than one version answered: {', '.join(tally.versions)}."
 

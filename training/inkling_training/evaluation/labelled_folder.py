@@ -3,50 +3,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from inkling.errors import InvalidRequest
+from inkling.image.formats.catalogue import FOREIGN_SUFFIXES, SUFFIXES
 from inkling.labels import Spellings
 from inkling_training.data.labels_csv import CSV_FILE, read_table, table_in
 from inkling_training.data.layout import files_below
 
-__all__ = ["Collection", "Labelled", "find"]
+__all__ = ["Collection", "Labelled", "digest", "find"]
 
-_ENDINGS = frozenset(
-    [
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".jif",
-        ".pjpeg",
-        ".pjp",
-        ".mpo",
-    ]
-)
-# Pictures, too, of which a model may refuse some: these are then reported.
-_OTHER_ENDINGS = frozenset(
-    [
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jp2",
-        ".jxl",
-        ".pgm",
-        ".ppm",
-    ]
-)
+# A model refuses some of these pictures, which are then reported.
+_ENDINGS = SUFFIXES | FOREIGN_SUFFIXES
 # What parts several labels in one text.
 _MARKS = ("|", ";", ",", "+", " ", "_")
 _FORMS = (
@@ -76,12 +49,16 @@ class Collection:
     """The pictures of a folder.
 
     Attributes:
+        folder: The folder.
+        several: Whether a picture may have several labels.
         pictures: Those with a label that the model knows, in the order of their names.
         unknown: The other labels, with the number of their pictures.
         unlabelled: Pictures without a label.
         others: Files that are no pictures by the end of their names.
     """
 
+    folder: Path
+    several: bool = False
     pictures: list[Labelled] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
     unlabelled: list[Path] = field(default_factory=list)
@@ -93,6 +70,22 @@ class Collection:
         if not spelled:
             self.unknown[label] += 1
         self.pictures += [Labelled(path, one, source) for one in spelled]
+
+    @cached_property
+    def copies(self) -> list[list[Path]]:
+        """Pictures with the same bytes under several paths, each group in its order.
+
+        They count as often as they occur. Where pictures may have several labels,
+        copies are one picture, and this list is empty.
+        """
+        if self.several:
+            return []
+        sizes = Counter(_size(picture.path) for picture in self.pictures)
+        groups: dict[str, dict[Path, None]] = {}
+        for picture in self.pictures:
+            if sizes[_size(picture.path)] > 1:
+                groups.setdefault(digest(picture.path), {})[picture.path] = None
+        return [list(group) for group in groups.values() if len(group) > 1]
 
 
 class _Known:
@@ -119,6 +112,21 @@ class _Known:
         return []
 
 
+def digest(path: Path) -> str:
+    """Return what tells the content of a file from others."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return str(path)  # asking about it says what is wrong with it
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
 def find(folder: Path, labels: Sequence[str], *, several: bool = False) -> Collection:
     """Return the pictures of a folder with their labels.
 
@@ -143,7 +151,7 @@ def find(folder: Path, labels: Sequence[str], *, several: bool = False) -> Colle
     known = _Known(labels, several)
     try:
         table = table_in(folder)
-        found = _by_table(table, known) if table else _by_names(folder, known)
+        found = _by_table(folder, table, known) if table else _by_names(folder, known)
     except OSError as error:
         raise InvalidRequest(
             f"{error.filename or folder} cannot be read; change its permissions."
@@ -153,18 +161,18 @@ def find(folder: Path, labels: Sequence[str], *, several: bool = False) -> Colle
     return found
 
 
-def _by_table(table: Path, known: _Known) -> Collection:
-    found = Collection()
+def _by_table(folder: Path, table: Path, known: _Known) -> Collection:
+    found = Collection(folder, known.several)
     for row in read_table(table, known.spellings if known.several else None):
         found.add(row.path, row.label, row.source, known)
     return found
 
 
 def _by_names(folder: Path, known: _Known) -> Collection:
-    found = Collection()
+    found = Collection(folder, known.several)
     files: list[Path] = []
     for path in files_below(folder):
-        is_picture = path.suffix.lower() in _ENDINGS | _OTHER_ENDINGS
+        is_picture = path.suffix.lower() in _ENDINGS
         (files if is_picture else found.others).append(path.relative_to(folder))
     folders = {part for file in files for part in file.parts[:-1]}
     labels = {part for part in folders if known.named(part)}

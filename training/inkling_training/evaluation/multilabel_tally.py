@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from inkling_training.evaluation.labelled_folder import digest
 from inkling_training.evaluation.tally import Outcomes, Share, f_one
 from inkling_training.figures.reliability import expected_calibration_error
 
@@ -92,17 +92,10 @@ def tagged(pictures: Iterable[Labelled]) -> list[Tagged]:
     paths: dict[str, Path] = {}
     labels: dict[str, set[str]] = {}
     for picture in pictures:
-        key = _digest(picture.path)
+        key = digest(picture.path)
         paths.setdefault(key, picture.path)
         labels.setdefault(key, set()).update({picture.label} - {""})
     return [Tagged(path, frozenset(labels[key])) for key, path in paths.items()]
-
-
-def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return str(path)  # asking about it says what is wrong with it
 
 
 class MultiLabelTally(Outcomes):

@@ -44,6 +44,8 @@ __all__ = [
 # The sheet has the mistakes with the highest scores; more would be hard to look at.
 _SHEET_MISTAKES = 48
 _SHEET_COLUMNS = 4
+# So many characters fit over a picture; the end of a path tells more than its start.
+_CAPTION = 34
 _SHEET_SIDE = 256
 _MAX_LISTED = 200
 _STYLE = """
@@ -58,28 +60,29 @@ img { max-width: 100%; }
 
 def as_json(tally: Tally, collection: Collection, asked: str) -> dict[str, Any]:
     """Return all figures by name; `asked` says where the model ran."""
-    sources = tally.by_source().items()
     return {
         "asked": asked,
         "versions": tally.versions,
         "labels": list(tally.labels),
         "pictures": len(collection.pictures),
+        "folder": str(collection.folder),
         "accuracy": tally.accuracy.as_json(),
         "coverage": tally.coverage.as_json(),
         "accuracy_without_abstaining": tally.without_abstaining.as_json(),
         "abstained": dict(tally.reasons),
+        "wrong_withheld": tally.wrong_withheld.as_json(),
         "expected_calibration_error": tally.calibration_error,
         "by_label": {
             label: {name: share.as_json() for name, share in shares.items()}
             for label, shares in tally.by_label().items()
         },
         "by_source": {
-            source: {name: share.as_json() for name, share in shares.items()}
-            for source, shares in sources
+            source: figures.as_json() for source, figures in tally.by_source().items()
         },
         **_of_two_labels(tally),
         "confusion": tally.confusion.tolist(),
         "mistakes": [mistake.as_json() for mistake in tally.mistakes],
+        "withheld": [one.as_json() for one in tally.withheld],
         **left_out(tally, collection),
     }
 
@@ -100,6 +103,7 @@ def left_out(tally: Outcomes, collection: Collection) -> dict[str, Any]:
         "unknown_labels": dict(collection.unknown),
         "unlabelled": [str(path) for path in collection.unlabelled],
         "other_files": [str(path) for path in collection.others],
+        "copies": [[str(path) for path in same] for same in collection.copies],
     }
 
 
@@ -114,6 +118,7 @@ def lines(tally: Tally, collection: Collection, asked: str) -> Iterator[str]:
     if tally.reasons:
         reasons = ", ".join(f"{n} {name}" for name, n in sorted(tally.reasons.items()))
         yield f"answered     {tally.coverage}; abstained: {reasons}"
+        yield f"withheld     {of_all(tally.wrong_withheld)} would have been wrong"
         yield f"without it   {tally.without_abstaining}"
     yield f"calibration  {tally.calibration_error:.2%} expected error, 15 bins"
     yield f"{'LABEL':16} {'ANSWERED':>8}  {'PRECISION':>9}  {'RECALL':>7}"
@@ -123,14 +128,24 @@ def lines(tally: Tally, collection: Collection, asked: str) -> Iterator[str]:
             f"{column(label, 16)} {recall.of:8,}  {percent(precision.value):>9}  "
             f"{percent(recall.value):>7}"
         )
+    yield from _source_lines(tally)
+
+
+def _source_lines(tally: Tally) -> Iterator[str]:
     sources = tally.by_source()
     if sources:
-        yield f"{'SOURCE':24} {'ANSWERED':>8}  {'ACCURACY':>8}  {'OTHERS':>7}"
-    for source, shares in sources.items():
-        alone, others = shares["alone"], shares["without"]
+        yield (
+            f"{'SOURCE':24} {'ANSWERED':>8}  {'ACCURACY':>8}  {'95 % INTERVAL':>16}  "
+            f"{'OTHERS':>7}  {'WITHHELD':>8}  {'WRONG':>5}  {'ECE':>6}"
+        )
+    for source, figures in sources.items():
+        alone = figures.alone
+        low, high = (percent(bound) for bound in alone.interval)
         yield (
             f"{column(source or '-', 24)} {alone.of:8,}  {percent(alone.value):>8}  "
-            f"{percent(others.value):>7}"
+            f"{f'{low} to {high}':>16}  {percent(figures.without.value):>7}  "
+            f"{figures.withheld.right:8,}  {figures.wrong_withheld.right:5,}  "
+            f"{percent(figures.calibration_error):>6}"
         )
 
 
@@ -169,7 +184,9 @@ def write_report(
         "reliability.png": reliability(*tally.scored),
     }
     if tally.mistakes:
-        drawn["mistakes.png"] = contact_sheet(tally.mistakes, respondent)
+        drawn["mistakes.png"] = contact_sheet(
+            tally.mistakes, respondent, Path(figures["folder"])
+        )
     write_files(directory, figures, drawn, lambda shown: _page(figures, tally, shown))
 
 
@@ -206,28 +223,39 @@ def write_files(
         raise InvalidRequest(f"{directory} cannot be written to any more.") from None
 
 
-def contact_sheet(mistakes: Sequence[Mistake], respondent: Respondent) -> Figure:
-    """Draw the surest mistakes: the picture, and beside it what the model saw."""
+def contact_sheet(
+    mistakes: Sequence[Mistake], respondent: Respondent, folder: Path
+) -> Figure:
+    """Draw the surest mistakes: the picture, and beside it what the model saw.
+
+    Args:
+        mistakes: All mistakes.
+        respondent: Shows what the model saw.
+        folder: Paths are written relative to it.
+    """
     surest = sorted(mistakes, key=lambda mistake: -mistake.score)[:_SHEET_MISTAKES]
     columns = min(_SHEET_COLUMNS, len(surest))
     rows = -(-len(surest) // columns)
     figure = Figure(figsize=(2.8 * columns, 1.75 * rows), layout="constrained")
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
-    fonts = fonts_for(text for mistake in surest for text in _named(mistake))
+    fonts = fonts_for(text for mistake in surest for text in _named(mistake, folder))
+    figure.suptitle(f"{len(surest)} of {len(mistakes)} mistakes, the surest first")
     for axes in cells:
         axes.set_axis_off()
     for axes, mistake in zip(cells, surest, strict=False):
         axes.imshow(_side_by_side(mistake, respondent))
-        label, answer, name = (escaped(text, fonts) for text in _named(mistake))
-        title = f"{label} taken for {answer}, {mistake.score:.1%}\n{name:.30}"
+        label, answer, name = (escaped(text, fonts) for text in _named(mistake, folder))
+        title = f"{label} taken for {answer}, {mistake.score:.1%}\n{name[-_CAPTION:]}"
         # A dollar sign would start a formula.
         axes.set_title(title, fontsize=8, fontfamily=fonts, parse_math=False)
     return figure
 
 
-def _named(mistake: Mistake) -> tuple[str, str, str]:
-    """Return the texts over a mistake: its label, the answer and the file's name."""
-    return mistake.picture.label, mistake.answer, mistake.picture.path.name
+def _named(mistake: Mistake, folder: Path) -> tuple[str, str, str]:
+    """Return the texts over a mistake: its label, the answer and the file's path."""
+    path = mistake.picture.path
+    shown = path.relative_to(folder) if path.is_relative_to(folder) else path
+    return mistake.picture.label, mistake.answer, str(shown)
 
 
 def _side_by_side(mistake: Mistake, respondent: Respondent) -> np.ndarray:
@@ -298,6 +326,8 @@ def _overall(figures: dict[str, Any], tally: Tally) -> Iterable[Sequence[object]
         yield f"F1 of {tally.labels[1]}", "", percent(tally.second_label_f1)
     if tally.reasons:
         yield "Answered", of_all(tally.coverage), tally.coverage
+        wrong = tally.wrong_withheld
+        yield "Wrong among the withheld", of_all(wrong), wrong
         whole = tally.without_abstaining
         yield "Right if it never abstained", of_all(whole), whole
     for reason, count in sorted(tally.reasons.items()):
@@ -318,8 +348,20 @@ def _sections(figures: dict[str, Any], tally: Tally) -> Iterable[str]:
     yield table(["label", "precision", "recall"], rows)
     if sources:
         yield "<h2>By source</h2>"
-        by = ((name, of_all(s["alone"]), *s.values()) for name, s in sources.items())
-        yield table(["source", "right", "accuracy", "accuracy on all others"], by)
+        by = (
+            (
+                *(name, of_all(s.alone), s.alone, s.without, of_all(s.withheld)),
+                *(of_all(s.wrong_withheld), percent(s.calibration_error)),
+            )
+            for name, s in sources.items()
+        )
+        yield table(
+            [
+                *("source", "right", "accuracy", "accuracy on all others", "withheld"),
+                *("wrong among the withheld", "calibration error"),
+            ],
+            by,
+        )
     yield from left_out_lists(figures, tally)
 
 
@@ -338,6 +380,7 @@ def left_out_lists(
         ],
         "Pictures without a label": figures["unlabelled"],
         "Files that are no pictures": figures["other_files"],
+        "Copies": [", ".join(same) for same in figures["copies"]],
     }
     for title, rows in lists.items():
         if rows:

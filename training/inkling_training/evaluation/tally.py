@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from inkling.types import Prediction
     from inkling_training.evaluation.labelled_folder import Labelled
 
-__all__ = ["Mistake", "Outcomes", "Share", "Tally", "f_one"]
+__all__ = [
+    "Mistake",
+    "Outcomes",
+    "Share",
+    "SourceFigures",
+    "Tally",
+    "Withheld",
+    "f_one",
+]
 
 # Two-sided 95 % of a normal distribution.
 _Z = 1.959963984540054
@@ -103,6 +111,62 @@ class Mistake:
         }
 
 
+@dataclass(frozen=True)
+class Withheld:
+    """A picture for which the model gave no label.
+
+    Attributes:
+        best: The likeliest label, which was not given.
+        score: Its probability, 0 to 1.
+        reason: Why no label was given, such as `unsure`.
+    """
+
+    picture: Labelled
+    best: str
+    score: float
+    reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return {
+            "picture": str(self.picture.path),
+            "truth": self.picture.label,
+            "likeliest": self.best,
+            "probability": self.score,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class SourceFigures:
+    """The figures of the pictures of one source.
+
+    Attributes:
+        alone: Right answers of the answers to its pictures.
+        without: Right answers of the answers to all other pictures.
+        withheld: Pictures of it without an answer.
+        wrong_withheld: Withheld pictures whose likeliest label is wrong.
+        calibration_error: The expected calibration error of all its pictures, 0 to 1.
+    """
+
+    alone: Share
+    without: Share
+    withheld: Share
+    wrong_withheld: Share
+    calibration_error: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return {
+            "pictures": self.withheld.of,
+            "alone": self.alone.as_json(),
+            "without": self.without.as_json(),
+            "withheld": self.withheld.as_json(),
+            "wrong_withheld": self.wrong_withheld.as_json(),
+            "expected_calibration_error": self.calibration_error,
+        }
+
+
 class Outcomes:
     """What is kept of every outcome, whatever is counted.
 
@@ -154,11 +218,13 @@ class Tally(Outcomes):
 
     Attributes:
         mistakes: In the order of the pictures.
+        withheld: The pictures without a label, in their order.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
         super().__init__(labels)
         self.mistakes: list[Mistake] = []
+        self.withheld: list[Withheld] = []
         self._places = {label: place for place, label in enumerate(labels)}
         # Truth, likeliest label, whether it was given as the answer, and source.
         self._rows: list[tuple[int, int, bool, int]] = []
@@ -174,8 +240,13 @@ class Tally(Outcomes):
         answer = self._answer(picture.path, outcome)
         if answer is None:
             return
-        best, answered = answer.top[0], answer.abstained is None
-        if answered and best.label != picture.label:
+        best, reason = answer.top[0], answer.abstained
+        answered = reason is None
+        if reason is not None:
+            self.withheld.append(
+                Withheld(picture, best.label, best.probability, reason)
+            )
+        elif best.label != picture.label:
             self.mistakes.append(Mistake(picture, best.label, best.probability))
         source = self._sources.setdefault(picture.source, len(self._sources))
         truth, found = self._places[picture.label], self._places[best.label]
@@ -238,22 +309,40 @@ class Tally(Outcomes):
         figures = self.by_label().get(self.labels[1]) if len(self.labels) == 2 else None
         return f_one(figures["precision"], figures["recall"]) if figures else None
 
-    def by_source(self) -> dict[str, dict[str, Share]]:
-        """Return the accuracy on each source and on all others; else an empty dict."""
+    @property
+    def wrong_withheld(self) -> Share:
+        """Withheld pictures whose likeliest label is wrong, of all withheld ones."""
+        return _wrong(self._table[self._table[:, 2] == 0])
+
+    def by_source(self) -> dict[str, SourceFigures]:
+        """Return the figures of each source; nothing if there is only one."""
         if len(self._sources) < 2:
             return {}
-        answers = self._table[self._table[:, 2] > 0]
         return {
-            name: {
-                "alone": _share(answers[answers[:, 3] == place]),
-                "without": _share(answers[answers[:, 3] != place]),
-            }
+            name: self._of_source(place)
             for name, place in sorted(self._sources.items())
         }
+
+    def _of_source(self, place: int) -> SourceFigures:
+        table = self._table
+        own, answered = table[:, 3] == place, table[:, 2] > 0
+        scores, right = self.scored
+        return SourceFigures(
+            alone=_share(table[answered & own]),
+            without=_share(table[answered & ~own]),
+            withheld=Share(int((own & ~answered).sum()), int(own.sum())),
+            wrong_withheld=_wrong(table[own & ~answered]),
+            calibration_error=expected_calibration_error(scores[own], right[own]),
+        )
 
     @property
     def _table(self) -> npt.NDArray[np.int64]:
         return np.array(self._rows, np.int64).reshape(-1, 4)
+
+
+def _wrong(rows: npt.NDArray[np.int64]) -> Share:
+    right = _share(rows)
+    return Share(right.of - right.right, right.of)
 
 
 def _share(rows: npt.NDArray[np.int64]) -> Share:

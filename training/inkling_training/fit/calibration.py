@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["STRENGTH", "abstain_below", "calibrated", "tempered"]
 
-# The search covers temperatures from 1/8 to 8, in 8 rounds of ever smaller steps.
-_FARTHEST = 8.0
+# The search covers temperatures from 1/64 to 64, in 8 rounds of ever smaller steps.
+# Logits that were trained by the squared error are about 0 and 1, and need 1/10.
+_FARTHEST = 64.0
 _ROUNDS, _STEPS = 8, 9
 # The share of the validation pictures whose highest score is below `abstain_below`. The
 # pictures are augmented with this strength, because users' pictures differ from the

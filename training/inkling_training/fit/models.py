@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Architectures: an MLP and a CNN, which end in a softmax, as all others do."""
+"""Architectures: two MLPs and a CNN, which end in a softmax, as all others do."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ __all__ = [
     "MODELS",
     "Architecture",
     "Network",
+    "classic",
     "cnn",
     "logits_of",
     "mlp",
@@ -38,6 +39,7 @@ __all__ = [
 _LOGITS, _SCORES = "logits", "scores"
 
 _SMALL_SIDE = 64
+_CLASSIC_STDDEV = 0.1
 
 _Shape: TypeAlias = tuple[int, int, int]
 
@@ -101,6 +103,28 @@ def mlp(
     return keras.Model(inputs, _scores(features, num_classes), name="mlp")
 
 
+def classic(
+    input_shape: _Shape, num_classes: int, dropout: float, width: float = 1.0
+) -> keras.Model:
+    """Return the network that lesson 4 of the examples builds from tensors.
+
+    It has the layers of `mlp`. Its first weights are from a truncated normal
+    distribution with the standard deviation 0.1.
+
+    Args:
+        input_shape: (height, width, channels).
+        num_classes: The number of labels.
+        dropout: Share of features that training drops, 0 to 1.
+        width: Factor on the units of each layer except the last.
+    """
+    normal = keras.initializers.TruncatedNormal
+    network = mlp(input_shape, num_classes, dropout, width)
+    for weights in network.trainable_weights:
+        if len(weights.shape) > 1:
+            weights.assign(normal(stddev=_CLASSIC_STDDEV)(weights.shape))
+    return keras.Model(network.inputs[0], network.outputs[0], name="classic")
+
+
 def cnn(
     input_shape: _Shape, num_classes: int, dropout: float, width: float = 1.0
 ) -> keras.Model:
@@ -144,6 +168,7 @@ MODELS: Mapping[str, Architecture] = MappingProxyType(
     {
         "mlp": Architecture("mlp", "mlp", partial(_built, mlp)),
         "cnn": Architecture("cnn", "cnn", partial(_built, cnn)),
+        "classic": Architecture("classic", "classic", partial(_built, classic)),
     }
 )
 

@@ -94,8 +94,11 @@ class Recipe:
         epochs: Largest number of epochs.
         patience: Epochs without a better one after which the run stops early.
         batch_size: Pictures in a batch, without outliers.
-        learning_rate: The highest learning rate. It rises over the first tenth of the
-            run, and then falls to a hundredth along a cosine.
+        learning_rate: The highest learning rate. With AdamW, it rises over the first
+            tenth of the run, and then falls to a hundredth along a cosine.
+        loss: `cross_entropy` of the scores, or `squared_error`, the sum of the squares
+            of the logits minus the one-hot labels.
+        optimizer: `adamw`, or `sgd`, whose learning rate stays the same in all steps.
         weight_decay: The weight decay of AdamW, except for biases and normalisation.
         label_smoothing: Share of the target that is spread over all labels, 0 to 1.
         dropout: Share of features that training drops, 0 to 1.
@@ -115,6 +118,8 @@ class Recipe:
     patience: int = 8
     batch_size: int = 128
     learning_rate: float = 4e-3
+    loss: str = "cross_entropy"
+    optimizer: str = "adamw"
     weight_decay: float = 0.03
     label_smoothing: float = 0.05
     dropout: float = 0.15
@@ -139,6 +144,18 @@ _MLP = Recipe(
     augmentation={"digits": _HANDWRITING_LIGHT, "objects": _OBJECTS},
 )
 _CNN = Recipe(epochs=12)
+# Lesson 4 of the examples, where it trains without Keras.
+_CLASSIC = Recipe(
+    epochs=10,
+    learning_rate=1e-3,
+    loss="squared_error",
+    optimizer="sgd",
+    weight_decay=0.0,
+    label_smoothing=0.0,
+    dropout=0.0,
+    outlier_share=0.0,
+    augmentation={},
+)
 # A user's own network, of which nothing is known.
 _OWN = Recipe(epochs=20, batch_size=32, learning_rate=1e-3, weight_decay=0.01)
 # A pretrained network with a new last layer.
@@ -154,16 +171,24 @@ _TRANSFER = Recipe(
 
 RECIPES: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
     {
-        "default": {"mlp": _MLP, "cnn": _CNN, "own": _OWN, "transfer": _TRANSFER},
+        "default": {
+            "mlp": _MLP,
+            "cnn": _CNN,
+            "classic": _CLASSIC,
+            "own": _OWN,
+            "transfer": _TRANSFER,
+        },
         "quick": {
             "mlp": replace(_MLP, epochs=6),
             "cnn": replace(_CNN, epochs=3),
+            "classic": replace(_CLASSIC, epochs=5),
             "own": replace(_OWN, epochs=5),
             "transfer": replace(_TRANSFER, epochs=4, frozen_epochs=2),
         },
         "best": {
             "mlp": replace(_MLP, epochs=50, patience=15, width=2.0, dropout=0.2),
             "cnn": replace(_CNN, epochs=18, width=2.0, dropout=0.25),
+            "classic": replace(_CLASSIC, epochs=100, width=2.0),
             "own": replace(_OWN, epochs=60, patience=15),
             "transfer": replace(
                 _TRANSFER, epochs=30, frozen_epochs=10, tuned_share=1.0, patience=15
@@ -178,7 +203,13 @@ _EPOCHS_OF_DIGITS = 4
 # A user's own dataset may be smaller still; it gets smaller batches and more epochs,
 # but not a pretrained network, which learns from few pictures in few epochs.
 _FEW_PICTURES, _MANY_PICTURES = 512, 5000
-_MOST_EPOCHS: Mapping[str, int] = {"mlp": 6, "cnn": 6, "own": 4, "transfer": 1}
+_MOST_EPOCHS: Mapping[str, int] = {
+    "mlp": 6,
+    "cnn": 6,
+    "classic": 6,
+    "own": 4,
+    "transfer": 1,
+}
 
 
 def recipe_for(
@@ -192,7 +223,7 @@ def recipe_for(
 
     Args:
         name: `quick`, `default` or `best`.
-        architecture: `mlp`, `cnn`, `own` or `transfer`.
+        architecture: `mlp`, `cnn`, `classic`, `own` or `transfer`.
         dataset: The name of the dataset; `folder` for a user's own pictures.
         epochs: The number of epochs; None takes the recipe's.
         num_pictures: Pictures in the training split; only `folder` uses the number.

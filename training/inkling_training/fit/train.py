@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from inkling_training.fit.callbacks import (
     StopOnNaN,
     has_stopped,
 )
+from inkling_training.fit.models import logits_of
 from inkling_training.fit.progress import Progress
 
 if TYPE_CHECKING:
@@ -106,15 +107,19 @@ def train(
     tf.config.experimental.enable_op_determinism()
     contract = dataset.contract
     network = architecture.build(contract.input_shape, len(contract.labels), recipe)
+    model = _taught(network.model, recipe)
     run.start(resume)
     for stage in _stages(recipe, network):
         if len(run.history) >= stage.last or has_stopped(run, recipe):
             continue
-        _compile(network, stage, recipe, num_steps(dataset, recipe))
+        if network.base is not None:
+            _thaw(network.base, stage.tuned)
+        steps = num_steps(dataset, recipe)
+        _compile(model, network.optimizer, stage, recipe, steps)
         if run.history:
             begun = len(run.history) > stage.first
-            run.restore(network.model, with_optimizer=begun)
-        _fit(network.model, dataset, recipe, stage, run, seed)
+            run.restore(model, with_optimizer=begun)
+        _fit(model, dataset, recipe, stage, run, seed)
     network.model.set_weights(run.best)
     return Trained(
         network.model, run.history, run.best_epoch, time.monotonic() - started
@@ -147,23 +152,41 @@ def _fit(
         progress.close()
 
 
-def _compile(network: Network, stage: _Stage, recipe: Recipe, steps: int) -> None:
-    model = network.model
-    if network.base is not None:
-        _thaw(network.base, stage.tuned)
-    if network.optimizer is None:
-        optimizer = _adamw(stage, recipe, steps)
-    else:
-        chosen = network.optimizer
+def _taught(model: keras.Model, recipe: Recipe) -> keras.Model:
+    """Return a model with the same weights, whose outputs the loss compares."""
+    if recipe.loss == "squared_error":
+        return keras.Model(model.inputs[0], logits_of(model), name=model.name)
+    return model
+
+
+def _compile(
+    model: keras.Model,
+    chosen: keras.optimizers.Optimizer | None,
+    stage: _Stage,
+    recipe: Recipe,
+    steps: int,
+) -> None:
+    if chosen is not None:
         optimizer = type(chosen).from_config(chosen.get_config())
+    elif recipe.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(stage.rate)
+    else:
+        optimizer = _adamw(stage, recipe, steps)
     optimizer.build(model.trainable_variables)
-    model.compile(
-        optimizer,
-        loss=keras.losses.CategoricalCrossentropy(
-            label_smoothing=recipe.label_smoothing
-        ),
-        metrics=[Accuracy()],
-    )
+    model.compile(optimizer, loss=_loss(recipe), metrics=[Accuracy()])
+
+
+def _loss(recipe: Recipe) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    if recipe.loss == "squared_error":
+        return _squared_error
+    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
+    return loss
+
+
+def _squared_error(targets: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Return the sum over the labels, shape (n,); Keras's own loss is the mean."""
+    return tf.reduce_sum(tf.square(targets - outputs), axis=1)
 
 
 def _thaw(base: keras.Model, share: float) -> None:

@@ -28,6 +28,9 @@ _MIN_SIDE = 8192
 _DEFAULT = "the default"
 _METADATA = "the file's metadata"
 _INSIDE = "the model resizes to it"
+_OWN_SIZE = {
+    "flat": "the model takes its values in a row; a square picture has so many"
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def preparation(
         "polarity": like.fields.get("polarity", "as_is"),
         "centring": "none",
         "min_side": _MIN_SIDE,
-        "layout": source.layout if source.tflite is not None else "hwc",
+        "layout": "chw" if _is_chw(source) else "hwc",
         "pad": like.fields.get("pad", 0),
         "grey": like.fields.get("grey", "luminance"),
     }
@@ -103,6 +106,10 @@ def preparation(
         facts.append(fact)
     found["box"] = min(20, found["height"], found["width"])
     return found, facts
+
+
+def _is_chw(source: Source) -> bool:
+    return source.tflite is not None and source.layout == "chw"
 
 
 _Part = tuple[dict[str, Any], Fact]
@@ -122,7 +129,8 @@ def _size(source: Source, wishes: Wishes, like: Likeness) -> _Part:
     if wishes.size is not None:
         (height, width), why = wishes.size, "--size"
     elif source.height is not None and source.width is not None:
-        height, width, why = source.height, source.width, "the model's input"
+        height, width = source.height, source.width
+        why = _OWN_SIZE.get(source.layout, "the model's input")
     elif stated is not None:
         (height, width), why = stated, like.said_by
     elif "height" in source.stated:
@@ -177,7 +185,8 @@ def _values(source: Source, wishes: Wishes, like: Likeness) -> _Part:
         if source.values is not None and source.values[0] != wishes.values:
             why = f"--values; but {source.values[1]}, so expect {source.values[0]}"
         elif source.values is None:
-            why += _usual(source, wishes.values)
+            usual = _usual(source, wishes.values)
+            why = f"--values.{usual}" if usual else "--values"
         return _fitting(fields, source), Fact("values", wishes.values, why)
     for said, why in ((like.fields, like.said_by), (source.stated, _METADATA)):
         if "scale" in said:
@@ -204,7 +213,7 @@ def _values_of_model(source: Source) -> _Part:
         fields = {"scale": (scale,), "offset": ((lowest - zero) * scale,)}
     elif source.dtype == "int8":
         fields = {"scale": (1.0,), "offset": (-128.0,)}
-    shown = {"bytes": "0..255", "unit": "0..1"}[name]
+    shown = {"bytes": "0..255", "unit": "0..1", "signed": "-1..1"}[name]
     return fields, Fact("values", shown, why)
 
 
@@ -218,9 +227,12 @@ def _usual(source: Source, wished: str) -> str:
     family = family_of(source.layers)
     if family is None or family.values == wished:
         return ""
+    hub = ""
+    if source.library.startswith("TensorFlow") and family.values != "unit":
+        hub = "; modules of TensorFlow Hub take unit"
     return (
         f" Its layers are named like those of {family.name}, which {family.library} "
-        f"asks with --values {family.values}."
+        f"asks with --values {family.values}{hub}."
     )
 
 

@@ -3,7 +3,7 @@
 
 Hugging Face's `preprocessor_config.json`, timm's `pretrained_cfg` (also inside a
 `config.json`), Teachable Machine's `metadata.json`, the configuration of a KerasHub
-image converter, and another Inkling contract.
+image converter, the metadata of a TFLite file, and another Inkling contract.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from inkling.contract import Contract
 from inkling.errors import InklingError, InvalidRequest
 from inkling_training.preparation.hugging_face import hugging_face
 from inkling_training.preparation.presets import VALUES, normalised, pair
+from inkling_training.preparation.tflite_like import is_tflite, tflite_like
 
 __all__ = ["PREPARATION", "read_like"]
 
@@ -53,6 +54,8 @@ def read_like(path: Path) -> tuple[str, Mapping[str, Any], tuple[str, ...]]:
         InvalidRequest: The file cannot be read, or is of no kind that is known.
     """
     try:
+        if is_tflite(path):
+            return ("the metadata of a TFLite file", *tflite_like(path))
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError
         text = path.read_text(encoding="utf-8-sig")
@@ -61,7 +64,8 @@ def read_like(path: Path) -> tuple[str, Mapping[str, Any], tuple[str, ...]]:
             raise ValueError
     except (OSError, ValueError, RecursionError):
         raise InvalidRequest(
-            f"{path} cannot be read; --like expects a JSON file with an object."
+            f"{path} cannot be read; --like expects a JSON file with an object, or a "
+            "TFLite file with metadata."
         ) from None
     try:
         return _read(path, text, content)
@@ -104,7 +108,8 @@ def _read(
     raise InvalidRequest(
         f"{path} is of no kind that --like knows: Hugging Face's "
         "preprocessor_config.json, timm's pretrained_cfg, Teachable Machine's "
-        "metadata.json, a KerasHub image converter, or an Inkling contract."
+        "metadata.json, a KerasHub image converter, a TFLite file with metadata, or an "
+        "Inkling contract."
     )
 
 

@@ -24,15 +24,36 @@ if TYPE_CHECKING:
 
     Scores = npt.NDArray[np.float32]
 
-__all__ = ["better_neighbours", "label_order"]
+__all__ = ["label_order", "warnings"]
 
-_MOST = 64
+_MOST, _ORDERED = 64, 256
 _BATCH = 32
 # A smaller gain is not worth a warning, however sure it is.
 _LEAST_GAIN = 0.05
 
 
-def better_neighbours(
+def warnings(
+    scored: Callable[[Scores], Scores],
+    contract: Contract,
+    pictures: Pictures,
+    *,
+    whole_numbers: bool,
+) -> list[str]:
+    """Return a sentence for all that seems wrong in the light of labelled pictures.
+
+    Args:
+        scored: Returns the model's scores for inputs.
+        contract: The contract as concluded.
+        pictures: Labelled pictures.
+        whole_numbers: True if the model takes whole numbers, so that values are fixed.
+    """
+    found = _better_neighbours(scored, contract, pictures, whole_numbers=whole_numbers)
+    few = pictures.first(_ORDERED)
+    scores = np.concatenate([scored(one) for one in few.batches(contract, _BATCH)])
+    return found + label_order(scores, few.labels, contract.labels)  # type: ignore[arg-type]
+
+
+def _better_neighbours(
     scored: Callable[[Scores], Scores],
     contract: Contract,
     pictures: Pictures,

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from inkling.errors import InklingError, InvalidRequest
+from inkling.image.formats.catalogue import EXPECTED, SUFFIXES
 from inkling.image.preprocess import to_input
 from inkling.labels import by_normal_form, normal_form
 from inkling.model.litter import is_litter
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Pictures", "folder_labels", "generated", "read_pictures"]
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 _MOST = 1000
 _NAMED = 3
 _GENERATED = 48
@@ -42,7 +42,7 @@ class Pictures:
     """Pictures as files, in a mixed order.
 
     Attributes:
-        images: PNG and JPEG files, encoded.
+        images: Files, encoded.
         labels: The place of each picture's label; None if they are not known.
         are_generated: True if nobody photographed them.
         digest: `sha256:` and the SHA-256 of all of them with their labels.
@@ -127,7 +127,7 @@ def read_pictures(
     kept, notes = _readable(found, contract)
     if not kept:
         raise InvalidRequest(
-            f"{folder} has no PNG or JPEG file that can be read. {' '.join(notes)}"
+            f"{folder} has no {EXPECTED} file that can be read. {' '.join(notes)}"
         )
     digest = hashlib.sha256()
     for image, place in kept:
@@ -152,7 +152,7 @@ def _place(name: str, labels: tuple[str, ...]) -> int:
 
 def _files(folder: Path) -> list[Path]:
     try:
-        return [p for p in files_below(folder) if p.suffix.lower() in _SUFFIXES]
+        return [p for p in files_below(folder) if p.suffix.lower() in SUFFIXES]
     except OSError:
         raise InvalidRequest(f"A folder in {folder} cannot be read.") from None
 

@@ -12,7 +12,9 @@ import numpy as np
 
 from inkling.model.bundle import Bundle, read_bundle
 from inkling.model.repository import Publication, Repository, VersionFiles
+from inkling.model.runner import TFLiteRunner
 from inkling_training.errors import GateFailed
+from inkling_training.preparation import neighbours
 from inkling_training.preparation.meaning import probabilities, traced_probabilities
 from inkling_training.release import (
     card,
@@ -22,6 +24,7 @@ from inkling_training.release import (
     parity,
     publish,
 )
+from inkling_training.release.abstention import threshold_on
 from inkling_training.sources.tflite_file import operations_in_float, precision
 from inkling_training.stderr import quiet_stderr
 
@@ -42,6 +45,8 @@ _CALIBRATION_PICTURES = 100
 _COMPARED_PICTURES, _COMPARED_BYTES = 512, 256 * 1024**2
 # The largest difference of a score that the rounding of a deep model may make.
 _DEEP_TOLERANCE = 1e-4
+# A label with this probability of its own is answered, unless a caller says otherwise.
+_HALF = 0.5
 
 
 @dataclass
@@ -51,10 +56,11 @@ class Adoption:
     Attributes:
         source: The model that was given.
         meaning: What its outputs mean.
-        contract: How it wants its pictures.
+        contract: How it wants its pictures. `adopt` adds what the exports tell.
         pictures: The pictures to try it with.
         facts: What was found and concluded.
         notes: What a user should know, as sentences.
+        warnings: What looks wrong, as sentences; they are printed when they are found.
         terms: What is required of the version, and what becomes of it.
         say: Prints a line of progress.
     """
@@ -65,6 +71,7 @@ class Adoption:
     pictures: Pictures
     facts: list[Fact]
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     terms: publish.Terms = publish.Terms()
     say: Callable[[str], None] = print
 
@@ -99,35 +106,40 @@ def adopt(repository: Repository, name: str, adoption: Adoption) -> VersionFiles
 def _published(
     repository: Repository, publication: Publication, adoption: Adoption
 ) -> VersionFiles:
-    path, contract, pictures = publication.path, adoption.contract, adoption.pictures
+    path, pictures, name = publication.path, adoption.pictures, publication.model
     inputs = adoption.compared()
     scores = _checked(adoption.scored(inputs), adoption.source.name)
-    kinds = _exported(publication.model, adoption, path)
-    adoption.say("Comparing every export with the given model.")
     labels = None if pictures.labels is None else pictures.labels[: len(inputs)]
-    with quiet_stderr():
-        rows = parity.compare(adoption.scored, path, contract, inputs, labels, kinds)
-    rows, contract = with_tolerance(rows, kinds, contract, path)
-    if contract != adoption.contract:
-        adoption = replace(adoption, contract=contract)
-        adoption.notes.append(
-            "Its libraries round differently from layer to layer, so its contract "
-            f"allows scores to differ by {_DEEP_TOLERANCE:g}."
-        )
-    rows, kinds = _kept(rows, kinds, adoption, path)
-    if adoption.source.tflite is None:
+    exporter, kinds = _converted(name, adoption, path)
+
+    def compared(formats: Sequence[str]) -> list[ParityRow]:
+        with quiet_stderr():
+            contract = adoption.contract
+            return parity.compare(scores, path, contract, inputs, labels, formats)
+
+    adoption.say("Comparing every export with the given model.")
+    rows = _agreeing(compared(kinds), kinds[:1], adoption)
+    _judge(adoption, _fast(exporter, kinds, adoption.contract, path))
+    if exporter is None:
+        _write_contract(adoption.contract, kinds, path)
+    else:
+        rows = [*_saved(exporter, kinds, adoption, path, compared), *rows]
         adoption.notes += _int8_notes(rows, len(inputs), path)
-    export.write_golden(adoption.scored, contract, pictures.golden(), path)
-    figures = _figures(publication.model, adoption, rows, path)
-    figures["compared"] = len(inputs)
+    adoption.notes += formats.leave_out(rows, path)
+    rows = [row for row in rows if row.passed]
+    kinds = [kind for kind in kinds if kind in {row.export for row in rows}]
+    golden = pictures.golden()
+    export.write_golden(adoption.scored, adoption.contract, golden, path)
+    figures = _figures(name, adoption, rows, path) | {"compared": len(inputs)}
     if labels is not None:
-        accuracy = float((scores.argmax(axis=1) == labels).mean())
-        figures["accuracy"] = {"given": accuracy} | {r.export: r.accuracy for r in rows}
-        figures["data"] = pictures.digest
-        _check_regression(repository, publication.model, adoption, accuracy, labels)
-    picture = datasheet.seen(contract, pictures)
+        figures |= _accuracy(scores, labels, rows, adoption)
+        _check_regression(repository, name, adoption, figures, len(labels))
     datasheet.write_datasheet(
-        path / "card", figures, adoption.facts, adoption.notes, picture
+        path / "card",
+        figures,
+        adoption.facts,
+        [*adoption.warnings, *adoption.notes],
+        datasheet.seen(adoption.contract, pictures),
     )
     publish.check_as_a_gateway_does(publication, kinds)
     files = publication.commit()
@@ -135,11 +147,16 @@ def _published(
     return files
 
 
-def _exported(name: str, adoption: Adoption, path: Path) -> list[str]:
-    """Write the model in every form that it allows; return its TFLite formats."""
+def _converted(
+    name: str, adoption: Adoption, path: Path
+) -> tuple[export.Exporter | None, list[str]]:
+    """Write the TFLite files that the model allows; return their formats.
+
+    The exporter writes the SavedModel; it is None for a TFLite file, which stays as it
+    is.
+    """
     source, contract = adoption.source, adoption.contract
     if source.tflite is not None:
-        export.write_contract(contract, path)
         kind = precision(source)
         (path / "tflite").mkdir()
         bundle = Bundle(source.tflite, name, kind, contract)
@@ -148,18 +165,83 @@ def _exported(name: str, adoption: Adoption, path: Path) -> list[str]:
             "TensorFlow Serving cannot serve it, because a TFLite file was given. The "
             "embedded engine and devices run the file as it is."
         )
-        return [kind]
+        return None, [kind]
     exporter = export.Exporter(
         name, _traced(adoption), contract, tracked=source.tracked
     )
-    adoption.say("Writing the SavedModel.")
-    with quiet_stderr():
-        exporter.write_saved_model(path)
     inputs = adoption.pictures.inputs(contract, _CALIBRATION_PICTURES)
-    export.write_warmup(name, contract, path)
-    found, notes = formats.convert(exporter, inputs, path / "tflite", adoption.say)
+    kinds, notes = formats.convert(exporter, inputs, path / "tflite", adoption.say)
     adoption.notes += notes
-    return found
+    return exporter, kinds
+
+
+def _saved(
+    exporter: export.Exporter,
+    kinds: Sequence[str],
+    adoption: Adoption,
+    path: Path,
+    compared: Callable[[Sequence[str]], list[ParityRow]],
+) -> list[ParityRow]:
+    """Write the SavedModel and the final contract; return its comparison."""
+    adoption.say("Writing the SavedModel.")
+    while True:
+        contract = adoption.contract
+        exporter.state(contract)
+        with quiet_stderr():
+            exporter.write_saved_model(path)
+        rows = _agreeing(compared(()), ("saved_model",), adoption)
+        if adoption.contract == contract:
+            break
+    _write_contract(contract, kinds, path)
+    export.write_warmup(exporter.name, contract, path)
+    return rows
+
+
+def _write_contract(contract: Contract, kinds: Sequence[str], path: Path) -> None:
+    """Write a contract beside the exports and into the TFLite files."""
+    export.write_contract(contract, path)
+    for kind in kinds:
+        file = path / "tflite" / f"{kind}.tflite"
+        bundle = replace(read_bundle(file.read_bytes()), contract=contract)
+        file.write_bytes(bundle.to_bytes())
+
+
+def _fast(
+    exporter: export.Exporter | None,
+    kinds: Sequence[str],
+    contract: Contract,
+    path: Path,
+) -> Callable[[Scores], Scores]:
+    """Return the most exact export that computes fast; it agrees with the model."""
+    if not kinds:
+        assert exporter is not None
+        return exporter.scores
+    file = path / "tflite" / f"{kinds[0]}.tflite"
+    model = read_bundle(file.read_bytes()).model
+    return TFLiteRunner(model, contract, num_threads=2).run_prepared
+
+
+def _judge(adoption: Adoption, scored: Callable[[Scores], Scores]) -> None:
+    """Add what the caller's pictures tell about the model, and its threshold."""
+    pictures, contract = adoption.pictures, adoption.contract
+    if pictures.are_generated:
+        note = "Without --pictures it cannot abstain: no score is known for unsure."
+        adoption.notes.append(note)
+        return
+    if pictures.labels is not None:
+        adoption.say("Trying the neighbouring preparations on the pictures.")
+        found = neighbours.warnings(
+            scored, contract, pictures, whole_numbers="int" in adoption.source.dtype
+        )
+        adoption.warnings += [f"Warning: {sentence}" for sentence in found]
+        for warning in adoption.warnings:
+            adoption.say(warning)
+    adoption.say("Setting the score below which it abstains.")
+    below = threshold_on(pictures, contract, scored)
+    adoption.contract = replace(contract, abstain_below=below)
+    adoption.notes.append(
+        f"If a caller allows it, it abstains where no score reaches {below:g}."
+    )
 
 
 def _traced(adoption: Adoption) -> Callable[[Any], Any]:
@@ -179,36 +261,49 @@ def _is_single(adoption: Adoption) -> bool:
     return bool(adoption.source.raw(few).shape[1] == 1)
 
 
-def with_tolerance(
-    rows: list[ParityRow], kinds: Sequence[str], contract: Contract, path: Path
-) -> tuple[list[ParityRow], Contract]:
-    """Return the rows and the contract, with the tolerance that a deep model needs.
+def _agreeing(
+    rows: list[ParityRow], exact: Sequence[str], adoption: Adoption
+) -> list[ParityRow]:
+    """Return the rows, after the contract states the tolerance that they need.
+
+    Raises:
+        GateFailed: An export that must agree with the model does not.
+    """
+    must = [row for row in rows if row.export in exact]
+    contract = with_tolerance(must, adoption.contract)
+    if contract != adoption.contract:
+        adoption.contract = contract
+        adoption.notes.append(
+            "Its libraries round differently from layer to layer, so its contract "
+            f"allows scores to differ by {_DEEP_TOLERANCE:g}."
+        )
+    allowed = contract.tolerances["float32"]
+    agree = [row for row in must if not row.labels_differ and row.worst <= allowed]
+    rows = [replace(row, passed=row.passed or row in agree) for row in rows]
+    failed = [row for row in rows if row.export in exact and not row.passed]
+    publish.check_parity(failed, adoption.source.name)
+    return rows
+
+
+def with_tolerance(rows: Sequence[ParityRow], contract: Contract) -> Contract:
+    """Return the contract, with the tolerance that a deep model needs.
 
     Each library adds the products of a layer in its own order, and the rounding adds up
     from layer to layer. A ConvNeXt Tiny differs by 2.5e-5 between Keras and LiteRT.
     The contract then states the larger tolerance, if no picture gets another label.
 
     Args:
-        rows: The comparison under the contract.
-        kinds: The TFLite formats in the version's directory.
+        rows: The comparison of the exports that must agree.
         contract: The contract of the model.
-        path: The version's directory; its copies of the contract are written anew.
     """
-    exact = formats.exact(rows, kinds)
-    worst = max(row.worst for row in exact)
+    worst = max((row.worst for row in rows), default=0.0)
     needed = contract.tolerances["float32"] < worst <= _DEEP_TOLERANCE
-    if not needed or any(row.labels_differ for row in exact):
-        return rows, contract
+    if not needed or any(row.labels_differ for row in rows):
+        return contract
     tolerances = {
         name: max(value, _DEEP_TOLERANCE) for name, value in contract.tolerances.items()
     }
-    contract = replace(contract, tolerances=tolerances)
-    export.write_contract(contract, path)
-    for kind in kinds:
-        file = path / "tflite" / f"{kind}.tflite"
-        bundle = replace(read_bundle(file.read_bytes()), contract=contract)
-        file.write_bytes(bundle.to_bytes())
-    return [replace(r, passed=r.passed or r in exact) for r in rows], contract
+    return replace(contract, tolerances=tolerances)
 
 
 def _int8_notes(rows: Sequence[ParityRow], compared: int, path: Path) -> list[str]:
@@ -224,20 +319,6 @@ def _int8_notes(rows: Sequence[ParityRow], compared: int, path: Path) -> list[st
         f"{f' ({named})' if named else ''}, and {row.labels_differ} of {compared} "
         "pictures get another label."
     ]
-
-
-def _kept(
-    rows: list[ParityRow], kinds: list[str], adoption: Adoption, path: Path
-) -> tuple[list[ParityRow], list[str]]:
-    """Return the exports that agree; smaller formats that do not are left out.
-
-    Raises:
-        GateFailed: The SavedModel or the file in float32 disagrees.
-    """
-    publish.check_parity(formats.exact(rows, kinds), adoption.source.name)
-    adoption.notes += formats.leave_out(rows, path)
-    passed = {row.export for row in rows if row.passed}
-    return [row for row in rows if row.passed], [k for k in kinds if k in passed]
 
 
 def _figures(
@@ -270,14 +351,32 @@ def _checked(scores: Scores, name: str) -> Scores:
     return scores
 
 
+def _accuracy(
+    scores: Scores,
+    labels: npt.NDArray[np.int64],
+    rows: Sequence[ParityRow],
+    adoption: Adoption,
+) -> dict[str, Any]:
+    accuracy = float((scores.argmax(axis=1) == labels).mean())
+    adoption.say(f"Accuracy on {len(labels):,} labelled pictures: {accuracy:.2%}.")
+    if adoption.contract.outputs == "sigmoid":
+        own = float((scores[np.arange(len(labels)), labels] >= _HALF).mean())
+        adoption.notes.append(
+            "A picture may have several labels, and its folder names one. Accuracy is "
+            "the share of pictures whose most probable label that is; "
+            f"{own:.2%} have a probability of {_HALF:g} or more for it."
+        )
+    by_export = {"given": accuracy} | {row.export: row.accuracy for row in rows}
+    return {"accuracy": by_export, "data": adoption.pictures.digest}
+
+
 def _check_regression(
     repository: Repository,
     name: str,
     adoption: Adoption,
-    accuracy: float,
-    labels: npt.NDArray[np.int64],
+    figures: dict[str, Any],
+    count: int,
 ) -> None:
-    adoption.say(f"Accuracy on {len(labels):,} labelled pictures: {accuracy:.2%}.")
     if not adoption.terms.allow_regression:
         before = publish.version_before(repository, name, adoption.pictures.digest)
-        publish.check_regression(before, accuracy, len(labels))
+        publish.check_regression(before, figures["accuracy"]["given"], count)

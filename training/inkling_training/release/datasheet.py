@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from inkling.image.decoding import Budget, decode
+from inkling.image.budget import Budget
+from inkling.image.decoding import decode
 from inkling.image.preprocess import decoded_to_pixels
 
 if TYPE_CHECKING:

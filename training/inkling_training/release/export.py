@@ -11,6 +11,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,10 +79,15 @@ class _Servable(tf.Module):  # type: ignore[misc]
         self.tracked = tracked
         spec = tf.TensorSpec((None, *contract.input_shape), tf.float32, name="inputs")
         self.scores = tf.function(self._scores, input_signature=[spec])
+        asked = tf.TensorSpec((None,), tf.int32, name="asked")
+        self.device = tf.function(self._device, input_signature=[asked])
+        self.state(contract)
+
+    def state(self, contract: Contract) -> None:
+        """Answer with this contract from now on."""
         self.contract_json = contract.json
         asked = tf.TensorSpec((None,), tf.int32, name="asked")
         self.contract = tf.function(self._contract, input_signature=[asked])
-        self.device = tf.function(self._device, input_signature=[asked])
 
     def _scores(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         # (n, height, width, channels) -> (n, classes)
@@ -102,6 +108,9 @@ class _Servable(tf.Module):  # type: ignore[misc]
 class Exporter:
     """Writes one model in every format.
 
+    Attributes:
+        name: The model's name.
+
     Args:
         name: The model's name.
         function: The scores, shape (n, classes), of inputs in the contract's
@@ -117,7 +126,7 @@ class Exporter:
         contract: Contract,
         tracked: object,
     ) -> None:
-        self._name = name
+        self.name = name
         self._contract = contract
         self._servable = _Servable(function, contract, tracked)
         self._scores = self._servable.scores.get_concrete_function()
@@ -134,6 +143,18 @@ class Exporter:
             tracked=[variable.value for variable in model.variables],
         )
 
+    def scores(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the scores, shape (n, classes), that the exports compute."""
+        found: npt.NDArray[np.float32] = self._scores(inputs=tf.constant(inputs))[
+            "scores"
+        ].numpy()
+        return found
+
+    def state(self, contract: Contract) -> None:
+        """Write this contract into the SavedModel and the files from now on."""
+        self._contract = contract
+        self._servable.state(contract)
+
     def write_saved_model(self, path: Path) -> None:
         """Write the SavedModel and the contract into the directory `path`.
 
@@ -148,6 +169,9 @@ class Exporter:
                 "device": self._servable.device.get_concrete_function(),
             },
         )
+        # TensorFlow writes this folder for every model; it is a part of few.
+        with suppress(OSError):
+            (path / "assets").rmdir()
         write_contract(self._contract, path)
 
     def write_tflite(
@@ -187,7 +211,7 @@ class Exporter:
         }
         path = directory / f"{tflite_format}.tflite"
         model = self._converted(settings[tflite_format])
-        bundle = Bundle(model, self._name, tflite_format, self._contract)
+        bundle = Bundle(model, self.name, tflite_format, self._contract)
         path.write_bytes(bundle.to_bytes())
 
     @cached_property
@@ -246,7 +270,7 @@ def write_golden(
     Args:
         scored: Returns the model's scores for inputs.
         contract: The contract of the model.
-        images: PNG and JPEG files.
+        images: Picture files.
         path: The version's directory.
     """
     inputs = np.stack([to_input(image, contract) for image in images])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from inkling_training.data.stored import Inputs
 
-__all__ = ["ParityRow", "compare"]
+__all__ = ["ParityRow", "compare", "scores_of"]
 
 # The largest loss of accuracy of an int8 model. On a small test set, labels that change
 # by chance can lose more; the limit there is two standard errors of their number.
@@ -67,26 +67,25 @@ class ParityRow:
 
 
 def compare(
-    model: Predict,
+    expected: Scores,
     version: Path,
     contract: Contract,
     inputs: Inputs,
     labels: npt.NDArray[np.int64] | None,
     formats: Sequence[str],
 ) -> list[ParityRow]:
-    """Run the model and every export on the same inputs, and return a row for each.
+    """Run every export on the same inputs, and return a row for each.
 
     Args:
-        model: Returns the model's own scores for inputs.
+        expected: The model's own scores for the inputs, shape (n, classes).
         version: The directory with the SavedModel, if it has one, and the TFLite files.
         contract: The contract of the model, with the tolerances.
         inputs: Inputs, float32, shape (n, height, width, channels).
         labels: The indices of the true labels, shape (n,); None if they are not known.
         formats: The TFLite formats that the version has.
     """
-    expected = _scores(model, inputs)
     return [
-        _row(name, _scores(predict, inputs), expected, labels, contract.tolerances)
+        _row(name, scores_of(predict, inputs), expected, labels, contract.tolerances)
         for name, predict in _exports(version, contract, formats).items()
     ]
 
@@ -139,7 +138,8 @@ def _exports(
     return exports
 
 
-def _scores(predict: Predict, inputs: Inputs) -> Scores:
+def scores_of(predict: Predict, inputs: Inputs) -> Scores:
+    """Return the scores of all inputs, of which a part is held in memory at a time."""
     size = batch_size(inputs.shape[1:])
     starts = range(0, len(inputs), size)
     return np.concatenate([predict(inputs[at : at + size]) for at in starts])

@@ -99,8 +99,8 @@ def publish(
         path = publication.path
         kinds, notes = _export(name, dataset, trained.model, path)
         with quiet_stderr():
-            asked = scorer(trained.model)
-            rows = parity.compare(asked, path, contract, inputs, test.labels, kinds)
+            scores = parity.scores_of(scorer(trained.model), inputs)
+            rows = parity.compare(scores, path, contract, inputs, test.labels, kinds)
         rows, kinds = _agreeing(rows, kinds, contract, path, notes)
         if not terms.allow_regression:
             before = version_before(repository, name, contract.training_data.digest)

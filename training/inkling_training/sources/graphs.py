@@ -26,7 +26,7 @@ from inkling_training.stderr import quiet_stderr
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["FlatGraph"]
+__all__ = ["FlatGraph", "traced_native"]
 
 _UNCHANGING = ("Cast", "EnsureShape", "Identity", "IdentityN", "Reshape", "Squeeze")
 _PROBABILITIES = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
@@ -55,6 +55,23 @@ _BY_VALUE = frozenset(
 )
 # A picture of an open size is tried at this one.
 _SIDE = 64
+
+
+def traced_native(batch: Any, layout: str, dtype: str) -> Any:
+    """Do as `native` does, on TensorFlow's tensors, for the export."""
+    if layout == "chw":
+        batch = tf.transpose(batch, (0, 3, 1, 2))
+    elif layout == "hw":
+        batch = tf.squeeze(batch, -1)
+    elif layout == "flat":
+        batch = tf.reshape(batch, (-1, batch.shape[1:].num_elements()))
+    kind = tf.as_dtype(dtype)
+    if kind.is_integer:
+        # LiteRT lacks ClipByValue, which tf.saturate_cast makes.
+        batch = tf.maximum(
+            tf.minimum(tf.round(batch), float(kind.max)), float(kind.min)
+        )
+    return tf.cast(batch, kind)
 
 
 class FlatGraph:

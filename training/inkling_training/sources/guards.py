@@ -173,6 +173,6 @@ def is_unknown(found: dict[str, Any], known: frozenset[str]) -> bool:
         known: The names of Keras's own classes.
     """
     module = found.get("module", "keras")
-    if module is None or not str(module).startswith(("keras", "builtins")):
+    if str(module).partition(".")[0] not in ("keras", "builtins"):
         return True
     return "module" not in found and found["class_name"] not in known

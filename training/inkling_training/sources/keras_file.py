@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -19,7 +20,7 @@ from keras.src.backend.common import global_state
 from keras.src.legacy.saving import saving_utils
 
 from inkling_training.sources import keras_layers
-from inkling_training.sources.graphs import FlatGraph
+from inkling_training.sources.graphs import FlatGraph, traced_native
 from inkling_training.sources.guards import (
     check_code,
     digest_of,
@@ -27,6 +28,7 @@ from inkling_training.sources.guards import (
     keras_archive,
     objects,
 )
+from inkling_training.sources.keras_operations import operations
 from inkling_training.sources.source import (
     Choice,
     Source,
@@ -48,6 +50,10 @@ _HALF_POLICIES = {
 }
 # Keras stores a weight in half a byte at least, and zip archives shrink zeros.
 _LEAST_WEIGHTS, _WEIGHTS_PER_BYTE = 1_000_000, 16
+
+
+# How Keras names what a file refers to and does not hold.
+_MISSING = re.compile(r"Could not locate \w+ '(\w+)'")
 
 
 def open_keras(path: Path, choice: Choice) -> Source:
@@ -113,11 +119,18 @@ def _opened(
     try:
         with quiet_stderr():
             model = library.models.load_model(
-                path, compile=False, safe_mode=not choice.trust
+                path,
+                custom_objects=_custom_objects(path, library),
+                compile=False,
+                safe_mode=not choice.trust,
             )
     except Exception as error:  # noqa: BLE001 - a file raises whatever it likes
         raise UnusableModel(_why(path.name, config, library, error)) from None
     return _source(path.name, digest, library, model, choice)
+
+
+def _custom_objects(path: Path, library: ModuleType) -> dict[str, type]:
+    return operations() if library is keras and path.suffix != ".keras" else {}
 
 
 def _check_weights(
@@ -156,7 +169,9 @@ def _declared(
                 config["compile_config"] = None
                 model = keras.saving.deserialize_keras_object(config)
             else:
-                model = saving_utils.model_from_config(config)
+                model = saving_utils.model_from_config(
+                    config, custom_objects=operations()
+                )
             return sum(math.prod(weight.shape) for weight in model.weights)
     finally:
         # Else the next scope would allocate them.
@@ -168,16 +183,22 @@ def _why(name: str, config: Any, library: ModuleType, error: Exception) -> str:
     unknown = {
         one["class_name"] for one in objects(config) if is_unknown(one, known)
     } - {"__keras_tensor__", "Functional", "Model"}
+    missing = _MISSING.search(str(error))
+    if missing is not None:
+        unknown.add(missing[1])
+    save = "model.export('folder')"
+    if library is not keras:
+        save = "tf.saved_model.save(model, 'folder')"
     if unknown:
         return (
-            f"{name} has classes that Keras does not have ({', '.join(sorted(unknown))}"
-            "). Export the model as a SavedModel with model.export('folder') where "
-            "the classes are known, and publish that folder."
+            f"{name} has classes or functions that Keras does not have "
+            f"({', '.join(sorted(unknown))}). Export the model as a SavedModel with "
+            f"{save} where they are known, and publish that folder."
         )
     return (
         f"Keras {library.__version__} cannot open {name} ({type(error).__name__}): it "
         "is damaged, or another version of Keras wrote it. Save the model again, or "
-        "export it with model.export('folder') and publish that folder."
+        f"export it with {save} and publish that folder."
     )
 
 
@@ -190,13 +211,15 @@ def _source(
     place = _place(name, model, choice.output)
     half = keras_layers.computes_in_half(model)
     exported = _in_float32(model) if half else model
+    # The copy casts what it gets to its own precision.
+    taken = "float32" if "float" in dtype else dtype
 
     def ask(part: Any) -> Any:
         answer = _called(model, native(part, layout, dtype))[place]
         return tf.cast(answer, "float32").numpy()
 
     def traced(batch: Any) -> Any:
-        return _called(exported, _native(batch, layout, dtype))[place]
+        return _called(exported, traced_native(batch, layout, taken))[place]
 
     graph = FlatGraph.of(traced, (height, width, channels), name)
     return Source(
@@ -243,15 +266,6 @@ def _called(model: Any, batch: Any) -> list[Any]:
     if structure is not None:
         batch = keras.tree.pack_sequence_as(structure, [batch])
     return list(keras.tree.flatten(model(batch, training=False)))
-
-
-def _native(batch: Any, layout: str, dtype: str) -> Any:
-    """Do as `native` does, on TensorFlow's tensors."""
-    if layout == "chw":
-        batch = tf.transpose(batch, (0, 3, 1, 2))
-    if "int" in dtype:
-        return tf.saturate_cast(tf.round(batch), dtype)
-    return batch
 
 
 def _place(name: str, model: Any, output: str | None) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
-from inkling_training.sources.graphs import FlatGraph
+from inkling_training.sources.graphs import FlatGraph, traced_native
 from inkling_training.sources.guards import digest_of
 from inkling_training.sources.source import (
     Choice,
@@ -56,10 +56,11 @@ def open_saved_model(path: Path, choice: Choice) -> Source:
             ".keras, .h5 or .tflite file."
         )
     digest, name = digest_of(path), path.resolve().name
-    _check_code(name, file, trust=choice.trust)
+    saved = _read(name, file)
+    _check_code(name, saved, trust=choice.trust)
     try:
         with quiet_stderr():
-            loaded = tf.saved_model.load(str(path))
+            loaded = tf.saved_model.load(str(path), tags=_tags(saved))
             signatures = dict(loaded.signatures)
     except Exception as error:  # noqa: BLE001 - a file raises whatever it likes
         raise UnusableModel(
@@ -70,7 +71,7 @@ def open_saved_model(path: Path, choice: Choice) -> Source:
     return _source(name, digest, loaded, signature, choice)
 
 
-def _check_code(name: str, file: Path, *, trust: bool) -> None:
+def _read(name: str, file: Path) -> Any:
     saved = saved_model_pb2.SavedModel()
     try:
         saved.ParseFromString(file.read_bytes())
@@ -79,6 +80,21 @@ def _check_code(name: str, file: Path, *, trust: bool) -> None:
             f"{name} is damaged: its saved_model.pb cannot be read. Copy or export "
             "the model again."
         ) from None
+    return saved
+
+
+def _tags(saved: Any) -> list[str] | None:
+    """Return the tags of the graph for serving; None if there is one graph.
+
+    Modules of TensorFlow Hub for TensorFlow 1 have a graph for training beside it.
+    """
+    if len(saved.meta_graphs) < 2:
+        return None
+    tags = [list(meta.meta_info_def.tags) for meta in saved.meta_graphs]
+    return next((one for one in tags if "train" not in one), tags[0])
+
+
+def _check_code(name: str, saved: Any, *, trust: bool) -> None:
     found = sorted(_CODE & _operations(saved))
     if found and not trust:
         raise UnusableModel(
@@ -112,20 +128,21 @@ def _source(
     name: str, digest: str, loaded: Any, signature: Any, choice: Choice
 ) -> Source:
     inputs = signature.structured_input_signature[1]
+    for one in inputs.values():
+        _check_encoded(name, one)
     if len(inputs) != 1:
         raise UnusableModel(
             f"{name} has {len(inputs)} inputs ({', '.join(inputs):.200}); expected "
             "one input, for one picture."
         )
     [(key, spec)] = inputs.items()
-    _check_encoded(name, spec)
     shape = tuple(spec.shape) if spec.shape.rank is not None else ()
     layout, height, width, channels = shape_of(shape, spec.dtype.name, name)
-    names = sorted(signature.structured_outputs)
-    output = chosen(name, "output", names, choice.output)
+    output = _output(name, signature.structured_outputs, choice.output)
 
     def traced(batch: Any) -> Any:
-        return _asked(signature, key, output, layout, spec.dtype)(batch)
+        taken = traced_native(batch, layout, spec.dtype.name)
+        return signature(**{key: taken})[output]
 
     def ask(part: Any) -> Any:
         answer = _own_answer(signature, key, spec, layout, part)[output]
@@ -152,6 +169,22 @@ def _source(
     )
 
 
+def _output(name: str, outputs: Mapping[str, Any], wished: str | None) -> str:
+    """Return the name of the output with the scores."""
+    scores = sorted(key for key, spec in outputs.items() if spec.dtype.is_floating)
+    others = {
+        key: spec.dtype.name for key, spec in outputs.items() if key not in scores
+    }
+    if wished in others or not scores:
+        kind = others.get(wished or "", ", ".join(sorted(set(others.values()))))
+        has = f"its scores are in {', '.join(scores):.200}" if scores else "it has none"
+        raise UnusableModel(
+            f"The output {wished or ', '.join(sorted(others))} of {name} holds {kind}; "
+            f"expected scores, which are floats: {has}."
+        )
+    return chosen(name, "output", scores, wished)
+
+
 def _check_encoded(name: str, spec: Any) -> None:
     if spec.dtype == tf.string:
         raise UnusableModel(
@@ -164,18 +197,3 @@ def _check_encoded(name: str, spec: Any) -> None:
 def _own_answer(signature: Any, key: str, spec: Any, layout: str, part: Any) -> Any:
     batch = tf.cast(native(part, layout, spec.dtype.name), spec.dtype)
     return signature(**{key: batch})
-
-
-def _asked(
-    signature: Any, key: str, output: str, layout: str, dtype: Any
-) -> Callable[[Any], Any]:
-    """Return a function of inputs in float32, shape (n, height, width, channels)."""
-
-    def asked(batch: Any) -> Any:
-        if layout == "chw":
-            batch = tf.transpose(batch, (0, 3, 1, 2))
-        if dtype.is_integer:
-            batch = tf.saturate_cast(tf.round(batch), dtype)
-        return signature(**{key: tf.cast(batch, dtype)})[output]
-
-    return asked

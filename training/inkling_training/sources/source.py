@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 _BATCH = 32
+# A row of fewer values than a square of this side has is no picture.
+_LEAST_SIDE = 8
 DTYPES = ("float32", "float16", "bfloat16", "uint8", "int8")
 
 
@@ -63,7 +66,8 @@ class Source:
         height: Rows of the input, in pixels; None if the model takes any.
         width: Columns of the input, in pixels; None if the model takes any.
         channels: Channels of the input; None if the model takes any.
-        layout: `hwc` or `chw`.
+        layout: `hwc`, `chw`, `hw` (grey, without an axis of channels) or `flat` (all
+            values in a row).
         dtype: The type of the input, one of `DTYPES`.
         activation: The function behind the scores: `softmax`, `sigmoid`, `linear`, or
             another name; None if the file does not say.
@@ -119,7 +123,8 @@ def shape_of(
     Raises:
         UnusableModel: The input is not a batch of pictures.
     """
-    if len(shape) != 4 or dtype not in DTYPES:
+    flat = _flat(shape)
+    if (len(shape) not in (3, 4) and flat is None) or dtype not in DTYPES:
         raise UnusableModel(
             f"{name} takes {dtype} of shape {_shown(shape)}; expected pictures: one of "
             f"{', '.join(DTYPES)}, with four axes (batch, height, width, channels)."
@@ -129,7 +134,11 @@ def shape_of(
             f"{name} takes batches of {shape[0]} only; expected batches of any size. "
             "Save it with an open batch (None), such as keras.Input(shape=(...))."
         )
-    _, first, second, third = shape
+    if flat is not None:
+        return ("flat", *flat)
+    _, first, second, third = (*shape, 1) if len(shape) == 3 else shape
+    if len(shape) == 3:
+        return "hw", first, second, third
     if third in (1, 3):
         return "hwc", first, second, third
     if first in (1, 3):
@@ -140,6 +149,16 @@ def shape_of(
             "for grey or colour, as the last axis or as the first."
         )
     return "hwc", first, second, third
+
+
+def _flat(shape: tuple[int | None, ...]) -> tuple[int, int, int] | None:
+    """Return the sides and channels of a square picture whose values are in a row."""
+    values = shape[1] if len(shape) == 2 else None
+    for channels in (1, 3):
+        side = math.isqrt((values or 0) // channels)
+        if side >= _LEAST_SIDE and side * side * channels == values:
+            return side, side, channels
+    return None
 
 
 def _shown(shape: tuple[int | None, ...]) -> str:
@@ -173,11 +192,15 @@ def native(inputs: Inputs, layout: str, dtype: str) -> npt.NDArray[Any]:
 
     Args:
         inputs: float32, shape (n, height, width, channels).
-        layout: `hwc` or `chw`.
+        layout: As `Source.layout`.
         dtype: One of `DTYPES`; whole numbers are rounded to.
     """
     if layout == "chw":
         inputs = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
+    elif layout == "hw":
+        inputs = inputs[..., 0]
+    elif layout == "flat":
+        inputs = inputs.reshape(len(inputs), -1)
     if dtype in ("uint8", "int8"):
         limits = np.iinfo(dtype)
         return np.clip(np.round(inputs), limits.min, limits.max).astype(dtype)

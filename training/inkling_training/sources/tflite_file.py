@@ -17,6 +17,7 @@ from inkling_training.sources.source import (
     Choice,
     Source,
     UnusableModel,
+    native,
     shape_of,
     two_dimensional,
 )
@@ -35,9 +36,9 @@ _ACTIVATIONS = {
 }
 _WITH_WEIGHTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 # The range that the steps of a whole-numbered input span, in the model's own measure.
-_USUAL_RANGES = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))
+_USUAL_RANGES = {"bytes": (0.0, 255.0), "unit": (0.0, 1.0), "signed": (-1.0, 1.0)}
 _RANGE_SLACK = 0.02
-_PASSED = ("DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "CAST", "DELEGATE")
+_PASSED = ("DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "CAST")
 
 
 def open_tflite(path: Path, choice: Choice) -> Source:
@@ -104,26 +105,15 @@ def _source(
         channels=channels,
         layout=layout,
         dtype=dtype,
-        activation=_activation(interpreter, given["index"]),
+        activation=_activation(_undelegated(model), given["index"]),
         raw=raw,
         values=_values(model, taken, dtype),
-        stated=_normalisation(metadata) if dtype == "float32" else {},
+        stated=metadata.normalisation if dtype == "float32" else {},
         layers=_names(interpreter),
         quantisation=taken["quantization"] if quantised else None,
         tflite=model,
         labels=metadata.labels,
     )
-
-
-def _normalisation(metadata: Metadata) -> dict[str, Any]:
-    if not metadata.mean or not metadata.std or 0 in metadata.std:
-        return {}
-    size = max(len(metadata.mean), len(metadata.std))
-    mean, std = (np.resize(one, size) for one in (metadata.mean, metadata.std))
-    return {
-        "scale": tuple((1 / std).tolist()),
-        "offset": tuple((-mean / std).tolist()),
-    }
 
 
 def _names(interpreter: Any) -> frozenset[str]:
@@ -135,8 +125,7 @@ def _names(interpreter: Any) -> frozenset[str]:
 
 
 def _answer(interpreter: Any, taken: Any, given: Any, inputs: Any, layout: str) -> Any:
-    ordered = inputs.transpose(2, 0, 1) if layout == "chw" else inputs
-    batch = np.ascontiguousarray(ordered[np.newaxis], np.float32)
+    batch = np.float32(native(inputs[np.newaxis], layout, "float32"))
     dtype = np.dtype(taken["dtype"])
     if "int" in dtype.name:
         scale, zero = taken["quantization"]
@@ -155,20 +144,13 @@ def _answer(interpreter: Any, taken: Any, given: Any, inputs: Any, layout: str) 
 def _values(model: bytes, taken: Any, dtype: str) -> tuple[str, str] | None:
     if "int" not in dtype:
         try:
-            return values_of(_front(model))
-        except (RuntimeError, ValueError):  # the first real question tells why
+            return _values_of_floats(model)
+        except Exception:  # noqa: BLE001 - the first real question tells why
             return None
-    scale, zero = taken["quantization"]
-    if not scale:
+    if not taken["quantization"][0]:
         return "bytes", "the model takes whole numbers"
-    limits = np.iinfo(dtype)
-    low, high = (limits.min - zero) * scale, (limits.max - zero) * scale
-    slack = _RANGE_SLACK * (high - low)
-    usual = any(
-        abs(low - least) <= slack and abs(high - most) <= slack
-        for least, most in _USUAL_RANGES
-    )
-    if not usual:
+    low, high = _span(taken)
+    if _usual(low, high) is None:
         return None
     return "bytes", (
         f"the model takes {dtype}, one step for each grey level ({low:.3g} to "
@@ -176,28 +158,74 @@ def _values(model: bytes, taken: Any, dtype: str) -> tuple[str, str] | None:
     )
 
 
-def _front(model: bytes) -> Callable[[float], npt.NDArray[np.float32]]:
-    """Return a function from a level to the values that reach the first weights."""
+def _span(tensor: Any) -> tuple[float, float]:
+    """Return the values of the lowest and the highest step of a quantised tensor."""
+    scale, zero = tensor["quantization"]
+    limits = np.iinfo(tensor["dtype"])
+    return (limits.min - zero) * scale, (limits.max - zero) * scale
+
+
+def _usual(low: float, high: float) -> str | None:
+    """Return the name of the values that span a range; None for an unusual one."""
+    slack = _RANGE_SLACK * (high - low)
+    for name, (least, most) in _USUAL_RANGES.items():
+        if abs(low - least) <= slack and abs(high - most) <= slack:
+            return name
+    return None
+
+
+def _values_of_floats(model: bytes) -> tuple[str, str] | None:
+    interpreter = _undelegated(model)
+    [taken] = interpreter.get_input_details()
+    first = next(
+        (o for o in interpreter._get_ops_details() if taken["index"] in o["inputs"]),
+        None,
+    )
+    if first is None or first["op_name"] != "QUANTIZE":
+        return values_of(_front(interpreter, taken))
+    # What is outside of the steps is cut off, so that a white picture tells nothing.
+    steps = next(
+        one
+        for one in interpreter.get_tensor_details()
+        if one["index"] == first["outputs"][0]
+    )
+    low, high = _span(steps)
+    name = _usual(low, high)
+    if name is None:
+        return None
+    return name, f"the model quantises {low:.3g} to {high:.3g}"
+
+
+def _undelegated(model: bytes) -> Any:
+    """Return an interpreter that shows the tensors between the operations."""
     from ai_edge_litert.interpreter import (  # noqa: PLC0415
         Interpreter,
         OpResolverType,
     )
 
-    # A delegate would hide the tensors between the operations.
+    # A delegate would hide them.
     interpreter = Interpreter(
         model_content=model,
         experimental_preserve_all_tensors=True,
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     interpreter.allocate_tensors()
-    [taken] = interpreter.get_input_details()
+    return interpreter
+
+
+def _front(interpreter: Any, taken: Any) -> Callable[[float], npt.NDArray[np.float32]]:
+    """Return a function from a level to the values that reach the first weights."""
     place = _first_weighed(interpreter, taken["index"])
+    reached = next(
+        one for one in interpreter.get_tensor_details() if one["index"] == place
+    )
 
     def front(level: float) -> npt.NDArray[np.float32]:
         interpreter.set_tensor(taken["index"], np.full(taken["shape"], level, "f4"))
         interpreter.invoke()
-        found: npt.NDArray[np.float32] = interpreter.get_tensor(place)
-        return found
+        found = np.asarray(interpreter.get_tensor(place), np.float32)
+        scale, zero = reached["quantization"]
+        return (found - zero) * np.float32(scale) if scale else found
 
     return front
 
@@ -223,7 +251,7 @@ def _activation(interpreter: Any, output: int) -> str | None:
     }
     while output in made:
         kind = made[output]["op_name"]
-        if kind not in _PASSED or kind == "DELEGATE":
+        if kind not in _PASSED:
             return _ACTIVATIONS.get(kind)
         output = made[output]["inputs"][0]
     return None
@@ -255,15 +283,7 @@ def operations_in_float(model: bytes) -> tuple[dict[str, int], int]:
         Their number by name; and the number of all operations, without those that only
         change between the two.
     """
-    from ai_edge_litert.interpreter import (  # noqa: PLC0415
-        Interpreter,
-        OpResolverType,
-    )
-
-    interpreter = Interpreter(
-        model_content=model,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
+    interpreter = _undelegated(model)
     details = interpreter.get_tensor_details()
     types = {one["index"]: np.dtype(one["dtype"]).name for one in details}
     operations = [

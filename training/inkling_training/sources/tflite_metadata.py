@@ -22,7 +22,7 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers.number_types import Float32Flags, Uint8Flags
 from flatbuffers.table import Table
 
-__all__ = ["Metadata", "read_metadata"]
+__all__ = ["DAMAGED", "Metadata", "read_metadata"]
 
 _MAX_LABELS_BYTES = 4 * 1024**2
 _NAME = b"TFLITE_METADATA"
@@ -31,7 +31,8 @@ _AXIS_LABELS, _NORMALISATION = 2, 1
 _SUBGRAPHS, _INPUTS, _OUTPUTS = 3, 2, 3
 _UNITS, _FILES = 4, 6
 _FILE_NAME, _FILE_TYPE, _FILE_LOCALE = 0, 2, 3
-_DAMAGED = (struct.error, IndexError, ValueError, TypeError, AttributeError)
+# What reading a damaged flatbuffer raises.
+DAMAGED = (struct.error, IndexError, ValueError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,18 @@ class Metadata:
     labels: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+
+    @property
+    def normalisation(self) -> dict[str, Any]:
+        """Scale and offset, as in a contract; empty if the file does not say."""
+        if not self.mean or not self.std or 0 in self.std:
+            return {}
+        size = max(len(self.mean), len(self.std))
+        mean, std = (np.resize(one, size) for one in (self.mean, self.std))
+        return {
+            "scale": tuple((1 / std).tolist()),
+            "offset": tuple((-mean / std).tolist()),
+        }
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ def read_metadata(content: bytes) -> tuple[bytes, Metadata]:
     model, texts = _without_archive(content)
     try:
         stated = _stated(model)
-    except _DAMAGED:
+    except DAMAGED:
         stated = _Stated()
     labels = _labels(texts, stated.files)
     return model, Metadata(labels, stated.mean, stated.std)

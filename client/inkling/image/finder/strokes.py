@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from inkling.image.crop import Area
     from inkling.image.ink import Note
     from inkling.image.morphology import Labels, Mask, Parts, Values
-    from inkling.image.png import Spend
+    from inkling.image.budget import Spend
 
     Levels: TypeAlias = npt.NDArray[np.uint8]
 

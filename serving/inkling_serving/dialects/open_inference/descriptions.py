@@ -7,7 +7,7 @@ The objects are those of REST; gRPC has the same fields in messages.
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -18,6 +18,7 @@ from inkling_serving.grpc_api.errors import StatusError
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
+    from inkling_serving.dialects.open_inference import rest_json
     from inkling_serving.runtime.metrics import Metrics, Served
     from inkling_serving.service import Service, Target
 
@@ -49,7 +50,7 @@ _NS = 1_000_000_000
 _MS = 1_000
 
 
-def server_metadata() -> dict[str, Any]:
+def server_metadata() -> rest_json.ServerMetadata:
     """Return the name, the version and the extensions of this server."""
     return {
         "name": "inkling",
@@ -58,7 +59,7 @@ def server_metadata() -> dict[str, Any]:
     }
 
 
-def model_metadata(service: Service, target: Target) -> dict[str, Any]:
+def model_metadata(service: Service, target: Target) -> rest_json.ModelMetadata:
     """Return the input and the output of a model; the size -1 means any size.
 
     Raises:
@@ -80,7 +81,7 @@ def model_metadata(service: Service, target: Target) -> dict[str, Any]:
     }
 
 
-def model_config(service: Service, target: Target) -> dict[str, Any]:
+def model_config(service: Service, target: Target) -> rest_json.ModelConfig:
     """Return Triton's configuration of a model; its shapes are without the batch.
 
     Raises:
@@ -101,9 +102,9 @@ def model_config(service: Service, target: Target) -> dict[str, Any]:
     }
 
 
-def index(service: Service, only_ready: bool) -> list[dict[str, Any]]:
+def index(service: Service, only_ready: bool) -> list[rest_json.IndexRow]:
     """Return each version of each model, with its state."""
-    rows = [
+    rows: list[rest_json.IndexRow] = [
         {
             "name": model.name,
             "version": str(one.version),
@@ -153,7 +154,7 @@ def not_unloaded(service: Service, model: str) -> StatusError:
 
 def statistics(
     service: Service, metrics: Metrics, model: str, number: str
-) -> dict[str, Any]:
+) -> rest_json.Statistics:
     """Return the counts and durations of versions, over all processes of the gateway.
 
     Args:
@@ -179,10 +180,11 @@ def statistics(
     return {"model_stats": [_statistics(*one, served.get(one)) for one in asked]}
 
 
-def _statistics(model: str, number: str, served: Served | None) -> dict[str, Any]:
-    named: dict[str, Any] = {"name": model, "version": number}
+def _statistics(
+    model: str, number: str, served: Served | None
+) -> rest_json.ModelStatistics:
     if served is None:
-        return {**named, **_counts(0, 0, 0, {})}
+        return _counted((model, number), 0, 0, 0, {})
     ok, failed = served.answered, served.failed
     phases = served.phases
     made = (phases["decode"] + phases["preprocess"], phases["engine"], phases["encode"])
@@ -194,16 +196,20 @@ def _statistics(model: str, number: str, served: Served | None) -> dict[str, Any
         "compute_infer": (served.count, made[1]),
         "compute_output": (served.count, made[2]),
     }
-    return {
-        **named,
-        **_counts(int(served.last * _MS), served.images, ok.count, durations),
-    }
+    last_ms = int(served.last * _MS)
+    return _counted((model, number), last_ms, served.images, ok.count, durations)
 
 
-def _counts(
-    last_ms: int, images: int, calls: int, durations: dict[str, tuple[int, float]]
-) -> dict[str, Any]:
+def _counted(
+    named: tuple[str, str],
+    last_ms: int,
+    images: int,
+    calls: int,
+    durations: dict[str, tuple[int, float]],
+) -> rest_json.ModelStatistics:
     return {
+        "name": named[0],
+        "version": named[1],
         "last_inference": last_ms,
         "inference_count": images,
         "execution_count": calls,
@@ -214,5 +220,5 @@ def _counts(
     }
 
 
-def _duration(count: int, seconds: float) -> dict[str, int]:
+def _duration(count: int, seconds: float) -> rest_json.Duration:
     return {"count": count, "ns": int(seconds * _NS)}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from inkling.errors import InvalidRequest
 from inkling.types import check_top_k, predictions
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.types import Origin
+    from inkling_serving.answers import Scores
     from inkling_serving.runtime.timings import Timings
-    from inkling_serving.service import Given, Scores, Service
+    from inkling_serving.service import Given, Service
 
 __all__ = [
     "Inferred",
@@ -63,7 +64,7 @@ class Inferred:
     """
 
     origin: Origin
-    datatype: str
+    datatype: Literal["FP32", "BYTES"]
     shape: tuple[int, ...]
     values: npt.NDArray[np.float32] | list[bytes]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from inkling.errors import InvalidRequest
+from inkling.image.formats.catalogue import format_of
 from inkling_serving.dialects.json_values import document_of
 from inkling_serving.dialects.open_inference.inference import (
     Wanted,
@@ -35,6 +36,7 @@ from inkling_serving.dialects.open_inference.tensors import (
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
+    from inkling_serving.dialects.open_inference import rest_json
     from inkling_serving.dialects.open_inference.inference import Inferred
     from inkling_serving.service import Given
 
@@ -109,7 +111,7 @@ def raw_request(body: bytes, contract: Contract) -> InferRequest:
     """
     size = math.prod(contract.input_shape)
     # No encoded picture may be taken for inputs: each starts with its format's name.
-    is_picture = body.startswith((b"\x89PNG", b"\xff\xd8\xff"))
+    is_picture = format_of(body) is not None
     for datatype, width in (("FP32", 4), ("UINT8", 1)):
         count, over = divmod(len(body), size * width)
         if count and not over and not is_picture:
@@ -133,7 +135,7 @@ def only_picture(headers: Mapping[str, str], body: bytes) -> bytes:
 
 def body_of(asked: InferRequest, found: Inferred) -> tuple[bytes, int | None]:
     """Return the body of a response, and the length of its JSON if that is not all."""
-    output: dict[str, Any] = {
+    output: rest_json.InferOutput = {
         "name": OUTPUT,
         "datatype": found.datatype,
         "shape": list(found.shape),
@@ -147,13 +149,14 @@ def body_of(asked: InferRequest, found: Inferred) -> tuple[bytes, int | None]:
         output["data"] = [text.decode() for text in found.values]
     else:
         output["data"] = found.values.reshape(-1)
-    document = {
+    document: rest_json.InferAnswer = {
         "model_name": found.origin.model,
         "model_version": str(found.origin.version),
-        **({} if asked.id is None else {"id": asked.id}),
         "parameters": {"contract": found.origin.contract},
         "outputs": [output],
     }
+    if asked.id is not None:
+        document["id"] = asked.id
     text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return (text + raw, len(text)) if is_binary else (text, None)
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ import grpc
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
-from inkling.errors import InvalidRequest, NotReady
-from inkling.image.decoding import TakesLonger
+from inkling.errors import InklingError, InvalidRequest, NotReady
+from inkling.gateway.status import ERROR_CODE_KEY
+from inkling.image.budget import TakesLonger
 from inkling_serving.dialects.open_inference import descriptions
 from inkling_serving.dialects.open_inference.inference import (
     Inferred,
@@ -34,6 +36,8 @@ from inkling_serving.dialects.open_inference.tensors import (
     to_raw,
 )
 from inkling_serving.grpc_api.calls import Calls, seconds_left
+from inkling_serving.grpc_api.open_streams import OpenStreams, StreamedRequest
+from inkling_serving.grpc_api.stream import Stream
 from inkling_serving.open_inference_wire import open_inference_pb2 as wire
 from inkling_serving.runtime.timings import Timings
 
@@ -45,14 +49,25 @@ if TYPE_CHECKING:
 __all__ = ["SERVICE_NAME", "OpenInferenceDialect"]
 
 SERVICE_NAME = "inference.GRPCInferenceService"
+_FINAL = "triton_final_response"
 # The fields of typed values, by the type of a tensor.
 _FIELDS = {"FP32": "fp32_contents", "UINT8": "uint_contents", BYTES: "bytes_contents"}
+
+_Stream = Stream[wire.ModelInferRequest, wire.ModelStreamInferResponse]
 
 
 class OpenInferenceDialect:
     """Answers `inference.GRPCInferenceService` with a service."""
 
-    def __init__(self, service: Service, pool: ThreadPool, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        service: Service,
+        pool: ThreadPool,
+        metrics: Metrics,
+        streams: OpenStreams,
+    ) -> None:
+        """Create the servicer; its streams are among `streams`."""
+        self._streams = streams
         self._service = service
         self._metrics = metrics
         self._calls = Calls(pool, metrics, "open_inference")
@@ -77,6 +92,11 @@ class OpenInferenceDialect:
             for name, (request, tell) in told.items()
         }
         methods["ModelInfer"] = _unary(self.infer, wire.ModelInferRequest)
+        methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self.stream,
+            wire.ModelInferRequest.FromString,
+            wire.ModelStreamInferResponse.SerializeToString,
+        )
         handler = grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
         server.add_generic_rpc_handlers((handler,))
 
@@ -94,6 +114,49 @@ class OpenInferenceDialect:
             )
 
         return self._calls.answer(context, answer)
+
+    def stream(
+        self,
+        requests: Iterator[wire.ModelInferRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[wire.ModelStreamInferResponse]:
+        """Yield one response for each request, in the order of the requests."""
+        stream: _Stream = Stream(
+            lambda request: self._streamed(request, context),
+            lambda request, error: self._refusal(request.id, error, Timings()),
+            window=1,
+        )
+        yield from self._streams.answers(stream, requests, context)
+
+    def _streamed(
+        self, request: wire.ModelInferRequest, context: grpc.ServicerContext
+    ) -> wire.ModelStreamInferResponse | Future[wire.ModelStreamInferResponse]:
+        timings = Timings()
+
+        def answer(
+            left_s: float | None, quickly: bool
+        ) -> wire.ModelStreamInferResponse:
+            response = self._infer(request, left_s, timings, quickly)
+            # Triton marks the last response to a request; here it is the only one.
+            response.parameters[_FINAL].bool_param = True
+            return wire.ModelStreamInferResponse(infer_response=response)
+
+        def refuse(error: InklingError) -> wire.ModelStreamInferResponse:
+            return self._refusal(request.id, error, timings)
+
+        size, is_quick = request.ByteSize(), self._is_quick(request)
+        streamed = StreamedRequest(answer, refuse, size, is_quick, timings)
+        return self._streams.begin(streamed, context, self._calls)
+
+    def _refusal(
+        self, name: str, error: InklingError, timings: Timings
+    ) -> wire.ModelStreamInferResponse:
+        self._calls.count(error.code, timings)
+        response = wire.ModelStreamInferResponse(error_message=error.message)
+        response.infer_response.id = name
+        response.infer_response.parameters[_FINAL].bool_param = True
+        response.infer_response.parameters[ERROR_CODE_KEY].string_param = error.code
+        return response
 
     def _is_quick(self, request: wire.ModelInferRequest) -> bool:
         picture = b""
@@ -142,7 +205,9 @@ class OpenInferenceDialect:
         return wire.ServerReadyResponse(ready=True)
 
     def _metadata(self, _: wire.ServerMetadataRequest) -> Message:
-        return ParseDict(descriptions.server_metadata(), wire.ServerMetadataResponse())
+        return ParseDict(
+            {**descriptions.server_metadata()}, wire.ServerMetadataResponse()
+        )
 
     def _model_ready(self, request: wire.ModelRequest) -> wire.ModelReadyResponse:
         try:
@@ -154,7 +219,7 @@ class OpenInferenceDialect:
     def _model_metadata(self, request: wire.ModelRequest) -> Message:
         target = target_of(request.name, request.version)
         shown = descriptions.model_metadata(self._service, target)
-        return ParseDict(shown, wire.ModelMetadataResponse())
+        return ParseDict({**shown}, wire.ModelMetadataResponse())
 
     def _model_config(self, request: wire.ModelRequest) -> Message:
         target = target_of(request.name, request.version)
@@ -167,7 +232,7 @@ class OpenInferenceDialect:
         )
         # REST also has an empty list of batches.
         response = wire.ModelStatisticsResponse()
-        return ParseDict(shown, response, ignore_unknown_fields=True)
+        return ParseDict({**shown}, response, ignore_unknown_fields=True)
 
     def _index(self, request: wire.RepositoryIndexRequest) -> Message:
         shown = descriptions.index(self._service, request.ready)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -36,7 +36,9 @@ __all__ = [
     "to_raw",
 ]
 
-INPUT, OUTPUT, BYTES = "inputs", "scores", "BYTES"
+INPUT: Final = "inputs"
+OUTPUT: Final = "scores"
+BYTES: Final = "BYTES"
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 # Each element of a raw BYTES tensor comes after its length, 4 bytes, little-endian.
 _LENGTH = 4

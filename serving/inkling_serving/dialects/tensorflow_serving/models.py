@@ -7,7 +7,7 @@ its sources (predict_util.cc, server_core.cc, get_model_status_impl.cc).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import grpc
@@ -31,6 +31,7 @@ __all__ = [
     "contract_of",
     "copied",
     "shapes",
+    "understood",
     "versions_of",
 ]
 
@@ -70,6 +71,14 @@ def shapes(contract: Contract) -> dict[str, tuple[int, ...]]:
         "contract": (-1,),
         "device": (-1,),
     }
+
+
+def understood(target: Target) -> Target:
+    """Return the target that is meant: version 0, which no model has, is the default.
+
+    The client of OpenVINO Model Server always names a version, and that one so.
+    """
+    return replace(target, version=None) if target.version == 0 else target
 
 
 def contract_of(service: Service, target: Target) -> tuple[int, Contract]:

@@ -31,6 +31,7 @@ from inkling_serving.tensorflow_serving_wire import tensorflow_serving_pb2 as wi
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
+    from inkling_serving.dialects.tensorflow_serving import rest_json
     from inkling_serving.engines.base import VersionStatus
     from inkling_serving.runtime.timings import Timings
     from inkling_serving.service import Given, Service
@@ -44,7 +45,7 @@ _PICTURE = "b64"
 
 def predict(
     service: Service, target: Target, body: bytes, timings: Timings
-) -> dict[str, Any]:
+) -> rest_json.PredictAnswer:
     """Return the answer to `:predict`.
 
     Raises:
@@ -62,15 +63,15 @@ def predict(
     else:
         count = array_of(rows, "The request").size
         values = [copied(service, target, signature, count)[1]] * count
-    return {"predictions" if is_row else "outputs": values}
+    return {"predictions": values} if is_row else {"outputs": values}
 
 
-def version_statuses(versions: Sequence[VersionStatus]) -> dict[str, Any]:
+def version_statuses(versions: Sequence[VersionStatus]) -> rest_json.VersionStatuses:
     """Return the states of versions, the newest first."""
     return {"model_version_status": [_status(version) for version in versions]}
 
 
-def statuses(service: Service, target: Target) -> dict[str, Any]:
+def statuses(service: Service, target: Target) -> rest_json.VersionStatuses:
     """Return the state of one version, which a number or a label names."""
     if target.version_label is not None:
         version, _ = contract_of(service, target)
@@ -78,13 +79,18 @@ def statuses(service: Service, target: Target) -> dict[str, Any]:
     return version_statuses(versions_of(service, target))
 
 
-def metadata(service: Service, target: Target) -> dict[str, Any]:
+def metadata(service: Service, target: Target) -> rest_json.SignatureMetadata:
     """Return the signatures of the version that would answer."""
     version, contract = contract_of(service, target)
-    spec = {"name": target.model, "signature_name": "", "version": str(version)}
-    # The key comes twice: once for the kind of metadata, once for the map of names.
-    signatures = {"signature_def": {"signature_def": _signatures(contract)}}
-    return {"model_spec": spec, "metadata": signatures}
+    return {
+        "model_spec": {
+            "name": target.model,
+            "signature_name": "",
+            "version": str(version),
+        },
+        # The key comes twice: once for the kind of metadata, once for the names.
+        "metadata": {"signature_def": {"signature_def": _signatures(contract)}},
+    }
 
 
 def _is_row(document: dict[str, Any]) -> bool:
@@ -161,7 +167,7 @@ def _picture(row: Any) -> bytes | InklingError:
         return error.with_traceback(None)  # its frames hold the text
 
 
-def _signatures(contract: Contract) -> dict[str, Any]:
+def _signatures(contract: Contract) -> dict[str, rest_json.SignatureDef]:
     sizes = shapes(contract)
     return {
         key: {
@@ -174,8 +180,12 @@ def _signatures(contract: Contract) -> dict[str, Any]:
     }
 
 
-def _info(name: str, dtype: int, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    dims = [{"size": str(size), "name": ""} for size in sizes[name]]
+def _info(
+    name: str, dtype: int, sizes: dict[str, tuple[int, ...]]
+) -> rest_json.TensorInfo:
+    dims: list[rest_json.Dimension] = [
+        {"size": str(size), "name": ""} for size in sizes[name]
+    ]
     return {
         "dtype": wire.DataType.Name(dtype),
         "tensor_shape": {"dim": dims, "unknown_rank": False},
@@ -183,7 +193,7 @@ def _info(name: str, dtype: int, sizes: dict[str, tuple[int, ...]]) -> dict[str,
     }
 
 
-def _status(version: VersionStatus) -> dict[str, Any]:
+def _status(version: VersionStatus) -> rest_json.VersionState:
     is_served = version.state == State.AVAILABLE
     return {
         "version": str(version.version),

@@ -24,6 +24,7 @@ from inkling_serving.dialects.tensorflow_serving.models import (
     contract_of,
     copied,
     shapes,
+    understood,
     versions_of,
 )
 from inkling_serving.engines.base import State
@@ -186,10 +187,12 @@ def _target(
     if named and not spec.name:
         raise StatusError(INVALID, "ModelSpec has no name specified.")
     choice = spec.WhichOneof("version_choice")
-    return Target(
-        spec.name,
-        spec.version.value if choice == "version" else None,
-        spec.version_label if choice == "version_label" else None,
+    return understood(
+        Target(
+            spec.name,
+            spec.version.value if choice == "version" else None,
+            spec.version_label if choice == "version_label" else None,
+        )
     )
 
 

@@ -36,7 +36,7 @@ __all__ = [
 
 # The options of an address, by name, and what each of them takes.
 CLASSIFY = ("top_k", "threshold", "abstain", "timing", "partial")
-EXPLAIN = ("top_k", "threshold", "abstain", "timing")
+EXPLAIN = ("top_k", "threshold", "abstain", "timing", "model_input")
 NONE: tuple[str, ...] = ()
 
 # A name and its parsed value, in the order in which they came.
@@ -57,9 +57,11 @@ class HttpOptions(Options):
 
     Attributes:
         timing: Whether the answer has the header `Server-Timing`.
+        model_input: Whether an explanation has the values of the model input.
     """
 
     timing: bool = False
+    model_input: bool = False
 
 
 _DEFAULTS = HttpOptions()

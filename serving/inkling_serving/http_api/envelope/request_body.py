@@ -19,6 +19,7 @@ from inkling.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from inkling.image.formats.catalogue import format_of
 from inkling_serving.base64_text import decoded, is_picture_text
 from inkling_serving.http_api.envelope.form import Part, multipart, urlencoded
 from inkling_serving.http_api.envelope.options import (
@@ -32,7 +33,6 @@ from inkling_serving.http_api.envelope.options import (
 
 __all__ = ["Envelope", "envelope_of"]
 
-_PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
 # The first bytes of a PNG whose line ends were changed, and of a PNG or JPEG that was
 # read as a text in UTF-8 or Latin-1.
 _AS_TEXT = (
@@ -86,7 +86,7 @@ def envelope_of(
 ) -> Envelope:
     """Return the content of a body.
 
-    A body that starts like a PNG or JPEG is one image, also with another Content-Type:
+    A body that starts like a picture is one image, also with another Content-Type:
     `curl --data-binary` names every body a form.
 
     Args:
@@ -106,7 +106,7 @@ def envelope_of(
             "The body is empty; send a picture, such as: curl --data-binary "
             "@picture.png URL"
         )
-    if body.startswith((*_PICTURES, *_AS_TEXT)) or is_picture_text(body):
+    if _is_image(body) or body.startswith(_AS_TEXT) or is_picture_text(body):
         return Envelope([_picture(body)])
     content_type = headers.get("content-type", "")[:_MAX_TYPE]
     kind = content_type.partition(";")[0].strip().lower()
@@ -118,6 +118,10 @@ def envelope_of(
     if kind == "application/x-www-form-urlencoded" and _has_fields(body):
         return _from_form(urlencoded(body, most), known)
     return Envelope([body])
+
+
+def _is_image(content: bytes) -> bool:
+    return format_of(content) is not None
 
 
 def _picture(content: bytes) -> bytes | InklingError:
@@ -168,7 +172,7 @@ def _is_picture(part: Part) -> bool:
     return (
         part.kind.startswith("image/")
         or part.kind == "application/octet-stream"
-        or part.content.startswith(_PICTURES)
+        or _is_image(part.content)
         or is_picture_text(part.content)
     )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from inkling.errors import UnsupportedMediaType
-from inkling.image.containers import damaged, orientation_of, too_many_parts
+from inkling.image.formats.containers import damaged, orientation_of, too_many_parts
 
 __all__ = ["JPEG", "Component", "Jpeg", "Scan", "read_jpeg"]
 

@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from inkling.image.containers import damaged
+from inkling.image.formats.containers import damaged
 
 if TYPE_CHECKING:
-    from inkling.image.containers import Png
+    from inkling.image.budget import Spend
+    from inkling.image.formats.containers import Png
 
-    # A function that is told how many nanoseconds of CPU time the next step takes, and
-    # that raises TooLarge if this is too long.
-    Spend: TypeAlias = Callable[[int], None]
-
-__all__ = ["composing_cost", "least_cost", "mode_of", "sample", "strips"]
+__all__ = ["PngRows", "sample"]
 
 _GREY, _RGB, _PALETTE = 0, 2, 3
 # Pillow's names for the pixels of a PNG, by depth and colour type: the mode, and the
@@ -81,21 +79,9 @@ _INFLATE_IN, _INFLATE_OUT, _COPY_OUT = 20, 3.2, 0.5
 _UNFILTER = (1.4, 1.4, 1.4, 1.9, 5.6)
 _HALVE = 1.0
 _CONVERT = {"L": 1.5, "RGB": 2.0, "RGBA": 6.0}
-# To compose a decoded pixel over a ground.
-_COMPOSE = 14
 _ROW, _STRIP = 150, 60_000
 # Rows of the seven passes are inflated twice, and unpacked pixel by pixel.
 _SLOW_PASSES = 1.6
-
-
-def composing_cost(png: Png, size: tuple[int, int]) -> int:
-    """Return the CPU time, in nanoseconds, that transparency takes after decoding.
-
-    Args:
-        png: The file.
-        size: Width and height of the decoded picture, in pixels.
-    """
-    return _COMPOSE * size[0] * size[1] if _pixel_mode(png) == "RGBA" else 0
 
 
 def sample(image: bytes) -> Image.Image | None:
@@ -127,15 +113,73 @@ def sample(image: bytes) -> Image.Image | None:
         return None
 
 
-def mode_of(png: Png) -> str:
-    """Return Pillow's name for the pixels of the file."""
-    return _LAYOUTS[png.depth, png.colour][0]
+@dataclass(frozen=True)
+class PngRows:
+    """The picture of a PNG; `inkling.image.formats.raster` says what all such have."""
 
+    png: Png
+    name: str = "PNG"
 
-def least_cost(png: Png) -> int:
-    """Return the CPU time, in nanoseconds, that decoding takes at least."""
-    least = (_COPY_OUT + _UNFILTER[0] / (2 if png.depth == 16 else 1)) * png.row_bytes
-    return round(png.height * (least + _ROW + _CONVERT[_pixel_mode(png)] * png.width))
+    @property
+    def mode(self) -> str:
+        """Pillow's name for the pixels of the file."""
+        return _LAYOUTS[self.png.depth, self.png.colour][0]
+
+    @property
+    def width(self) -> int:
+        """Columns of the picture, in pixels."""
+        return self.png.width
+
+    @property
+    def height(self) -> int:
+        """Rows of the picture, in pixels."""
+        return self.png.height
+
+    @property
+    def orientation(self) -> int:
+        """The EXIF orientation, 1 to 8; 1 if the file has none."""
+        return self.png.orientation
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file up to the end of the picture."""
+        return self.png.size
+
+    @property
+    def is_clear(self) -> bool:
+        """True if the decoded picture may have transparent parts."""
+        return _pixel_mode(self.png) == "RGBA"
+
+    def held_bytes(self, _: Spend, /) -> int:
+        """Return 0; an interlaced file is held, but has a limit on its pixels."""
+        return 0
+
+    def least_cost(self) -> int:
+        """Return the CPU time, in nanoseconds, that decoding takes at least."""
+        png = self.png
+        least = _COPY_OUT + _UNFILTER[0] / (2 if png.depth == 16 else 1)
+        pixels = _ROW + _CONVERT[_pixel_mode(png)] * png.width
+        return round(png.height * (least * png.row_bytes + pixels))
+
+    def strips(self, multiple: int, spend: Spend) -> Iterator[Image.Image]:
+        """Yield the picture from top to bottom, as pictures of its full width.
+
+        Args:
+            multiple: All strips but the last have a multiple of this many rows.
+            spend: A function that is told the CPU time of every step before it is done.
+
+        Raises:
+            InvalidImage: The data are damaged or end before the last row.
+            TooLarge: `spend` raised it.
+        """
+        try:
+            if self.png.interlaced:
+                yield _decoded(_interlaced(self.png, spend), self.png)
+            else:
+                for strip in _in_order(self.png, multiple, spend):
+                    yield _decoded(strip, self.png)
+        except (ValueError, zlib.error):
+            raise damaged("PNG") from None
 
 
 def _pixel_mode(png: Png) -> str:
@@ -143,28 +187,6 @@ def _pixel_mode(png: Png) -> str:
     if png.colour >= 4 or png.transparency is not None:
         return "RGBA"
     return "L" if png.colour == _GREY else "RGB"
-
-
-def strips(png: Png, multiple: int, spend: Spend) -> Iterator[Image.Image]:
-    """Yield the picture from top to bottom, as pictures of its full width.
-
-    Args:
-        png: The file.
-        multiple: All strips but the last have a multiple of this many rows.
-        spend: A function that is told the CPU time of every step before it is done.
-
-    Raises:
-        InvalidImage: The data are damaged or end before the last row.
-        TooLarge: `spend` raised it.
-    """
-    try:
-        if png.interlaced:
-            yield _decoded(_interlaced(png, spend), png)
-        else:
-            for strip in _in_order(png, multiple, spend):
-                yield _decoded(strip, png)
-    except (ValueError, zlib.error):
-        raise damaged("PNG") from None
 
 
 class _Rows:

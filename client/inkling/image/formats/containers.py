@@ -13,11 +13,41 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from PIL import Image
+
 from inkling.errors import InvalidImage, TooLarge
 
-__all__ = ["PNG", "Png", "damaged", "orientation_of", "read_png", "too_many_parts"]
+__all__ = [
+    "DECODER_ERRORS",
+    "PNG",
+    "Png",
+    "damaged",
+    "orientation_of",
+    "read_png",
+    "too_many_parts",
+]
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+# The exceptions that Pillow raises on a damaged file. Pillow's own fuzz tests expect
+# most of them.
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    MemoryError,
+    ValueError,
+    NotImplementedError,
+    OverflowError,
+    EOFError,
+    AssertionError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 
 _HEADER = struct.Struct(">IIBBBBB")
 # The depths that a PNG may have, and the samples of a pixel, by colour type (PNG,
@@ -84,7 +114,7 @@ def read_png(image: bytes, max_parts: int) -> Png:
         TooLarge: The file has more than `max_parts` chunks.
     """
     view, position = memoryview(image), len(PNG)
-    if image[position + 4 : position + 8] != b"IHDR":
+    if not image.startswith(PNG) or image[position + 4 : position + 8] != b"IHDR":
         raise damaged("PNG")
     png, kind, count = _header(_checked(view, position)), b"IHDR", 0
     while kind != b"IEND" and position + 12 <= len(image):
