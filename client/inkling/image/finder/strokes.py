@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.budget import Spend
     from inkling.image.crop import Area
     from inkling.image.ink import Note
     from inkling.image.morphology import Labels, Mask, Parts, Values
-    from inkling.image.budget import Spend
 
     Levels: TypeAlias = npt.NDArray[np.uint8]
 
