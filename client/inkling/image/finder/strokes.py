@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image, ImageFilter
 
-from inkling.image.crop import cut_of
+from inkling.image.crop import Cut, cut_of
 from inkling.image.finder.polarity import has_dark_ink
 from inkling.image.grey import to_grey
 from inkling.image.ink import (
@@ -55,6 +55,8 @@ __all__ = ["follow"]
 
 # Long side, in pixels, for the search, and the widest stroke there.
 _SIDE, _WIDEST = 192, 45
+# From this long side on, thin strokes decide the polarity.
+_THIN_SIDE = 96
 # Paper counts as no darker than this share of the lightest paper: the noise of a dark
 # corner is a large share of its brightness.
 _DARKEST, _DARK_SHARE = 16.0, 0.4
@@ -151,11 +153,7 @@ def _work(
     work = with_long_side(grey, _SIDE)
     cut = cut_of(work, max(picture.size), dark)
     if dark is None:
-        dark = has_dark_ink(
-            work,
-            lambda: cut.has_dark_ink if cut else is_dark_ink(work),
-            cut.contrast if cut else None,
-        )
+        dark = _has_dark_ink(work, cut, max(picture.size))
     inside = None
     if cut is not None and cut.has_dark_ink == dark:
         work, inside = cut.with_margin(grey, _SIDE)
@@ -166,6 +164,21 @@ def _work(
         grey, work = (each.point(lambda value: 255 - value) for each in (grey, work))
         note("inverted", "light ink on dark paper", work)
     return grey, work, inside
+
+
+def _has_dark_ink(work: Image.Image, cut: Cut | None, side: int) -> bool:
+    """Return whether the ink is dark, for a picture with this long side.
+
+    In a picture that was enlarged, what is thin in the search is less than a pixel of
+    the picture: the holes of an eight would count as strokes.
+    """
+
+    def by_surroundings() -> bool:
+        return cut.has_dark_ink if cut else is_dark_ink(work)
+
+    if side < _THIN_SIDE:
+        return by_surroundings()
+    return has_dark_ink(work, by_surroundings, cut.contrast if cut else None)
 
 
 def _ink(work: Image.Image, widest: int) -> tuple[Values, float]:
