@@ -29,12 +29,6 @@ _PLAIN: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def ink_3(digit_contract: Contract) -> Contract:
-    """A contract with the finder `ink-3`."""
-    return replace(digit_contract, finder="ink-3")
-
-
 def _overlap(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.minimum(one, other).sum() / np.maximum(one, other).sum())
 
@@ -52,13 +46,13 @@ def _overlap(one: np.ndarray, other: np.ndarray) -> float:
     ],
     ids=["fading", "thin pen", "pencil", "shadow", "shine", "gradient", "blue light"],
 )
-def test_a_digit_stays_whole(stated: dict[str, Any], ink_3: Contract) -> None:
+def test_a_digit_stays_whole(stated: dict[str, Any], digit_contract: Contract) -> None:
     """The ten digits come out nearly the same as with a strong pen in even light."""
     # The same page: the light is drawn after the strokes and their place.
     alike = [
         _overlap(
-            to_input(page(number, **_PLAIN).image, ink_3),
-            to_input(page(number, **{**_PLAIN, **stated}).image, ink_3),
+            to_input(page(number, **_PLAIN).image, digit_contract),
+            to_input(page(number, **{**_PLAIN, **stated}).image, digit_contract),
         )
         for number in range(10)
     ]
@@ -76,14 +70,14 @@ def test_pages_are_the_same_each_time() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (28, 27), (4000, 3)])
 @pytest.mark.parametrize("noise", [False, True])
 def test_any_size_is_followed(
-    size: tuple[int, int], noise: bool, ink_3: Contract
+    size: tuple[int, int], noise: bool, digit_contract: Contract
 ) -> None:
     """A picture of any size, however thin or noisy, becomes an input."""
     pixels = np.full(size[::-1], 200, np.uint8)
     if noise:
         pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
 
-    found = pixels_to_input(np.asarray(Image.fromarray(pixels)), ink_3)
+    found = pixels_to_input(np.asarray(Image.fromarray(pixels)), digit_contract)
     assert found.shape == (28, 28, 1)
 
 
