@@ -184,7 +184,7 @@ def digit_contract() -> Contract:
         channels=1,
         labels=tuple("0123456789"),
         kind="photo_of_one_object",
-        finder="ink-2",
+        finder="ink-3",
         grey="contrast",
         training_data=TrainingData("digits", "sha256:none"),
     )

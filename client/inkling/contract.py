@@ -66,7 +66,7 @@ class Contract:
         kind: Under `photo_of_one_object`, the preprocessing finds the object in a
             picture and frames it as the training pictures are framed. Under `sample`,
             it uses the whole picture. Under either kind, a picture that already has
-            the size of the model input is a sample; `ink-2` restricts this.
+            the size of the model input is a sample; from `ink-2` on, less often.
         finder: The procedure that finds the object; a sample has `none`. A procedure
             never changes under its name, so the inputs of a published model stay the
             same. `ink-1` is `inkling.image.ink`, for one object written on paper.

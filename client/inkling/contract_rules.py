@@ -32,7 +32,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "alpha": ("contrast", "white", "black", "dropped"),
     "polarity": ("light_on_dark", "dark_on_light", "auto", "as_is"),
     "centring": ("none", "mass"),
-    "finder": ("none", "ink-1", "ink-2"),
+    "finder": ("none", "ink-1", "ink-2", "ink-3"),
     "grey": ("luminance", "contrast"),
 }
 # The filters that `tf.image.resize` has without antialiasing.

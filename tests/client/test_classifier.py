@@ -155,7 +155,7 @@ def test_a_version_label_is_asked_for(
             options = {"model": "mlp", "version_label": "stable"}
             with inkling.connect(target, **options) as classifier:
                 assert 1 == classifier.classify(picture).origin.version
-                assert "ink-2" == classifier.contract().finder
+                assert "ink-3" == classifier.contract().finder
 
 
 @pytest.mark.parametrize("form", ["file", "str of a file"])

@@ -124,7 +124,7 @@ def test_python_has_keys_and_certificates(
     target = secured.target(protocol)
     with inkling.connect(target, **secured.arguments) as classifier:
         assert "3" == classifier.classify(digit).label
-        assert "ink-2" == classifier.contract().finder
+        assert "ink-3" == classifier.contract().finder
 
     kinds = {}
     for name in ("api_key", "root_certificates"):

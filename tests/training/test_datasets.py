@@ -367,7 +367,7 @@ def test_digest_of_the_digits_stays() -> None:
 @pytest.mark.parametrize(
     ("name", "file", "shape", "expected"),
     [
-        ("mnist", "mnist.npz", (28, 28, 1), ("photo_of_one_object", "ink-2", "0")),
+        ("mnist", "mnist.npz", (28, 28, 1), ("photo_of_one_object", "ink-3", "0")),
         (
             "fashion_mnist",
             "fashion_mnist.npz",

@@ -77,6 +77,12 @@ class Cut:
     ink: Mask
     small: Values
 
+    @property
+    def contrast(self) -> float:
+        """The difference between ink and paper, 0 to 255."""
+        ink, paper = self.small[self.ink], self.small[~self.ink]
+        return abs(float(ink.mean()) - float(paper.mean()))
+
     def with_margin(self, grey: Image.Image, side: int) -> tuple[Image.Image, Area]:
         """Return the picture with a margin, and the area of the picture inside.
 

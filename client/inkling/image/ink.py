@@ -5,7 +5,7 @@ These are the finders `ink-1` and `ink-2` of the contract, which share the searc
 Before it, `ink-2` gives a picture that was cut along the writing a margin of its own
 paper (`inkling.image.crop`). Both frame every picture of another size than the model
 input; `ink-2` also frames one of that size that is not framed like a sample
-(`inkling.image.sample`).
+(`inkling.image.sample`). `ink-3` is `inkling.image.finder.strokes`, which frames alike.
 
 A finder turns a picture of any size, paper and
 lighting into a sample: ink is 255 and paper is 0, the object fills a box of the
@@ -34,7 +34,19 @@ if TYPE_CHECKING:
     from inkling.image.crop import Area
     from inkling.image.morphology import Mask, Values
 
-__all__ = ["Note", "framed", "is_dark_ink", "shown", "unlimited"]
+__all__ = [
+    "Note",
+    "belonging",
+    "centred",
+    "even_strokes",
+    "framed",
+    "is_dark_ink",
+    "likelihood_of",
+    "noise_of",
+    "shown",
+    "unlimited",
+    "with_long_side",
+]
 
 # A function that collects the stages for an explanation. Its arguments are a stage's
 # name, its decision and its picture: a Pillow image, float32 values from 0 (paper) to
@@ -122,7 +134,7 @@ def framed(
         work = work.point(lambda value: 255 - value)
         note("inverted", "light ink on dark paper", work)
     ink = _ink(work)
-    noise = _noise(ink, inside)
+    noise = noise_of(ink, inside)
     note("ink", f"lighting removed; the paper's noise is {noise:.1%}", ink)
     ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _MIN_CONTRAST))
     if lines:
@@ -135,9 +147,9 @@ def framed(
     strokes = _close_up(ink, mask)
     spend(_DETAIL_NS * strokes.size)
     note("writing", f"{int(mask.sum())} pixels of {mask.size}", strokes)
-    strokes, width = _even_strokes(strokes, contract.box)
+    strokes, width = even_strokes(strokes, contract.box)
     note("strokes", f"they were {width:.1f} of {contract.box} pixels wide", strokes)
-    return _centred(strokes, contract)
+    return centred(strokes, contract)
 
 
 def _work(
@@ -151,7 +163,7 @@ def _work(
     size = f"{picture.width} x {picture.height}"
     stated = contract.polarity != "auto"
     dark = contract.polarity == "dark_on_light" if stated else None
-    work = _with_long_side(grey, _WORK_SIDE)
+    work = with_long_side(grey, _WORK_SIDE)
     cut = None
     if contract.finder == "ink-2":
         cut = cut_of(work, max(picture.size), dark)
@@ -171,7 +183,7 @@ def is_dark_ink(picture: Image.Image) -> bool:
     sheets and shadows are wider than the window: closing and opening agree there, which
     sets the weight of their edges to 0.
     """
-    small = _with_long_side(picture, _POLARITY_SIDE)
+    small = with_long_side(picture, _POLARITY_SIDE)
     paper = np.asarray(small.filter(ImageFilter.BoxBlur(_POLARITY_REACH)), np.float32)
     grey = np.asarray(small, np.float32)
     high, low = square(grey, 3, np.maximum), square(grey, 3, np.minimum)
@@ -186,7 +198,8 @@ def _has_dark_ink(picture: Image.Image, contract: Contract) -> bool:
     return contract.polarity == "dark_on_light"
 
 
-def _with_long_side(picture: Image.Image, side: int) -> Image.Image:
+def with_long_side(picture: Image.Image, side: int) -> Image.Image:
+    """Return a picture of mode `L` with a long side of `side` pixels."""
     scale = side / max(picture.size)
     size = (
         max(1, round(picture.width * scale)),
@@ -201,7 +214,7 @@ def _with_long_side(picture: Image.Image, side: int) -> Image.Image:
 
 def _ink(work: Image.Image) -> Values:
     """Return the strength of the ink, as a share of the paper's brightness."""
-    small = np.asarray(_with_long_side(work, _PAPER_SIDE), np.float32)
+    small = np.asarray(with_long_side(work, _PAPER_SIDE), np.float32)
     paper = Image.fromarray(closed(small, _PAPER_WINDOW).astype(np.uint8))
     paper = paper.filter(ImageFilter.BoxBlur(2))
     light = np.asarray(paper.resize(work.size, Image.Resampling.BILINEAR), np.float32)
@@ -211,7 +224,7 @@ def _ink(work: Image.Image) -> Values:
     return ink
 
 
-def _noise(ink: Values, inside: Area | None) -> float:
+def noise_of(ink: Values, inside: Area | None) -> float:
     """Return the standard deviation of the ink's strength on blank paper.
 
     A margin that was added has no noise, so the picture inside is measured. Strokes may
@@ -237,7 +250,7 @@ def _writing(ink: Values, noise: float, spend: Spend) -> Mask:
     for _ in range(_LOOKS):
         peak = _PEAK_SHARE * float(np.percentile(edges, _PEAK_PERCENTILE))
         found = parts(ink > max(_NOISE_SIGMAS * noise, peak, _MIN_CONTRAST), edges**2)
-        likelihood = _likelihood(found)
+        likelihood = likelihood_of(found)
         unlikely = likelihood == 0
         if not unlikely.any():
             break
@@ -246,10 +259,10 @@ def _writing(ink: Values, noise: float, spend: Spend) -> Mask:
         edges = np.where(found.mask(unlikely), np.float32(0), edges)
     if not len(found) or likelihood.max() == 0:
         return np.zeros(ink.shape, bool)
-    return found.mask(_belonging(found, int(likelihood.argmax())))
+    return found.mask(belonging(found, int(likelihood.argmax())))
 
 
-def _likelihood(found: Parts) -> npt.NDArray[np.float64]:
+def likelihood_of(found: Parts) -> npt.NDArray[np.float64]:
     """Return the likelihood that each part is the writing, without a unit.
 
     Sharp parts near the centre and off the frame have the highest values.
@@ -263,7 +276,7 @@ def _likelihood(found: Parts) -> npt.NDArray[np.float64]:
     return np.asarray(likelihood, np.float64)
 
 
-def _belonging(found: Parts, main: int) -> Mask:
+def belonging(found: Parts, main: int) -> Mask:
     """Return which parts belong to part `main`, as the bar of a five does."""
     chosen: Mask = np.arange(len(found)) == main
     heavy = found.weight >= _GROUP_WEIGHT * found.weight[main]
@@ -295,7 +308,7 @@ def _close_up(ink: Values, mask: Mask) -> Values:
     return np.asarray(large, np.float32) / np.float32(255)
 
 
-def _even_strokes(strokes: Values, box: int) -> tuple[Values, float]:
+def even_strokes(strokes: Values, box: int) -> tuple[Values, float]:
     """Return strokes as wide as MNIST's, and the width before in pixels of the box."""
     unit = _DETAIL_SIDE / box
     width = _stroke_width(strokes) / unit
@@ -318,7 +331,7 @@ def _stroke_width(strokes: Values) -> float:
     return 2 * float(strokes.sum()) / outline
 
 
-def _centred(strokes: Values, contract: Contract) -> Image.Image:
+def centred(strokes: Values, contract: Contract) -> Image.Image:
     """Return the strokes, scaled into the box and centred by their centre of mass."""
     inked = strokes > 0.5
     rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))

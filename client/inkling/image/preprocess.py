@@ -18,6 +18,7 @@ from PIL import Image
 from inkling.errors import InvalidImage, InvalidRequest
 from inkling.image.budget import Budget
 from inkling.image.decoding import Decoded, decode
+from inkling.image.finder.strokes import follow
 from inkling.image.grey import to_grey
 from inkling.image.ink import Note, framed, shown, unlimited
 from inkling.image.resizing import keeps_size, resized
@@ -302,7 +303,8 @@ def _prepared(
     if fits:
         sample = _light_on_dark(picture, contract, note)
     if finds and not (fits and _stays(sample, contract)):
-        picture = framed(picture, contract, note, spend)
+        frame = follow if contract.finder == "ink-3" else framed
+        picture = frame(picture, contract, note, spend)
         note("model input", _MODEL_INPUT, picture)
         return np.asarray(picture).reshape(contract.input_shape)
     if fits:
@@ -316,7 +318,7 @@ def _prepared(
 
 def _stays(sample: Pixels, contract: Contract) -> bool:
     """Return whether a picture of the input's size is the model input as it is."""
-    return contract.finder != "ink-2" or is_framed(sample, contract)
+    return contract.finder not in ("ink-2", "ink-3") or is_framed(sample, contract)
 
 
 def _arranged(pixels: Pixels | Input, contract: Contract) -> Pixels | Input:

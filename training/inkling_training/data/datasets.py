@@ -140,7 +140,7 @@ _DIGIT_CONTRACT = MappingProxyType(
         "width": 28,
         "channels": 1,
         "kind": "photo_of_one_object",
-        "finder": "ink-2",
+        "finder": "ink-3",
         "grey": "contrast",
     }
 )

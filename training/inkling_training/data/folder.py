@@ -196,7 +196,7 @@ def _contract(folder: Path, names: tuple[str, ...], size: int, ink: bool) -> Con
             channels=1,
             labels=names,
             kind="photo_of_one_object",
-            finder="ink-2",
+            finder="ink-3",
             grey="contrast",
             box=round(size * _BOX_SHARE),
             training_data=data,

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds one object written on paper, and follows its strokes into faint ink.
+
+This is the finder `ink-3` of the contract. It frames as `ink-2` does
+(`inkling.image.ink`), and differs in the search:
+
+- The paper under a pixel is the closing of the picture at the resolution of the search.
+  A closing keeps the straight edge of a shadow and a slow change of the light, so that
+  neither shows as ink.
+- Thin strokes decide the polarity (`inkling.image.finder.polarity`).
+- A part that follows the frame is never the writing.
+- Strokes are followed from sure ink into faint ink, down to a bound by the noise of the
+  paper. Ink that would reach the frame where sure ink does not is not followed.
+- A small find is looked at again, in a picture that is reduced less.
+- The strength of the ink around a pixel is full ink there, so that the faint end of a
+  stroke becomes as dark as its beginning.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from inkling.image.crop import Cut, cut_of
+from inkling.image.finder.polarity import has_dark_ink
+from inkling.image.grey import to_grey
+from inkling.image.ink import (
+    belonging,
+    centred,
+    even_strokes,
+    is_dark_ink,
+    likelihood_of,
+    noise_of,
+    shown,
+    unlimited,
+    with_long_side,
+)
+from inkling.image.morphology import parts, window
+from inkling.image.ruling import without_ruling
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from inkling.contract import Contract
+    from inkling.image.budget import Spend
+    from inkling.image.crop import Area
+    from inkling.image.ink import Note
+    from inkling.image.morphology import Labels, Mask, Parts, Values
+
+    Levels: TypeAlias = npt.NDArray[np.uint8]
+
+__all__ = ["follow"]
+
+# Long side, in pixels, for the search, and the widest stroke there.
+_SIDE, _WIDEST = 192, 45
+# From this long side on, thin strokes decide the polarity.
+_THIN_SIDE = 96
+# Paper counts as no darker than this share of the lightest paper: the noise of a dark
+# corner is a large share of its brightness.
+_DARKEST, _DARK_SHARE = 16.0, 0.4
+# Sure ink has at least this share of the strength of the strongest edges, this many
+# times the noise, and this share of the paper's brightness.
+_SURE_SHARE, _SURE_SIGMAS, _SURE = 0.35, 5.0, 0.04
+_STRONGEST = 99.7
+_EDGE_WINDOW = 5
+_LOOKS = 3
+# The same for faint ink; its share is that of the writing's strong ink, which is the
+# 90th percentile.
+_FAINT_SHARE, _FAINT_SIGMAS, _FAINT = 0.1, 4.0, 0.025
+_STRONG = 90
+# The factors of these bounds, one after the other, until the faint ink does not leak.
+_STEPS = (1.0, 1.6, 2.5)
+_LINE_SIGMAS = 3.0
+# A part on the frame along this share of its long side follows the frame.
+_FOLLOWS_FRAME = 0.4
+# How far faint ink may go beyond the sure ink, and the margin of the closer look, as
+# shares of the find's long side, and in pixels more.
+_ROOM, _MARGIN, _PIXELS = 1.0, 0.4, 8
+# A look is closer if it shows at most this share of the picture. It has at least this
+# many pixels on its long side, and strokes are narrower than this share of the find.
+_NEAR, _CLOSER_SIDE, _FEWEST, _STROKE_SHARE = 0.5, 144, 96, 0.25
+# Full ink is the strongest ink within this share of the writing's long side, up to the
+# 75th percentile of all of its ink, and at least this share of that.
+_LOCAL, _LEAST_FULL = 0.16, 0.12
+_FULL_PERCENTILE = 75
+_SOFT_FROM, _SOFT_TO = 0.3, 0.7
+_DETAIL_SIDE, _BORDER = 100, 3
+# CPU time in nanoseconds, measured: of the search with its growth, of the removal of
+# ruling, of every further look, of the closer look, and per pixel of the close-up.
+_SEARCH_NS, _RULING_NS, _LOOK_NS = 7_000_000, 2_500_000, 2_300_000
+_CLOSER_NS, _DETAIL_NS = 4_000_000, 45
+_SIGMA_PER_MEDIAN = 1.4826 / 2**0.5
+
+
+def follow(
+    picture: Image.Image, contract: Contract, note: Note, spend: Spend = unlimited
+) -> Image.Image:
+    """Return the sample: mode `L`, of the contract's size, light ink on black (0).
+
+    A picture without ink becomes a black sample.
+
+    Args:
+        picture: A picture of mode `L` or `RGB` and of any size.
+        contract: The contract with the polarity, the size and the box.
+        note: A function that is called with every stage.
+        spend: A function that is told the CPU time of each step, in nanoseconds, before
+            it is used.
+
+    Raises:
+        TooLarge: `spend` raised it.
+    """
+    spend(_SEARCH_NS)
+    grey, work, inside = _work(picture, contract, note)
+    ink, noise = _ink(work, _WIDEST)
+    if inside is not None:
+        noise = noise_of(ink, inside)
+    note("ink", f"paper removed; its noise is {noise:.1%}", ink)
+    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _SURE))
+    if lines:
+        note("unruled", f"ruling removed from {lines} rows and columns", ink)
+        spend(_RULING_NS)
+    mask = _writing(ink, noise, spend)
+    if not mask.any():
+        note("nothing", "this paper shows no ink", ink)
+        return Image.new("L", (contract.width, contract.height))
+    # A picture of two clear levels has no faint ink.
+    least_full = 1.0
+    if inside is None:
+        least_full = _LEAST_FULL
+        mask = _followed(ink, mask, noise)
+        ink, mask = _closer(grey, ink, mask, note, spend)
+    spend(_DETAIL_NS * _DETAIL_SIDE * _DETAIL_SIDE)
+    strokes = _close_up(ink, mask, least_full)
+    note("writing", f"{int(mask.sum())} pixels of {mask.size}", strokes)
+    strokes, width = even_strokes(strokes, contract.box)
+    note("strokes", f"they were {width:.1f} of {contract.box} pixels wide", strokes)
+    return centred(strokes, contract)
+
+
+def _work(
+    picture: Image.Image, contract: Contract, note: Note
+) -> tuple[Image.Image, Image.Image, Area | None]:
+    """Return the grey picture with dark ink, and the same for the search.
+
+    If it got a margin, the area is that of the picture inside; otherwise it is None.
+    """
+    grey, projection = to_grey(picture, contract)
+    size = f"{picture.width} x {picture.height}"
+    stated = contract.polarity != "auto"
+    dark = contract.polarity == "dark_on_light" if stated else None
+    work = with_long_side(grey, _SIDE)
+    cut = cut_of(work, max(picture.size), dark)
+    if dark is None:
+        dark = _has_dark_ink(work, cut, max(picture.size))
+    inside = None
+    if cut is not None and cut.has_dark_ink == dark:
+        work, inside = cut.with_margin(grey, _SIDE)
+        note("margin", f"{size}, {projection}; the ink touches the frame", work)
+    else:
+        note("grey", f"{size}, {projection}, reduced", work)
+    if not dark:
+        grey, work = (each.point(lambda value: 255 - value) for each in (grey, work))
+        note("inverted", "light ink on dark paper", work)
+    return grey, work, inside
+
+
+def _has_dark_ink(work: Image.Image, cut: Cut | None, side: int) -> bool:
+    """Return whether the ink is dark, for a picture with this long side.
+
+    In a picture that was enlarged, what is thin in the search is less than a pixel of
+    the picture: the holes of an eight would count as strokes.
+    """
+
+    def by_surroundings() -> bool:
+        return cut.has_dark_ink if cut else is_dark_ink(work)
+
+    if side < _THIN_SIDE:
+        return by_surroundings()
+    return has_dark_ink(work, by_surroundings, cut.contrast if cut else None)
+
+
+def _ink(work: Image.Image, widest: int) -> tuple[Values, float]:
+    """Return the strength of the ink, as a share of the paper's brightness.
+
+    The second value is the standard deviation of that strength on blank paper.
+    """
+    levels = np.asarray(work)
+    paper = window(window(levels, widest, np.maximum), widest, np.minimum)
+    lightest = float(np.percentile(paper[::4, ::4], 90))
+    darkest = np.float32(max(_DARKEST, _DARK_SHARE * lightest))
+    ink: Values = (paper - levels) / np.maximum(paper, darkest)
+    ink -= np.median(ink[::3, ::3])
+    texture = np.abs(ink[::2, 4::2] - ink[::2, :-4:2])
+    noise = float(np.median(texture)) if texture.size else 0.0
+    return ink, _SIGMA_PER_MEDIAN * noise
+
+
+def _writing(ink: Values, noise: float, spend: Spend) -> Mask:
+    """Return the mask of sure ink: the likeliest part and the parts beside it."""
+    levels = (np.clip(ink, 0, 1) * np.float32(255)).astype(np.uint8)
+    edges = window(levels, _EDGE_WINDOW, np.maximum)
+    edges -= window(levels, _EDGE_WINDOW, np.minimum)
+    weights = np.square(edges, dtype=np.float32)
+    least = max(_SURE_SIGMAS * noise, _SURE)
+    for _ in range(_LOOKS):
+        found = parts(ink > max(least, _SURE_SHARE * _strongest(edges)), weights)
+        likelihood = likelihood_of(found)
+        long = np.maximum(found.right - found.left, found.bottom - found.top)
+        likelihood[found.on_frame > _FOLLOWS_FRAME * long] = 0
+        unlikely = likelihood == 0
+        if not unlikely.any():
+            break
+        spend(_LOOK_NS)
+        # The edges of a desk or a shadow must not set the threshold for the ink.
+        edges = np.where(found.mask(unlikely), np.uint8(0), edges)
+    if not len(found) or likelihood.max() == 0:
+        return np.zeros(ink.shape, bool)
+    return found.mask(belonging(found, int(likelihood.argmax())))
+
+
+def _strongest(edges: Levels) -> float:
+    """Return the strength of the strongest edges, 0 to 1."""
+    below = np.bincount(edges.reshape(-1), minlength=256).cumsum()
+    return float(np.searchsorted(below, _STRONGEST / 100 * edges.size)) / 255
+
+
+def _followed(ink: Values, mask: Mask, noise: float) -> Mask:
+    """Return the mask of the strokes, followed from sure ink into faint ink."""
+    if not mask.any():
+        return mask
+    area = _around(mask)
+    near, own = ink[area], mask[area]
+    strong = float(np.percentile(near[own], _STRONG))
+    bound = max(_SURE_SIGMAS * noise, _SURE_SHARE * strong, _SURE)
+    sure = own & (near > bound)
+    low = max(_FAINT_SIGMAS * noise, _FAINT_SHARE * strong, _FAINT)
+    for step in _STEPS:
+        if low * step >= bound or not sure.any():
+            break
+        faint = parts(near > low * step, sure.astype(np.float32))
+        chosen = faint.weight > 0
+        if not _leaks(faint, chosen, sure):
+            grown = np.zeros(mask.shape, bool)
+            grown[area] = faint.mask(chosen)
+            return grown
+    return mask
+
+
+def _spans(mask: Mask) -> tuple[Labels, Labels]:
+    """Return the numbers of the rows, and of the columns, that have ink."""
+    return np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+
+
+def _around(mask: Mask) -> Area:
+    """Return the rows and the columns that faint ink may reach."""
+    rows, columns = _spans(mask)
+    reach = int(_ROOM * max(np.ptp(rows), np.ptp(columns))) + _PIXELS
+    down, across = (
+        slice(max(0, int(lines[0]) - reach), int(lines[-1]) + reach)
+        for lines in (rows, columns)
+    )
+    return down, across
+
+
+def _leaks(faint: Parts, chosen: Mask, sure: Mask) -> bool:
+    """Return whether parts reach the frame where sure ink does not."""
+    inner = sure[1:-1, 1:-1]
+    on_frame = np.count_nonzero(sure) - np.count_nonzero(inner)
+    return bool(faint.on_frame[chosen].sum() > 2 * on_frame + 2)
+
+
+def _closer(
+    grey: Image.Image, ink: Values, mask: Mask, note: Note, spend: Spend
+) -> tuple[Values, Mask]:
+    """Return the ink and its mask in a picture that is reduced less, if it is small."""
+    rows, columns = _spans(mask)
+    height, width = mask.shape
+    long = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
+    reach = int(_MARGIN * long) + _PIXELS
+    top, bottom = max(0, int(rows[0]) - reach), min(height, int(rows[-1]) + 1 + reach)
+    left, right = (
+        max(0, int(columns[0]) - reach),
+        min(width, int(columns[-1]) + 1 + reach),
+    )
+    if max(right - left, bottom - top) > _NEAR * max(mask.shape):
+        return ink, mask
+    spend(_CLOSER_NS)
+    across, down = grey.width / width, grey.height / height
+    region = (left * across, top * down, right * across, bottom * down)
+    size, scale = _size_of(region)
+    resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    work = grey.resize(size, resampling, box=region, reducing_gap=2.0)
+    widest = int(_STROKE_SHARE * long * size[0] / (right - left)) | 1
+    near, noise = _ink(work, min(max(widest, 9), _WIDEST))
+    near, _ = without_ruling(near, max(_LINE_SIGMAS * noise, _SURE))
+    found = Image.fromarray(mask[top:bottom, left:right])
+    found = found.resize(size, Image.Resampling.NEAREST)
+    note("closer", f"{long} of {max(mask.shape)} pixels are looked at again", near)
+    return near, _followed(near, window(np.asarray(found), 3, np.maximum), noise)
+
+
+def _size_of(
+    region: tuple[float, float, float, float],
+) -> tuple[tuple[int, int], float]:
+    """Return the width and the height of the closer look, and its scale."""
+    left, top, right, bottom = region
+    long = max(right - left, bottom - top)
+    scale = min(_CLOSER_SIDE, max(long, _FEWEST)) / long
+    width, height = ((right - left) * scale, (bottom - top) * scale)
+    return (max(1, round(width)), max(1, round(height))), scale
+
+
+def _close_up(ink: Values, mask: Mask, least_full: float) -> Values:
+    """Return the writing without its surroundings, at detail size, from 0 to 1."""
+    rows, columns = _spans(mask)
+    area = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    ink, mask = np.pad(ink[area], _BORDER), np.pad(mask[area], _BORDER)
+    full = max(float(np.percentile(ink[mask], _FULL_PERCENTILE)), 1e-3)
+    long = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
+    reach = int(_LOCAL * long) | 1
+    own = np.asarray(shown(np.where(mask, ink / np.float32(full), 0)))
+    local = Image.fromarray(window(own, reach, np.maximum))
+    local = local.filter(ImageFilter.BoxBlur(reach / 4))
+    strength = np.maximum(np.asarray(local, np.float32) / 255, np.float32(least_full))
+    strength *= np.float32(full)
+    stretched = (ink / strength - _SOFT_FROM) / (_SOFT_TO - _SOFT_FROM)
+    cut = shown(np.where(window(mask, 5, np.maximum), stretched, 0))
+    scale = _DETAIL_SIDE / long
+    size = (max(1, round(cut.width * scale)), max(1, round(cut.height * scale)))
+    large = cut.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(large, np.float32) / np.float32(255)
