@@ -168,6 +168,7 @@ def test_without_resume_a_run_starts_anew(again: _Again) -> None:
     assert not (again.directory / "tensorboard" / "stale").exists()
 
 
+@pytest.mark.soak
 def test_another_seed_other_weights(fit: Fit, whole: dict[str, Trained]) -> None:
     """The seed decides the first weights and the pictures of every batch."""
     other = fit(recipe=replace(_MLP, epochs=1), seed=1)
@@ -201,7 +202,10 @@ def test_only_kernels_decay(fit: Fit, few_digits: Dataset) -> None:
     assert {path: path.endswith("kernel") for path in changed} == changed
 
 
-@pytest.mark.parametrize("left", ["half a state", "half a new state"])
+@pytest.mark.parametrize(
+    "left",
+    ["half a state", pytest.param("half a new state", marks=pytest.mark.soak)],
+)
 def test_resume_after_a_kill_while_writing(
     left: str,
     fit: Fit,
@@ -486,6 +490,7 @@ class _PressedInADestructor(Run):
             _Pressing()
 
 
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_in_a_destructor(tmp_path: Path, few_digits: Dataset) -> None:
     """Ctrl-C ends a run, too, where it comes while a destructor runs."""
@@ -507,6 +512,7 @@ def test_ctrl_c_gives_the_cursor_back(stopped_by_hand: tuple[str, int, Path]) ->
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h")
 
 
+@pytest.mark.soak
 def test_same_seed_same_epoch_in_another_process(
     stopped_by_hand: tuple[str, int, Path], fit: Fit, digits: Dataset
 ) -> None:
