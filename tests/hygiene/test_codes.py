@@ -325,7 +325,12 @@ def test_one_mistake_has_one_code(case: str, doors: Doors) -> None:
             except InklingError as error:
                 found["device"] = error.code
 
-    assert dict.fromkeys(found, bad.code) == found
+    expected = dict.fromkeys(found, bad.code)
+    if case == "version 0":
+        # Clients of TensorFlow Serving write the default version so: protobuf has no
+        # other way to say that a number is not set.
+        expected |= {name: "ok" for name in found if "TensorFlow Serving's" in name}
+    assert expected == found
 
 
 @pytest.mark.parametrize("status", [s for s in grpc.StatusCode if s.value[0]])
