@@ -87,6 +87,8 @@ _LOCAL, _LEAST_FULL = 0.16, 0.12
 _FULL_PERCENTILE = 75
 _SOFT_FROM, _SOFT_TO = 0.3, 0.7
 _DETAIL_SIDE, _BORDER = 100, 3
+# Ink that is framed has at least this strength, 0 to 1.
+_SHOWN = 0.5
 # CPU time in nanoseconds: of the search with its growth (0.97 to 1.07 times that of
 # `ink-2`, which has 6.0 ms, for drawings of 28 x 28 pixels), of the removal of ruling,
 # of every further look, of the closer look, and per pixel of the close-up.
@@ -134,6 +136,9 @@ def follow(
         ink, mask = _closer(grey, ink, mask, note, spend)
     spend(_DETAIL_NS * _DETAIL_SIDE * _DETAIL_SIDE)
     strokes = _close_up(ink, mask, least_full)
+    if not (strokes > _SHOWN).any():
+        note("nothing", "what was found is too faint to be ink", ink)
+        return Image.new("L", (contract.width, contract.height))
     note("writing", f"{int(mask.sum())} pixels of {mask.size}", strokes)
     strokes, width = even_strokes(strokes, contract.box)
     note("strokes", f"they were {width:.1f} of {contract.box} pixels wide", strokes)
@@ -299,7 +304,10 @@ def _closer(
     found = Image.fromarray(mask[top:bottom, left:right])
     found = found.resize(size, Image.Resampling.NEAREST)
     note("closer", f"{long} of {max(mask.shape)} pixels are looked at again", near)
-    return near, _followed(near, window(np.asarray(found), 3, np.maximum), noise)
+    closer = _followed(near, window(np.asarray(found), 3, np.maximum), noise)
+    if float(np.percentile(near[closer], _FULL_PERCENTILE)) < _FAINT:
+        return ink, mask  # the find is a speck that the finer picture does not show
+    return near, closer
 
 
 def _size_of(
