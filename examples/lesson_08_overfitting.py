@@ -80,7 +80,7 @@ def accuracy(model: keras.Model, pictures: Pictures) -> float:
 
 def run(setting: Setting) -> Numbers:
     """Train with each remedy, draw the gaps, and return the numbers."""
-    data, (count, epochs) = digits(setting), (600, 10) if setting.short else (2000, 15)
+    data, (count, epochs) = digits(setting), (600, 10) if setting.short else (2000, 6)
     known = inputs_and_labels(data.train.first(count))
     other = inputs_and_labels(data.validation.first(2000))
     test = inputs_and_labels(data.test.first(2000))
@@ -106,7 +106,7 @@ def run(setting: Setting) -> Numbers:
     setting.save(figure, "lesson_08")
 
     x, labels = known
-    cuts = KFold(2 if setting.short else 4, shuffle=True, random_state=0).split(x)
+    cuts = KFold(2 if setting.short else 3, shuffle=True, random_state=0).split(x)
     parts = [((x[most], labels[most]), (x[rest], labels[rest])) for most, rest in cuts]
     folds = [accuracy(fitted(*part, epochs), part[1]) for part in parts]
     print(f"k-fold: {np.mean(folds):.1%} with a deviation of {np.std(folds):.1%}")
