@@ -91,8 +91,17 @@ def _asking(
 
 
 def _until_only(version: int, found: list[tuple[float, float, int]]) -> None:
-    """Wait until thirty answers in a row are of this version."""
-    until(lambda: len(found) > 30 and {v for *_, v in found[-30:]} == {version})
+    """Wait until all answers of two seconds are of this version.
+
+    Each process looks at the labels once a second, so that one may be a second behind.
+    """
+
+    def settled() -> bool:
+        since = time.monotonic() - 2
+        versions = [v for began, _, v in found if began > since]
+        return len(versions) > 30 and set(versions) == {version}
+
+    until(settled)
 
 
 @pytest.mark.parametrize(
