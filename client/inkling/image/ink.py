@@ -37,12 +37,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Note",
     "belonging",
-    "centred",
-    "even_strokes",
     "framed",
     "is_dark_ink",
     "likelihood_of",
     "noise_of",
+    "sample_of",
     "shown",
     "unlimited",
     "with_long_side",
@@ -146,10 +145,24 @@ def framed(
         return Image.new("L", (contract.width, contract.height))
     strokes = _close_up(ink, mask)
     spend(_DETAIL_NS * strokes.size)
+    return sample_of(strokes, mask, contract, note)
+
+
+def sample_of(
+    strokes: Values, mask: Mask, contract: Contract, note: Note
+) -> Image.Image:
+    """Return the sample of strokes at detail size; every finder ends with it.
+
+    Args:
+        strokes: The writing, from 0 (paper) to 1 (ink).
+        mask: Where the writing was found.
+        contract: The contract with the size and the box.
+        note: A function that is called with both stages.
+    """
     note("writing", f"{int(mask.sum())} pixels of {mask.size}", strokes)
-    strokes, width = even_strokes(strokes, contract.box)
+    strokes, width = _even_strokes(strokes, contract.box)
     note("strokes", f"they were {width:.1f} of {contract.box} pixels wide", strokes)
-    return centred(strokes, contract)
+    return _centred(strokes, contract)
 
 
 def _work(
@@ -308,7 +321,7 @@ def _close_up(ink: Values, mask: Mask) -> Values:
     return np.asarray(large, np.float32) / np.float32(255)
 
 
-def even_strokes(strokes: Values, box: int) -> tuple[Values, float]:
+def _even_strokes(strokes: Values, box: int) -> tuple[Values, float]:
     """Return strokes as wide as MNIST's, and the width before in pixels of the box."""
     unit = _DETAIL_SIDE / box
     width = _stroke_width(strokes) / unit
@@ -331,7 +344,7 @@ def _stroke_width(strokes: Values) -> float:
     return 2 * float(strokes.sum()) / outline
 
 
-def centred(strokes: Values, contract: Contract) -> Image.Image:
+def _centred(strokes: Values, contract: Contract) -> Image.Image:
     """Return the strokes, scaled into the box and centred by their centre of mass."""
     inked = strokes > 0.5
     rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))

@@ -80,12 +80,13 @@ class Collection:
         """
         if self.several:
             return []
-        sizes = Counter(_size(picture.path) for picture in self.pictures)
-        groups: dict[str, dict[Path, None]] = {}
-        for picture in self.pictures:
-            if sizes[_size(picture.path)] > 1:
-                groups.setdefault(digest(picture.path), {})[picture.path] = None
-        return [list(group) for group in groups.values() if len(group) > 1]
+        sizes = {picture.path: _size(picture.path) for picture in self.pictures}
+        often = Counter(sizes.values())
+        groups: dict[str, list[Path]] = {}
+        for path, size in sizes.items():
+            if often[size] > 1:
+                groups.setdefault(digest(path), []).append(path)
+        return [group for group in groups.values() if len(group) > 1]
 
 
 class _Known:

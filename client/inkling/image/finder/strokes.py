@@ -28,11 +28,10 @@ from inkling.image.finder.polarity import has_dark_ink
 from inkling.image.grey import to_grey
 from inkling.image.ink import (
     belonging,
-    centred,
-    even_strokes,
     is_dark_ink,
     likelihood_of,
     noise_of,
+    sample_of,
     shown,
     unlimited,
     with_long_side,
@@ -139,10 +138,7 @@ def follow(
     if not (strokes > _SHOWN).any():
         note("nothing", "what was found is too faint to be ink", ink)
         return Image.new("L", (contract.width, contract.height))
-    note("writing", f"{int(mask.sum())} pixels of {mask.size}", strokes)
-    strokes, width = even_strokes(strokes, contract.box)
-    note("strokes", f"they were {width:.1f} of {contract.box} pixels wide", strokes)
-    return centred(strokes, contract)
+    return sample_of(strokes, mask, contract, note)
 
 
 def _work(
