@@ -129,11 +129,17 @@ class LabelMoves:
         told = {"labels": dict(labels), "loaded": sorted(loaded)}
         if self._folder is None or self._told.get(model) == told:
             return
-        self._told[model] = told
+        told_before, self._told = self._told, {**self._told, model: told}
         path = self._folder / f"{os.getpid()}{_SUFFIX}"
         written = path.with_suffix(".new-versions")
-        written.write_text(json.dumps(self._told), encoding="utf-8")
-        written.replace(path)
+        try:
+            # Systems clean their directory of temporary files, as for the metrics.
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            written.write_text(json.dumps(self._told), encoding="utf-8")
+            written.replace(path)
+        except OSError:
+            self._told = told_before
+            raise
 
     def _others(self, model: str) -> Iterator[dict[str, Any]]:
         """Yield what the other processes have told of a model."""
