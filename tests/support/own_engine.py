@@ -186,7 +186,13 @@ def running(folder: Path) -> Iterator[OwnEngine]:
     """Run an engine until the block ends; its images stay in the folder."""
     with tempfile.TemporaryDirectory(prefix="engine-") as name, _processes() as started:
         place = Path(name)
-        namespace = ["unshare", "--net", "sh", "-c", "ip link set lo up; exec sleep inf"]
+        namespace = [
+            "unshare",
+            "--net",
+            "sh",
+            "-c",
+            "ip link set lo up; exec sleep inf",
+        ]
         holder = started(namespace, place / "holder.log")
         net = Path(f"/proc/{holder.pid}/ns/net")
         until(lambda: net.readlink() != Path("/proc/self/ns/net").readlink())
