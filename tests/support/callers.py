@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from inkling.gateway.retries import grpc_retry_config
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 
@@ -38,6 +39,7 @@ class Callers:
     """Several callers of one address over each protocol.
 
     Attributes:
+        retries: Whether callers over gRPC try again as the client library does.
         noted: Each request in the order of the ends. The outcome of an answer is its
             label; else it is the status: "503", "UNAVAILABLE", or "none" where no
             answer came.
@@ -48,6 +50,7 @@ class Callers:
     picture: bytes
     model: str = "mlp"
     pause_s: float = 0.01
+    retries: bool = False
     noted: list[Noted] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -62,9 +65,9 @@ class Callers:
     def first(self, label: str, since: float, protocol: str) -> float | None:
         """Return when the first answer with a label ended that began after a time."""
         for each in list(self.noted):
-            if (each.protocol, each.outcome) == (protocol, label):
-                if each.began >= since:
-                    return each.ended
+            is_it = (each.protocol, each.outcome) == (protocol, label)
+            if is_it and each.began >= since:
+                return each.ended
         return None
 
     def over_http(self) -> None:
@@ -88,11 +91,14 @@ class Callers:
 
     def over_grpc(self) -> None:
         """Ask over one channel."""
-        options = [
+        options: list[tuple[str, Any]] = [
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 200),
         ]
+        if self.retries:
+            config = grpc_retry_config("inkling.v1.Classifier")
+            options.append(("grpc.service_config", json.dumps(config)))
         with grpc.insecure_channel(self.grpc_target, options) as channel:
             stub = ClassifierStub(channel)
             request = pb.ClassifyRequest(model=self.model, images=[self.picture])
