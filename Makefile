@@ -20,7 +20,7 @@ BESIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all stack-test images check format lint types lock proto setup bench examples clean
+.PHONY: help up test test-all stack-test images release check format lint types lock proto setup bench examples clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ IMAGES := gateway training loadtest
 
 images: ## build the images of IMAGES: gateway training loadtest
 	@DOCKER="$(DOCKER)" scripts/images.sh $(IMAGES)
+
+release: setup ## build and try wheels and sources in dist/; VERSION=0.2.0 sets the version
+	@scripts/release.sh $(VERSION)
 
 check: format-check lint types lock-check proto-check ## run the checks without the tests
 

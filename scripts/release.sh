@@ -35,7 +35,8 @@ place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 tried=0
 for python in "${pythons[@]}"; do
-    if ! command -v "python$python" >/dev/null; then
+    # A version manager may have a command for a version that it does not have.
+    if ! "python$python" --version >/dev/null 2>&1; then
         echo "release: python$python is not on this machine; NOTHING was tried with it" >&2
         continue
     fi

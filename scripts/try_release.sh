@@ -14,7 +14,7 @@ try() {
         wheel) file=$(ls "$dist/${name//-/_}-$version"-py3-none-any.whl) ;;
         source) file=$(ls "$dist/${name//-/_}-$version.tar.gz") ;;
     esac
-    "$uv" venv --quiet --python "python$python" "$environment"
+    "$uv" venv --quiet --no-python-downloads --python "python$python" "$environment"
     "$uv" pip install --quiet --python "$environment" --resolution "$resolution" \
         --find-links "$dist" "$file"
     "$uv" pip check --quiet --python "$environment"

@@ -24,9 +24,9 @@ RUN --mount=type=cache,target=/root/.cache/uv \
         './client[ondevice]' ./serving
 COPY deploy/docker/left_out.txt ./
 # The pattern of a line that matches nothing stays as it is, and `rm` fails.
-RUN cd /opt/inkling/lib/python3*/site-packages \
-    && grep -v '^#' /src/left_out.txt | while read -r path; do rm -r $path || exit 1; done \
-    && find . -name '*.pyi' -delete
+RUN sites=$(echo /opt/inkling/lib/python3*/site-packages) \
+    && grep -v '^#' left_out.txt | while read -r path; do rm -r $sites/$path || exit 1; done \
+    && find /opt/inkling -name '*.pyi' -delete
 RUN /tools/bin/cyclonedx-py environment --output-reproducible \
         --output-file /opt/inkling/sbom.cdx.json /opt/inkling
 
