@@ -85,7 +85,7 @@ def test_every_service_is_confined(project: dict[str, Any], services: Services) 
         assert service["user"] == "10001:10001", name
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
-        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["security_opt"] == ["no-new-privileges=true"]
         assert {"mem_limit", "pids_limit", "cpus"} <= set(service)
         assert not {"privileged", "cap_add", "network_mode", "pid"} & set(service)
         assert all(p.startswith("127.0.0.1:") for p in service.get("ports", []))

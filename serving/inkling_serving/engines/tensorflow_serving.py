@@ -38,6 +38,7 @@ from inkling_serving.engines.channels import Channels
 from inkling_serving.engines.coalescer import Coalescer
 from inkling_serving.engines.credentials import engine_credentials
 from inkling_serving.engines.label_moves import LabelMoves, labels_in
+from inkling_serving.engines.silence import SharedSilence
 from inkling_serving.engines.stub import ENGINE_MESSAGES, Stub
 from inkling_serving.runtime.bounded_calls import BoundedCalls
 from inkling_serving.runtime.poller import Repeating
@@ -178,6 +179,7 @@ class TensorFlowServingEngine:
         # TensorFlow Serving accepts a label for a version only once it is loaded.
         self._repository = Repository(settings.models_dir)
         self._moves = LabelMoves(folder)
+        self._silence = SharedSilence(folder)
         self._calls = BoundedCalls(_READING_S)
         self._models: Mapping[str, _Model] = {
             name: _Model({}, ModelStatus(name, ())) for name in settings.model_names
@@ -209,8 +211,13 @@ class TensorFlowServingEngine:
         return found.loaded[version]
 
     def status(self) -> list[ModelStatus]:
-        """Return the status of all models, sorted by name."""
+        """Return the status of all models, sorted by name.
+
+        No model is ready while another process of the gateway gets no answer.
+        """
         models = self._models
+        if self._silence.is_told():
+            models = {name: model.silent() for name, model in models.items()}
         return [models[name].status for name in sorted(models)]
 
     def why_not_ready(self) -> str:
@@ -232,6 +239,7 @@ class TensorFlowServingEngine:
     def close(self) -> None:
         """Stop the status calls, and close the connections."""
         self._watcher.stop()
+        self._silence.tell(False)
         self._channels.close()
 
     def _pause_s(self) -> float:
@@ -241,6 +249,11 @@ class TensorFlowServingEngine:
         return poll_s if ready else min(poll_s, _POLL_WHILE_MISSING_S)
 
     def _refresh(self) -> None:
+        self._ask()
+        ready = any(model.status.ready for model in self._models.values())
+        self._silence.tell(not ready)
+
+    def _ask(self) -> None:
         for name, before in self._models.items():
             try:
                 after = self._asked_about(name, before)
