@@ -18,10 +18,10 @@ from inkling_serving.grpc_api.open_streams import OpenStreams
 from inkling_serving.security import grpc_credentials
 
 if TYPE_CHECKING:
+    from inkling_serving.keys import ApiKeys
     from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.runtime.thread_pool import ThreadPool
-    from inkling_serving.security import ApiKeys
     from inkling_serving.service import Service
     from inkling_serving.settings import Settings
 

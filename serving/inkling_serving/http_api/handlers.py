@@ -42,7 +42,6 @@ from inkling_serving.http_api.response_json import (
 )
 from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
 from inkling_serving.runtime.tracebacks import without_frames
-from inkling_serving.security import needs_key
 from inkling_serving.service import Target
 
 if TYPE_CHECKING:
@@ -51,9 +50,9 @@ if TYPE_CHECKING:
         Models,
         ModelState,
     )
+    from inkling_serving.keys import ApiKeys, Key, Role
     from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
-    from inkling_serving.security import ApiKeys
     from inkling_serving.service import Service
     from inkling_serving.settings import Settings
 
@@ -107,14 +106,14 @@ class Handlers:
         self.settings = settings
         self._held = held
 
-    def check_key(self, request: Request) -> None:
-        """Check the API key of a request.
+    def check_key(self, request: Request, role: Role) -> Key | None:
+        """Return the API key of a request that needs a role.
 
         Raises:
-            Unauthenticated: The path needs a key, and the request has no valid one.
+            Unauthenticated: The request needs a key, and has no valid one.
+            PermissionDenied: The key does not have the role.
         """
-        if needs_key(request.path):
-            self._keys.check(request.headers.get("authorization"))
+        return self._keys.check(request.headers.get("authorization"), role)
 
     def answer(self, handler: Handler, request: Request, names: Names) -> Response:
         """Return the response of a handler, or the response for its error.

@@ -28,6 +28,7 @@ from inkling_serving.grpc_api.server import GrpcServer
 from inkling_serving.http_api.asgi_app import AsgiApp
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.server import HttpServer
+from inkling_serving.keys import ApiKeys
 from inkling_serving.runtime.ending import Ending
 from inkling_serving.runtime.files import connections_allowed
 from inkling_serving.runtime.held_bytes import HeldBytes
@@ -38,7 +39,7 @@ from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.poller import Repeating
 from inkling_serving.runtime.supervisor import Worker, run
 from inkling_serving.runtime.thread_pool import ThreadPool
-from inkling_serving.security import ApiKeys, check_certificates, check_security
+from inkling_serving.security import check_certificates, check_security
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 

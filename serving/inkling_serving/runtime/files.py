@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file descriptors of a process: each connection takes one."""
+"""Files: the descriptors of a process, and whether a file was replaced."""
 
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import suppress
 
-__all__ = ["connections_allowed"]
+__all__ = ["connections_allowed", "state_of"]
 
 _log = logging.getLogger(__name__)
 # For models, libraries, the log, probes of the repository, and handshakes.
@@ -41,3 +42,13 @@ def connections_allowed(wanted: int) -> int:
             wanted,
         )
     return min(wanted, allowed)
+
+
+def state_of(path: str) -> tuple[int, ...]:
+    """Return numbers that change with a file; none without a file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    # The last changes with the mode, too.
+    return (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)

@@ -16,6 +16,7 @@ from inkling_serving.http_api.openapi.operation import (
     Header,
     Operation,
 )
+from inkling_serving.keys import Role
 
 __all__ = [
     "CLASSIFY",
@@ -38,6 +39,7 @@ CLASSIFY = Operation(
     id="classify",
     summary="Classify one or more pictures",
     group=Group.CLASSIFICATION,
+    role=Role.PREDICT,
     description=(
         "A body that starts like a picture is one picture, with any content type. "
         "An option stands in the query, in the JSON or in a field of the form."
@@ -58,6 +60,7 @@ EXPLAIN = Operation(
     id="explain",
     summary="Classify a picture, and show each stage of its preparation",
     group=Group.CLASSIFICATION,
+    role=Role.PREDICT,
     body={
         "application/octet-stream": requests.Binary,
         "multipart/form-data": requests.ExplainForm,
@@ -73,12 +76,14 @@ MODELS = Operation(
     id="listModels",
     summary="List the models",
     group=Group.MODELS,
+    role=Role.READ,
     answer={JSON: answers.Models},
 )
 MODEL = Operation(
     id="getModel",
     summary="Describe a model",
     group=Group.MODELS,
+    role=Role.READ,
     description="Clients of TensorFlow Serving read `model_version_status`.",
     answer={JSON: answers.ModelState},
     errors=(*READING, ErrorCode.MODEL_NOT_FOUND),
@@ -87,6 +92,7 @@ FILE = Operation(
     id="deviceFile",
     summary="Return the TFLite file with which this gateway answers",
     group=Group.MODELS,
+    role=Role.PREDICT,
     description="It carries its contract. The ETag is its SHA-256 in quotes.",
     answer={"application/octet-stream": requests.Binary},
     errors=(*READING, ErrorCode.MODEL_NOT_FOUND, ErrorCode.NOT_READY),
@@ -104,12 +110,14 @@ LIVE = Operation(
     id="live",
     summary="Tell whether the process can answer requests",
     group=Group.STATE,
+    role=None,
     answer={JSON: answers.Liveness},
 )
 READY = Operation(
     id="ready",
     summary="Tell whether any model can classify",
     group=Group.STATE,
+    role=None,
     answer={JSON: answers.Readiness},
     errors=(*READING, ErrorCode.NOT_READY),
 )
@@ -117,11 +125,13 @@ METRICS = Operation(
     id="metrics",
     summary="Count requests, pictures and errors, for all processes of the gateway",
     group=Group.STATE,
+    role=Role.READ,
     answer={"text/plain": str},
 )
 DOCUMENT = Operation(
     id="document",
     summary="Describe all addresses, as this document does",
     group=Group.STATE,
+    role=None,
     answer={JSON: dict[str, Any]},
 )

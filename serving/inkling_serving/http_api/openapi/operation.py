@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from inkling.errors import ErrorCode
+from inkling_serving.keys import Role
 
 __all__ = [
     "CLASSIFYING",
@@ -69,6 +70,7 @@ class Operation:
             exists for a version or a label, their names follow.
         summary: A sentence without its full stop.
         group: Where it is shown.
+        role: The role of the keys that may ask for it; None if it needs no key.
         answer: The types of the answer's body; without any, each answer is a refusal.
         description: More sentences, in Markdown.
         body: The types of the request's body; without any, there is no body.
@@ -84,6 +86,7 @@ class Operation:
     id: str
     summary: str
     group: Group
+    role: Role | None
     answer: Content
     description: str = ""
     body: Content = field(default_factory=dict)

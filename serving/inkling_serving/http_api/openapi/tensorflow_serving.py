@@ -12,6 +12,7 @@ from inkling_serving.http_api.openapi.operation import (
     Group,
     Operation,
 )
+from inkling_serving.keys import Role
 
 __all__ = ["METADATA", "PREDICT", "STATUS"]
 
@@ -19,6 +20,7 @@ PREDICT = Operation(
     id="predict",
     summary="Return the scores of pictures or model inputs",
     group=Group.TENSORFLOW_SERVING,
+    role=Role.PREDICT,
     description="KServe's first protocol has the same call.",
     body={JSON: rest_json.PredictRequest},
     answer={JSON: rest_json.PredictAnswer},
@@ -28,6 +30,7 @@ STATUS = Operation(
     id="status",
     summary="Return the state of a version",
     group=Group.TENSORFLOW_SERVING,
+    role=Role.READ,
     answer={JSON: rest_json.VersionStatuses},
     errors=(*READING, ErrorCode.MODEL_NOT_FOUND),
 )
@@ -35,6 +38,7 @@ METADATA = Operation(
     id="metadata",
     summary="Return the signatures of a model",
     group=Group.TENSORFLOW_SERVING,
+    role=Role.READ,
     answer={JSON: rest_json.SignatureMetadata},
     errors=(*READING, ErrorCode.MODEL_NOT_FOUND, ErrorCode.NOT_READY),
 )
