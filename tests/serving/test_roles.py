@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 
 from inkling.contract import Contract
 from inkling.errors import InvalidRequest, PermissionDenied
-from inkling.v1 import classifier_pb2
+from inkling.v1 import admin_pb2, classifier_pb2
 from inkling_serving.dialects.open_inference.servicer import OpenInferenceDialect
 from inkling_serving.dialects.tensorflow_serving.servicers import (
     TensorFlowServingDialect,
@@ -130,7 +130,11 @@ def test_each_method_is_in_the_table(over_grpc: grpc_server.Here) -> None:
         OpenInferenceDialect(nothing, nothing, nothing, over_grpc.server.streams),
     ):
         dialect.add_to(found)  # type: ignore[arg-type]
-    for file in (classifier_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR):
+    for file in (
+        classifier_pb2.DESCRIPTOR,
+        admin_pb2.DESCRIPTOR,
+        health_pb2.DESCRIPTOR,
+    ):
         for service in file.services_by_name.values():
             names = (method.name for method in service.methods)
             found.methods |= {f"/{service.full_name}/{name}" for name in names}

@@ -179,7 +179,9 @@ class Repository:
         with publication(model, directory, hold) as found:
             yield found
 
-    def roll_back(self, model: str, label: str = STABLE) -> Move:
+    def roll_back(
+        self, model: str, label: str = STABLE, who: str | None = None
+    ) -> Move:
         """Let a label name the version that it named before; see `VersionLabels`.
 
         Raises:
@@ -187,9 +189,11 @@ class Repository:
                 directory cannot be written.
             BrokenVersion: The version labels cannot be read.
         """
-        return self.labels(model).roll_back(label, self.versions(model))
+        return self.labels(model).roll_back(label, self.versions(model), who)
 
-    def take_away(self, model: str, label: str = STABLE) -> Move:
+    def take_away(
+        self, model: str, label: str = STABLE, who: str | None = None
+    ) -> Move:
         """Take a label away; without `stable`, the newest version answers.
 
         Raises:
@@ -201,9 +205,11 @@ class Repository:
             raise InvalidRequest(
                 f'No version of the model "{model}" has the label {label!r:.80}.'
             )
-        return self.labels(model).move(label, None, None, "promote")
+        return self.labels(model).move(label, None, None, "promote", who)
 
-    def promote(self, model: str, version: int, label: str = STABLE) -> Move:
+    def promote(
+        self, model: str, version: int, label: str = STABLE, who: str | None = None
+    ) -> Move:
         """Let a label name a version, after its files were checked.
 
         Raises:
@@ -220,4 +226,4 @@ class Repository:
                 f'The model "{model}" has no version {version}; it has: {shown}.'
             )
         self.files(model, version).verify()
-        return self.labels(model).move(label, version, versions[0], "promote")
+        return self.labels(model).move(label, version, versions[0], "promote", who)

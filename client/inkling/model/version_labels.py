@@ -46,7 +46,7 @@ class Move:
 
     Attributes:
         time: When, in ISO 8601 and UTC.
-        who: The user and the machine, such as `anna@host`.
+        who: The user and the machine, such as `anna@host`, or the name of an API key.
         by: The command, such as `promote`.
         label: The label.
         before: The version that it named; None where there was none.
@@ -109,7 +109,12 @@ class VersionLabels:
         return list(self._logged())
 
     def move(
-        self, label: str, version: int | None, newest: int | None, by: str
+        self,
+        label: str,
+        version: int | None,
+        newest: int | None,
+        by: str,
+        who: str | None = None,
     ) -> Move:
         """Let a label name a version, or take the label away, and log the move.
 
@@ -118,6 +123,7 @@ class VersionLabels:
             version: The version; None takes the label away.
             newest: The version that answers while the model has no `stable`.
             by: The command that moves the label, for the log.
+            who: Who moves it; None for the user of this process.
 
         Raises:
             InvalidRequest: No label may be called so, or the directory cannot be
@@ -131,7 +137,7 @@ class VersionLabels:
                 "first."
             )
         try:
-            return self._move(label, version, newest, by)
+            return self._move(label, version, newest, by, who or _who())
         except OSError as error:
             raise InvalidRequest(
                 f"The label {label} cannot be moved in {self._directory}: "
@@ -139,13 +145,13 @@ class VersionLabels:
             ) from None
 
     def _move(
-        self, label: str, version: int | None, newest: int | None, by: str
+        self, label: str, version: int | None, newest: int | None, by: str, who: str
     ) -> Move:
         with self._locked() as log:
             labels = self.read()
             before = labels.get(label, newest if label == STABLE else None)
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            move = Move(now, _who(), by, label, before, version)
+            move = Move(now, who, by, label, before, version)
             log.write(json.dumps(asdict(move)).encode() + b"\n")
             os.fsync(log.fileno())
             labels.pop(label, None)
@@ -154,7 +160,9 @@ class VersionLabels:
             self._write(labels)
         return move
 
-    def roll_back(self, label: str, published: list[int]) -> Move:
+    def roll_back(
+        self, label: str, published: list[int], who: str | None = None
+    ) -> Move:
         """Let a label name the version that it named before.
 
         A second rollback leads to the version before that one.
@@ -163,6 +171,7 @@ class VersionLabels:
             label: The label.
             published: The versions that the repository has, newest first. Others are
                 passed over.
+            who: As in `move`.
 
         Raises:
             InvalidRequest: The log has no earlier version of this label, or the
@@ -180,7 +189,7 @@ class VersionLabels:
                 f"The label {label} named no other version before that is still there. "
                 "Name a version with: inkling promote NAME VERSION"
             )
-        return self.move(label, earlier[-1], newest, _ROLLBACK)
+        return self.move(label, earlier[-1], newest, _ROLLBACK, who)
 
     def _states(self, label: str, current: int | None) -> list[int | None]:
         """Return the versions to which a label can go back, and the current one last.

@@ -11,6 +11,7 @@ from inkling_serving.keys import Role
 __all__ = ["ROLES", "role_of"]
 
 _CLASSIFIER = "/inkling.v1.Classifier/"
+_ADMIN = "/inkling.v1.Admin/"
 _PREDICTION = "/tensorflow.serving.PredictionService/"
 _INFERENCE = "/inference.GRPCInferenceService/"
 # Health checks need no key, because they contain no information about the models.
@@ -22,6 +23,9 @@ ROLES: Mapping[str, Role | None] = MappingProxyType(
         _CLASSIFIER + "ClassifyStream": Role.PREDICT,
         _CLASSIFIER + "ListModels": Role.READ,
         _CLASSIFIER + "GetModel": Role.READ,
+        _ADMIN + "ListLabels": Role.ADMIN,
+        _ADMIN + "Promote": Role.ADMIN,
+        _ADMIN + "RollBack": Role.ADMIN,
         _PREDICTION + "Predict": Role.PREDICT,
         _PREDICTION + "GetModelMetadata": Role.READ,
         "/tensorflow.serving.ModelService/GetModelStatus": Role.READ,

@@ -22,8 +22,10 @@ from inkling.errors import (
     NotFound,
 )
 from inkling.image.budget import TakesLonger
+from inkling_serving.admin import Admin
 from inkling_serving.dialects.tensorflow_serving.rest import version_statuses
 from inkling_serving.http_api.envelope.compressed import inflate, is_compressed
+from inkling_serving.http_api.envelope.moves import wanted_version
 from inkling_serving.http_api.envelope.options import (
     CLASSIFY,
     EXPLAIN,
@@ -39,7 +41,9 @@ from inkling_serving.http_api.response_json import (
     answer_json,
     explanation_json,
     model_json,
+    move_json,
 )
+from inkling_serving.keys import Role
 from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
 from inkling_serving.runtime.tracebacks import without_frames
 from inkling_serving.service import Target
@@ -47,10 +51,11 @@ from inkling_serving.service import Target
 if TYPE_CHECKING:
     from inkling_serving.http_api.openapi.answers import (
         Answer,
+        Labels,
         Models,
         ModelState,
     )
-    from inkling_serving.keys import ApiKeys, Key, Role
+    from inkling_serving.keys import ApiKeys, Key
     from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.service import Service
@@ -105,6 +110,7 @@ class Handlers:
         self.max_batch = settings.max_batch
         self.settings = settings
         self._held = held
+        self._admin = Admin(settings.models_dir)
 
     def check_key(self, request: Request, role: Role) -> Key | None:
         """Return the API key of a request that needs a role.
@@ -241,6 +247,35 @@ class Handlers:
         if tag in request.headers.get("if-none-match", ""):
             return Response(HTTPStatus.NOT_MODIFIED.value, b"", headers)
         return Response(HTTPStatus.OK.value, file.content, headers)
+
+    def labels(self, request: Request, names: Names) -> Response:
+        """Answer `.../labels`: the version labels of a model, and their last moves."""
+        in_query(request.query, NONE)
+        key, model = self.check_key(request, Role.ADMIN), names["model"] or ""
+        shown: Labels = {
+            "model": model,
+            "version_labels": self._admin.labels(key, model),
+            "moves": [move_json(one) for one in self._admin.moves(key, model)],
+        }
+        return json_response(HTTPStatus.OK, shown, request.id)
+
+    def promote(self, request: Request, names: Names) -> Response:
+        """Answer `:promote`: a version label names another version."""
+        in_query(request.query, NONE)
+        key, version = self.check_key(request, Role.ADMIN), wanted_version(request.body)
+        move = self._admin.promote(
+            key, names["model"] or "", version, names.get("version_label")
+        )
+        return json_response(HTTPStatus.OK, move_json(move), request.id)
+
+    def roll_back(self, request: Request, names: Names) -> Response:
+        """Answer `:rollback`: a version label names the version before."""
+        in_query(request.query, NONE)
+        key = self.check_key(request, Role.ADMIN)
+        move = self._admin.roll_back(
+            key, names["model"] or "", names.get("version_label")
+        )
+        return json_response(HTTPStatus.OK, move_json(move), request.id)
 
     def live(self, request: Request, _: Names) -> Response:
         """Answer `/livez`: this process can answer requests."""

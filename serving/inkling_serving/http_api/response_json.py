@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.image.preprocess import Stage
+    from inkling.model.version_labels import Move
     from inkling.types import Prediction, Score
     from inkling_serving.answers import Answer, Explanation
     from inkling_serving.engines.base import ModelStatus, VersionStatus
 
-__all__ = ["answer_json", "error_json", "explanation_json", "model_json"]
+__all__ = ["answer_json", "error_json", "explanation_json", "model_json", "move_json"]
 
 # The longer side, in pixels, of a stage's picture in an explanation, and that of the
 # model input, which is shown as the model sees it.
@@ -126,6 +127,18 @@ def _stage_json(stage: Stage, side: int) -> shapes.Stage:
         "width": width,
         "height": height,
         "image": {"b64": encoded},
+    }
+
+
+def move_json(move: Move) -> shapes.LabelMove:
+    """Return a move of a version label."""
+    return {
+        "time": move.time,
+        "who": move.who,
+        "by": move.by,
+        "label": move.label,
+        "before": move.before,
+        "after": move.after,
     }
 
 

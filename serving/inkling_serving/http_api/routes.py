@@ -99,6 +99,15 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/v1/models", Handlers.models, gateway.MODELS),
     Route("GET", _MODEL, Handlers.model, gateway.MODEL),
+    Route("GET", _MODEL + "/labels", Handlers.labels, gateway.LABELS),
+    *(
+        Route("POST", one + end, handler, operation)
+        for one in (_MODEL, _MODEL + "/labels/<name:version_label>")
+        for end, handler, operation in (
+            (":promote", Handlers.promote, gateway.PROMOTE),
+            (":rollback", Handlers.roll_back, gateway.ROLL_BACK),
+        )
+    ),
     Route("GET", "/livez", Handlers.live, gateway.LIVE),
     Route("GET", "/readyz", Handlers.ready, gateway.READY),
     Route("GET", "/metrics", Handlers.exposition, gateway.METRICS),

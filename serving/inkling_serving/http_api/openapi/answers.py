@@ -25,6 +25,8 @@ __all__ = [
     "Failure",
     "InputSize",
     "InputValues",
+    "LabelMove",
+    "Labels",
     "Liveness",
     "Model",
     "ModelState",
@@ -211,6 +213,33 @@ class Models(TypedDict):
     """All models."""
 
     models: list[Model]
+
+
+class LabelMove(TypedDict):
+    """A move of a version label."""
+
+    time: Annotated[str, Meta(description="In ISO 8601 and UTC.")]
+    who: Annotated[str, Meta(description="The name of the key, or the user.")]
+    by: Annotated[str, Meta(description="What moved it, such as `promote`.")]
+    label: str
+    before: Annotated[
+        int | None, Meta(description="The version that it named, if any.")
+    ]
+    after: Annotated[
+        int | None, Meta(description="The version that it names; null if it is gone.")
+    ]
+
+
+class Labels(TypedDict):
+    """The version labels of a model."""
+
+    model: str
+    version_labels: Annotated[
+        dict[str, int], Meta(description="Each label with its version.")
+    ]
+    moves: Annotated[
+        list[LabelMove], Meta(description="The last moves, the newest first.")
+    ]
 
 
 class DetailedError(Error):

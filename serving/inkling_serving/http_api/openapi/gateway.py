@@ -24,16 +24,26 @@ __all__ = [
     "EXPLAIN",
     "FILE",
     "FILE_OF_HASH",
+    "LABELS",
     "LIVE",
     "METRICS",
     "MODEL",
     "MODELS",
+    "PROMOTE",
     "READY",
+    "ROLL_BACK",
 ]
 
 _TIMING = {
     "Server-Timing": Header(str, "With `timing`: the duration of each phase, in ms.")
 }
+
+_MOVING = (
+    *READING,
+    ErrorCode.PERMISSION_DENIED,
+    ErrorCode.MODEL_NOT_FOUND,
+    ErrorCode.NOT_READY,
+)
 
 CLASSIFY = Operation(
     id="classify",
@@ -105,6 +115,41 @@ FILE_OF_HASH = replace(
     summary="Return that file if it has a SHA-256",
     description="The file of an address never changes, so that it may be kept.",
     errors=(*FILE.errors, ErrorCode.NOT_FOUND),
+)
+LABELS = Operation(
+    id="listLabels",
+    summary="List the version labels of a model, and their last moves",
+    group=Group.ADMINISTRATION,
+    role=Role.ADMIN,
+    description="A gateway without API keys refuses it.",
+    answer={JSON: answers.Labels},
+    errors=_MOVING,
+)
+PROMOTE = Operation(
+    id="promote",
+    summary="Let a version label name a version",
+    group=Group.ADMINISTRATION,
+    role=Role.ADMIN,
+    description=(
+        "Without a label in the address, it is `stable`. The files of the version are "
+        "checked before. The label moves in a gateway once all its processes have "
+        "loaded the version. A gateway without API keys refuses it."
+    ),
+    body={JSON: requests.Promotion},
+    answer={JSON: answers.LabelMove},
+    errors=_MOVING,
+)
+ROLL_BACK = Operation(
+    id="rollBack",
+    summary="Let a version label name the version that it named before",
+    group=Group.ADMINISTRATION,
+    role=Role.ADMIN,
+    description=(
+        "Without a label in the address, it is `stable`. A gateway without API keys "
+        "refuses it."
+    ),
+    answer={JSON: answers.LabelMove},
+    errors=_MOVING,
 )
 LIVE = Operation(
     id="live",

@@ -49,6 +49,7 @@ class Group(StrEnum):
     CLASSIFICATION = "Classification"
     MODELS = "Models"
     STATE = "State"
+    ADMINISTRATION = "Administration"
     TENSORFLOW_SERVING = "TensorFlow Serving"
     OPEN_INFERENCE = "Open Inference Protocol"
 

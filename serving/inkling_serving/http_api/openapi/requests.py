@@ -19,6 +19,7 @@ __all__ = [
     "ExplainOptions",
     "ExplainRequest",
     "ImageText",
+    "Promotion",
 ]
 
 # Tools of OpenAPI offer a file for it; JSON Schema has no bytes.
@@ -97,3 +98,11 @@ class EncodedForm(ClassifyOptions, total=False):
     """A form with pictures as texts in fields of any name, and the options."""
 
     image: ImageText
+
+
+class Promotion(TypedDict):
+    """The version that a label is to name."""
+
+    version: Annotated[
+        int | None, Meta(description="Its number; null takes the label away.")
+    ]
