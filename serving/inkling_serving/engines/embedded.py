@@ -16,20 +16,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from inkling.errors import InklingError, ModelNotFound, NotReady
+from inkling.errors import InklingError, ModelNotFound
 from inkling.model.survey import survey
 from inkling.model.version_files import ReadFailed
-from inkling.model.version_labels import default_version
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
     ModelStatus,
     State,
     VersionStatus,
-    no_such_label,
-    not_served,
 )
 from inkling_serving.engines.label_moves import LabelMoves, labels_in
 from inkling_serving.engines.loaded_version import LoadedVersion
+from inkling_serving.engines.selection import Wanted, selected
 from inkling_serving.runtime.bounded_calls import BoundedCalls
 from inkling_serving.runtime.poller import Repeating
 
@@ -172,21 +170,8 @@ class EmbeddedEngine:
         found = self._models.get(model)
         if found is None:
             raise ModelNotFound(NO_SUCH_MODEL)
-        if version_label is not None:
-            version = found.version_labels.get(version_label)
-            if version is None:
-                raise no_such_label(model)
-        if version is None:
-            newest = max(found.loaded, default=None)
-            version = default_version(found.version_labels, newest)
-        if version is not None and version in found.loaded:
-            return found.loaded[version]
-        if version is None or version in found.failed:
-            raise NotReady(
-                f'The model "{model}" cannot answer yet; GET /v1/models/{model} states '
-                "the reason."
-            )
-        raise not_served(model, found.loaded)
+        wanted = Wanted(model, version, version_label)
+        return selected(wanted, found.loaded, found.failed, found.version_labels)
 
     def status(self) -> list[ModelStatus]:
         """Return the status of all models, sorted by name."""

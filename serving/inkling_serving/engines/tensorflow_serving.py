@@ -24,20 +24,18 @@ from inkling.errors import (
     NotReady,
 )
 from inkling.model.repository import Repository
-from inkling.model.version_labels import default_version
 from inkling.types import are_scores
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
     ModelStatus,
     State,
     VersionStatus,
-    no_such_label,
-    not_served,
 )
 from inkling_serving.engines.channels import Channels
 from inkling_serving.engines.coalescer import Coalescer
 from inkling_serving.engines.credentials import engine_credentials
 from inkling_serving.engines.label_moves import LabelMoves, labels_in
+from inkling_serving.engines.selection import Wanted, selected
 from inkling_serving.engines.stub import ENGINE_MESSAGES, Stub
 from inkling_serving.runtime.bounded_calls import BoundedCalls
 from inkling_serving.runtime.poller import Repeating
@@ -195,18 +193,11 @@ class TensorFlowServingEngine:
         if found is None:
             raise ModelNotFound(NO_SUCH_MODEL)
         labels = found.status.version_labels
-        if version_label is not None:
-            version = labels.get(version_label)
-            if version is None:
-                raise no_such_label(model)
-        if not found.loaded:
+        if not found.loaded and (version_label is None or version_label in labels):
             raise NotReady(ENGINE_MESSAGES[NotReady])
-        newest = max(found.loaded)
-        if version is None:
-            version = default_version(labels, newest) or newest
-        if version not in found.loaded:
-            raise not_served(model, found.loaded)
-        return found.loaded[version]
+        failed = {one.version for one in found.status.versions}
+        wanted = Wanted(model, version, version_label)
+        return selected(wanted, found.loaded, failed, labels)
 
     def status(self) -> list[ModelStatus]:
         """Return the status of all models, sorted by name."""
