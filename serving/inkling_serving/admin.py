@@ -12,7 +12,7 @@ from inkling.model.version_labels import STABLE
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from inkling.model.version_labels import Move
+    from inkling.model.version_labels import Assignment, Move
     from inkling_serving.keys import Key
 
 __all__ = ["Admin"]
@@ -32,8 +32,8 @@ class Admin:
         """Take the directory of the repository."""
         self._repository = Repository(models_dir)
 
-    def labels(self, key: Key | None, model: str) -> dict[str, int]:
-        """Return the labels of a model and their versions.
+    def labels(self, key: Key | None, model: str) -> dict[str, Assignment]:
+        """Return the labels of a model, with their versions and shares.
 
         Raises:
             PermissionDenied: There is no key.
@@ -41,7 +41,7 @@ class Admin:
             BrokenVersion: The labels cannot be read.
         """
         self._check(key, model)
-        return self._repository.version_labels(model)
+        return self._repository.labels(model).assignments()
 
     def moves(self, key: Key | None, model: str) -> list[Move]:
         """Return the last moves of a model's labels, the newest first.
@@ -54,9 +54,16 @@ class Admin:
         return self._repository.labels(model).moves()[: -_MOVES_TOLD - 1 : -1]
 
     def promote(
-        self, key: Key | None, model: str, version: int | None, label: str | None
+        self,
+        key: Key | None,
+        model: str,
+        version: int | None,
+        label: str | None = None,
+        share: float | None = None,
     ) -> Move:
         """Let a label name a version; without a version, take the label away.
+
+        Without a share, the label keeps the share that it has.
 
         Raises:
             PermissionDenied: There is no key.
@@ -65,7 +72,7 @@ class Admin:
         who, label = self._check(key, model), label or STABLE
         if version is None:
             return self._repository.take_away(model, label, who)
-        return self._repository.promote(model, version, label, who)
+        return self._repository.promote(model, version, label, who, share)
 
     def roll_back(self, key: Key | None, model: str, label: str | None) -> Move:
         """Let a label name the version that it named before.

@@ -24,7 +24,7 @@ from inkling.errors import (
     NotReady,
     TooLarge,
 )
-from inkling.image.budget import Budget, Limits
+from inkling.image.budget import Budget, Limits, TakesLonger
 from inkling.image.decoding import png_size
 from inkling.image.preprocess import check_inputs, explain, scaled
 from inkling.model.repository import check_model_name
@@ -145,6 +145,8 @@ class Service:
         timings = timings or Timings()
         self._check_count(len(images))
         servable = self._select(target, timings)
+        if quickly and not servable.quick:
+            raise TakesLonger  # the label `canary` may lead to a larger model
         check_options(options, servable.contract)
         batch = Batch(images, names, options.partial)
         budget = Budget(self._limits, _QUICK_NS if quickly else None)
@@ -220,6 +222,7 @@ class Service:
         timings = timings or Timings()
         servable = self._select(target, timings)
         if isinstance(given, np.ndarray):
+            servable = self._for_inputs(servable, target, timings)
             inputs, left_s = _checked(given, servable.contract), timeout_s
             self._check_count(len(inputs))
         else:
@@ -291,10 +294,29 @@ class Service:
 
     def _select(self, target: Target, timings: Timings | None = None) -> Servable:
         model = check_model_name(target.model)
-        found = self._engine.select(model, target.version, target.version_label)
+        caller = None if timings is None else timings.caller
+        found = self._engine.select(
+            model, target.version, target.version_label, caller=caller
+        )
         if timings is not None:
             timings.model, timings.version = found.model, found.version
         return found
+
+    def _for_inputs(
+        self, servable: Servable, target: Target, timings: Timings
+    ) -> Servable:
+        """Return the version for inputs that the caller has prepared.
+
+        The caller knows the contract of the default version. `canary` takes them only
+        if it prepares pictures alike and has the same labels.
+        """
+        default = self._engine.select(
+            servable.model, target.version, target.version_label
+        )
+        if servable.contract.takes_inputs_of(default.contract):
+            return servable
+        timings.version = default.version
+        return default
 
     def _check_count(self, count: int) -> None:
         if count == 0:

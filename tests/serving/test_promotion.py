@@ -65,6 +65,42 @@ def test_stable_over_every_way(
         assert metadata["model_spec"]["version"] == "2"
 
 
+def test_a_caller_sees_one_version(
+    three_versions: Path, picture: bytes, tmp_path: Path
+) -> None:
+    """Half of the callers get the canary, each the same over every way and process."""
+    Repository(three_versions).promote("mlp", 3, "canary", share=50)
+    found: dict[str, set[int]] = {}
+    with serving(three_versions, "--workers", "2", log=tmp_path / "log") as gateway:
+        for number in range(20):
+            name = f"caller {number}"
+            sent = {"X-Inkling-Caller": name}
+            over_http = gateway.request("POST", _CLASSIFY, picture, sent).json
+            target = gateway.url if number % 2 else gateway.grpc_target
+            with inkling.connect(target, model="mlp", caller=name) as classifier:
+                by_client = classifier.classify(picture).origin.version
+            with grpc.insecure_channel(gateway.grpc_target) as channel:
+                request = pb.ClassifyRequest(model="mlp", images=[picture], caller=name)
+                answer = ClassifierStub(channel).Classify(request, timeout=30)
+            found[name] = {over_http["version"], by_client, answer.version}
+            # A request that names a version is not part of the share.
+            assert _version(gateway, _LABELLED, picture) == 2
+        assert gateway.request("GET", "/v1/models/mlp").json["shares"] == {"canary": 50}
+
+        def counted() -> str:
+            return gateway.request("GET", "/metrics").body.decode()
+
+        for version in ("2", "3"):
+            wanted = f'model="mlp",outcome="ok",version="{version}"'
+            until(
+                lambda text=wanted: (
+                    f"inkling_version_requests_total{{{text}}}" in counted()
+                )
+            )
+    assert all(len(versions) == 1 for versions in found.values())
+    assert set.union(*found.values()) == {2, 3}
+
+
 @contextmanager
 def _asking(
     gateway: GatewayProcess, picture: bytes

@@ -24,6 +24,7 @@ from inkling.errors import (
 from inkling.image.formats.catalogue import EXPECTED
 from inkling.model.repository import Repository, VersionFiles
 from inkling.model.survey import survey
+from inkling.model.version_labels import Assignment
 
 if TYPE_CHECKING:
     from inkling.contract import Contract
@@ -130,13 +131,17 @@ def connection_options(options: argparse.Namespace) -> dict[str, Any]:
 def _list_models(options: argparse.Namespace) -> int:
     repository = Repository(options.models_dir)
     print(
-        f"{'MODEL':16} {'VERSION':>7}  {'LABELS':12} {'DATASET':14} {'ACCURACY':>8}  "
+        f"{'MODEL':16} {'VERSION':>7}  {'LABELS':20} {'DATASET':14} {'ACCURACY':>8}  "
         "STATE"
     )
     for model in repository.models():
         labels, remark = _labels(repository, model)
         for version in repository.versions(model):
-            shown = ",".join(sorted(n for n, v in labels.items() if v == version))
+            shown = ",".join(
+                _label(name, one.share)
+                for name, one in sorted(labels.items())
+                if one.version == version
+            )
             print(_row(repository.files(model, version), shown))
         if remark:
             print(f"inkling: {model}: {remark}", file=sys.stderr)
@@ -145,11 +150,15 @@ def _list_models(options: argparse.Namespace) -> int:
     return 0
 
 
-def _labels(repository: Repository, model: str) -> tuple[dict[str, int], str]:
+def _label(name: str, share: float) -> str:
+    return f"{name}({share:g}%)" if share else name
+
+
+def _labels(repository: Repository, model: str) -> tuple[dict[str, Assignment], str]:
     """Return the version labels of a model, and what is wrong with them."""
-    labels: dict[str, int] = {}
+    labels: dict[str, Assignment] = {}
     try:
-        labels = repository.version_labels(model)
+        labels = repository.labels(model).assignments()
         repository.default(model)
     except BrokenVersion as error:
         return {}, error.message
@@ -167,7 +176,7 @@ def _row(files: VersionFiles, labels: str) -> str:
         dataset, state, accuracy = "", error.message, None
     shown = " " * 8 if accuracy is None else f"{accuracy:8.2%}"
     return (
-        f"{files.model:16} {files.version:7}  {column(labels, 12)} "
+        f"{files.model:16} {files.version:7}  {column(labels, 20)} "
         f"{column(dataset, 14)} {shown}  {state}"
     )
 

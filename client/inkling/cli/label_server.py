@@ -39,17 +39,22 @@ class LabelServer:
         options = {"timeout_s": _TIMEOUT_S, "model": model, **options}
         self._connection = Connection.to(target, options)
 
-    def promote(self, version: int | None, label: str) -> Move:
+    def promote(self, version: int | None, label: str, share: float | None) -> Move:
         """Let a label name a version; None takes the label away.
+
+        Without a share, the label keeps the share that it has.
 
         Raises:
             InklingError: The gateway refused, or cannot be reached.
         """
         model = self._connection.model
         if self._connection.address.is_grpc:
-            request = pb.PromoteRequest(model=model, label=label, version=version)
+            request = pb.PromoteRequest(
+                model=model, label=label, version=version, share=share
+            )
             return self._called(lambda stub: stub.Promote, request)
-        return self._posted(label, "promote", {"version": version})
+        shared = {} if share is None else {"share": share}
+        return self._posted(label, "promote", {"version": version} | shared)
 
     def roll_back(self, label: str) -> Move:
         """Let a label name the version before; raises as `promote`."""
@@ -80,7 +85,7 @@ class LabelServer:
         )
         with channel:
             call = method(AdminStub(channel))  # type: ignore[no-untyped-call]
-            metadata = tuple(connection.authorization.items())
+            metadata = tuple(connection.headers.items())
             try:
                 found = call(request, timeout=connection.timeout_s, metadata=metadata)
             except grpc.RpcError as error:
@@ -92,4 +97,5 @@ class LabelServer:
             label=found.label,
             before=found.before if found.HasField("before") else None,
             after=found.after if found.HasField("after") else None,
+            share=found.share if found.HasField("share") else None,
         )

@@ -10,7 +10,7 @@ from inkling.cli.commands import add_connection, add_models_dir, connection_opti
 from inkling.cli.main import Command
 from inkling.errors import InvalidRequest
 from inkling.model.repository import Repository, check_model_name
-from inkling.model.version_labels import STABLE, Move
+from inkling.model.version_labels import CANARY, STABLE, Move
 
 if TYPE_CHECKING:
     from inkling.cli.label_server import LabelServer
@@ -43,16 +43,24 @@ def _add_promote_arguments(parser: argparse.ArgumentParser) -> None:
         "version",
         help=f"the number of a published version, or {_NONE} to take the label away",
     )
+    parser.add_argument(
+        "--share",
+        type=float,
+        metavar="PERCENT",
+        help=f"with --label {CANARY}: its share of the requests that name no version; "
+        "if it is not given, the share stays as it is",
+    )
 
 
 def _promote(options: argparse.Namespace) -> int:
     version, label = _version(options.version), options.label
     if options.server:
-        return _said(_server(options).promote(version, label), options)
+        return _said(_server(options).promote(version, label, options.share), options)
     repository = _repository_with(options)
     if version is None:
         return _said(repository.take_away(options.name, label), options)
-    return _said(repository.promote(options.name, version, label), options)
+    move = repository.promote(options.name, version, label, share=options.share)
+    return _said(move, options)
 
 
 def _version(text: str) -> int | None:
@@ -100,6 +108,8 @@ def _said(move: Move, options: argparse.Namespace) -> int:
             f"{options.name}: {move.label} is version {move.after} now; it was version "
             f"{move.before}."
         )
+    if move.share:
+        print(f"It gets {move.share:g} % of the requests that name no version.")
     print(
         "Running gateways change over within seconds, once each of their processes has "
         "loaded the version."

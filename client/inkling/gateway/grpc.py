@@ -50,7 +50,7 @@ class GrpcClassifier(RemoteClassifier):
             InvalidRequest: The address or an option is impossible.
         """
         self._connection = grpc_connection(target, options)
-        self._metadata = list(self._connection.authorization.items())
+        self._metadata = list(self._connection.headers.items())
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
         self._stub: ClassifierStub | None = None

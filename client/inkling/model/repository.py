@@ -208,9 +208,17 @@ class Repository:
         return self.labels(model).move(label, None, None, "promote", who)
 
     def promote(
-        self, model: str, version: int, label: str = STABLE, who: str | None = None
+        self,
+        model: str,
+        version: int,
+        label: str = STABLE,
+        who: str | None = None,
+        share: float | None = None,
     ) -> Move:
         """Let a label name a version, after its files were checked.
+
+        With a share, `canary` gets so many percent of the requests without a version;
+        without one, it keeps the share that it has.
 
         Raises:
             BrokenVersion: The files differ from the published ones, or the version
@@ -226,4 +234,5 @@ class Repository:
                 f'The model "{model}" has no version {version}; it has: {shown}.'
             )
         self.files(model, version).verify()
-        return self.labels(model).move(label, version, versions[0], "promote", who)
+        labels = self.labels(model)
+        return labels.move(label, version, versions[0], "promote", who, share)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard, cast
 
 from inkling.errors import BrokenVersion, InvalidRequest
 from inkling.labels import is_text
@@ -26,10 +26,21 @@ from inkling.model.publication import VERSION
 from inkling.model.regular_files import fault, read
 from inkling.model.version_files import json_object
 
-__all__ = ["STABLE", "Move", "VersionLabels", "default_version"]
+__all__ = [
+    "CANARY",
+    "STABLE",
+    "Assignment",
+    "Move",
+    "VersionLabels",
+    "default_version",
+]
 
 # The version with this label answers requests that name no version.
 STABLE = "stable"
+# The version with this label answers a share of the same requests.
+CANARY = "canary"
+_SHARED = (CANARY,)
+_ALL = 100.0
 _FILE = "labels.json"
 _LOG = "labels.log"
 _WRITTEN = ".labels.json.new"
@@ -38,6 +49,50 @@ _MAX_BYTES = 1024 * 1024
 # A line has about 150 bytes. Older lines than those in this many bytes are not read.
 _LOG_BYTES = 4 * 1024 * 1024
 _ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a label stands for.
+
+    Attributes:
+        version: The version's number.
+        share: The share in percent, 0 to 100, of the requests without a version that
+            the label gets; other labels than `canary` have none.
+    """
+
+    version: int
+    share: float = 0.0
+
+    @classmethod
+    def of_json(cls, label: str, given: object) -> Assignment:
+        """Return the assignment for a value in the file.
+
+        Raises:
+            BrokenVersion: The value has another form.
+        """
+        content = given if isinstance(given, dict) else {"version": given}
+        version, share = content.get("version"), content.get("share", 0.0)
+        known = set(content) <= {"version", "share"}
+        is_number = type(version) is int and VERSION.fullmatch(str(version))
+        if not (known and is_number and is_share(share)):
+            raise BrokenVersion(
+                f"{_FILE} maps {label!r:.80} to something else than a version number; "
+                'expected an object such as {"stable": 3, "canary": {"version": 4, '
+                '"share": 10}}.'
+            )
+        return cls(int(str(version)), float(share) if label in _SHARED else 0.0)
+
+    def to_json(self) -> int | dict[str, float]:
+        """Return the value for the file: a number for a label without a share."""
+        if not self.share:
+            return self.version
+        return {"version": self.version, "share": self.share}
+
+
+def is_share(value: object) -> TypeGuard[float]:
+    """Return whether a value is a share in percent."""
+    return type(value) in (int, float) and 0 <= cast("float", value) <= _ALL
 
 
 @dataclass(frozen=True)
@@ -51,6 +106,7 @@ class Move:
         label: The label.
         before: The version that it named; None where there was none.
         after: The version that it names now; None where it was taken away.
+        share: The share that it has now, in percent; None for a label without one.
     """
 
     time: str
@@ -59,6 +115,15 @@ class Move:
     label: str
     before: int | None
     after: int | None
+    share: float | None = None
+
+    def line(self) -> bytes:
+        """Return the line of the log; it has only the fields that the move needs."""
+        optional = {"share"}
+        shown = {
+            k: v for k, v in asdict(self).items() if v is not None or k not in optional
+        }
+        return json.dumps(shown).encode() + b"\n"
 
 
 def default_version(labels: Mapping[str, int], newest: int | None) -> int | None:
@@ -79,7 +144,11 @@ class VersionLabels:
         self._directory = directory
 
     def read(self) -> dict[str, int]:
-        """Return the labels and the number of each version.
+        """Return the labels and the number of each version; raises as `assignments`."""
+        return {label: one.version for label, one in self.assignments().items()}
+
+    def assignments(self) -> dict[str, Assignment]:
+        """Return the labels and what each stands for.
 
         Raises:
             BrokenVersion: The file cannot be read, or does not map labels to versions.
@@ -91,18 +160,13 @@ class VersionLabels:
             if isinstance(error, FileNotFoundError) and not path.is_symlink():
                 return {}
             raise BrokenVersion(f"{_FILE} {fault(path, error)}.") from None
-        for name, version in labels.items():
-            if not (type(version) is int and VERSION.fullmatch(str(version))):
-                raise BrokenVersion(
-                    f"{_FILE} maps {name!r:.80} to something else than a version "
-                    'number; expected an object such as {"stable": 3}.'
-                )
+        for name in labels:
             if not is_text(name):
                 raise BrokenVersion(
                     f"{_FILE} has the label {name!r:.80}, which is not Unicode "
                     "text. Rename the label."
                 )
-        return {name: int(str(version)) for name, version in labels.items()}
+        return {name: Assignment.of_json(name, one) for name, one in labels.items()}
 
     def moves(self) -> list[Move]:
         """Return the moves in the log, the oldest first; damaged lines are left out."""
@@ -115,6 +179,7 @@ class VersionLabels:
         newest: int | None,
         by: str,
         who: str | None = None,
+        share: float | None = None,
     ) -> Move:
         """Let a label name a version, or take the label away, and log the move.
 
@@ -124,12 +189,18 @@ class VersionLabels:
             newest: The version that answers while the model has no `stable`.
             by: The command that moves the label, for the log.
             who: Who moves it; None for the user of this process.
+            share: The share of the requests, in percent; None keeps the one it has.
 
         Raises:
-            InvalidRequest: No label may be called so, or the directory cannot be
-                written.
+            InvalidRequest: No label may be called so, it takes no such share, or the
+                directory cannot be written.
             BrokenVersion: The labels cannot be read.
         """
+        if share is not None and (label not in _SHARED or not is_share(share)):
+            raise InvalidRequest(
+                f"The label {label!r:.80} cannot have a share of {share:g} %; expected "
+                f"0 to 100 for {' or '.join(_SHARED)}, and none for other labels."
+            )
         if not _LABEL.fullmatch(label):
             raise InvalidRequest(
                 f"{label!r:.80} is not a valid version label; expected 1 to 64 "
@@ -137,7 +208,7 @@ class VersionLabels:
                 "first."
             )
         try:
-            return self._move(label, version, newest, by, who or _who())
+            return self._move(label, version, newest, by, who or _who(), share)
         except OSError as error:
             raise InvalidRequest(
                 f"The label {label} cannot be moved in {self._directory}: "
@@ -145,18 +216,28 @@ class VersionLabels:
             ) from None
 
     def _move(
-        self, label: str, version: int | None, newest: int | None, by: str, who: str
+        self,
+        label: str,
+        version: int | None,
+        newest: int | None,
+        by: str,
+        who: str,
+        share: float | None,
     ) -> Move:
         with self._locked() as log:
-            labels = self.read()
-            before = labels.get(label, newest if label == STABLE else None)
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            move = Move(now, who, by, label, before, version)
-            log.write(json.dumps(asdict(move)).encode() + b"\n")
-            os.fsync(log.fileno())
-            labels.pop(label, None)
+            labels = self.assignments()
+            former = labels.pop(label, None)
+            before = former.version if former else newest if label == STABLE else None
             if version is not None:
-                labels[label] = version
+                kept = former.share if former else 0.0
+                labels[label] = Assignment(version, kept if share is None else share)
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            shown = (
+                labels[label].share if label in _SHARED and label in labels else None
+            )
+            move = Move(now, who, by, label, before, version, shown)
+            log.write(move.line())
+            os.fsync(log.fileno())
             self._write(labels)
         return move
 
@@ -245,11 +326,12 @@ class VersionLabels:
             file.seek(-1, os.SEEK_END)
             return file.read() == b"\n"
 
-    def _write(self, labels: Mapping[str, int]) -> None:
+    def _write(self, labels: Mapping[str, Assignment]) -> None:
         """Replace the file by one rename, so that every reader gets a whole one."""
         written = self._directory / _WRITTEN
         with written.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(dict(sorted(labels.items()))) + "\n")
+            content = {name: labels[name].to_json() for name in sorted(labels)}
+            file.write(json.dumps(content) + "\n")
             file.flush()
             os.fsync(file.fileno())
         written.replace(self._directory / _FILE)

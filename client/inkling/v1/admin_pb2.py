@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16inkling/v1/admin.proto\x12\ninkling.v1\"\"\n\x11ListLabelsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"_\n\x12ListLabelsResponse\x12(\n\x06labels\x18\x01 \x03(\x0b\x32\x18.inkling.v1.VersionLabel\x12\x1f\n\x05moves\x18\x02 \x03(\x0b\x32\x10.inkling.v1.Move\".\n\x0cVersionLabel\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"P\n\x0ePromoteRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x14\n\x07version\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\n\n\x08_version\"/\n\x0fRollBackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"z\n\x04Move\x12\x0c\n\x04time\x18\x01 \x01(\t\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\t\x12\x13\n\x06\x62\x65\x66ore\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\x05\x61\x66ter\x18\x06 \x01(\x03H\x01\x88\x01\x01\x42\t\n\x07_beforeB\x08\n\x06_after2\xc8\x01\n\x05\x41\x64min\x12K\n\nListLabels\x12\x1d.inkling.v1.ListLabelsRequest\x1a\x1e.inkling.v1.ListLabelsResponse\x12\x37\n\x07Promote\x12\x1a.inkling.v1.PromoteRequest\x1a\x10.inkling.v1.Move\x12\x39\n\x08RollBack\x12\x1b.inkling.v1.RollBackRequest\x1a\x10.inkling.v1.Moveb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16inkling/v1/admin.proto\x12\ninkling.v1\"\"\n\x11ListLabelsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"_\n\x12ListLabelsResponse\x12(\n\x06labels\x18\x01 \x03(\x0b\x32\x18.inkling.v1.VersionLabel\x12\x1f\n\x05moves\x18\x02 \x03(\x0b\x32\x10.inkling.v1.Move\"=\n\x0cVersionLabel\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05share\x18\x03 \x01(\x01\"n\n\x0ePromoteRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x14\n\x07version\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\x05share\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_versionB\x08\n\x06_share\"/\n\x0fRollBackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"\x98\x01\n\x04Move\x12\x0c\n\x04time\x18\x01 \x01(\t\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\t\x12\x13\n\x06\x62\x65\x66ore\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\x05\x61\x66ter\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\x12\n\x05share\x18\x07 \x01(\x01H\x02\x88\x01\x01\x42\t\n\x07_beforeB\x08\n\x06_afterB\x08\n\x06_share2\xc8\x01\n\x05\x41\x64min\x12K\n\nListLabels\x12\x1d.inkling.v1.ListLabelsRequest\x1a\x1e.inkling.v1.ListLabelsResponse\x12\x37\n\x07Promote\x12\x1a.inkling.v1.PromoteRequest\x1a\x10.inkling.v1.Move\x12\x39\n\x08RollBack\x12\x1b.inkling.v1.RollBackRequest\x1a\x10.inkling.v1.Moveb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTLABELSRESPONSE']._serialized_start=74
   _globals['_LISTLABELSRESPONSE']._serialized_end=169
   _globals['_VERSIONLABEL']._serialized_start=171
-  _globals['_VERSIONLABEL']._serialized_end=217
-  _globals['_PROMOTEREQUEST']._serialized_start=219
-  _globals['_PROMOTEREQUEST']._serialized_end=299
-  _globals['_ROLLBACKREQUEST']._serialized_start=301
-  _globals['_ROLLBACKREQUEST']._serialized_end=348
-  _globals['_MOVE']._serialized_start=350
-  _globals['_MOVE']._serialized_end=472
-  _globals['_ADMIN']._serialized_start=475
-  _globals['_ADMIN']._serialized_end=675
+  _globals['_VERSIONLABEL']._serialized_end=232
+  _globals['_PROMOTEREQUEST']._serialized_start=234
+  _globals['_PROMOTEREQUEST']._serialized_end=344
+  _globals['_ROLLBACKREQUEST']._serialized_start=346
+  _globals['_ROLLBACKREQUEST']._serialized_end=393
+  _globals['_MOVE']._serialized_start=396
+  _globals['_MOVE']._serialized_end=548
+  _globals['_ADMIN']._serialized_start=551
+  _globals['_ADMIN']._serialized_end=751
 # @@protoc_insertion_point(module_scope)

@@ -21,22 +21,26 @@ class ListLabelsResponse(_message.Message):
     def __init__(self, labels: _Optional[_Iterable[_Union[VersionLabel, _Mapping]]] = ..., moves: _Optional[_Iterable[_Union[Move, _Mapping]]] = ...) -> None: ...
 
 class VersionLabel(_message.Message):
-    __slots__ = ("label", "version")
+    __slots__ = ("label", "version", "share")
     LABEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
     label: str
     version: int
-    def __init__(self, label: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+    share: float
+    def __init__(self, label: _Optional[str] = ..., version: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
 
 class PromoteRequest(_message.Message):
-    __slots__ = ("model", "label", "version")
+    __slots__ = ("model", "label", "version", "share")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
     model: str
     label: str
     version: int
-    def __init__(self, model: _Optional[str] = ..., label: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+    share: float
+    def __init__(self, model: _Optional[str] = ..., label: _Optional[str] = ..., version: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
 
 class RollBackRequest(_message.Message):
     __slots__ = ("model", "label")
@@ -47,17 +51,19 @@ class RollBackRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., label: _Optional[str] = ...) -> None: ...
 
 class Move(_message.Message):
-    __slots__ = ("time", "who", "by", "label", "before", "after")
+    __slots__ = ("time", "who", "by", "label", "before", "after", "share")
     TIME_FIELD_NUMBER: _ClassVar[int]
     WHO_FIELD_NUMBER: _ClassVar[int]
     BY_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     BEFORE_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
     time: str
     who: str
     by: str
     label: str
     before: int
     after: int
-    def __init__(self, time: _Optional[str] = ..., who: _Optional[str] = ..., by: _Optional[str] = ..., label: _Optional[str] = ..., before: _Optional[int] = ..., after: _Optional[int] = ...) -> None: ...
+    share: float
+    def __init__(self, time: _Optional[str] = ..., who: _Optional[str] = ..., by: _Optional[str] = ..., label: _Optional[str] = ..., before: _Optional[int] = ..., after: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...

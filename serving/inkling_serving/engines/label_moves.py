@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,26 @@ from inkling.errors import BrokenVersion
 if TYPE_CHECKING:
     from inkling.model.repository import Repository
 
-__all__ = ["LabelMoves", "labels_in"]
+__all__ = ["LabelMoves", "Labels", "labels_in"]
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".versions"
 
 
-def labels_in(
-    repository: Repository, model: str, before: Mapping[str, int]
-) -> Mapping[str, int]:
+@dataclass(frozen=True)
+class Labels:
+    """The version labels of a model, as the repository has them.
+
+    Attributes:
+        versions: The version of each label.
+        shares: The share in percent of each label that has one.
+    """
+
+    versions: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
+def labels_in(repository: Repository, model: str, before: Labels) -> Labels:
     """Return the version labels of a model in a repository.
 
     Args:
@@ -36,12 +48,16 @@ def labels_in(
         before: The labels so far; they stay if the new ones cannot be read.
     """
     try:
-        return repository.version_labels(model)
+        found = repository.labels(model).assignments()
     except BrokenVersion as error:
         _log.warning(
             "the version labels of %s stay as they were: %s", model, error.message
         )
         return before
+    return Labels(
+        {label: one.version for label, one in found.items()},
+        {label: one.share for label, one in found.items() if one.share},
+    )
 
 
 class LabelMoves:

@@ -48,8 +48,8 @@ class AdminCalls(AdminServicer):
             moves = self._admin.moves(key, request.model)
             return pb.ListLabelsResponse(
                 labels=[
-                    pb.VersionLabel(label=name, version=version)
-                    for name, version in sorted(labels.items())
+                    pb.VersionLabel(label=name, version=one.version, share=one.share)
+                    for name, one in sorted(labels.items())
                 ],
                 moves=[_move(one) for one in moves],
             )
@@ -61,12 +61,13 @@ class AdminCalls(AdminServicer):
     ) -> pb.Move:
         """Let a label name a version, or take the label away."""
         version = request.version if request.HasField("version") else None
-        return self._answer(
-            context,
-            lambda key: _move(
-                self._admin.promote(key, request.model, version, request.label)
-            ),
-        )
+        share = request.share if request.HasField("share") else None
+
+        def answer(key: Key | None) -> pb.Move:
+            model, label = request.model, request.label
+            return _move(self._admin.promote(key, model, version, label, share))
+
+        return self._answer(context, answer)
 
     def RollBack(
         self, request: pb.RollBackRequest, context: grpc.ServicerContext

@@ -25,7 +25,7 @@ from inkling.image.budget import TakesLonger
 from inkling_serving.admin import Admin
 from inkling_serving.dialects.tensorflow_serving.rest import version_statuses
 from inkling_serving.http_api.envelope.compressed import inflate, is_compressed
-from inkling_serving.http_api.envelope.moves import wanted_version
+from inkling_serving.http_api.envelope.moves import wanted_move
 from inkling_serving.http_api.envelope.options import (
     CLASSIFY,
     EXPLAIN,
@@ -252,9 +252,11 @@ class Handlers:
         """Answer `.../labels`: the version labels of a model, and their last moves."""
         in_query(request.query, NONE)
         key, model = self.check_key(request, Role.ADMIN), names["model"] or ""
+        labels = self._admin.labels(key, model)
         shown: Labels = {
             "model": model,
-            "version_labels": self._admin.labels(key, model),
+            "version_labels": {n: one.version for n, one in labels.items()},
+            "shares": {n: one.share for n, one in labels.items() if one.share},
             "moves": [move_json(one) for one in self._admin.moves(key, model)],
         }
         return json_response(HTTPStatus.OK, shown, request.id)
@@ -262,9 +264,10 @@ class Handlers:
     def promote(self, request: Request, names: Names) -> Response:
         """Answer `:promote`: a version label names another version."""
         in_query(request.query, NONE)
-        key, version = self.check_key(request, Role.ADMIN), wanted_version(request.body)
+        key = self.check_key(request, Role.ADMIN)
+        version, share = wanted_move(request.body)
         move = self._admin.promote(
-            key, names["model"] or "", version, names.get("version_label")
+            key, names["model"] or "", version, names.get("version_label"), share
         )
         return json_response(HTTPStatus.OK, move_json(move), request.id)
 

@@ -139,6 +139,7 @@ def move_json(move: Move) -> shapes.LabelMove:
         "label": move.label,
         "before": move.before,
         "after": move.after,
+        "share": move.share,
     }
 
 
@@ -155,6 +156,7 @@ def model_json(status: ModelStatus, *, with_files: bool) -> shapes.Model:
         "versions": [
             _version_json(status, version, with_files) for version in status.versions
         ],
+        "shares": dict(status.shares),
     }
 
 

@@ -251,6 +251,7 @@ class _Sum:
             "Seconds of each phase of a request: " + ", ".join(PHASES) + ".",
             ("phase", "model", "version"),
         )
+        yield self._by_version()
         yield from self._process()
 
     def _histograms(
@@ -268,6 +269,20 @@ class _Sum:
                 below += count
                 buckets.append((bound, below))
             family.add_metric(key, buckets, one.total)
+        return family
+
+    def _by_version(self) -> Metric:
+        family = CounterMetricFamily(
+            "inkling_version_requests",
+            "Requests by the version that they were for; outcome is ok or failed.",
+            labels=("model", "version", "outcome"),
+        )
+        counted: Counter[tuple[str, str, str]] = Counter()
+        for snapshot in self._snapshots:
+            for model, version, outcome, count, *_ in snapshot["served"]:
+                counted[model, version, outcome] += count
+        for labels, count in sorted(counted.items()):
+            family.add_metric(labels, count)
         return family
 
     def _process(self) -> Iterator[Metric]:

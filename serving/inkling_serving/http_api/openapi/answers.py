@@ -203,6 +203,13 @@ class Model(TypedDict):
     name: str
     ready: Annotated[bool, Meta(description="Whether any version can answer.")]
     versions: Annotated[list[Version], Meta(description="The newest first.")]
+    shares: Annotated[
+        dict[str, float],
+        Meta(
+            description="The share of the requests without a version, in percent, of "
+            "each label that has one."
+        ),
+    ]
 
 
 class ModelState(Model, VersionStatuses):
@@ -228,6 +235,9 @@ class LabelMove(TypedDict):
     after: Annotated[
         int | None, Meta(description="The version that it names; null if it is gone.")
     ]
+    share: Annotated[
+        float | None, Meta(description="The share that it has, in percent, if any.")
+    ]
 
 
 class Labels(TypedDict):
@@ -236,6 +246,10 @@ class Labels(TypedDict):
     model: str
     version_labels: Annotated[
         dict[str, int], Meta(description="Each label with its version.")
+    ]
+    shares: Annotated[
+        dict[str, float],
+        Meta(description="The share in percent of each label that has one."),
     ]
     moves: Annotated[
         list[LabelMove], Meta(description="The last moves, the newest first.")

@@ -9,6 +9,7 @@ from typing import Any
 from inkling.errors import ErrorCode
 from inkling_serving.http_api.openapi import answers, requests
 from inkling_serving.http_api.openapi.operation import (
+    CALLER,
     CLASSIFYING,
     JSON,
     READING,
@@ -63,6 +64,7 @@ CLASSIFY = Operation(
     },
     options=requests.ClassifyOptions,
     answer={JSON: answers.Answer},
+    headers=CALLER,
     answer_headers=_TIMING,
     errors=CLASSIFYING,
 )
@@ -79,6 +81,7 @@ EXPLAIN = Operation(
     },
     options=requests.ExplainOptions,
     answer={JSON: answers.Explanation},
+    headers=CALLER,
     answer_headers=_TIMING,
     errors=CLASSIFYING,
 )

@@ -9,6 +9,7 @@ from inkling.errors import ErrorCode
 from inkling_serving.dialects.open_inference import rest_json
 from inkling_serving.http_api.openapi.answers import Liveness, Readiness
 from inkling_serving.http_api.openapi.operation import (
+    CALLER,
     CLASSIFYING,
     JSON,
     READING,
@@ -49,7 +50,10 @@ INFER = Operation(
         f"`{_JSON_LENGTH}: 0`, it is one picture and nothing else."
     ),
     body={JSON: rest_json.InferQuery, _OCTETS: Binary},
-    headers={_JSON_LENGTH: Header(int, "The bytes of the JSON before the values.")},
+    headers={
+        _JSON_LENGTH: Header(int, "The bytes of the JSON before the values."),
+        **CALLER,
+    },
     answer={JSON: rest_json.InferAnswer, _OCTETS: Binary},
     answer_headers={
         _JSON_LENGTH: Header(

@@ -12,6 +12,7 @@ from inkling.errors import ErrorCode
 from inkling_serving.keys import Role
 
 __all__ = [
+    "CALLER",
     "CLASSIFYING",
     "JSON",
     "READING",
@@ -60,6 +61,16 @@ class Header:
 
     type: Any
     description: str
+
+
+# The header of an address whose version a share of the callers decides.
+CALLER = {
+    "X-Inkling-Caller": Header(
+        str,
+        "A key of the caller. While `canary` has a share of the requests, those with "
+        "the same key get the same version.",
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True)

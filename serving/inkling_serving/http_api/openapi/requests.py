@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Required, TypedDict
+from typing import Annotated, NotRequired, Required, TypedDict
 
 from msgspec import Meta
 
@@ -105,4 +105,15 @@ class Promotion(TypedDict):
 
     version: Annotated[
         int | None, Meta(description="Its number; null takes the label away.")
+    ]
+    share: NotRequired[
+        Annotated[
+            float,
+            Meta(
+                ge=0,
+                le=100,
+                description="For `canary`: its share of the requests without a "
+                "version, in percent. If it is not given, the share stays as it is.",
+            ),
+        ]
     ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from inkling.errors import ErrorCode
 from inkling_serving.dialects.tensorflow_serving import rest_json
 from inkling_serving.http_api.openapi.operation import (
+    CALLER,
     CLASSIFYING,
     JSON,
     READING,
@@ -23,6 +24,7 @@ PREDICT = Operation(
     role=Role.PREDICT,
     description="KServe's first protocol has the same call.",
     body={JSON: rest_json.PredictRequest},
+    headers=CALLER,
     answer={JSON: rest_json.PredictAnswer},
     errors=CLASSIFYING,
 )
