@@ -128,7 +128,28 @@ def connection_options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value}
 
 
+def _add_models_arguments(parser: argparse.ArgumentParser) -> None:
+    add_models_dir(parser)
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="show how the answers of the label shadow differ from those given, as a "
+        "running gateway counts them",
+    )
+    parser.add_argument(
+        "--server",
+        default="http://127.0.0.1:8080",
+        help="the gateway to ask for the comparison: http://HOST:PORT",
+    )
+    add_connection(parser)
+
+
 def _list_models(options: argparse.Namespace) -> int:
+    if options.compare:
+        # TLS is not needed to list a directory.
+        from inkling.cli.comparison import show_comparisons  # noqa: PLC0415
+
+        return show_comparisons(options.server, connection_options(options))
     repository = Repository(options.models_dir)
     print(
         f"{'MODEL':16} {'VERSION':>7}  {'LABELS':20} {'DATASET':14} {'ACCURACY':>8}  "
@@ -352,6 +373,6 @@ DOCTOR = Command(
 )
 MODELS = Command(
     help="list the published models and check their files",
-    add_arguments=add_models_dir,
+    add_arguments=_add_models_arguments,
     run=_list_models,
 )

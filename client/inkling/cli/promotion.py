@@ -10,7 +10,7 @@ from inkling.cli.commands import add_connection, add_models_dir, connection_opti
 from inkling.cli.main import Command
 from inkling.errors import InvalidRequest
 from inkling.model.repository import Repository, check_model_name
-from inkling.model.version_labels import CANARY, STABLE, Move
+from inkling.model.version_labels import CANARY, SHADOW, STABLE, Move
 
 if TYPE_CHECKING:
     from inkling.cli.label_server import LabelServer
@@ -48,7 +48,8 @@ def _add_promote_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="PERCENT",
         help=f"with --label {CANARY}: its share of the requests that name no version; "
-        "if it is not given, the share stays as it is",
+        f"with --label {SHADOW}: the share of them that it gets, too, only to compare "
+        "its answers. If it is not given, the share stays as it is",
     )
 
 
@@ -109,7 +110,8 @@ def _said(move: Move, options: argparse.Namespace) -> int:
             f"{move.before}."
         )
     if move.share:
-        print(f"It gets {move.share:g} % of the requests that name no version.")
+        ends = ", only to compare the answers" if move.label == SHADOW else ""
+        print(f"It gets {move.share:g} % of the requests that name no version{ends}.")
     print(
         "Running gateways change over within seconds, once each of their processes has "
         "loaded the version."

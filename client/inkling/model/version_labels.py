@@ -28,6 +28,7 @@ from inkling.model.version_files import json_object
 
 __all__ = [
     "CANARY",
+    "SHADOW",
     "STABLE",
     "Assignment",
     "Move",
@@ -39,7 +40,9 @@ __all__ = [
 STABLE = "stable"
 # The version with this label answers a share of the same requests.
 CANARY = "canary"
-_SHARED = (CANARY,)
+# The version with this label gets a share of them, too; its answers are compared only.
+SHADOW = "shadow"
+_SHARED = (CANARY, SHADOW)
 _ALL = 100.0
 _FILE = "labels.json"
 _LOG = "labels.log"
@@ -58,7 +61,7 @@ class Assignment:
     Attributes:
         version: The version's number.
         share: The share in percent, 0 to 100, of the requests without a version that
-            the label gets; other labels than `canary` have none.
+            `canary` answers, or that are mirrored to `shadow`; other labels have none.
     """
 
     version: int

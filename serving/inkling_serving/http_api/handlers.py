@@ -39,6 +39,7 @@ from inkling_serving.http_api.messages import Request, Response, json_response
 from inkling_serving.http_api.refusals import error_response, protocol_of
 from inkling_serving.http_api.response_json import (
     answer_json,
+    comparison_json,
     explanation_json,
     model_json,
     move_json,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from inkling_serving.http_api.openapi.answers import (
         Answer,
         Labels,
+        ModelComparisons,
         Models,
         ModelState,
     )
@@ -247,6 +249,20 @@ class Handlers:
         if tag in request.headers.get("if-none-match", ""):
             return Response(HTTPStatus.NOT_MODIFIED.value, b"", headers)
         return Response(HTTPStatus.OK.value, file.content, headers)
+
+    def comparisons(self, request: Request, names: Names) -> Response:
+        """Answer `.../comparisons`: how a shadow's answers differ from those given."""
+        in_query(request.query, NONE)
+        model = self.service.model(names["model"] or "").name
+        shown = [
+            comparison_json(version, shadow, one)
+            for (name, version, shadow), one in sorted(
+                self.metrics.comparisons().items()
+            )
+            if name == model
+        ]
+        found: ModelComparisons = {"model": model, "comparisons": shown}
+        return json_response(HTTPStatus.OK, found, request.id)
 
     def labels(self, request: Request, names: Names) -> Response:
         """Answer `.../labels`: the version labels of a model, and their last moves."""

@@ -21,9 +21,17 @@ if TYPE_CHECKING:
     from inkling.model.version_labels import Move
     from inkling.types import Prediction, Score
     from inkling_serving.answers import Answer, Explanation
+    from inkling_serving.comparison import Compared
     from inkling_serving.engines.base import ModelStatus, VersionStatus
 
-__all__ = ["answer_json", "error_json", "explanation_json", "model_json", "move_json"]
+__all__ = [
+    "answer_json",
+    "comparison_json",
+    "error_json",
+    "explanation_json",
+    "model_json",
+    "move_json",
+]
 
 # The longer side, in pixels, of a stage's picture in an explanation, and that of the
 # model input, which is shown as the model sees it.
@@ -127,6 +135,24 @@ def _stage_json(stage: Stage, side: int) -> shapes.Stage:
         "width": width,
         "height": height,
         "image": {"b64": encoded},
+    }
+
+
+def comparison_json(
+    version: str, shadow: str, found: Compared
+) -> shapes.ShadowComparison:
+    """Return the comparison of a version with a shadow; without pictures, null."""
+    count = found.pictures
+    return {
+        "version": int(version),
+        "shadow": int(shadow),
+        "pictures": count,
+        "agreement": found.agreed / count if count else None,
+        "largest_difference": found.difference,
+        "engine_ms": 1000 * found.seconds / count if count else None,
+        "shadow_engine_ms": 1000 * found.shadow_seconds / count if count else None,
+        "dropped": found.dropped,
+        "failed": found.failed,
     }
 
 

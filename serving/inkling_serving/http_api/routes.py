@@ -99,6 +99,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/v1/models", Handlers.models, gateway.MODELS),
     Route("GET", _MODEL, Handlers.model, gateway.MODEL),
+    Route("GET", _MODEL + "/comparisons", Handlers.comparisons, gateway.COMPARISONS),
     Route("GET", _MODEL + "/labels", Handlers.labels, gateway.LABELS),
     *(
         Route("POST", one + end, handler, operation)

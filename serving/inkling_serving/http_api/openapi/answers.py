@@ -29,12 +29,14 @@ __all__ = [
     "Labels",
     "Liveness",
     "Model",
+    "ModelComparisons",
     "ModelState",
     "Models",
     "Prediction",
     "Readiness",
     "RefusedImage",
     "Score",
+    "ShadowComparison",
     "Stage",
     "Version",
 ]
@@ -254,6 +256,37 @@ class Labels(TypedDict):
     moves: Annotated[
         list[LabelMove], Meta(description="The last moves, the newest first.")
     ]
+
+
+class ShadowComparison(TypedDict):
+    """The answers of a version and of a shadow to the same pictures."""
+
+    version: Annotated[int, Meta(description="The version that answered.")]
+    shadow: Annotated[int, Meta(description="The version that was only compared.")]
+    pictures: Annotated[int, Meta(description="The pictures that both answered.")]
+    agreement: Annotated[
+        float | None, Meta(description="The share with the same label, from 0 to 1.")
+    ]
+    largest_difference: Annotated[
+        float, Meta(description="The largest difference of a score.")
+    ]
+    engine_ms: Annotated[
+        float | None, Meta(description="The engine's time for a picture, on average.")
+    ]
+    shadow_engine_ms: Annotated[float | None, Meta(description="The shadow's.")]
+    dropped: Annotated[
+        int, Meta(description="Pictures not compared: the gateway was busy.")
+    ]
+    failed: Annotated[
+        int, Meta(description="Pictures that the shadow could not answer.")
+    ]
+
+
+class ModelComparisons(TypedDict):
+    """The comparisons of a model since the gateway started."""
+
+    model: str
+    comparisons: list[ShadowComparison]
 
 
 class DetailedError(Error):

@@ -21,6 +21,7 @@ from inkling_serving.keys import Role
 
 __all__ = [
     "CLASSIFY",
+    "COMPARISONS",
     "DOCUMENT",
     "EXPLAIN",
     "FILE",
@@ -118,6 +119,14 @@ FILE_OF_HASH = replace(
     summary="Return that file if it has a SHA-256",
     description="The file of an address never changes, so that it may be kept.",
     errors=(*FILE.errors, ErrorCode.NOT_FOUND),
+)
+COMPARISONS = Operation(
+    id="listComparisons",
+    summary="Compare the answers of a model with those of its shadow",
+    group=Group.MODELS,
+    role=Role.READ,
+    answer={JSON: answers.ModelComparisons},
+    errors=(*READING, ErrorCode.MODEL_NOT_FOUND),
 )
 LABELS = Operation(
     id="listLabels",
