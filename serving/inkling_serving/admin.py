@@ -12,7 +12,8 @@ from inkling.model.version_labels import STABLE
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from inkling.model.version_labels import Assignment, Move
+    from inkling.model.assignment import Assignment
+    from inkling.model.version_labels import Move
     from inkling_serving.keys import Key
 
 __all__ = ["Admin"]

@@ -22,9 +22,9 @@ from inkling.errors import (
     ModelNotFound,
 )
 from inkling.image.formats.catalogue import EXPECTED
+from inkling.model.assignment import Assignment
 from inkling.model.repository import Repository, VersionFiles
 from inkling.model.survey import survey
-from inkling.model.version_labels import Assignment
 
 if TYPE_CHECKING:
     from inkling.contract import Contract

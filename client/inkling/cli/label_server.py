@@ -98,4 +98,5 @@ class LabelServer:
             before=found.before if found.HasField("before") else None,
             after=found.after if found.HasField("after") else None,
             share=found.share if found.HasField("share") else None,
+            why=found.why if found.HasField("why") else None,
         )

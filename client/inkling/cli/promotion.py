@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from inkling.cli.commands import add_connection, add_models_dir, connection_options
 from inkling.cli.main import Command
 from inkling.errors import InvalidRequest
+from inkling.model.assignment import CANARY, SHADOW, Rule
 from inkling.model.repository import Repository, check_model_name
-from inkling.model.version_labels import CANARY, SHADOW, STABLE, Move
+from inkling.model.version_labels import STABLE, Move
 
 if TYPE_CHECKING:
     from inkling.cli.label_server import LabelServer
@@ -51,16 +52,28 @@ def _add_promote_arguments(parser: argparse.ArgumentParser) -> None:
         f"with --label {SHADOW}: the share of them that it gets, too, only to compare "
         "its answers. If it is not given, the share stays as it is",
     )
+    parser.add_argument(
+        "--rule",
+        metavar="RULE",
+        help="with a share: promote the version after so many requests, or take the "
+        "label away, by its errors, times and agreement: "
+        "requests=1000,errors=0.01,slower=1.5,agreement=0.98",
+    )
 
 
 def _promote(options: argparse.Namespace) -> int:
     version, label = _version(options.version), options.label
+    if options.server and options.rule:
+        raise InvalidRequest("--rule is for --models-dir; a gateway takes no rule.")
     if options.server:
         return _said(_server(options).promote(version, label, options.share), options)
     repository = _repository_with(options)
     if version is None:
         return _said(repository.take_away(options.name, label), options)
-    move = repository.promote(options.name, version, label, share=options.share)
+    rule = Rule.of_text(options.rule) if options.rule else None
+    move = repository.promote(
+        options.name, version, label, share=options.share, rule=rule
+    )
     return _said(move, options)
 
 

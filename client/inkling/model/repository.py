@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from inkling.errors import InvalidRequest, ModelNotFound
+from inkling.model.assignment import Rule
 from inkling.model.publication import VERSION, Publication, entries, publication
 from inkling.model.version_files import (
     CONTRACT_FILE,
@@ -214,11 +215,13 @@ class Repository:
         label: str = STABLE,
         who: str | None = None,
         share: float | None = None,
+        rule: Rule | None = None,
     ) -> Move:
         """Let a label name a version, after its files were checked.
 
         With a share, `canary` gets so many percent of the requests without a version;
-        without one, it keeps the share that it has.
+        without one, it keeps the share that it has. A rule says when the version is
+        promoted or loses the label.
 
         Raises:
             BrokenVersion: The files differ from the published ones, or the version
@@ -235,4 +238,4 @@ class Repository:
             )
         self.files(model, version).verify()
         labels = self.labels(model)
-        return labels.move(label, version, versions[0], "promote", who, share)
+        return labels.move(label, version, versions[0], "promote", who, share, rule)

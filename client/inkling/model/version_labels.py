@@ -18,19 +18,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, TypeGuard, cast
+from typing import BinaryIO
 
 from inkling.errors import BrokenVersion, InvalidRequest
 from inkling.labels import is_text
-from inkling.model.publication import VERSION
+from inkling.model.assignment import SHARED, Assignment, Rule, is_share
 from inkling.model.regular_files import fault, read
 from inkling.model.version_files import json_object
 
 __all__ = [
-    "CANARY",
-    "SHADOW",
     "STABLE",
-    "Assignment",
     "Move",
     "VersionLabels",
     "default_version",
@@ -38,12 +35,6 @@ __all__ = [
 
 # The version with this label answers requests that name no version.
 STABLE = "stable"
-# The version with this label answers a share of the same requests.
-CANARY = "canary"
-# The version with this label gets a share of them, too; its answers are compared only.
-SHADOW = "shadow"
-_SHARED = (CANARY, SHADOW)
-_ALL = 100.0
 _FILE = "labels.json"
 _LOG = "labels.log"
 _WRITTEN = ".labels.json.new"
@@ -52,50 +43,6 @@ _MAX_BYTES = 1024 * 1024
 # A line has about 150 bytes. Older lines than those in this many bytes are not read.
 _LOG_BYTES = 4 * 1024 * 1024
 _ROLLBACK = "rollback"
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a label stands for.
-
-    Attributes:
-        version: The version's number.
-        share: The share in percent, 0 to 100, of the requests without a version that
-            `canary` answers, or that are mirrored to `shadow`; other labels have none.
-    """
-
-    version: int
-    share: float = 0.0
-
-    @classmethod
-    def of_json(cls, label: str, given: object) -> Assignment:
-        """Return the assignment for a value in the file.
-
-        Raises:
-            BrokenVersion: The value has another form.
-        """
-        content = given if isinstance(given, dict) else {"version": given}
-        version, share = content.get("version"), content.get("share", 0.0)
-        known = set(content) <= {"version", "share"}
-        is_number = type(version) is int and VERSION.fullmatch(str(version))
-        if not (known and is_number and is_share(share)):
-            raise BrokenVersion(
-                f"{_FILE} maps {label!r:.80} to something else than a version number; "
-                'expected an object such as {"stable": 3, "canary": {"version": 4, '
-                '"share": 10}}.'
-            )
-        return cls(int(str(version)), float(share) if label in _SHARED else 0.0)
-
-    def to_json(self) -> int | dict[str, float]:
-        """Return the value for the file: a number for a label without a share."""
-        if not self.share:
-            return self.version
-        return {"version": self.version, "share": self.share}
-
-
-def is_share(value: object) -> TypeGuard[float]:
-    """Return whether a value is a share in percent."""
-    return type(value) in (int, float) and 0 <= cast("float", value) <= _ALL
 
 
 @dataclass(frozen=True)
@@ -110,6 +57,7 @@ class Move:
         before: The version that it named; None where there was none.
         after: The version that it names now; None where it was taken away.
         share: The share that it has now, in percent; None for a label without one.
+        why: The figures by which a rule decided; None for the move of a person.
     """
 
     time: str
@@ -119,10 +67,11 @@ class Move:
     before: int | None
     after: int | None
     share: float | None = None
+    why: str | None = None
 
     def line(self) -> bytes:
         """Return the line of the log; it has only the fields that the move needs."""
-        optional = {"share"}
+        optional = {"share", "why"}
         shown = {
             k: v for k, v in asdict(self).items() if v is not None or k not in optional
         }
@@ -183,6 +132,7 @@ class VersionLabels:
         by: str,
         who: str | None = None,
         share: float | None = None,
+        rule: Rule | None = None,
     ) -> Move:
         """Let a label name a version, or take the label away, and log the move.
 
@@ -193,16 +143,22 @@ class VersionLabels:
             by: The command that moves the label, for the log.
             who: Who moves it; None for the user of this process.
             share: The share of the requests, in percent; None keeps the one it has.
+            rule: When the version is promoted or loses the label; None for never.
 
         Raises:
             InvalidRequest: No label may be called so, it takes no such share, or the
                 directory cannot be written.
             BrokenVersion: The labels cannot be read.
         """
-        if share is not None and (label not in _SHARED or not is_share(share)):
+        if rule is not None and label not in SHARED:
+            raise InvalidRequest(
+                f"The label {label!r:.80} takes no rule; expected "
+                f"{' or '.join(SHARED)}."
+            )
+        if share is not None and (label not in SHARED or not is_share(share)):
             raise InvalidRequest(
                 f"The label {label!r:.80} cannot have a share of {share:g} %; expected "
-                f"0 to 100 for {' or '.join(_SHARED)}, and none for other labels."
+                f"0 to 100 for {' or '.join(SHARED)}, and none for other labels."
             )
         if not _LABEL.fullmatch(label):
             raise InvalidRequest(
@@ -211,7 +167,7 @@ class VersionLabels:
                 "first."
             )
         try:
-            return self._move(label, version, newest, by, who or _who(), share)
+            return self._move(label, version, newest, by, who or _who(), share, rule)
         except OSError as error:
             raise InvalidRequest(
                 f"The label {label} cannot be moved in {self._directory}: "
@@ -226,6 +182,7 @@ class VersionLabels:
         by: str,
         who: str,
         share: float | None,
+        rule: Rule | None,
     ) -> Move:
         with self._locked() as log:
             labels = self.assignments()
@@ -233,16 +190,54 @@ class VersionLabels:
             before = former.version if former else newest if label == STABLE else None
             if version is not None:
                 kept = former.share if former else 0.0
-                labels[label] = Assignment(version, kept if share is None else share)
+                labels[label] = Assignment(
+                    version, kept if share is None else share, rule
+                )
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            shown = (
-                labels[label].share if label in _SHARED and label in labels else None
-            )
+            shown = labels[label].share if label in SHARED and label in labels else None
             move = Move(now, who, by, label, before, version, shown)
             log.write(move.line())
             os.fsync(log.fileno())
             self._write(labels)
         return move
+
+    def conclude(
+        self, label: str, judged: Assignment, newest: int | None, why: str, won: bool
+    ) -> list[Move]:
+        """Take away the label of a version that was judged, and promote it if it won.
+
+        Both are one change of the file. The version of `stable` before can come back by
+        `roll_back`.
+
+        Args:
+            label: `canary` or `shadow`.
+            judged: What the label stood for when its version was judged. If it does not
+                stand for that any more, nothing changes and no move is returned.
+            newest: As in `move`.
+            why: The figures of the judgement, for the log.
+            won: Whether the version gets the label `stable`.
+
+        Raises:
+            OSError: The directory cannot be written.
+            BrokenVersion: The labels cannot be read.
+        """
+        with self._locked() as log:
+            labels = self.assignments()
+            if labels.get(label) != judged:
+                return []
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            version = labels.pop(label).version
+            moves = [Move(now, _who(), "rule", label, version, None, None, why)]
+            if won:
+                stable = labels.get(STABLE)
+                before = stable.version if stable else newest
+                labels[STABLE] = Assignment(version)
+                move = Move(now, _who(), "rule", STABLE, before, version, None, why)
+                moves.append(move)
+            log.write(b"".join(move.line() for move in moves))
+            os.fsync(log.fileno())
+            self._write(labels)
+        return moves
 
     def roll_back(
         self, label: str, published: list[int], who: str | None = None

@@ -51,7 +51,7 @@ class RollBackRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., label: _Optional[str] = ...) -> None: ...
 
 class Move(_message.Message):
-    __slots__ = ("time", "who", "by", "label", "before", "after", "share")
+    __slots__ = ("time", "who", "by", "label", "before", "after", "share", "why")
     TIME_FIELD_NUMBER: _ClassVar[int]
     WHO_FIELD_NUMBER: _ClassVar[int]
     BY_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class Move(_message.Message):
     BEFORE_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
     time: str
     who: str
     by: str
@@ -66,4 +67,5 @@ class Move(_message.Message):
     before: int
     after: int
     share: float
-    def __init__(self, time: _Optional[str] = ..., who: _Optional[str] = ..., by: _Optional[str] = ..., label: _Optional[str] = ..., before: _Optional[int] = ..., after: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
+    why: str
+    def __init__(self, time: _Optional[str] = ..., who: _Optional[str] = ..., by: _Optional[str] = ..., label: _Optional[str] = ..., before: _Optional[int] = ..., after: _Optional[int] = ..., share: _Optional[float] = ..., why: _Optional[str] = ...) -> None: ...

@@ -10,7 +10,8 @@ from hashlib import blake2b
 from typing import TypeVar
 
 from inkling.errors import NotReady
-from inkling.model.version_labels import CANARY, default_version
+from inkling.model.assignment import CANARY
+from inkling.model.version_labels import default_version
 from inkling_serving.engines.base import no_such_label, not_served
 from inkling_serving.engines.label_moves import Labels
 

@@ -166,6 +166,7 @@ def move_json(move: Move) -> shapes.LabelMove:
         "before": move.before,
         "after": move.after,
         "share": move.share,
+        "why": move.why,
     }
 
 

@@ -29,7 +29,7 @@ from inkling_serving.http_api.asgi_app import AsgiApp
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.server import HttpServer
 from inkling_serving.keys import ApiKeys
-from inkling_serving.rollout.mirror import Mirror
+from inkling_serving.rollout.parts import Rollout
 from inkling_serving.runtime.ending import Ending
 from inkling_serving.runtime.files import connections_allowed
 from inkling_serving.runtime.held_bytes import HeldBytes
@@ -117,8 +117,8 @@ def application(
     engine = create_engine(settings, folder)
     metrics = Metrics(folder, AccessLog(settings.access_log))
     pool = ThreadPool(settings.work_threads, settings.queue, settings.queue_timeout_s)
-    mirror = Mirror(engine, metrics, settings.limits, lambda: pool.is_busy)
-    service = Service(engine, settings.limits, settings.max_batch, mirror)
+    rollout = Rollout(engine, metrics, pool, settings)
+    service = Service(engine, settings.limits, settings.max_batch, rollout.mirror)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
@@ -140,7 +140,7 @@ def application(
             saver.stop()
             looking.stop()
             pool.close()
-            mirror.close()
+            rollout.close()
             engine.close()
 
     handlers = Handlers(service, metrics, keys, settings, held)

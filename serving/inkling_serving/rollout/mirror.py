@@ -21,7 +21,7 @@ import numpy as np
 
 from inkling.errors import InklingError
 from inkling.image.budget import Budget, Limits
-from inkling.model.version_labels import SHADOW
+from inkling.model.assignment import SHADOW
 from inkling_serving.batch import Batch, prepared
 from inkling_serving.comparison import Compared
 from inkling_serving.engines.selection import is_drawn

@@ -240,6 +240,9 @@ class LabelMove(TypedDict):
     share: Annotated[
         float | None, Meta(description="The share that it has, in percent, if any.")
     ]
+    why: Annotated[
+        str | None, Meta(description="The figures by which a rule decided, if one did.")
+    ]
 
 
 class Labels(TypedDict):
