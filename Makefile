@@ -90,13 +90,13 @@ lock-check: $(UV)
 PROTOC = $(UV) run --quiet --no-project --isolated --python $(PYTHON) \
 	--with grpcio-tools==1.74.0 --with 'setuptools<81' python -m grpc_tools.protoc
 
-CLASSIFIER := inkling/v1/classifier.proto
+PROTOS := inkling/v1/classifier.proto inkling/v1/admin.proto
 WIRES := inkling_serving/tensorflow_serving_wire/tensorflow_serving.proto \
 	inkling_serving/open_inference_wire/open_inference.proto
 # $(call generate,FOLDER): write the generated code into FOLDER/client and FOLDER/serving.
 define generate
 	@cd client && ../$(PROTOC) -I. --python_out=$(1)/client --pyi_out=$(1)/client \
-		--grpc_python_out=$(1)/client $(CLASSIFIER)
+		--grpc_python_out=$(1)/client $(PROTOS)
 	@cd serving && ../$(PROTOC) -I. --python_out=$(1)/serving --pyi_out=$(1)/serving \
 		$(WIRES)
 endef

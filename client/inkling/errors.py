@@ -3,6 +3,7 @@
 
 InklingError
     Unauthenticated         the API key is missing or wrong
+    PermissionDenied        the API key does not have the role for the request
     InvalidRequest          the server does not understand the request
         InvalidImage        the bytes are not a readable picture
         InvalidContract     the contract is malformed, or differs from the model's
@@ -44,6 +45,7 @@ __all__ = [
     "NotFound",
     "NotReady",
     "Overloaded",
+    "PermissionDenied",
     "TooLarge",
     "Unauthenticated",
     "UnsupportedMediaType",
@@ -54,6 +56,7 @@ class ErrorCode(StrEnum):
     """The kind of an error, as one word that every protocol carries."""
 
     UNAUTHENTICATED = "unauthenticated"
+    PERMISSION_DENIED = "permission_denied"
     INVALID_IMAGE = "invalid_image"
     INVALID_REQUEST = "invalid_request"
     TOO_LARGE = "too_large"
@@ -91,6 +94,12 @@ class Unauthenticated(InklingError):
     """The server requires an API key, and the request's key is missing or wrong."""
 
     code = ErrorCode.UNAUTHENTICATED
+
+
+class PermissionDenied(InklingError):
+    """The API key is valid, but does not have the role that the request needs."""
+
+    code = ErrorCode.PERMISSION_DENIED
 
 
 class InvalidRequest(InklingError):

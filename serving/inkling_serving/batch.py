@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from inkling.errors import InklingError
+from inkling.errors import DeadlineExceeded, InklingError
 from inkling.image.budget import Budget
 from inkling.image.decoding import decode
-from inkling.image.preprocess import decoded_to_pixels, scaled
+from inkling.image.preprocess import check_inputs, decoded_to_pixels, scaled
 from inkling_serving.runtime.timings import Timings
 from inkling_serving.runtime.tracebacks import without_frames
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from inkling.contract import Contract
     from inkling.types import Prediction
+    from inkling_serving.engines.base import Servable
 
-__all__ = ["Batch", "prepared"]
+__all__ = ["Batch", "checked", "in_time", "prepared"]
 
 # The longest name of a caller's file in a message.
 _MAX_NAME = 80
@@ -40,6 +41,15 @@ class Batch:
     names: Sequence[str]
     partial: bool
     refused: dict[int, InklingError] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> Sequence[bytes]:
+        """The images that are not refused."""
+        return [
+            image
+            for place, image in enumerate(self.images)
+            if place not in self.refused and isinstance(image, bytes)
+        ]
 
     def refuse(self, place: int, error: InklingError) -> None:
         """Keep the error of an image; raise it if it refuses the whole request."""
@@ -88,6 +98,38 @@ def prepared(
         timings.preprocess += began - between
     inputs = scaled(pixels[:kept], contract)
     timings.preprocess += perf_counter() - began
+    return inputs
+
+
+def in_time(
+    batch: Batch,
+    servable: Servable,
+    budget: Budget,
+    timings: Timings,
+    timeout_s: float | None,
+) -> tuple[npt.NDArray[np.float32], float | None]:
+    """Return the inputs of the images, and the seconds that are left for the engine."""
+    started = perf_counter()
+    inputs = prepared(batch, servable.contract, budget, timings)
+    if timeout_s is not None:
+        timeout_s -= perf_counter() - started
+        if timeout_s <= 0:
+            raise DeadlineExceeded(
+                "The deadline passed while the images were prepared. Set a longer "
+                "deadline."
+            )
+    return inputs, timeout_s
+
+
+def checked(
+    given: npt.NDArray[np.float32] | npt.NDArray[np.uint8], contract: Contract
+) -> npt.NDArray[np.float32]:
+    """Return the inputs that are or that the pixels stand for."""
+    if given.dtype == np.uint8 and given.shape[1:] == contract.input_shape:
+        inputs = scaled(given, contract)
+    else:
+        inputs = cast("npt.NDArray[np.float32]", given)
+    check_inputs(inputs, contract)
     return inputs
 
 

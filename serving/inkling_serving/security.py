@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""API keys and TLS credentials of the gateway, from files."""
+"""The certificates and origins of the gateway; the check of all files at the start."""
 
 from __future__ import annotations
 
-import hmac
 import logging
-import os
 import re
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inkling.errors import InvalidRequest, Unauthenticated
+from inkling.errors import InvalidRequest
 from inkling_serving.engines.credentials import engine_credentials
-from inkling_serving.runtime.poller import Repeating
+from inkling_serving.keys import ApiKeys
+from inkling_serving.runtime.files import state_of
 
 if TYPE_CHECKING:
     import grpc
@@ -22,99 +21,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANY_ORIGIN",
-    "ApiKeys",
     "CertificateFiles",
     "check_certificates",
     "check_security",
     "cors_origins",
     "grpc_credentials",
-    "needs_key",
 ]
 
 _log = logging.getLogger(__name__)
 
-_MIN_KEY = 16
-_LOOK_S = 1.0
-_SCHEME = "bearer"
-# The probes, the pages and the description of the addresses contain no information
-# about the models.
-_OPEN_PATHS = frozenset(
-    {
-        *("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"),
-        *("/", "/docs", "/openapi.json"),
-    }
-)
-_OPEN_PREFIX = "/page/"
 ANY_ORIGIN = "*"
 # An origin as browsers and apps send it (RFC 6454, section 6.2).
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/@?#,*]+")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-
-
-class ApiKeys:
-    """The keys of a file, one on each line; with two keys, a caller may send either.
-
-    The file may be replaced while the gateway serves. All processes look at it, and a
-    process that starts later gets the keys of the supervisor, should the file be bad.
-    """
-
-    def __init__(self, path: str) -> None:
-        """Read the keys; with an empty `path`, callers need no key.
-
-        Raises:
-            InvalidRequest: The file cannot be read, has no key, or has a key that is
-                too short or cannot be sent in a header.
-        """
-        self._path = path
-        self._state = _state_of(path) if path else ()
-        self._wanted = [key.encode() for key in _keys(path)]
-
-    def renew(self) -> None:
-        """Read the file again if it was replaced; a bad file keeps the former keys."""
-        state = _state_of(self._path) if self._path else ()
-        if state == self._state:
-            return
-        self._state = state
-        try:
-            self._wanted = [key.encode() for key in _keys(self._path)]
-        except InvalidRequest as error:
-            _log.warning("the API keys stay as they were: %s", error.message)
-        else:
-            _log.info("the file of API keys was replaced; its keys are valid now")
-
-    def watch(self) -> Repeating:
-        """Look at the file once a second from now on, until `stop` is called."""
-        self.renew()
-        return Repeating("reading the API keys", self.renew, lambda: _LOOK_S)
-
-    def check(self, authorization: str | bytes | None) -> None:
-        """Check the header `Authorization`, if callers need a key.
-
-        The duration of the comparison does not depend on how similar the keys are.
-
-        Raises:
-            Unauthenticated: The header does not contain a valid key.
-        """
-        if not self._wanted:
-            return
-        given = authorization or b""
-        if isinstance(given, str):
-            given = given.encode()
-        # The scheme is case-insensitive (RFC 9110, section 11.1); the key is not.
-        scheme, _, key = given.partition(b" ")
-        known = scheme.lower() == _SCHEME.encode()
-        right = [hmac.compare_digest(key.strip(), wanted) for wanted in self._wanted]
-        if not known or True not in right:
-            came = "a wrong key" if given else "no key"
-            raise Unauthenticated(
-                f"This server requires an API key; the request has {came}. Send the "
-                "header Authorization: Bearer KEY."
-            )
-
-
-def needs_key(path: str) -> bool:
-    """Return whether HTTP requests for this path need a key, if keys are set."""
-    return path not in _OPEN_PATHS and not path.startswith(_OPEN_PREFIX)
 
 
 class CertificateFiles:
@@ -177,30 +96,7 @@ class CertificateFiles:
 
     def _looked_at(self) -> tuple[tuple[int, ...], ...]:
         paths = (self._certificate, self._key, self._client_ca)
-        return tuple(_state_of(path) for path in paths if path)
-
-
-def _state_of(path: str) -> tuple[int, ...]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return ()
-    # The last changes with the mode, too.
-    return (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
-
-
-def _keys(path: str) -> list[str]:
-    if not path:
-        return []
-    keys = _text(path, "INKLING_API_KEY_FILE").split()
-    printable = all(key.isascii() and key.isprintable() for key in keys)
-    if not keys or not printable or min(map(len, keys)) < _MIN_KEY:
-        raise InvalidRequest(
-            "The file of INKLING_API_KEY_FILE must have one key on each line; a key "
-            f"has {_MIN_KEY} or more printable ASCII characters. Make a key with: "
-            "openssl rand -hex 24"
-        )
-    return keys
+        return tuple(state_of(path) for path in paths if path)
 
 
 def check_security(settings: Settings) -> None:
@@ -297,12 +193,3 @@ def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
         renewed,  # type: ignore[arg-type] # grpcio allows None; its stubs do not
         require_client_authentication=bool(settings.tls_client_ca),
     )
-
-
-def _text(path: str, variable: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        raise InvalidRequest(
-            f"The file of {variable} cannot be read as UTF-8 text: {path}"
-        ) from None

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inkling.answers import answers, check_options
 from inkling.errors import (
-    DeadlineExceeded,
     InklingError,
     InvalidRequest,
     ModelNotFound,
@@ -24,14 +23,15 @@ from inkling.errors import (
     NotReady,
     TooLarge,
 )
-from inkling.image.budget import Budget, Limits
+from inkling.image.budget import Budget, Limits, TakesLonger
 from inkling.image.decoding import png_size
-from inkling.image.preprocess import check_inputs, explain, scaled
+from inkling.image.preprocess import explain
 from inkling.model.repository import check_model_name
 from inkling.types import ClassifyOptions, Origin
 from inkling_serving.answers import Answer, Explanation, Scores
-from inkling_serving.batch import Batch, prepared
+from inkling_serving.batch import Batch, checked, in_time
 from inkling_serving.engines.base import NO_SUCH_MODEL
+from inkling_serving.rollout.mirror import Mirrored
 from inkling_serving.runtime.timings import Timings
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         ModelStatus,
         Servable,
     )
+    from inkling_serving.rollout.mirror import Mirror
 
     Given: TypeAlias = (
         Sequence[bytes | InklingError] | npt.NDArray[np.float32] | npt.NDArray[np.uint8]
@@ -98,12 +99,20 @@ class Service:
         engine: The engine that runs the models.
         limits: The limits of one picture and of the pictures of a request.
         max_batch: The largest number of pictures in a request.
+        mirror: Compares answers with those of a shadow; None compares none.
 
     Attributes:
         max_batch: As the argument.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, max_batch: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        max_batch: int,
+        mirror: Mirror | None = None,
+    ) -> None:
+        self._mirror = mirror
         self._engine = engine
         self._limits = limits
         self.max_batch = max_batch
@@ -145,11 +154,15 @@ class Service:
         timings = timings or Timings()
         self._check_count(len(images))
         servable = self._select(target, timings)
+        if quickly and not servable.quick:
+            raise TakesLonger  # the label `canary` may lead to a larger model
         check_options(options, servable.contract)
         batch = Batch(images, names, options.partial)
         budget = Budget(self._limits, _QUICK_NS if quickly else None)
-        inputs, left_s = _in_time(batch, servable, budget, timings, timeout_s)
-        found = _predictions(servable, inputs, options, timings, left_s)
+        inputs, left_s = in_time(batch, servable, budget, timings, timeout_s)
+        found, scores = _predictions(servable, inputs, options, timings, left_s)
+        if scores is not None:
+            self._offer(target, servable, inputs, scores, timings, batch.kept)
         return Answer(_origin(servable), batch.with_refused(found))
 
     def is_quick(self, target: Target, image: bytes) -> bool:
@@ -189,7 +202,7 @@ class Service:
         started = perf_counter()
         inputs, stages = explain(image, servable.contract, Budget(self._limits))
         timings.preprocess = perf_counter() - started
-        found = _predictions(servable, inputs[np.newaxis], options, timings)
+        found, _ = _predictions(servable, inputs[np.newaxis], options, timings)
         return Explanation(Answer(_origin(servable), found), stages, inputs)
 
     def predict(
@@ -220,14 +233,17 @@ class Service:
         timings = timings or Timings()
         servable = self._select(target, timings)
         if isinstance(given, np.ndarray):
-            inputs, left_s = _checked(given, servable.contract), timeout_s
+            servable = self._for_inputs(servable, target, timings)
+            inputs, left_s = checked(given, servable.contract), timeout_s
             self._check_count(len(inputs))
         else:
             self._check_count(len(given))
             batch = Batch(given, (), False)
             budget = Budget(self._limits, _QUICK_NS if quickly else None)
-            inputs, left_s = _in_time(batch, servable, budget, timings, timeout_s)
+            inputs, left_s = in_time(batch, servable, budget, timings, timeout_s)
         values = _scores(servable, inputs, timings, left_s)
+        kept = () if isinstance(given, np.ndarray) else batch.kept
+        self._offer(target, servable, inputs, values, timings, kept)
         return Scores(_origin(servable), servable.contract, values)
 
     def contract(self, target: Target) -> tuple[int, Contract]:
@@ -291,10 +307,45 @@ class Service:
 
     def _select(self, target: Target, timings: Timings | None = None) -> Servable:
         model = check_model_name(target.model)
-        found = self._engine.select(model, target.version, target.version_label)
+        caller = None if timings is None else timings.caller
+        found = self._engine.select(
+            model, target.version, target.version_label, caller=caller
+        )
         if timings is not None:
             timings.model, timings.version = found.model, found.version
         return found
+
+    def _offer(
+        self,
+        target: Target,
+        servable: Servable,
+        inputs: npt.NDArray[np.float32],
+        scores: npt.NDArray[np.float32],
+        timings: Timings,
+        images: Sequence[bytes],
+    ) -> None:
+        """Offer an answer for a comparison, if the request named no version."""
+        named = target.version is not None or target.version_label is not None
+        if self._mirror is None or named:
+            return
+        mirrored = Mirrored(servable, inputs, scores, timings.engine, images)
+        self._mirror.offer(mirrored, timings.caller)
+
+    def _for_inputs(
+        self, servable: Servable, target: Target, timings: Timings
+    ) -> Servable:
+        """Return the version for inputs that the caller has prepared.
+
+        The caller knows the contract of the default version. `canary` takes them only
+        if it prepares pictures alike and has the same labels.
+        """
+        default = self._engine.select(
+            servable.model, target.version, target.version_label
+        )
+        if servable.contract.takes_inputs_of(default.contract):
+            return servable
+        timings.version = default.version
+        return default
 
     def _check_count(self, count: int) -> None:
         if count == 0:
@@ -306,50 +357,19 @@ class Service:
             )
 
 
-def _in_time(
-    batch: Batch,
-    servable: Servable,
-    budget: Budget,
-    timings: Timings,
-    timeout_s: float | None,
-) -> tuple[npt.NDArray[np.float32], float | None]:
-    """Return the inputs of the images, and the seconds that are left for the engine."""
-    started = perf_counter()
-    inputs = prepared(batch, servable.contract, budget, timings)
-    if timeout_s is not None:
-        timeout_s -= perf_counter() - started
-        if timeout_s <= 0:
-            raise DeadlineExceeded(
-                "The deadline passed while the images were prepared. Set a longer "
-                "deadline."
-            )
-    return inputs, timeout_s
-
-
-def _checked(
-    given: npt.NDArray[np.float32] | npt.NDArray[np.uint8], contract: Contract
-) -> npt.NDArray[np.float32]:
-    """Return the inputs that are or that the pixels stand for."""
-    if given.dtype == np.uint8 and given.shape[1:] == contract.input_shape:
-        inputs = scaled(given, contract)
-    else:
-        inputs = cast("npt.NDArray[np.float32]", given)
-    check_inputs(inputs, contract)
-    return inputs
-
-
 def _predictions(
     servable: Servable,
     inputs: npt.NDArray[np.float32],
     options: Options,
     timings: Timings,
     timeout_s: float | None = None,
-) -> list[Prediction]:
+) -> tuple[list[Prediction], npt.NDArray[np.float32] | None]:
+    """Return the predictions, and the scores; no scores without inputs."""
     if not len(inputs):
-        return []
+        return [], None
     contract, origin = servable.contract, _origin(servable)
     scores = _scores(servable, inputs, timings, timeout_s)
-    return answers(scores, inputs, contract, options, origin)
+    return answers(scores, inputs, contract, options, origin), scores
 
 
 def _scores(

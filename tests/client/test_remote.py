@@ -36,6 +36,7 @@ from inkling.errors import (
     NotFound,
     NotReady,
     Overloaded,
+    PermissionDenied,
     TooLarge,
     Unauthenticated,
     UnsupportedMediaType,
@@ -229,6 +230,7 @@ def test_what_is_no_picture_is_refused_here(make: Callable[[], Any]) -> None:
 
 _CLASSES = {
     ErrorCode.UNAUTHENTICATED: Unauthenticated,
+    ErrorCode.PERMISSION_DENIED: PermissionDenied,
     ErrorCode.INVALID_IMAGE: InvalidImage,
     ErrorCode.INVALID_REQUEST: InvalidRequest,
     ErrorCode.TOO_LARGE: TooLarge,
@@ -277,7 +279,7 @@ async def _refused_aio(target: str, picture: bytes, **options: Any) -> InklingEr
         (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
         (grpc.StatusCode.NOT_FOUND, ModelNotFound),
         (grpc.StatusCode.ALREADY_EXISTS, InternalError),
-        (grpc.StatusCode.PERMISSION_DENIED, Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, PermissionDenied),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, TooLarge),
         (grpc.StatusCode.FAILED_PRECONDITION, NotReady),
         (grpc.StatusCode.ABORTED, InternalError),

@@ -59,7 +59,7 @@ class AioClassifier:
             InvalidRequest: The address or an option is impossible.
         """
         self._connection = grpc_connection(target, options)
-        self._metadata = list(self._connection.authorization.items())
+        self._metadata = list(self._connection.headers.items())
         self._secret = credentials(self._connection)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lines = Lines(self._opened)

@@ -17,6 +17,7 @@ from inkling.errors import (
     NotFound,
     NotReady,
     Overloaded,
+    PermissionDenied,
     TooLarge,
     Unauthenticated,
     UnsupportedMediaType,
@@ -27,6 +28,7 @@ __all__ = ["closed", "error_of", "is_known", "not_reached", "too_late"]
 _CLASSES: Mapping[str, type[InklingError]] = MappingProxyType(
     {
         ErrorCode.UNAUTHENTICATED: Unauthenticated,
+        ErrorCode.PERMISSION_DENIED: PermissionDenied,
         ErrorCode.INVALID_IMAGE: InvalidImage,
         ErrorCode.INVALID_REQUEST: InvalidRequest,
         ErrorCode.TOO_LARGE: TooLarge,

@@ -51,7 +51,7 @@ class GrpcClassifier(RemoteClassifier):
             InvalidRequest: The address or an option is impossible.
         """
         self._connection = grpc_connection(target, options)
-        self._metadata = list(self._connection.authorization.items())
+        self._metadata = list(self._connection.headers.items())
         self._lock = threading.Lock()
         self._lines = Lines(self._opened)
         self._closings = 0

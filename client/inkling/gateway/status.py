@@ -21,6 +21,7 @@ ERROR_INDEX_KEY = "inkling-error-index"
 GRPC_STATUS: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
     {
         ErrorCode.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+        ErrorCode.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
         ErrorCode.INVALID_IMAGE: grpc.StatusCode.INVALID_ARGUMENT,
         ErrorCode.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
         ErrorCode.TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
@@ -43,7 +44,7 @@ _CODE_OF_STATUS: Mapping[grpc.StatusCode, ErrorCode] = MappingProxyType(
         grpc.StatusCode.FAILED_PRECONDITION: ErrorCode.NOT_READY,
         grpc.StatusCode.OUT_OF_RANGE: ErrorCode.INVALID_REQUEST,
         grpc.StatusCode.UNAUTHENTICATED: ErrorCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED: ErrorCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED: ErrorCode.PERMISSION_DENIED,
         grpc.StatusCode.NOT_FOUND: ErrorCode.MODEL_NOT_FOUND,
         grpc.StatusCode.RESOURCE_EXHAUSTED: ErrorCode.TOO_LARGE,
         grpc.StatusCode.CANCELLED: ErrorCode.DEADLINE_EXCEEDED,

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from inkling.errors import InvalidRequest, ModelNotFound
+from inkling.model.assignment import Rule
 from inkling.model.publication import VERSION, Publication, entries, publication
 from inkling.model.version_files import (
     CONTRACT_FILE,
@@ -179,7 +180,9 @@ class Repository:
         with publication(model, directory, hold) as found:
             yield found
 
-    def roll_back(self, model: str, label: str = STABLE) -> Move:
+    def roll_back(
+        self, model: str, label: str = STABLE, who: str | None = None
+    ) -> Move:
         """Let a label name the version that it named before; see `VersionLabels`.
 
         Raises:
@@ -187,9 +190,11 @@ class Repository:
                 directory cannot be written.
             BrokenVersion: The version labels cannot be read.
         """
-        return self.labels(model).roll_back(label, self.versions(model))
+        return self.labels(model).roll_back(label, self.versions(model), who)
 
-    def take_away(self, model: str, label: str = STABLE) -> Move:
+    def take_away(
+        self, model: str, label: str = STABLE, who: str | None = None
+    ) -> Move:
         """Take a label away; without `stable`, the newest version answers.
 
         Raises:
@@ -201,10 +206,22 @@ class Repository:
             raise InvalidRequest(
                 f'No version of the model "{model}" has the label {label!r:.80}.'
             )
-        return self.labels(model).move(label, None, None, "promote")
+        return self.labels(model).move(label, None, None, "promote", who)
 
-    def promote(self, model: str, version: int, label: str = STABLE) -> Move:
+    def promote(
+        self,
+        model: str,
+        version: int,
+        label: str = STABLE,
+        who: str | None = None,
+        share: float | None = None,
+        rule: Rule | None = None,
+    ) -> Move:
         """Let a label name a version, after its files were checked.
+
+        With a share, `canary` gets so many percent of the requests without a version;
+        without one, it keeps the share that it has. A rule says when the version is
+        promoted or loses the label.
 
         Raises:
             BrokenVersion: The files differ from the published ones, or the version
@@ -220,4 +237,5 @@ class Repository:
                 f'The model "{model}" has no version {version}; it has: {shown}.'
             )
         self.files(model, version).verify()
-        return self.labels(model).move(label, version, versions[0], "promote")
+        labels = self.labels(model)
+        return labels.move(label, version, versions[0], "promote", who, share, rule)

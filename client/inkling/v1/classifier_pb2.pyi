@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model", "version", "version_label", "images", "top_k", "abstain", "partial", "threshold")
+    __slots__ = ("model", "version", "version_label", "images", "top_k", "abstain", "partial", "threshold", "caller")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     VERSION_LABEL_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class ClassifyRequest(_message.Message):
     ABSTAIN_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     version_label: str
@@ -24,7 +25,8 @@ class ClassifyRequest(_message.Message):
     abstain: bool
     partial: bool
     threshold: float
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., version_label: _Optional[str] = ..., images: _Optional[_Iterable[bytes]] = ..., top_k: _Optional[int] = ..., abstain: bool = ..., partial: bool = ..., threshold: _Optional[float] = ...) -> None: ...
+    caller: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., version_label: _Optional[str] = ..., images: _Optional[_Iterable[bytes]] = ..., top_k: _Optional[int] = ..., abstain: bool = ..., partial: bool = ..., threshold: _Optional[float] = ..., caller: _Optional[str] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("label", "index", "probability")
@@ -105,14 +107,23 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "ready", "versions")
+    __slots__ = ("name", "ready", "versions", "shares")
+    class SharesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     name: str
     ready: bool
     versions: _containers.RepeatedCompositeFieldContainer[Version]
-    def __init__(self, name: _Optional[str] = ..., ready: bool = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ...) -> None: ...
+    shares: _containers.ScalarMap[str, float]
+    def __init__(self, name: _Optional[str] = ..., ready: bool = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., shares: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Version(_message.Message):
     __slots__ = ("version", "state", "version_labels", "reason", "contract_json", "accuracy")

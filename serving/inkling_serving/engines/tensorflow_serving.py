@@ -24,20 +24,18 @@ from inkling.errors import (
     NotReady,
 )
 from inkling.model.repository import Repository
-from inkling.model.version_labels import default_version
 from inkling.types import are_scores
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
     ModelStatus,
     State,
     VersionStatus,
-    no_such_label,
-    not_served,
 )
 from inkling_serving.engines.channels import Channels
 from inkling_serving.engines.coalescer import Coalescer
 from inkling_serving.engines.credentials import engine_credentials
-from inkling_serving.engines.label_moves import LabelMoves, labels_in
+from inkling_serving.engines.label_moves import LabelMoves, Labels, labels_in
+from inkling_serving.engines.selection import Wanted, selected
 from inkling_serving.engines.silence import SharedSilence
 from inkling_serving.engines.stub import ENGINE_MESSAGES, Stub
 from inkling_serving.runtime.bounded_calls import BoundedCalls
@@ -190,25 +188,23 @@ class TensorFlowServingEngine:
         self._watcher = Repeating("asking the engine", self._refresh, self._pause_s)
 
     def select(
-        self, model: str, version: int | None = None, version_label: str | None = None
+        self,
+        model: str,
+        version: int | None = None,
+        version_label: str | None = None,
+        caller: str | None = None,
     ) -> RemoteVersion:
         """Return the requested version, or the one that answers without."""
         found = self._models.get(model)
         if found is None:
             raise ModelNotFound(NO_SUCH_MODEL)
-        labels = found.status.version_labels
-        if version_label is not None:
-            version = labels.get(version_label)
-            if version is None:
-                raise no_such_label(model)
-        if not found.loaded:
+        status = found.status
+        labels = Labels(status.version_labels, status.shares)
+        if not found.loaded and version_label in (None, *labels.versions):
             raise NotReady(ENGINE_MESSAGES[NotReady])
-        newest = max(found.loaded)
-        if version is None:
-            version = default_version(labels, newest) or newest
-        if version not in found.loaded:
-            raise not_served(model, found.loaded)
-        return found.loaded[version]
+        failed = {one.version for one in status.versions}
+        wanted = Wanted(model, version, version_label, caller)
+        return selected(wanted, found.loaded, failed, labels)
 
     def status(self) -> list[ModelStatus]:
         """Return the status of all models, sorted by name.
@@ -288,30 +284,35 @@ class TensorFlowServingEngine:
             return before
         loaded: dict[int, RemoteVersion] = {}
         statuses: list[VersionStatus] = []
-        for known in versions:
-            if known.state == wire.ModelVersionStatus.AVAILABLE:
-                statuses.append(self._with_version(name, known.version, before, loaded))
-            elif known.status.error_code:
+        for one in versions:
+            if one.state == wire.ModelVersionStatus.AVAILABLE:
+                statuses.append(self._with_version(name, one.version, before, loaded))
+            elif one.status.error_code:
                 reason = (
                     "TensorFlow Serving could not load the version; its log has the "
                     "reason."
                 )
-                statuses.append(VersionStatus(known.version, State.FAILED, reason))
+                statuses.append(VersionStatus(one.version, State.FAILED, reason))
         statuses.sort(key=lambda status: status.version, reverse=True)
-        labels = self._labels(name, before.status.version_labels, loaded)
-        return _Model(loaded, ModelStatus(name, tuple(statuses), labels))
+        known = Labels(before.status.version_labels, before.status.shares)
+        labels = self._labels(name, known, loaded)
+        status = ModelStatus(name, tuple(statuses), labels.versions, labels.shares)
+        return _Model(loaded, status)
 
     def _labels(
-        self, name: str, before: Mapping[str, int], loaded: Mapping[int, RemoteVersion]
-    ) -> Mapping[str, int]:
-        wanted = self._calls.result(
+        self, name: str, before: Labels, loaded: Mapping[int, RemoteVersion]
+    ) -> Labels:
+        wanted: Labels | None = self._calls.result(
             f"reading the version labels of {name}",
             lambda: labels_in(self._repository, name, before),
         )
         if wanted is None:
             return before
-        before = before or self._moves.at_start(name, wanted)
-        return self._moves.moved(name, wanted, before, loaded)
+        versions = wanted.versions
+        begun = before.versions or self._moves.at_start(name, versions)
+        return replace(
+            wanted, versions=self._moves.moved(name, versions, begun, loaded)
+        )
 
     def _versions_of(self, name: str) -> list[wire.ModelVersionStatus] | None:
         """Ask for the versions of a model, and ask again after a timeout.

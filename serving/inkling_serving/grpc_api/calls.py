@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
+from inkling.gateway.connection import CALLER_KEY
 from inkling_serving.grpc_api.errors import end_with, foreseen
 from inkling_serving.runtime.timings import Timings
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.runtime.thread_pool import ThreadPool
 
-__all__ = ["Calls", "seconds_left"]
+__all__ = ["Calls", "caller_of", "seconds_left"]
 
 _T = TypeVar("_T")
 
@@ -44,7 +45,7 @@ class Calls:
             context: The call.
             answer: Makes the response, and fills in the durations of the phases.
         """
-        timings = Timings()
+        timings = Timings(caller_of(context))
         try:
             response = answer(timings)
         except Exception as error:  # noqa: BLE001 - every error becomes a status
@@ -82,6 +83,14 @@ class Calls:
     def count(self, code: str, timings: Timings) -> None:
         """Count an answer by its error code, or by `ok`."""
         self._metrics.observe(self._protocol, code, timings)
+
+
+def caller_of(context: grpc.ServicerContext) -> str:
+    """Return the key that the caller of a call gave in its metadata; empty without."""
+    for name, value in context.invocation_metadata():
+        if name == CALLER_KEY:
+            return str(value)
+    return ""
 
 
 def seconds_left(context: grpc.ServicerContext) -> float | None:

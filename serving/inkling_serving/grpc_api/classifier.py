@@ -13,7 +13,7 @@ from inkling.errors import InklingError
 from inkling.image.budget import TakesLonger
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierServicer
-from inkling_serving.grpc_api.calls import Calls, seconds_left
+from inkling_serving.grpc_api.calls import Calls, caller_of, seconds_left
 from inkling_serving.grpc_api.open_streams import OpenStreams, StreamedRequest
 from inkling_serving.grpc_api.stream import Stream
 from inkling_serving.runtime.timings import Timings
@@ -101,6 +101,7 @@ class Classifier(ClassifierServicer):
     ) -> tuple[_Classify, bool]:
         """Return a function that classifies, and whether it may be quick."""
         choice = request.WhichOneof("choice")
+        timings.caller = request.caller or timings.caller
         target = Target(
             request.model,
             request.version if choice == "version" else None,
@@ -124,7 +125,8 @@ class Classifier(ClassifierServicer):
     def _stream_answer(
         self, request: pb.ClassifyStreamRequest, context: grpc.ServicerContext
     ) -> pb.ClassifyStreamResponse | Future[pb.ClassifyStreamResponse]:
-        timings, size = Timings(), request.ByteSize()
+        timings = Timings(caller_of(context))
+        size = request.ByteSize()
         classify, is_quick = self._classification(request.request, timings)
 
         def answer(left_s: float | None, quickly: bool) -> pb.ClassifyStreamResponse:
@@ -180,7 +182,7 @@ def _error(error: InklingError) -> pb.Error:
 
 
 def _model(status: ModelStatus) -> pb.Model:
-    model = pb.Model(name=status.name, ready=status.ready)
+    model = pb.Model(name=status.name, ready=status.ready, shares=status.shares)
     for version in status.versions:
         labels = status.labels_of(version.version)
         model.versions.add(

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from inkling.errors import InklingError, InvalidRequest, Unauthenticated
+from inkling.errors import InklingError, InvalidRequest
 from inkling_serving.grpc_api.compressed import as_written
 from inkling_serving.grpc_api.errors import end_with, foreseen
 from inkling_serving.grpc_api.open_calls import CallThreads, OpenCalls, Places
+from inkling_serving.grpc_api.roles import role_of
 from inkling_serving.runtime.thread_pool import too_many
 
 if TYPE_CHECKING:
+    from inkling_serving.keys import ApiKeys
     from inkling_serving.runtime.held_bytes import HeldBytes, Holding
-    from inkling_serving.security import ApiKeys
 
     _Handler = grpc.RpcMethodHandler[Any, Any]
     _Continuation = Callable[[grpc.HandlerCallDetails], _Handler | None]
@@ -46,7 +47,7 @@ _REFUSING_THREADS = 2
 
 
 class KeyInterceptor(grpc.ServerInterceptor):
-    """Refuses a call without an API key; calls of the health service need no key."""
+    """Refuses a call without an API key that has the role of its method."""
 
     def __init__(self, keys: ApiKeys) -> None:
         self._keys = keys
@@ -56,12 +57,13 @@ class KeyInterceptor(grpc.ServerInterceptor):
         self, continuation: _Continuation, details: Any
     ) -> _Handler | None:
         """Return the handler of a call, or a handler that refuses the call."""
-        if details.method.startswith(_HEALTH):
+        role = role_of(details.method)
+        if role is None:
             return continuation(details)
         metadata = dict(details.invocation_metadata)
         try:
-            self._keys.check(metadata.get("authorization"))
-        except Unauthenticated as error:
+            self._keys.check(metadata.get("authorization"), role)
+        except InklingError as error:
             return _refusing(error, self._threads)
         return continuation(details)
 

@@ -10,7 +10,10 @@ import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from inkling.errors import InvalidRequest, MissingDependency
+from inkling.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from inkling.v1.classifier_pb2_grpc import add_ClassifierServicer_to_server
+from inkling_serving.admin import Admin
+from inkling_serving.grpc_api.admin import AdminCalls
 from inkling_serving.grpc_api.classifier import Classifier
 from inkling_serving.grpc_api.health import Health
 from inkling_serving.grpc_api.interceptors import KeyInterceptor, MessageInterceptor
@@ -18,10 +21,10 @@ from inkling_serving.grpc_api.open_streams import OpenStreams
 from inkling_serving.security import grpc_credentials
 
 if TYPE_CHECKING:
+    from inkling_serving.keys import ApiKeys
     from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.runtime.thread_pool import ThreadPool
-    from inkling_serving.security import ApiKeys
     from inkling_serving.service import Service
     from inkling_serving.settings import Settings
 
@@ -49,7 +52,7 @@ _COMPRESSION = {
 
 
 class GrpcServer:
-    """Serves `inkling.v1.Classifier`, health, and the dialects on the gRPC port."""
+    """Serves `inkling.v1`, health, and the dialects on the gRPC port."""
 
     def __init__(
         self,
@@ -79,6 +82,8 @@ class GrpcServer:
             compression=_COMPRESSION[settings.grpc_compression],
         )
         add_ClassifierServicer_to_server(classifier, self._server)  # type: ignore[no-untyped-call]
+        admin = AdminCalls(Admin(settings.models_dir), keys, pool, metrics)
+        add_AdminServicer_to_server(admin, self._server)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(self._health.servicer, self._server)
         if settings.grpc_reflection:
             _add_reflection(self._server)
@@ -171,7 +176,10 @@ def _add_reflection(server: grpc.Server) -> None:
     from grpc_reflection.v1alpha import reflection  # noqa: PLC0415 - only if asked
     from grpc_reflection.v1alpha import reflection_pb2 as wire  # noqa: PLC0415
 
-    names = ("inkling.v1.Classifier", "grpc.health.v1.Health", reflection.SERVICE_NAME)
+    names = (
+        *("inkling.v1.Classifier", "inkling.v1.Admin"),
+        *("grpc.health.v1.Health", reflection.SERVICE_NAME),
+    )
     reflection.enable_server_reflection(names, server)
     # grpcio-reflection has only v1alpha. Tools ask for v1 first; both are the same.
     method = grpc.stream_stream_rpc_method_handler(

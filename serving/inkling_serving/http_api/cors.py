@@ -23,7 +23,7 @@ __all__ = ["Cors"]
 
 _ALLOWED_HEADERS = (
     "authorization, content-type, inference-header-content-length, x-request-id, "
-    "x-requested-with"
+    "x-inkling-caller, x-requested-with"
 )
 _EXPOSED_HEADERS = (
     "allow, inference-header-content-length, retry-after, server-timing, "

@@ -32,11 +32,11 @@ from inkling_serving.http_api.cors import Cors
 from inkling_serving.http_api.handlers import NOTHING_HERE, Handler, Handlers
 from inkling_serving.http_api.messages import Request, Response
 from inkling_serving.http_api.read_body import too_long
-from inkling_serving.http_api.routes import ROUTES
+from inkling_serving.http_api.routes import ROUTES, check_key
+from inkling_serving.keys import ApiKeys
 from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.tracebacks import without_frames
-from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 
@@ -111,7 +111,7 @@ def _begin(
         if preflight is not None:
             return _flask_response(preflight)
         try:
-            handlers.check_key(request)
+            check_key(handlers, request)
             request.body = _body(came.stream, max_body_bytes)
         except InklingError as error:
             return _flask_response(handlers.refuse(error, request))

@@ -22,8 +22,10 @@ from inkling.errors import (
     NotFound,
 )
 from inkling.image.budget import TakesLonger
+from inkling_serving.admin import Admin
 from inkling_serving.dialects.tensorflow_serving.rest import version_statuses
 from inkling_serving.http_api.envelope.compressed import inflate, is_compressed
+from inkling_serving.http_api.envelope.moves import wanted_move
 from inkling_serving.http_api.envelope.options import (
     CLASSIFY,
     EXPLAIN,
@@ -37,23 +39,27 @@ from inkling_serving.http_api.messages import Request, Response, json_response
 from inkling_serving.http_api.refusals import error_response, protocol_of
 from inkling_serving.http_api.response_json import (
     answer_json,
+    comparison_json,
     explanation_json,
     model_json,
+    move_json,
 )
+from inkling_serving.keys import Role
 from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
 from inkling_serving.runtime.tracebacks import without_frames
-from inkling_serving.security import needs_key
 from inkling_serving.service import Target
 
 if TYPE_CHECKING:
     from inkling_serving.http_api.openapi.answers import (
         Answer,
+        Labels,
+        ModelComparisons,
         Models,
         ModelState,
     )
+    from inkling_serving.keys import ApiKeys, Key
     from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
-    from inkling_serving.security import ApiKeys
     from inkling_serving.service import Service
     from inkling_serving.settings import Settings
 
@@ -106,15 +112,16 @@ class Handlers:
         self.max_batch = settings.max_batch
         self.settings = settings
         self._held = held
+        self._admin = Admin(settings.models_dir)
 
-    def check_key(self, request: Request) -> None:
-        """Check the API key of a request.
+    def check_key(self, request: Request, role: Role) -> Key | None:
+        """Return the API key of a request that needs a role.
 
         Raises:
-            Unauthenticated: The path needs a key, and the request has no valid one.
+            Unauthenticated: The request needs a key, and has no valid one.
+            PermissionDenied: The key does not have the role.
         """
-        if needs_key(request.path):
-            self._keys.check(request.headers.get("authorization"))
+        return self._keys.check(request.headers.get("authorization"), role)
 
     def answer(self, handler: Handler, request: Request, names: Names) -> Response:
         """Return the response of a handler, or the response for its error.
@@ -242,6 +249,52 @@ class Handlers:
         if tag in request.headers.get("if-none-match", ""):
             return Response(HTTPStatus.NOT_MODIFIED.value, b"", headers)
         return Response(HTTPStatus.OK.value, file.content, headers)
+
+    def comparisons(self, request: Request, names: Names) -> Response:
+        """Answer `.../comparisons`: how a shadow's answers differ from those given."""
+        in_query(request.query, NONE)
+        model = self.service.model(names["model"] or "").name
+        shown = [
+            comparison_json(version, shadow, one)
+            for (name, version, shadow), one in sorted(
+                self.metrics.comparisons().items()
+            )
+            if name == model
+        ]
+        found: ModelComparisons = {"model": model, "comparisons": shown}
+        return json_response(HTTPStatus.OK, found, request.id)
+
+    def labels(self, request: Request, names: Names) -> Response:
+        """Answer `.../labels`: the version labels of a model, and their last moves."""
+        in_query(request.query, NONE)
+        key, model = self.check_key(request, Role.ADMIN), names["model"] or ""
+        labels = self._admin.labels(key, model)
+        shown: Labels = {
+            "model": model,
+            "version_labels": {n: one.version for n, one in labels.items()},
+            "shares": {n: one.share for n, one in labels.items() if one.share},
+            "moves": [move_json(one) for one in self._admin.moves(key, model)],
+        }
+        return json_response(HTTPStatus.OK, shown, request.id)
+
+    def promote(self, request: Request, names: Names) -> Response:
+        """Answer `:promote`: a version label names another version."""
+        in_query(request.query, NONE)
+        key = self.check_key(request, Role.ADMIN)
+        version, share = wanted_move(request.body)
+        move = self._admin.promote(
+            key, names["model"] or "", version, names.get("version_label"), share
+        )
+        return json_response(HTTPStatus.OK, move_json(move), request.id)
+
+    def roll_back(self, request: Request, names: Names) -> Response:
+        """Answer `:rollback`: a version label names the version before."""
+        in_query(request.query, NONE)
+        key = self.check_key(request, Role.ADMIN)
+        move = self._admin.roll_back(
+            key, names["model"] or "", names.get("version_label")
+        )
+        return json_response(HTTPStatus.OK, move_json(move), request.id)
 
     def live(self, request: Request, _: Names) -> Response:
         """Answer `/livez`: this process can answer requests."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from inkling.gateway.connection import CALLER_KEY
 from inkling_serving.runtime.timings import Timings
 
 __all__ = ["Request", "Response", "json_response"]
@@ -55,6 +56,7 @@ class Request:
         else:
             self.id = f"{_ids.getrandbits(128):032x}"
         self.timings.request_id = self.id
+        self.timings.caller = self.headers.get(CALLER_KEY, "")
 
 
 @dataclass(frozen=True, slots=True)

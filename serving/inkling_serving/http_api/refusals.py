@@ -28,6 +28,7 @@ CODE_HEADER = "x-inkling-error-code"
 HTTP_STATUS: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
     {
         ErrorCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+        ErrorCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
         ErrorCode.INVALID_IMAGE: HTTPStatus.BAD_REQUEST,
         ErrorCode.INVALID_REQUEST: HTTPStatus.BAD_REQUEST,
         ErrorCode.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -48,6 +49,7 @@ _FOREIGN_STATUS: Mapping[grpc.StatusCode, HTTPStatus] = MappingProxyType(
         grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
         grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
         grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+        grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
         grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
         grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,

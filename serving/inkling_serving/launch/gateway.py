@@ -28,6 +28,8 @@ from inkling_serving.grpc_api.server import GrpcServer
 from inkling_serving.http_api.asgi_app import AsgiApp
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.server import HttpServer
+from inkling_serving.keys import ApiKeys
+from inkling_serving.rollout.parts import Rollout
 from inkling_serving.runtime.ending import Ending
 from inkling_serving.runtime.files import connections_allowed
 from inkling_serving.runtime.held_bytes import HeldBytes
@@ -38,7 +40,7 @@ from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.poller import Repeating
 from inkling_serving.runtime.supervisor import Worker, run
 from inkling_serving.runtime.thread_pool import ThreadPool
-from inkling_serving.security import ApiKeys, check_certificates, check_security
+from inkling_serving.security import check_certificates, check_security
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 
@@ -111,22 +113,17 @@ def application(
         held: Counts the bytes of all requests of the process.
     """
     settings, keys = gateway.settings, gateway.keys
-    give_memory_back()
-    # With it, threads of the pool give the interpreter lock to the event loop sooner.
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    _prepare_process()
     engine = create_engine(settings, folder)
-    service = Service(engine, settings.limits, settings.max_batch)
     metrics = Metrics(folder, AccessLog(settings.access_log))
     pool = ThreadPool(settings.work_threads, settings.queue, settings.queue_timeout_s)
+    rollout = Rollout(engine, metrics, pool, settings)
+    service = Service(engine, settings.limits, settings.max_batch, rollout.mirror)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         grpc_server = GrpcServer(service, pool, metrics, held, settings, keys)
-        for dialect in (
-            TensorFlowServingDialect(service, pool, metrics),
-            OpenInferenceDialect(service, pool, metrics, grpc_server.streams),
-        ):
-            dialect.add_to(grpc_server.server)
+        _add_dialects(grpc_server, service, pool, metrics)
         grpc_server.start(*grpc_address)
         grpc_ended = _end_together(ending, service, grpc_server)
         saver = Repeating("saving the metrics", metrics.save, lambda: _SAVE_PAUSE_S)
@@ -143,10 +140,28 @@ def application(
             saver.stop()
             looking.stop()
             pool.close()
+            rollout.close()
             engine.close()
 
     handlers = Handlers(service, metrics, keys, settings, held)
     return AsgiApp(handlers, pool, held, settings, running)
+
+
+def _prepare_process() -> None:
+    give_memory_back()
+    # With it, threads of the pool give the interpreter lock to the event loop sooner.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+
+def _add_dialects(
+    grpc_server: GrpcServer, service: Service, pool: ThreadPool, metrics: Metrics
+) -> None:
+    """Add the protocols of others to the gRPC port."""
+    for dialect in (
+        TensorFlowServingDialect(service, pool, metrics),
+        OpenInferenceDialect(service, pool, metrics, grpc_server.streams),
+    ):
+        dialect.add_to(grpc_server.server)
 
 
 def _end_together(

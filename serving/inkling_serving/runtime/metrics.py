@@ -10,14 +10,13 @@ decreases.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,13 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from inkling_serving.comparison import (
+    Compared,
+    Comparisons,
+    comparison_metrics,
+    comparisons_of,
+)
+from inkling_serving.runtime.files import ProcessFiles
 from inkling_serving.runtime.logs import AccessLog, dropped_lines
 from inkling_serving.runtime.timings import PHASES, Timings
 
@@ -111,7 +117,7 @@ class Metrics:
             folder: The directory that all workers share, if any.
             access: Logs the requests that are counted; None logs none.
         """
-        self._folder = folder
+        self._files = ProcessFiles(folder, "json")
         self._access = access or AccessLog(0.0)
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, str, str]] = Counter()
@@ -120,6 +126,7 @@ class Metrics:
         # For each model, version and `ok` or `failed`: requests, seconds, pictures, and
         # the time of the last one.
         self._served: dict[tuple[str, str, str], list[float]] = {}
+        self._compared: Comparisons = {}
 
     def observe(self, protocol: str, code: str, timings: Timings) -> None:
         """Count an answered request under `ok` or the code of its error."""
@@ -151,16 +158,18 @@ class Metrics:
         for name, phase in zip(PHASES, phases, strict=True):
             phase.add(getattr(timings, name))
 
+    def compare(self, model: str, version: str, shadow: str, found: Compared) -> None:
+        """Count the comparison of a version with a shadow."""
+        with self._lock:
+            self._compared.setdefault((model, version, shadow), Compared()).add(found)
+
+    def comparisons(self) -> Comparisons:
+        """Return the comparisons over all workers, by model, version and shadow."""
+        return comparisons_of([self._snapshot(), *self._others()])
+
     def save(self) -> None:
         """Write a snapshot for the other workers, if there are any."""
-        if self._folder is None:
-            return
-        path = self._folder / f"{os.getpid()}.json"
-        written = path.with_suffix(".new")
-        # Systems clean their directory of temporary files.
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        written.write_text(json.dumps(self._snapshot()), encoding="utf-8")
-        written.replace(path)
+        self._files.write(self._snapshot())
 
     def exposition(self) -> bytes:
         """Return the figures of all workers in Prometheus's text format."""
@@ -185,18 +194,11 @@ class Metrics:
         return list(found.values())
 
     def _others(self) -> Iterator[dict[str, Any]]:
-        if self._folder is None:
-            return
-        own = f"{os.getpid()}.json"
-        for path in self._folder.glob("*.json"):
-            if path.name != own:
-                try:
-                    snapshot = json.loads(path.read_text(encoding="utf-8"))
-                except (OSError, ValueError):  # it was removed meanwhile
-                    continue
-                if time.time() - snapshot["at"] > _GONE_AFTER_S:
-                    snapshot["memory"] = snapshot["workers"] = 0
-                yield snapshot
+        for told in self._files.others():
+            snapshot = told.content
+            if time.time() - snapshot["at"] > _GONE_AFTER_S:
+                snapshot["memory"] = snapshot["workers"] = 0
+            yield snapshot
 
     def _snapshot(self) -> dict[str, Any]:
         with self._lock:
@@ -207,6 +209,7 @@ class Metrics:
                 "memory": _resident_bytes(),
                 "log_lines_dropped": dropped_lines(),
                 "served": [[*key, *one] for key, one in self._served.items()],
+                "compared": [[key, asdict(one)] for key, one in self._compared.items()],
                 "requests": [[*key, n] for key, n in self._requests.items()],
                 "seconds": [
                     [key, one.counts, one.total] for key, one in self._seconds.items()
@@ -251,6 +254,8 @@ class _Sum:
             "Seconds of each phase of a request: " + ", ".join(PHASES) + ".",
             ("phase", "model", "version"),
         )
+        yield self._by_version()
+        yield from comparison_metrics(comparisons_of(self._snapshots))
         yield from self._process()
 
     def _histograms(
@@ -268,6 +273,20 @@ class _Sum:
                 below += count
                 buckets.append((bound, below))
             family.add_metric(key, buckets, one.total)
+        return family
+
+    def _by_version(self) -> Metric:
+        family = CounterMetricFamily(
+            "inkling_version_requests",
+            "Requests by the version that they were for; outcome is ok or failed.",
+            labels=("model", "version", "outcome"),
+        )
+        counted: Counter[tuple[str, str, str]] = Counter()
+        for snapshot in self._snapshots:
+            for model, version, outcome, count, *_ in snapshot["served"]:
+                counted[model, version, outcome] += count
+        for labels, count in sorted(counted.items()):
+            family.add_metric(labels, count)
         return family
 
     def _process(self) -> Iterator[Metric]:

@@ -19,13 +19,24 @@ class Timings:
         version: The version that answers; 0 before it is known.
         images: How many pictures the engine got.
         request_id: The id that the caller gave or got; empty where there is none.
+        caller: A key of the caller, by which a share of all callers is drawn; empty
+            where it gave none.
         started: The time at which the head of the request had arrived, from
             `time.perf_counter`.
     """
 
-    __slots__ = ("images", "model", "request_id", "started", "version", *PHASES)
+    __slots__ = (
+        "caller",
+        "images",
+        "model",
+        "request_id",
+        "started",
+        "version",
+        *PHASES,
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, caller: str = "") -> None:
+        self.caller = caller
         self.model = self.request_id = ""
         self.version = self.images = 0
         self.started = time.perf_counter()

@@ -14,11 +14,11 @@ from inkling.contract import Contract
 from inkling.image.budget import DEFAULT_LIMITS
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.grpc_api.server import GrpcServer
+from inkling_serving.keys import ApiKeys
 from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import reserved
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.thread_pool import ThreadPool
-from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from tests.support.held_engine import HeldEngine

@@ -17,11 +17,11 @@ from inkling.image.budget import DEFAULT_LIMITS
 from inkling_serving.http_api.asgi_app import AsgiApp
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.server import HttpServer
+from inkling_serving.keys import ApiKeys
 from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import Listener, bound
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.thread_pool import ThreadPool
-from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from tests.support.gateway_process import Answer

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Required, TypedDict
+from typing import Annotated, NotRequired, Required, TypedDict
 
 from msgspec import Meta
 
@@ -19,6 +19,7 @@ __all__ = [
     "ExplainOptions",
     "ExplainRequest",
     "ImageText",
+    "Promotion",
 ]
 
 # Tools of OpenAPI offer a file for it; JSON Schema has no bytes.
@@ -97,3 +98,22 @@ class EncodedForm(ClassifyOptions, total=False):
     """A form with pictures as texts in fields of any name, and the options."""
 
     image: ImageText
+
+
+class Promotion(TypedDict):
+    """The version that a label is to name."""
+
+    version: Annotated[
+        int | None, Meta(description="Its number; null takes the label away.")
+    ]
+    share: NotRequired[
+        Annotated[
+            float,
+            Meta(
+                ge=0,
+                le=100,
+                description="For `canary`: its share of the requests without a "
+                "version, in percent. If it is not given, the share stays as it is.",
+            ),
+        ]
+    ]
