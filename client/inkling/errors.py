@@ -13,6 +13,7 @@ InklingError
         BrokenVersion       a published version fails its own checks
     DeadlineExceeded        the caller's deadline passed before the answer
     Overloaded              the queue is full; the caller should retry later
+    QuotaExceeded           the caller's API key has used up its quota
     NotFound                the address does not exist
     MethodNotAllowed        the address exists, but does not accept the method
     InternalError           Inkling has a bug, or its installation is incomplete
@@ -44,6 +45,7 @@ __all__ = [
     "NotFound",
     "NotReady",
     "Overloaded",
+    "QuotaExceeded",
     "TooLarge",
     "Unauthenticated",
     "UnsupportedMediaType",
@@ -62,6 +64,7 @@ class ErrorCode(StrEnum):
     NOT_READY = "not_ready"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     OVERLOADED = "overloaded"
+    QUOTA_EXCEEDED = "quota_exceeded"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     INTERNAL = "internal"
@@ -147,6 +150,17 @@ class Overloaded(InklingError):
     """More requests wait than can be answered in time; a later retry can succeed."""
 
     code = ErrorCode.OVERLOADED
+
+
+class QuotaExceeded(InklingError):
+    """The API key has used up its quota; a later retry can succeed.
+
+    Attributes:
+        retry_after_s: The seconds after which the server takes a request again.
+    """
+
+    code = ErrorCode.QUOTA_EXCEEDED
+    retry_after_s = 1
 
 
 class NotFound(InklingError):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.runtime.thread_pool import ThreadPool
+    from inkling_serving.service import Service
 
 __all__ = ["Calls", "seconds_left"]
 
@@ -29,8 +30,11 @@ _DAY_S = 86_400.0
 class Calls:
     """Answers the unary calls of one servicer."""
 
-    def __init__(self, pool: ThreadPool, metrics: Metrics, protocol: str) -> None:
+    def __init__(
+        self, service: Service, pool: ThreadPool, metrics: Metrics, protocol: str
+    ) -> None:
         """Create the object; `protocol` is the servicer's name in the metrics."""
+        self._quotas = service.quotas
         self._pool = pool
         self._metrics = metrics
         self._protocol = protocol
@@ -46,6 +50,7 @@ class Calls:
         """
         timings = Timings()
         try:
+            self.admit(context, timings)
             response = answer(timings)
         except Exception as error:  # noqa: BLE001 - every error becomes a status
             refusal = foreseen(error)
@@ -57,6 +62,16 @@ class Calls:
             return response
         self.count(refusal.code, timings)
         return end_with(context, refusal)
+
+    def admit(self, context: grpc.ServicerContext, timings: Timings) -> None:
+        """Take a request from the quota of the caller's key.
+
+        Raises:
+            QuotaExceeded: The key has used up its quota.
+        """
+        if self._quotas.are_set:
+            metadata = dict(context.invocation_metadata())
+            timings.admit(self._quotas.of(str(metadata.get("authorization", ""))))
 
     def pooled(
         self,

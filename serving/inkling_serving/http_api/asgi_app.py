@@ -101,7 +101,7 @@ class AsgiApp:
             _check_host(scope["headers"], scope["http_version"])
             response = self._cors.preflight(request)
             if response is None:
-                self._handlers.check_key(request)
+                self._handlers.admit(request)
                 await self._receive(request, receive, holding, is_here)
                 is_here = True
                 under_way = state.get(UNDER_WAY, 0)

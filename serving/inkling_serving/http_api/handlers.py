@@ -34,7 +34,11 @@ from inkling_serving.http_api.envelope.options import (
 )
 from inkling_serving.http_api.envelope.request_body import Envelope, envelope_of
 from inkling_serving.http_api.messages import Request, Response, json_response
-from inkling_serving.http_api.refusals import error_response, protocol_of
+from inkling_serving.http_api.refusals import (
+    error_response,
+    has_quota,
+    protocol_of,
+)
 from inkling_serving.http_api.response_json import (
     answer_json,
     explanation_json,
@@ -107,14 +111,19 @@ class Handlers:
         self.settings = settings
         self._held = held
 
-    def check_key(self, request: Request) -> None:
-        """Check the API key of a request.
+    def admit(self, request: Request) -> None:
+        """Check the API key of a request, and take the request from the key's quota.
 
         Raises:
             Unauthenticated: The path needs a key, and the request has no valid one.
+            QuotaExceeded: The key has used up its quota.
         """
-        if needs_key(request.path):
-            self._keys.check(request.headers.get("authorization"))
+        if not needs_key(request.path):
+            return
+        authorization = request.headers.get("authorization")
+        self._keys.check(authorization)
+        if has_quota(request.path):
+            request.timings.admit(self.service.quotas.of(authorization))
 
     def answer(self, handler: Handler, request: Request, names: Names) -> Response:
         """Return the response of a handler, or the response for its error.
@@ -130,7 +139,7 @@ class Handlers:
             return self.refuse(error, request)
         if request.path not in _UNCOUNTED:
             self.metrics.observe(protocol_of(request.path), "ok", request.timings)
-        return response
+        return _with_limits(response, request)
 
     def _handled(self, handler: Handler, request: Request, names: Names) -> Response:
         if not is_compressed(request.headers):
@@ -149,7 +158,7 @@ class Handlers:
             code = error.code if isinstance(error, InklingError) else ErrorCode.INTERNAL
             self.metrics.observe(protocol_of(request.path), code, request.timings)
         without_frames(error)
-        return response
+        return _with_limits(response, request)
 
     def is_quick(self, request: Request, names: Names) -> bool:
         """Return whether a classification may be quicker than a hand-over to a thread.
@@ -256,6 +265,14 @@ class Handlers:
         """Answer `/metrics` in Prometheus's format, for all processes."""
         headers = {"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"}
         return Response(HTTPStatus.OK.value, self.metrics.exposition(), headers)
+
+
+def _with_limits(response: Response, request: Request) -> Response:
+    """Return a response that also says what is left of the key's quota."""
+    allowance = request.timings.allowance
+    if allowance is None:
+        return response
+    return replace(response, headers={**response.headers, **allowance.headers()})
 
 
 def _answer_response(shown: Answer, request: Request, options: HttpOptions) -> Response:

@@ -115,7 +115,7 @@ def application(
     # With it, threads of the pool give the interpreter lock to the event loop sooner.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     engine = create_engine(settings, folder)
-    service = Service(engine, settings.limits, settings.max_batch)
+    service = Service(engine, settings.limits, settings.max_batch, settings.quotas())
     metrics = Metrics(folder, AccessLog(settings.access_log))
     pool = ThreadPool(settings.work_threads, settings.queue, settings.queue_timeout_s)
 
