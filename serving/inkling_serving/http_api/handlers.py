@@ -48,6 +48,7 @@ from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
 from inkling_serving.runtime.tracebacks import without_frames
 from inkling_serving.security import needs_key
 from inkling_serving.service import Target
+from inkling_serving.telemetry.gauges import state_of
 
 if TYPE_CHECKING:
     from inkling_serving.http_api.openapi.answers import (
@@ -264,7 +265,8 @@ class Handlers:
     def exposition(self, _: Request, __: Names) -> Response:
         """Answer `/metrics` in Prometheus's format, for all processes."""
         headers = {"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"}
-        return Response(HTTPStatus.OK.value, self.metrics.exposition(), headers)
+        state = state_of(self.service.models(), self.settings)
+        return Response(HTTPStatus.OK.value, self.metrics.exposition(state), headers)
 
 
 def _with_limits(response: Response, request: Request) -> Response:

@@ -162,10 +162,14 @@ class Metrics:
         written.write_text(json.dumps(self._snapshot()), encoding="utf-8")
         written.replace(path)
 
-    def exposition(self) -> bytes:
-        """Return the figures of all workers in Prometheus's text format."""
+    def exposition(self, state: Iterable[Metric] = ()) -> bytes:
+        """Return the figures of all workers in Prometheus's text format.
+
+        Args:
+            state: More metrics, which are the same in all workers.
+        """
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Sum([self._snapshot(), *self._others()]))
+        registry.register(_Sum([self._snapshot(), *self._others()], state))
         return generate_latest(registry)
 
     def served(self) -> list[Served]:
@@ -222,8 +226,11 @@ class Metrics:
 class _Sum:
     """A collector of prometheus_client that adds snapshots up."""
 
-    def __init__(self, snapshots: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, snapshots: list[dict[str, Any]], state: Iterable[Metric]
+    ) -> None:
         self._snapshots = snapshots
+        self._state = state
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -252,6 +259,7 @@ class _Sum:
             ("phase", "model", "version"),
         )
         yield from self._process()
+        yield from self._state
 
     def _histograms(
         self, part: str, name: str, text: str, labels: tuple[str, ...]
