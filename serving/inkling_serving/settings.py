@@ -39,6 +39,11 @@ class Settings:
     """
 
     models_dir: Path = setting(Path("models"), "directory of the model repository")
+    model_name: str = setting(
+        "",
+        "name of the only model, if the directory of models holds its versions, as "
+        "KServe mounts them",
+    )
     host: str = setting(
         "127.0.0.1", "address to listen on; 0.0.0.0 means all network interfaces"
     )
@@ -243,6 +248,8 @@ class Settings:
                 "INKLING_HOST is empty; expected an address such as 127.0.0.1, or "
                 "0.0.0.0 for all network interfaces."
             )
+        if self.model_name:
+            check_model_name(self.model_name)
         check_choice(self, "engine", ("embedded", "tensorflow_serving"))
         check_choice(self, "tflite_format", FORMATS)
         check_choice(self, "grpc_compression", ("none", "deflate", "gzip"))

@@ -20,6 +20,7 @@ from inkling_serving.settings import Settings
 # A value for each setting that is not its default.
 _OTHERS: dict[str, Any] = {
     "models_dir": Path("/elsewhere/models"),
+    "model_name": "cnn",
     "host": "127.0.0.2",
     "http_port": 9090,
     "grpc_port": 9091,
