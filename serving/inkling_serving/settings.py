@@ -233,6 +233,17 @@ class Settings:
     access_log: float = setting(
         0.0, "share of the requests that the log has a line for, 0 to 1", 0, 1
     )
+    trace_endpoint: str = setting(
+        "",
+        "address of an OpenTelemetry collector (OTLP over gRPC) that gets traces, such "
+        "as http://127.0.0.1:4317; needs inkling-serving[tracing]",
+    )
+    trace_share: float = setting(
+        0.01,
+        "share of the requests to trace, 0 to 1, where the caller does not decide",
+        0,
+        1,
+    )
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):

@@ -69,6 +69,8 @@ _OTHERS: dict[str, Any] = {
     "log_level": "debug",
     "log_format": "json",
     "access_log": 0.5,
+    "trace_endpoint": "http://127.0.0.1:4317",
+    "trace_share": 0.25,
 }
 _NAMES = [item.name for item in dataclasses.fields(Settings)]
 

@@ -50,7 +50,7 @@ class Calls:
         """
         timings = Timings()
         try:
-            self.admit(context, timings)
+            self.begin(context, timings)
             response = answer(timings)
         except Exception as error:  # noqa: BLE001 - every error becomes a status
             refusal = foreseen(error)
@@ -63,14 +63,16 @@ class Calls:
         self.count(refusal.code, timings)
         return end_with(context, refusal)
 
-    def admit(self, context: grpc.ServicerContext, timings: Timings) -> None:
-        """Take a request from the quota of the caller's key.
+    def begin(self, context: grpc.ServicerContext, timings: Timings) -> None:
+        """Take the caller's trace, and a request from the quota of its key.
 
         Raises:
             QuotaExceeded: The key has used up its quota.
         """
+        metadata = dict(context.invocation_metadata())
+        if "traceparent" in metadata:
+            timings.follow(str(metadata["traceparent"]))
         if self._quotas.are_set:
-            metadata = dict(context.invocation_metadata())
             timings.admit(self._quotas.of(str(metadata.get("authorization", ""))))
 
     def pooled(

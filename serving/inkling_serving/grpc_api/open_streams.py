@@ -101,7 +101,7 @@ class OpenStreams:
                 caller has used up its quota.
         """
         timings, left_s = request.timings, seconds_left(context)
-        calls.admit(context, timings)
+        calls.begin(context, timings)
 
         def answer(quickly: bool) -> _Response:
             try:

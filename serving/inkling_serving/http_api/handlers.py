@@ -44,7 +44,7 @@ from inkling_serving.http_api.response_json import (
     explanation_json,
     model_json,
 )
-from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
+from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST, OPEN_METRICS
 from inkling_serving.runtime.tracebacks import without_frames
 from inkling_serving.security import needs_key
 from inkling_serving.service import Target
@@ -80,6 +80,7 @@ _FOR_EVER = "private, max-age=31536000, immutable"
 _UNCOUNTED = frozenset(
     {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 )
+_OPEN_METRICS = "application/openmetrics-text"
 _VERSION = re.compile(r"-?[0-9]{1,19}")
 
 
@@ -262,11 +263,14 @@ class Handlers:
         self.service.check_ready()
         return json_response(HTTPStatus.OK, {"ready": True}, request.id)
 
-    def exposition(self, _: Request, __: Names) -> Response:
+    def exposition(self, request: Request, __: Names) -> Response:
         """Answer `/metrics` in Prometheus's format, for all processes."""
-        headers = {"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"}
+        open_wanted = _OPEN_METRICS in request.headers.get("accept", "")
+        form = OPEN_METRICS if open_wanted else CONTENT_TYPE_LATEST
+        headers = {"content-type": form, "cache-control": "no-store"}
         state = state_of(self.service.models(), self.settings)
-        return Response(HTTPStatus.OK.value, self.metrics.exposition(state), headers)
+        page = self.metrics.exposition(state, form)
+        return Response(HTTPStatus.OK.value, page, headers)
 
 
 def _with_limits(response: Response, request: Request) -> Response:

@@ -55,6 +55,8 @@ class Request:
         else:
             self.id = f"{_ids.getrandbits(128):032x}"
         self.timings.request_id = self.id
+        if "traceparent" in self.headers:
+            self.timings.follow(self.headers["traceparent"])
 
 
 @dataclass(frozen=True, slots=True)

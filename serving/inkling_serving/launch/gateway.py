@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ from inkling_serving.runtime.thread_pool import ThreadPool
 from inkling_serving.security import ApiKeys, check_certificates, check_security
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
+from inkling_serving.telemetry.tracing import tracing_of
 
 __all__ = ["application", "serve"]
 
@@ -116,17 +117,13 @@ def application(
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     engine = create_engine(settings, folder)
     service = Service(engine, settings.limits, settings.max_batch, settings.quotas())
-    metrics = Metrics(folder, AccessLog(settings.access_log))
+    metrics, end_traces = _observed(settings, folder)
     pool = ThreadPool(settings.work_threads, settings.queue, settings.queue_timeout_s)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         grpc_server = GrpcServer(service, pool, metrics, held, settings, keys)
-        for dialect in (
-            TensorFlowServingDialect(service, pool, metrics),
-            OpenInferenceDialect(service, pool, metrics, grpc_server.streams),
-        ):
-            dialect.add_to(grpc_server.server)
+        _add_dialects(grpc_server, service, pool, metrics)
         grpc_server.start(*grpc_address)
         grpc_ended = _end_together(ending, service, grpc_server)
         saver = Repeating("saving the metrics", metrics.save, lambda: _SAVE_PAUSE_S)
@@ -144,9 +141,30 @@ def application(
             looking.stop()
             pool.close()
             engine.close()
+            end_traces()
 
     handlers = Handlers(service, metrics, keys, settings, held)
     return AsgiApp(handlers, pool, held, settings, running)
+
+
+def _observed(
+    settings: Settings, folder: Path | None
+) -> tuple[Metrics, Callable[[], None]]:
+    """Return the metrics, and a function that sends the last traces."""
+    access, tracing = AccessLog(settings.access_log), tracing_of(settings)
+    if tracing is None:
+        return Metrics(folder, access), lambda: None
+    return Metrics(folder, access, tracing.tell), tracing.close
+
+
+def _add_dialects(
+    grpc_server: GrpcServer, service: Service, pool: ThreadPool, metrics: Metrics
+) -> None:
+    for dialect in (
+        TensorFlowServingDialect(service, pool, metrics),
+        OpenInferenceDialect(service, pool, metrics, grpc_server.streams),
+    ):
+        dialect.add_to(grpc_server.server)
 
 
 def _end_together(
