@@ -14,6 +14,7 @@ InklingError
         BrokenVersion       a published version fails its own checks
     DeadlineExceeded        the caller's deadline passed before the answer
     Overloaded              the queue is full; the caller should retry later
+    QuotaExceeded           the caller's API key has used up its quota
     NotFound                the address does not exist
     MethodNotAllowed        the address exists, but does not accept the method
     InternalError           Inkling has a bug, or its installation is incomplete
@@ -46,6 +47,7 @@ __all__ = [
     "NotReady",
     "Overloaded",
     "PermissionDenied",
+    "QuotaExceeded",
     "TooLarge",
     "Unauthenticated",
     "UnsupportedMediaType",
@@ -65,6 +67,7 @@ class ErrorCode(StrEnum):
     NOT_READY = "not_ready"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     OVERLOADED = "overloaded"
+    QUOTA_EXCEEDED = "quota_exceeded"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     INTERNAL = "internal"
@@ -156,6 +159,17 @@ class Overloaded(InklingError):
     """More requests wait than can be answered in time; a later retry can succeed."""
 
     code = ErrorCode.OVERLOADED
+
+
+class QuotaExceeded(InklingError):
+    """The API key has used up its quota; a later retry can succeed.
+
+    Attributes:
+        retry_after_s: The seconds after which the server takes a request again.
+    """
+
+    code = ErrorCode.QUOTA_EXCEEDED
+    retry_after_s = 1
 
 
 class NotFound(InklingError):

@@ -93,6 +93,7 @@ def prepared(
             batch.refuse(place, error)
             continue
         kept += 1
+        timings.spend(decoded.picture.width * decoded.picture.height)
         timings.decode += between - began
         began = perf_counter()
         timings.preprocess += began - between

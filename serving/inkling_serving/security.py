@@ -103,9 +103,15 @@ def check_security(settings: Settings) -> None:
     """Check all files before the gateway starts.
 
     Raises:
-        InvalidRequest: A file is missing, cannot be read, or has the wrong content.
+        InvalidRequest: A file is missing, cannot be read, or has the wrong content, or
+            a quota is set without a file of keys.
     """
     ApiKeys(settings.api_key_file)
+    if settings.has_quotas and not settings.api_key_file:
+        raise InvalidRequest(
+            "A quota is set without INKLING_API_KEY_FILE; expected a file of keys, "
+            "because each key has a quota of its own."
+        )
     cors_origins(settings)
     engine_credentials(settings)
     check_certificates(settings)

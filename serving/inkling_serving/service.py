@@ -31,6 +31,7 @@ from inkling.types import ClassifyOptions, Origin
 from inkling_serving.answers import Answer, Explanation, Scores
 from inkling_serving.batch import Batch, checked, in_time
 from inkling_serving.engines.base import NO_SUCH_MODEL
+from inkling_serving.quotas import Quotas
 from inkling_serving.rollout.mirror import Mirrored
 from inkling_serving.runtime.timings import Timings
 
@@ -99,10 +100,12 @@ class Service:
         engine: The engine that runs the models.
         limits: The limits of one picture and of the pictures of a request.
         max_batch: The largest number of pictures in a request.
+        quotas: The quotas of the callers' keys; by default, no key has one.
         mirror: Compares answers with those of a shadow; None compares none.
 
     Attributes:
         max_batch: As the argument.
+        quotas: The quotas of the callers' keys.
     """
 
     def __init__(
@@ -110,12 +113,14 @@ class Service:
         engine: Engine,
         limits: Limits,
         max_batch: int,
+        quotas: Quotas | None = None,
         mirror: Mirror | None = None,
     ) -> None:
         self._mirror = mirror
         self._engine = engine
         self._limits = limits
         self.max_batch = max_batch
+        self.quotas = quotas or Quotas()
         self._is_leaving = False
 
     def classify(
@@ -201,6 +206,7 @@ class Service:
             raise image
         started = perf_counter()
         inputs, stages = explain(image, servable.contract, Budget(self._limits))
+        timings.spend(stages[0].picture.width * stages[0].picture.height)
         timings.preprocess = perf_counter() - started
         found, _ = _predictions(servable, inputs[np.newaxis], options, timings)
         return Explanation(Answer(_origin(servable), found), stages, inputs)
@@ -236,6 +242,8 @@ class Service:
             servable = self._for_inputs(servable, target, timings)
             inputs, left_s = checked(given, servable.contract), timeout_s
             self._check_count(len(inputs))
+            size = servable.contract.width * servable.contract.height
+            timings.spend(len(inputs) * size)
         else:
             self._check_count(len(given))
             batch = Batch(given, (), False)

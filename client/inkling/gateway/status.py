@@ -30,6 +30,7 @@ GRPC_STATUS: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
         ErrorCode.NOT_READY: grpc.StatusCode.UNAVAILABLE,
         ErrorCode.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
         ErrorCode.OVERLOADED: grpc.StatusCode.UNAVAILABLE,
+        ErrorCode.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
         ErrorCode.NOT_FOUND: grpc.StatusCode.UNIMPLEMENTED,
         ErrorCode.METHOD_NOT_ALLOWED: grpc.StatusCode.UNIMPLEMENTED,
         ErrorCode.INTERNAL: grpc.StatusCode.INTERNAL,

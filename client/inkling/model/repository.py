@@ -56,13 +56,38 @@ def check_model_name(name: str) -> str:
 
 
 class Repository:
-    """A directory of models; every method reads the directory again."""
+    """A directory of models; every method reads the directory again.
 
-    def __init__(self, root: Path | str) -> None:
+    Attributes:
+        root: The directory.
+        only: The name of the only model, whose versions are in the directory itself;
+            empty where each model has a directory of its own.
+    """
+
+    def __init__(self, root: Path | str, only: str = "") -> None:
+        """Take the directory, and the name of its only model if it is one's.
+
+        Raises:
+            InvalidRequest: The model's name is invalid.
+        """
         self.root = Path(root)
+        self.only = check_model_name(only) if only else ""
+
+    def folder(self, model: str) -> Path:
+        """Return the directory of a model, which need not exist.
+
+        Raises:
+            InvalidRequest: The model's name is invalid.
+            ModelNotFound: The directory is that of another model.
+        """
+        if self.only and model != self.only:
+            raise ModelNotFound(f"{self.root} has the versions of {self.only} alone.")
+        return self.root if self.only else self.root / check_model_name(model)
 
     def models(self) -> list[str]:
         """Return the names of the models, sorted, with those that have no version."""
+        if self.only:
+            return [self.only]
         return sorted(
             entry.name
             for entry in entries(self.root)
@@ -80,7 +105,7 @@ class Repository:
         Raises:
             InvalidRequest: The model's name is invalid.
         """
-        found = entries(self.root / check_model_name(model))
+        found = entries(self.folder(model))
         numbers = [int(one.name) for one in found if VERSION.fullmatch(one.name)]
         return sorted(numbers, reverse=True)
 
@@ -101,7 +126,7 @@ class Repository:
         Raises:
             InvalidRequest: The model's name is invalid.
         """
-        path = self.root / check_model_name(model) / str(version)
+        path = self.folder(model) / str(version)
         return VersionFiles(model, version, path)
 
     def newest(self, model: str) -> VersionFiles:
@@ -144,7 +169,7 @@ class Repository:
         Raises:
             InvalidRequest: The model's name is invalid.
         """
-        return VersionLabels(self.root / check_model_name(model))
+        return VersionLabels(self.folder(model))
 
     def version_labels(self, model: str) -> dict[str, int]:
         """Return the version labels, such as `stable`, and the number of each version.
@@ -176,7 +201,7 @@ class Repository:
             if publish_only and versions and STABLE not in self.version_labels(model):
                 self.labels(model).move(STABLE, versions[0], versions[0], "publish")
 
-        directory = self.root / check_model_name(model)
+        directory = self.folder(model)
         with publication(model, directory, hold) as found:
             yield found
 

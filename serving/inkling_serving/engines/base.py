@@ -122,6 +122,8 @@ class VersionStatus:
         accuracy: The share of correct answers on the test set, from 0 to 1, for the
             format that runs.
         device_file: As `Servable.device_file`.
+        on_gpu: Whether TensorFlow Serving runs the version on a GPU; None if the
+            version runs elsewhere, or does not say.
     """
 
     version: int
@@ -130,6 +132,7 @@ class VersionStatus:
     contract: Contract | None = None
     accuracy: float | None = None
     device_file: DeviceFile | None = None
+    on_gpu: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,8 @@ class EmbeddedEngine:
     def _look_around(self) -> None:
         """Say once what is in the models directory and is not served."""
         root = self._repository.root
-        remarks = self._calls.result(f"looking at {root}", lambda: survey(root))
+        only = self._repository.only
+        remarks = self._calls.result(f"looking at {root}", lambda: survey(root, only))
         for remark in remarks or ():
             if remark not in self._remarks:
                 _log.warning("%s", remark)

@@ -81,6 +81,7 @@ class RemoteVersion:
         self.model = model
         self.version = version
         self.contract = contract
+        self.on_gpu: bool | None = None
         self._stub = stub
         self._coalescer = Coalescer(
             self._call, settings.engine_batch, settings.engine_calls_at_once
@@ -354,11 +355,13 @@ class TensorFlowServingEngine:
                     name, version, contract, self._stub, self._settings
                 )
                 _log.info("%s version %d is available", name, version)
-                self._say_device(name, version)
+                known.on_gpu = self._on_gpu(name, version)
         except InklingError as error:
             return VersionStatus(version, State.FAILED, error.message)
         loaded[version] = known
-        return VersionStatus(version, State.AVAILABLE, contract=known.contract)
+        return VersionStatus(
+            version, State.AVAILABLE, contract=known.contract, on_gpu=known.on_gpu
+        )
 
     def _contract(self, name: str, version: int) -> Contract:
         """Ask the model itself for its contract.
@@ -374,13 +377,13 @@ class TensorFlowServingEngine:
             ) from None
         return Contract.from_json(text)
 
-    def _say_device(self, name: str, version: int) -> None:
+    def _on_gpu(self, name: str, version: int) -> bool | None:
         """Ask the model on which device a version runs, and log the device."""
         try:
             device = self._stub.device(name, version)
         except (InklingError, ValueError):
             _log.warning("%s version %d does not report its device", name, version)
-            return
+            return None
         if device == _GPU:
             _log.info("%s version %d runs on a GPU", name, version)
         elif self._settings.expect_gpu:
@@ -392,3 +395,4 @@ class TensorFlowServingEngine:
             )
         else:
             _log.info("%s version %d runs on the CPU", name, version)
+        return bool(device == _GPU)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from inkling.model.version_labels import Move
     from inkling_serving.admin import Admin
     from inkling_serving.keys import ApiKeys, Key
-    from inkling_serving.runtime.metrics import Metrics
-    from inkling_serving.runtime.thread_pool import ThreadPool
     from inkling_serving.runtime.timings import Timings
 
 __all__ = ["AdminCalls"]
@@ -30,13 +28,11 @@ _T = TypeVar("_T")
 class AdminCalls(AdminServicer):
     """Answers `inkling.v1.Admin`."""
 
-    def __init__(
-        self, admin: Admin, keys: ApiKeys, pool: ThreadPool, metrics: Metrics
-    ) -> None:
-        """Create the servicer; the calls run in the pool."""
+    def __init__(self, admin: Admin, keys: ApiKeys, calls: Calls) -> None:
+        """Create the servicer."""
         self._admin = admin
         self._keys = keys
-        self._calls = Calls(pool, metrics, "grpc")
+        self._calls = calls
 
     def ListLabels(
         self, request: pb.ListLabelsRequest, context: grpc.ServicerContext

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.runtime.thread_pool import ThreadPool
+    from inkling_serving.service import Service
 
 __all__ = ["Calls", "caller_of", "seconds_left"]
 
@@ -30,8 +31,11 @@ _DAY_S = 86_400.0
 class Calls:
     """Answers the unary calls of one servicer."""
 
-    def __init__(self, pool: ThreadPool, metrics: Metrics, protocol: str) -> None:
+    def __init__(
+        self, service: Service, pool: ThreadPool, metrics: Metrics, protocol: str
+    ) -> None:
         """Create the object; `protocol` is the servicer's name in the metrics."""
+        self._quotas = service.quotas
         self._pool = pool
         self._metrics = metrics
         self._protocol = protocol
@@ -47,6 +51,7 @@ class Calls:
         """
         timings = Timings(caller_of(context))
         try:
+            self.begin(context, timings)
             response = answer(timings)
         except Exception as error:  # noqa: BLE001 - every error becomes a status
             refusal = foreseen(error)
@@ -58,6 +63,18 @@ class Calls:
             return response
         self.count(refusal.code, timings)
         return end_with(context, refusal)
+
+    def begin(self, context: grpc.ServicerContext, timings: Timings) -> None:
+        """Take the caller's trace, and a request from the quota of its key.
+
+        Raises:
+            QuotaExceeded: The key has used up its quota.
+        """
+        metadata = dict(context.invocation_metadata())
+        if "traceparent" in metadata:
+            timings.follow(str(metadata["traceparent"]))
+        if self._quotas.are_set:
+            timings.admit(self._quotas.of(str(metadata.get("authorization", ""))))
 
     def pooled(
         self,

@@ -47,7 +47,7 @@ class Classifier(ClassifierServicer):
     ) -> None:
         """Create the servicer; its streams are among `streams`."""
         self._service = service
-        self._calls = Calls(pool, metrics, "grpc")
+        self._calls = Calls(service, pool, metrics, "grpc")
         self._streams = streams
 
     def Classify(

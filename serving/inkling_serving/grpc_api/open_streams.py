@@ -97,9 +97,11 @@ class OpenStreams:
         """Return the response to a request; its future if it takes longer.
 
         Raises:
-            InklingError: The pool has no place for the request.
+            InklingError: The pool has no place for the request, or the key of the
+                caller has used up its quota.
         """
         timings, left_s = request.timings, seconds_left(context)
+        calls.begin(context, timings)
 
         def answer(quickly: bool) -> _Response:
             try:

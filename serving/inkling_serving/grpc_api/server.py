@@ -14,6 +14,7 @@ from inkling.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from inkling.v1.classifier_pb2_grpc import add_ClassifierServicer_to_server
 from inkling_serving.admin import Admin
 from inkling_serving.grpc_api.admin import AdminCalls
+from inkling_serving.grpc_api.calls import Calls
 from inkling_serving.grpc_api.classifier import Classifier
 from inkling_serving.grpc_api.health import Health
 from inkling_serving.grpc_api.interceptors import KeyInterceptor, MessageInterceptor
@@ -82,7 +83,8 @@ class GrpcServer:
             compression=_COMPRESSION[settings.grpc_compression],
         )
         add_ClassifierServicer_to_server(classifier, self._server)  # type: ignore[no-untyped-call]
-        admin = AdminCalls(Admin(settings.models_dir), keys, pool, metrics)
+        calls = Calls(service, pool, metrics, "grpc")
+        admin = AdminCalls(Admin(settings.models_dir), keys, calls)
         add_AdminServicer_to_server(admin, self._server)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(self._health.servicer, self._server)
         if settings.grpc_reflection:

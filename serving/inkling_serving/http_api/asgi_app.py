@@ -28,7 +28,7 @@ from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.messages import Request, Response
 from inkling_serving.http_api.protocol import IS_HERE, UNDER_WAY
 from inkling_serving.http_api.read_body import ClientGone, client_left, read_body
-from inkling_serving.http_api.routes import check_key, direct
+from inkling_serving.http_api.routes import admit, direct
 from inkling_serving.runtime.thread_pool import ThreadPool, too_many
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class AsgiApp:
             _check_host(scope["headers"], scope["http_version"])
             response = self._cors.preflight(request)
             if response is None:
-                check_key(self._handlers, request)
+                admit(self._handlers, request)
                 await self._receive(request, receive, holding, is_here)
                 is_here = True
                 under_way = state.get(UNDER_WAY, 0)

@@ -26,7 +26,8 @@ _ALLOWED_HEADERS = (
     "x-inkling-caller, x-requested-with"
 )
 _EXPOSED_HEADERS = (
-    "allow, inference-header-content-length, retry-after, server-timing, "
+    "allow, inference-header-content-length, ratelimit, ratelimit-policy, "
+    "retry-after, server-timing, "
     "www-authenticate, x-inkling-error-code, x-request-id"
 )
 # Browsers remember a preflight for at most two hours (Chromium).

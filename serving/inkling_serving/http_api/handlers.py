@@ -36,7 +36,11 @@ from inkling_serving.http_api.envelope.options import (
 )
 from inkling_serving.http_api.envelope.request_body import Envelope, envelope_of
 from inkling_serving.http_api.messages import Request, Response, json_response
-from inkling_serving.http_api.refusals import error_response, protocol_of
+from inkling_serving.http_api.refusals import (
+    error_response,
+    has_quota,
+    protocol_of,
+)
 from inkling_serving.http_api.response_json import (
     answer_json,
     comparison_json,
@@ -45,9 +49,10 @@ from inkling_serving.http_api.response_json import (
     move_json,
 )
 from inkling_serving.keys import Role
-from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
+from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST, OPEN_METRICS
 from inkling_serving.runtime.tracebacks import without_frames
 from inkling_serving.service import Target
+from inkling_serving.telemetry.gauges import state_of
 
 if TYPE_CHECKING:
     from inkling_serving.http_api.openapi.answers import (
@@ -81,6 +86,7 @@ _FOR_EVER = "private, max-age=31536000, immutable"
 _UNCOUNTED = frozenset(
     {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 )
+_OPEN_METRICS = "application/openmetrics-text"
 _VERSION = re.compile(r"-?[0-9]{1,19}")
 
 
@@ -123,6 +129,19 @@ class Handlers:
         """
         return self._keys.check(request.headers.get("authorization"), role)
 
+    def admit(self, request: Request, role: Role) -> None:
+        """Check the API key of a request, and take the request from the key's quota.
+
+        Raises:
+            Unauthenticated: The request has no valid key.
+            PermissionDenied: The key does not have the role.
+            QuotaExceeded: The key has used up its quota.
+        """
+        self.check_key(request, role)
+        if has_quota(request.path):
+            authorization = request.headers.get("authorization")
+            request.timings.admit(self.service.quotas.of(authorization))
+
     def answer(self, handler: Handler, request: Request, names: Names) -> Response:
         """Return the response of a handler, or the response for its error.
 
@@ -137,7 +156,7 @@ class Handlers:
             return self.refuse(error, request)
         if request.path not in _UNCOUNTED:
             self.metrics.observe(protocol_of(request.path), "ok", request.timings)
-        return response
+        return _with_limits(response, request)
 
     def _handled(self, handler: Handler, request: Request, names: Names) -> Response:
         if not is_compressed(request.headers):
@@ -156,7 +175,7 @@ class Handlers:
             code = error.code if isinstance(error, InklingError) else ErrorCode.INTERNAL
             self.metrics.observe(protocol_of(request.path), code, request.timings)
         without_frames(error)
-        return response
+        return _with_limits(response, request)
 
     def is_quick(self, request: Request, names: Names) -> bool:
         """Return whether a classification may be quicker than a hand-over to a thread.
@@ -305,10 +324,22 @@ class Handlers:
         self.service.check_ready()
         return json_response(HTTPStatus.OK, {"ready": True}, request.id)
 
-    def exposition(self, _: Request, __: Names) -> Response:
+    def exposition(self, request: Request, __: Names) -> Response:
         """Answer `/metrics` in Prometheus's format, for all processes."""
-        headers = {"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"}
-        return Response(HTTPStatus.OK.value, self.metrics.exposition(), headers)
+        open_wanted = _OPEN_METRICS in request.headers.get("accept", "")
+        form = OPEN_METRICS if open_wanted else CONTENT_TYPE_LATEST
+        headers = {"content-type": form, "cache-control": "no-store"}
+        state = state_of(self.service.models(), self.settings)
+        page = self.metrics.exposition(state, form)
+        return Response(HTTPStatus.OK.value, page, headers)
+
+
+def _with_limits(response: Response, request: Request) -> Response:
+    """Return a response that also says what is left of the key's quota."""
+    allowance = request.timings.allowance
+    if allowance is None:
+        return response
+    return replace(response, headers={**response.headers, **allowance.headers()})
 
 
 def _answer_response(shown: Answer, request: Request, options: HttpOptions) -> Response:

@@ -57,6 +57,8 @@ class Request:
             self.id = f"{_ids.getrandbits(128):032x}"
         self.timings.request_id = self.id
         self.timings.caller = self.headers.get(CALLER_KEY, "")
+        if "traceparent" in self.headers:
+            self.timings.follow(self.headers["traceparent"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from inkling_serving.keys import Role
 if TYPE_CHECKING:
     from inkling_serving.settings import Settings
 
-__all__ = ["ROUTES", "Route", "check_key", "direct", "role_of"]
+__all__ = ["ROUTES", "Route", "admit", "direct", "role_of"]
 
 # Says of a request and its names whether its answer may be quick.
 IsQuick = Callable[[Handlers, Request, Names], bool]
@@ -203,16 +203,17 @@ def direct(request: Request) -> tuple[Handler, Names, IsQuick] | None:
     return None
 
 
-def check_key(handlers: Handlers, request: Request) -> None:
-    """Check the API key of a request, if it needs one.
+def admit(handlers: Handlers, request: Request) -> None:
+    """Check the API key of a request, if it needs one, and the key's quota.
 
     Raises:
         Unauthenticated: The request has no valid key.
         PermissionDenied: Its key does not have the role for the address.
+        QuotaExceeded: Its key has used up its quota.
     """
     role = role_of(request.method, request.path)
     if role is not None:
-        handlers.check_key(request, role)
+        handlers.admit(request, role)
 
 
 # The expressions of the whole table take 20 us.

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ from inkling_serving.runtime.thread_pool import ThreadPool
 from inkling_serving.security import check_certificates, check_security
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
+from inkling_serving.telemetry.tracing import tracing_of
 
 __all__ = ["application", "serve"]
 
@@ -115,10 +116,12 @@ def application(
     settings, keys = gateway.settings, gateway.keys
     _prepare_process()
     engine = create_engine(settings, folder)
-    metrics = Metrics(folder, AccessLog(settings.access_log))
+    metrics, end_traces = _observed(settings, folder)
     pool = ThreadPool(settings.work_threads, settings.queue, settings.queue_timeout_s)
     rollout = Rollout(engine, metrics, pool, settings)
-    service = Service(engine, settings.limits, settings.max_batch, rollout.mirror)
+    service = Service(
+        engine, settings.limits, settings.max_batch, settings.quotas(), rollout.mirror
+    )
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
@@ -137,11 +140,10 @@ def application(
             ending.finish()
             await asyncio.to_thread(grpc_ended[0].wait)
             grpc_server.close()
-            saver.stop()
-            looking.stop()
-            pool.close()
-            rollout.close()
-            engine.close()
+            for stop in (saver.stop, looking.stop):
+                stop()
+            for close in (pool.close, rollout.close, engine.close, end_traces):
+                close()
 
     handlers = Handlers(service, metrics, keys, settings, held)
     return AsgiApp(handlers, pool, held, settings, running)
@@ -151,6 +153,16 @@ def _prepare_process() -> None:
     give_memory_back()
     # With it, threads of the pool give the interpreter lock to the event loop sooner.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+
+def _observed(
+    settings: Settings, folder: Path | None
+) -> tuple[Metrics, Callable[[], None]]:
+    """Return the metrics, and a function that sends the last traces."""
+    access, tracing = AccessLog(settings.access_log), tracing_of(settings)
+    if tracing is None:
+        return Metrics(folder, access), lambda: None
+    return Metrics(folder, access, tracing.tell), tracing.close
 
 
 def _add_dialects(

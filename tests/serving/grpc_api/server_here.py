@@ -60,7 +60,7 @@ def served_here(
     port = holder.getsockname()[1]
     wanted, engine, metrics = Settings(**settings), HeldEngine(contract), Metrics()
     pool = ThreadPool(threads, queue, wanted.queue_timeout_s)
-    service = Service(engine, DEFAULT_LIMITS, 32)
+    service = Service(engine, DEFAULT_LIMITS, 32, wanted.quotas())
     held, keys = HeldBytes(wanted.held_bytes), ApiKeys(wanted.api_key_file)
     server = GrpcServer(service, pool, metrics, held, wanted, keys)
     server.start("127.0.0.1", port)

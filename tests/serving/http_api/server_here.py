@@ -69,7 +69,7 @@ class Here:
 
 def handlers_over(engine: HeldEngine, settings: Settings) -> Handlers:
     """Return the handlers of a gateway with this engine."""
-    service = Service(engine, DEFAULT_LIMITS, settings.max_batch)
+    service = Service(engine, DEFAULT_LIMITS, settings.max_batch, settings.quotas())
     keys = ApiKeys(settings.api_key_file)
     held = HeldBytes(settings.max_held_bytes)
     return Handlers(service, Metrics(), keys, settings, held)

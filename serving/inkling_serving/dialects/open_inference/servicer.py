@@ -70,7 +70,7 @@ class OpenInferenceDialect:
         self._streams = streams
         self._service = service
         self._metrics = metrics
-        self._calls = Calls(pool, metrics, "open_inference")
+        self._calls = Calls(service, pool, metrics, "open_inference")
 
     def add_to(self, server: grpc.Server) -> None:
         """Add the methods to a gRPC server, under the protocol's names."""

@@ -22,7 +22,7 @@ from inkling_serving.http_api.openapi.error_responses import (
     response_name,
 )
 from inkling_serving.http_api.openapi.operation import Group, Header
-from inkling_serving.http_api.refusals import protocol_of, status_of
+from inkling_serving.http_api.refusals import has_quota, protocol_of, status_of
 from inkling_serving.keys import Role
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ _HEADERS = {
     "X-Request-Id": Header(_RequestId, "The id of the request, which the log has."),
     "X-Inkling-Error-Code": Header(ErrorCode, "The code word of the error."),
     "Retry-After": Header(int, "Try again after these seconds."),
+    "RateLimit": Header(str, "What is left of the key's quotas (IETF's draft)."),
+    "RateLimit-Policy": Header(str, "The quotas of a key (IETF's draft)."),
     "WWW-Authenticate": Header(str, "How to show a key."),
     "Allow": Header(str, "With the status 405: the methods of the address."),
 }
@@ -225,6 +227,8 @@ class _Document:
             codes.append(ErrorCode.UNAUTHENTICATED)
             if operation.role is not Role.READ:
                 codes.append(ErrorCode.PERMISSION_DENIED)
+            if self._settings.has_quotas and has_quota(path):
+                codes.append(ErrorCode.QUOTA_EXCEEDED)
         statuses = sorted({status_of(code, is_ours) for code in codes})
         found: _Json = {}
         if operation.answer:
