@@ -12,7 +12,8 @@ interceptor inflates them, and counts the bytes meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -41,6 +42,9 @@ _MAX_CALLS = 256
 # Health checks need no key, so they have places of their own. Their message is short,
 # and comes with the head of the call.
 _CHECKS_AT_ONCE, _MAX_CHECKS, _CHECK_TIMEOUT_S = 64, 128, 2.0
+# A longer message is parsed while no other one is: each takes the interpreter's lock for
+# some milliseconds, and short calls would wait for all of them.
+_LONG_BYTES = 512 * 1024
 # Refusing a call takes no time, so a few threads do.
 _REFUSING_THREADS = 2
 
@@ -105,6 +109,7 @@ class MessageInterceptor(grpc.ServerInterceptor):
         )
         self._open = OpenCalls([self.calls, self._checks], held, max_bytes)
         self._handlers: dict[str, _Handler] = {}
+        self._parsing = Lock()
 
     @property
     def idle(self) -> bool:
@@ -181,7 +186,7 @@ class MessageInterceptor(grpc.ServerInterceptor):
             places.wait_no_more(context)
             if body is None:
                 raise InvalidRequest("The call has 0 messages; send one message.")
-            return parse(self._whole(body, holding))
+            return self._parsed(body, parse, holding)
         except grpc.RpcError as error:
             _cut_loose(error)
             context.abort(grpc.StatusCode.CANCELLED, "The caller has left.")
@@ -202,6 +207,12 @@ class MessageInterceptor(grpc.ServerInterceptor):
         holding.complete()
         return whole
 
+    def _parsed(
+        self, body: bytes, parse: Callable[[bytes], Any], holding: Holding
+    ) -> Any:
+        with self._parsing if len(body) > _LONG_BYTES else nullcontext():
+            return parse(self._whole(body, holding))
+
     def _requests(
         self, bodies: Iterator[bytes], context: Any, parse: Callable[[bytes], Any]
     ) -> Iterator[Any]:
@@ -215,7 +226,7 @@ class MessageInterceptor(grpc.ServerInterceptor):
                 raise _CallerLeft from None
             holding = self._held.arriving()
             try:
-                request = parse(self._whole(body, holding))
+                request = self._parsed(body, parse, holding)
             finally:
                 holding.release()
             del body

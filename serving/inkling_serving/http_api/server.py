@@ -21,7 +21,7 @@ import uvicorn
 from inkling_serving.http_api.connections import Connections
 from inkling_serving.http_api.protocol import ENDING, BoundedProtocol
 from inkling_serving.runtime.ending import Ending
-from inkling_serving.runtime.listeners import Listener
+from inkling_serving.runtime.listeners import ACCEPTS, Listener
 from inkling_serving.security import CertificateFiles
 
 if TYPE_CHECKING:
@@ -199,8 +199,8 @@ def _config(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        # asyncio accepts up to `backlog` connections at a time.
-        backlog=1,
+        # asyncio accepts up to `backlog` connections at a time; the listener takes less.
+        backlog=ACCEPTS,
         ssl_context_factory=(
             (lambda *_: certificate.context()) if settings.tls_certificate else None
         ),

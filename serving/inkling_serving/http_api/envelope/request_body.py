@@ -49,6 +49,9 @@ _AS_TEXT = (
 _JSON_STRUCTURE = b'{}[],:"'
 _STRUCTURE_SPARE = 64
 _STRUCTURE_PER_IMAGE = 32
+# The bytes of a JSON body beside its texts: blanks for the most part. A number of a
+# million digits would stop all other threads while it is read.
+_MAX_BESIDE_TEXTS = 64 * 1024
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # A form may have fields of a page's own. A larger field may be a picture that was not
@@ -256,6 +259,11 @@ def _parsed(body: bytes, max_images: int) -> Any:
             f"The JSON has more elements than {max_images} images need. Send fewer "
             "images in a request."
         )
+    if _is_beside_texts(body):
+        raise TooLarge(
+            f"The JSON has more than {_MAX_BESIDE_TEXTS:,} bytes of blanks and numbers; "
+            f"expected {_EXPECTED_JSON}."
+        )
     try:
         return json.loads(
             body.decode(),
@@ -266,6 +274,21 @@ def _parsed(body: bytes, max_images: int) -> Any:
         raise InvalidRequest(
             f"The body is not JSON in UTF-8; expected {_EXPECTED_JSON}."
         ) from None
+
+
+def _is_beside_texts(body: bytes) -> bool:
+    """Return whether too many bytes of a JSON body are in none of its texts.
+
+    A quotation mark in a text, which no picture has, ends the text here.
+    """
+    count, start, end = 0, 0, body.find(b'"')
+    while end >= 0:
+        count += end - start
+        start = body.find(b'"', end + 1) + 1
+        if not start:
+            return count > _MAX_BESIDE_TEXTS
+        end = body.find(b'"', start)
+    return count + len(body) - start > _MAX_BESIDE_TEXTS
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
