@@ -20,7 +20,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from inkling.errors import InklingError, InvalidRequest, Unauthenticated
-from inkling_serving.grpc_api.compressed import as_written
+from inkling_serving.grpc_api.compressed import as_written, is_compressed
 from inkling_serving.grpc_api.errors import end_with, foreseen
 from inkling_serving.grpc_api.open_calls import CallThreads, OpenCalls, Places
 from inkling_serving.runtime.thread_pool import too_many
@@ -42,8 +42,8 @@ _MAX_CALLS = 256
 # Health checks need no key, so they have places of their own. Their message is short,
 # and comes with the head of the call.
 _CHECKS_AT_ONCE, _MAX_CHECKS, _CHECK_TIMEOUT_S = 64, 128, 2.0
-# A longer message is parsed while no other one is: each takes the interpreter's lock for
-# some milliseconds, and short calls would wait for all of them.
+# A longer message, and one that may become longer, is read while no other one is: each
+# takes the interpreter's lock for some milliseconds, and short calls would wait for all.
 _LONG_BYTES = 512 * 1024
 # Refusing a call takes no time, so a few threads do.
 _REFUSING_THREADS = 2
@@ -109,7 +109,7 @@ class MessageInterceptor(grpc.ServerInterceptor):
         )
         self._open = OpenCalls([self.calls, self._checks], held, max_bytes)
         self._handlers: dict[str, _Handler] = {}
-        self._parsing = Lock()
+        self._one_long = Lock()
 
     @property
     def idle(self) -> bool:
@@ -210,7 +210,8 @@ class MessageInterceptor(grpc.ServerInterceptor):
     def _parsed(
         self, body: bytes, parse: Callable[[bytes], Any], holding: Holding
     ) -> Any:
-        with self._parsing if len(body) > _LONG_BYTES else nullcontext():
+        is_long = len(body) > _LONG_BYTES or is_compressed(body)
+        with self._one_long if is_long else nullcontext():
             return parse(self._whole(body, holding))
 
     def _requests(

@@ -44,9 +44,10 @@ _AS_TEXT = (
     b"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd",
     b"\xc3\xbf\xc3\x98\xc3\xbf",
 )
-# A JSON body may have 64 of these characters, and 32 more for each image. With more of
-# them, the parsed JSON could take up to 24 times the memory of the body.
-_JSON_STRUCTURE = b'{}[],:"'
+# A JSON body may have 64 of these characters and quotation marks beside its texts, and
+# 32 more for each image. With more of them, the parsed JSON could take up to 24 times
+# the memory of the body.
+_JSON_STRUCTURE = b"{}[],:"
 _STRUCTURE_SPARE = 64
 _STRUCTURE_PER_IMAGE = 32
 # The bytes of a JSON body beside its texts: blanks for the most part. A number of a
@@ -254,12 +255,13 @@ def _parsed(body: bytes, max_images: int) -> Any:
             "The JSON has characters outside ASCII; expected base64 and ASCII names."
         )
     limit = _STRUCTURE_SPARE + _STRUCTURE_PER_IMAGE * max_images
-    if sum(body.count(character) for character in _JSON_STRUCTURE) > limit:
+    beside, texts = _beside_texts(body, limit)
+    if 2 * texts + sum(beside.count(c) for c in _JSON_STRUCTURE) > limit:
         raise TooLarge(
             f"The JSON has more elements than {max_images} images need. Send fewer "
             "images in a request."
         )
-    if _is_beside_texts(body):
+    if len(beside) > _MAX_BESIDE_TEXTS:
         raise TooLarge(
             f"The JSON has more than {_MAX_BESIDE_TEXTS:,} bytes of blanks and numbers; "
             f"expected {_EXPECTED_JSON}."
@@ -276,19 +278,22 @@ def _parsed(body: bytes, max_images: int) -> Any:
         ) from None
 
 
-def _is_beside_texts(body: bytes) -> bool:
-    """Return whether too many bytes of a JSON body are in none of its texts.
+def _beside_texts(body: bytes, most: int) -> tuple[bytes, int]:
+    """Return what is in no text of a JSON body, and the number of its texts.
 
-    A quotation mark in a text, which no picture has, ends the text here.
+    Both end early beyond their limits. A quotation mark in a text, which no picture
+    has, ends the text here.
     """
-    count, start, end = 0, 0, body.find(b'"')
-    while end >= 0:
-        count += end - start
-        start = body.find(b'"', end + 1) + 1
+    beside, texts, start = bytearray(), 0, 0
+    while texts <= most and len(beside) <= _MAX_BESIDE_TEXTS:
+        quote = body.find(b'"', start)
+        end = quote if quote >= 0 else len(body)
+        beside += body[start : min(end, start + _MAX_BESIDE_TEXTS + 1)]
+        start = body.find(b'"', quote + 1) + 1 if quote >= 0 else 0
         if not start:
-            return count > _MAX_BESIDE_TEXTS
-        end = body.find(b'"', start)
-    return count + len(body) - start > _MAX_BESIDE_TEXTS
+            break
+        texts += 1
+    return bytes(beside), texts
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
