@@ -70,7 +70,7 @@ def decoded(text: str | bytes) -> bytes:
 def _in_pieces(text: str | bytes) -> bytes:
     """Return the bytes of a text in the standard alphabet.
 
-    Other threads may run between two pieces; for a whole picture, they would wait 50 ms.
+    Other threads may run between two pieces; for a picture they would wait 50 ms.
 
     Raises:
         ValueError: The text is something else.

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from inkling.errors import InvalidRequest
 
 __all__ = [
     "FOREIGN_VARIABLES",
     "PREFIX",
+    "check_choice",
     "given_settings",
+    "host",
     "is_service_link",
+    "listed",
     "remarks",
+    "switch",
 ]
 
 PREFIX = "INKLING_"
@@ -92,3 +98,38 @@ def _hint(name: str, known: Collection[str]) -> str:
         if near
         else "inkling serve --help lists all settings."
     )
+
+
+def host(text: str) -> str:
+    """Return an address as the system takes it: [::1] has brackets in URLs only."""
+    return text.strip().removeprefix("[").removesuffix("]")
+
+
+def switch(text: str) -> bool:
+    """Return the value of true or false.
+
+    Raises:
+        ValueError: The text is neither.
+    """
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def listed(text: str) -> list[str]:
+    """Return the parts of a text between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Check the value of a setting that is one of several.
+
+    Raises:
+        InvalidRequest: It is none of them.
+    """
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1) or choices
+        raise InvalidRequest(
+            f"{PREFIX}{name.upper()} is {value!r:.60}; expected one of "
+            f"{', '.join(choices)}. Did you mean {near[0]}?"
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -17,7 +16,15 @@ from inkling.errors import InvalidRequest
 from inkling.image.budget import DEFAULT_LIMITS, Limits
 from inkling.model.repository import FORMATS, check_model_name
 from inkling_serving.engine_addresses import engine_address
-from inkling_serving.environment import PREFIX, given_settings, remarks
+from inkling_serving.environment import (
+    PREFIX,
+    check_choice,
+    given_settings,
+    host,
+    listed,
+    remarks,
+    switch,
+)
 from inkling_serving.runtime.cores import usable_cores
 
 __all__ = ["Settings", "add_flags", "from_flags"]
@@ -183,6 +190,13 @@ class Settings:
         "them, requests are refused as overloaded",
         1,
     )
+    client_share: float = _setting(
+        1.0,
+        "share of --max-connections (HTTP) and --max-held-bytes that one client's "
+        "address may take; 1 is no limit of its own, as behind a proxy",
+        0.01,
+        1,
+    )
     max_batch: int = _setting(32, "largest number of pictures in one request", 1)
     max_body_bytes: int = _setting(
         10 * 1024 * 1024, "largest size of a request body, in bytes", 1
@@ -216,7 +230,6 @@ class Settings:
     log_level: str = _setting(
         "info", "lowest level of log lines: debug, info, warning or error"
     )
-
     log_format: str = _setting(
         "text", "form of the log's lines: text, or json with one object per line"
     )
@@ -238,11 +251,13 @@ class Settings:
                 "INKLING_HOST is empty; expected an address such as 127.0.0.1, or "
                 "0.0.0.0 for all network interfaces."
             )
-        _check_choice(self, "engine", ("embedded", "tensorflow_serving"))
-        _check_choice(self, "tflite_format", FORMATS)
-        _check_choice(self, "grpc_compression", ("none", "deflate", "gzip"))
-        _check_choice(self, "log_format", ("text", "json"))
-        _check_choice(self, "log_level", ("debug", "info", "warning", "error"))
+        check_choice("engine", self.engine, ("embedded", "tensorflow_serving"))
+        check_choice("tflite_format", self.tflite_format, FORMATS)
+        check_choice(
+            "grpc_compression", self.grpc_compression, ("none", "deflate", "gzip")
+        )
+        check_choice("log_format", self.log_format, ("text", "json"))
+        check_choice("log_level", self.log_level, ("debug", "info", "warning", "error"))
         if self.engine == "tensorflow_serving" and not self.addresses:
             engine_address("")
 
@@ -264,13 +279,25 @@ class Settings:
         return max(self.max_held_bytes, 2 * self.max_body_bytes)
 
     @property
+    def held_bytes_of_client(self) -> int | None:
+        """The bytes that one address may hold, or None for no limit."""
+        share = int(self.client_share * self.held_bytes)
+        return max(share, 2 * self.max_body_bytes) if self.client_share < 1 else None
+
+    @property
+    def connections_of_client(self) -> int | None:
+        """The HTTP connections that one address may have; None is no limit."""
+        share = int(self.client_share * self.max_connections)
+        return max(1, share) if self.client_share < 1 else None
+
+    @property
     def addresses(self) -> list[str]:
         """The addresses of TensorFlow Serving, as gRPC takes them.
 
         Raises:
             InvalidRequest: One of them is no address.
         """
-        return [engine_address(text) for text in _listed(self.tensorflow_serving)]
+        return [engine_address(text) for text in listed(self.tensorflow_serving)]
 
     @property
     def engine_calls_at_once(self) -> int:
@@ -288,7 +315,7 @@ class Settings:
         Raises:
             InvalidRequest: A name is invalid.
         """
-        return [check_model_name(name) for name in _listed(self.served_models)]
+        return [check_model_name(name) for name in listed(self.served_models)]
 
     @property
     def limits(self) -> Limits:
@@ -352,30 +379,15 @@ def from_flags(options: argparse.Namespace) -> Settings:
     return Settings.from_env(os.environ, **flags)
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
 def _kind(item: dataclasses.Field[Any]) -> Callable[[str], Any]:
     if isinstance(item.default, bool):
-        return _switch
-    kinds: dict[str, Callable[[str], Any]] = {"models_dir": Path, "host": _host}
+        return switch
+    kinds: dict[str, Callable[[str], Any]] = {"models_dir": Path, "host": host}
     return kinds.get(item.name, type(item.default))
-
-
-def _host(text: str) -> str:
-    """Return an address as the system takes it: [::1] has brackets in URLs only."""
-    return text.strip().removeprefix("[").removesuffix("]")
-
-
-def _switch(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
 
 
 def _parsed(item: dataclasses.Field[Any], text: str) -> Any:
@@ -387,13 +399,3 @@ def _parsed(item: dataclasses.Field[Any], text: str) -> Any:
             f"{_variable(item.name)} is {text!r:.60}; expected a value of type "
             f"{type(item.default).__name__}."
         ) from None
-
-
-def _check_choice(settings: Settings, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(settings, name)
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1) or choices
-        raise InvalidRequest(
-            f"{_variable(name)} is {value!r:.60}; expected one of "
-            f"{', '.join(choices)}. Did you mean {near[0]}?"
-        )

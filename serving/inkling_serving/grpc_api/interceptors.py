@@ -20,6 +20,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from inkling.errors import InklingError, InvalidRequest, Unauthenticated
+from inkling_serving.client_address import client_of_peer
 from inkling_serving.grpc_api.compressed import as_written, is_compressed
 from inkling_serving.grpc_api.errors import end_with, foreseen
 from inkling_serving.grpc_api.open_calls import CallThreads, OpenCalls, Places
@@ -42,8 +43,8 @@ _MAX_CALLS = 256
 # Health checks need no key, so they have places of their own. Their message is short,
 # and comes with the head of the call.
 _CHECKS_AT_ONCE, _MAX_CHECKS, _CHECK_TIMEOUT_S = 64, 128, 2.0
-# A longer message, and one that may become longer, is read while no other one is: each
-# takes the interpreter's lock for some milliseconds, and short calls would wait for all.
+# A longer message, or a compressed one, is read while no other one is: each takes the
+# interpreter's lock for some milliseconds, and short calls would wait for all of them.
 _LONG_BYTES = 512 * 1024
 # Refusing a call takes no time, so a few threads do.
 _REFUSING_THREADS = 2
@@ -147,7 +148,7 @@ class MessageInterceptor(grpc.ServerInterceptor):
             if handler.request_streaming:
                 requests = self._requests(bodies, context, parse)
                 return self._responses(behaviour(requests, context, *send), context)
-            holding = self._held.arriving()
+            holding = self._holding(context)
             try:
                 request = self._only(bodies, context, places, parse, holding)
                 return behaviour(request, context, *send)
@@ -168,6 +169,12 @@ class MessageInterceptor(grpc.ServerInterceptor):
             else grpc.stream_unary_rpc_method_handler
         )
         return make(answer, None, handler.response_serializer)
+
+    def _holding(self, context: Any) -> Holding:
+        shares = self._held.has_shares
+        return self._held.arriving(
+            owner=client_of_peer(context.peer()) if shares else ""
+        )
 
     def _only(
         self,
@@ -225,7 +232,7 @@ class MessageInterceptor(grpc.ServerInterceptor):
             except grpc.RpcError as error:
                 _cut_loose(error)
                 raise _CallerLeft from None
-            holding = self._held.arriving()
+            holding = self._holding(context)
             try:
                 request = self._parsed(body, parse, holding)
             finally:

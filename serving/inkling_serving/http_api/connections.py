@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
+from collections.abc import Iterable
 from http import HTTPStatus
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
+
+from inkling_serving.client_address import client_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -125,13 +130,22 @@ class Connections:
         long: The connections that read long bodies.
     """
 
-    def __init__(self, limit: int, held: HeldBytes) -> None:
-        """Create the object; at most `limit` connections may be open."""
+    def __init__(
+        self, limit: int, held: HeldBytes, limit_of_one: int | None = None
+    ) -> None:
+        """Create the object.
+
+        Args:
+            limit: The most connections that may be open.
+            held: The bytes of requests that the process holds.
+            limit_of_one: The most connections of one address; None for no such limit.
+        """
         self.held = held
         self.ready: set[Connection] = set()
         self.long = Turns()
-        self._limit = limit
+        self._limit, self._limit_of_one = limit, limit_of_one
         self._open: dict[Connection, None] = {}
+        self._of: Counter[str] = Counter()
         self._said = -_SAY_EVERY_S
 
     def add(self, connection: Connection) -> None:
@@ -139,20 +153,37 @@ class Connections:
 
         A connection whose request has not begun to arrive is idle. Without an idle
         connection, one whose head is late ends, or one whose client is slow to take a
-        long answer; without that, the new one is refused.
+        long answer; without that, the new one is refused. Where an address has too
+        many connections, one of its own ends.
         """
         self._open[connection] = None
-        if len(self._open) <= self._limit:
-            return
-        self._say()
-        oldest = [one for one, _ in zip(self._open, range(_LOOKED_AT), strict=False)]
+        owner = self.owner(connection)
+        self._of[owner] += 1
+        most = self._limit_of_one
+        if most is not None and self._of[owner] > most:
+            self._end_one(connection, (c for c in self._open if self.owner(c) == owner))
+        elif len(self._open) > self._limit:
+            self._say()
+            self._end_one(connection, self._open)
+
+    def owner(self, connection: Connection) -> str:
+        """Return the address that has a share of its own; nothing if none has."""
+        if self._limit_of_one is None:
+            return ""
+        peer = connection.transport.get_extra_info("peername")
+        return client_of(peer[0]) if peer else ""
+
+    def _end_one(
+        self, connection: Connection, candidates: Iterable[Connection]
+    ) -> None:
+        oldest = list(islice(candidates, _LOOKED_AT))
         for is_waiting in _WAITING:
             for one in oldest:
                 if is_waiting(one) and one is not connection:
-                    self._open.pop(one)
+                    self._forget(one)
                     one.transport.abort()
                     return
-        self._open.pop(connection)
+        self._forget(connection)
         connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE)
 
     def moved(self, connection: Connection) -> None:
@@ -163,9 +194,17 @@ class Connections:
 
     def discard(self, connection: Connection) -> None:
         """Remove a connection that has ended."""
-        self._open.pop(connection, None)
+        self._forget(connection)
         self.ready.discard(connection)
         self.long.end(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        if connection in self._open:
+            del self._open[connection]
+            owner = self.owner(connection)
+            self._of[owner] -= 1
+            if not self._of[owner]:
+                del self._of[owner]
 
     def _say(self) -> None:
         if time.monotonic() - self._said > _SAY_EVERY_S:

@@ -264,7 +264,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Keep the bytes that came before their turn, up to the limits."""
         if self._early is None:
             end = partial(self.loop.call_soon_threadsafe, self.transport.abort)
-            self._early = self._others.held.arriving(end)
+            self._early = self._others.held.arriving(end, self._others.owner(self))
         try:
             self._early.add(len(self._received) - self._early.count)
         except Overloaded:
@@ -339,11 +339,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._forget_early()
             self.loop.call_soon(self._go_on)
         if self._half_closed:
-            self.loop.call_soon(self._close_if_answered)
-
-    def _close_if_answered(self) -> None:
-        if not self._is_busy():
-            self.close()
+            self.loop.call_soon(self._close_if_idle)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, also if its client takes no answer."""

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.poller import Repeating
 from inkling_serving.runtime.supervisor import Worker, run
 from inkling_serving.runtime.thread_pool import ThreadPool
-from inkling_serving.security import ApiKeys, check_certificates, check_security
+from inkling_serving.security import ApiKeys, CertificateFiles, check_security
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 
@@ -51,10 +52,11 @@ _SAVE_PAUSE_S = 1.0
 
 @dataclass(frozen=True)
 class _Gateway:
-    """The settings and the keys, as a worker gets them when it starts."""
+    """The settings, keys and certificate, as a worker gets them when it starts."""
 
     settings: Settings
     keys: ApiKeys
+    certificates: CertificateFiles
 
 
 def serve(settings: Settings) -> int:
@@ -76,10 +78,11 @@ def serve(settings: Settings) -> int:
     )
     _say_addresses(settings, ports)
     _warn_of_openness(settings)
-    gateway = _Gateway(settings, ApiKeys(settings.api_key_file))
+    keys = ApiKeys(settings.api_key_file)
+    gateway = _Gateway(settings, keys, CertificateFiles(settings))
     if settings.workers_wanted == 1:
         return _serve(gateway, ports, None)
-    looking = gateway.keys.watch()
+    looking = [gateway.keys.watch(), gateway.certificates.watch()]
     try:
         return run(
             _serve,
@@ -91,7 +94,8 @@ def serve(settings: Settings) -> int:
             not_started=STARTUP_FAILURE,
         )
     finally:
-        looking.stop()
+        for one in looking:
+            one.stop()
 
 
 def application(
@@ -121,7 +125,9 @@ def application(
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        grpc_server = GrpcServer(service, pool, metrics, held, settings, keys)
+        grpc_server = GrpcServer(
+            service, pool, metrics, held, settings, keys, copy(gateway.certificates)
+        )
         for dialect in (
             TensorFlowServingDialect(service, pool, metrics),
             OpenInferenceDialect(service, pool, metrics, grpc_server.streams),
@@ -173,14 +179,11 @@ def _serve(gateway: _Gateway, ports: Ports, worker: Worker | None) -> int:
     settings = gateway.settings
     start_log(settings.log_level, settings.log_format)
     collect_stderr()
-    if worker:
-        # A worker that replaces another may find files of a renewal under way.
-        check_certificates(settings)
     ending = Ending(settings.drain_delay_s)
     listener = Listener(fileno=ports.http.detach())
     listener.ending = worker.ending if worker else None
     grpc_address, folder = ports.grpc_address, worker.folder if worker else None
-    held = HeldBytes(settings.held_bytes)
+    held = HeldBytes(settings.held_bytes, settings.held_bytes_of_client)
     server = HttpServer(
         settings,
         lambda: application(gateway, grpc_address, folder, ending, held),
@@ -188,6 +191,7 @@ def _serve(gateway: _Gateway, ports: Ports, worker: Worker | None) -> int:
         when_started=worker.serving.set if worker else lambda: None,
         supervised=worker is not None,
         ending=ending,
+        certificates=gateway.certificates,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn sets its own handlers only later. After it has drained, uvicorn raises

@@ -20,7 +20,7 @@ _BACKLOG = 2048
 # The connections that a slow turn of the event loop accepts; asyncio asks once more.
 _SHARE, _SPENT = 32, -1
 ACCEPTS = _SHARE + 1
-# A turn is slow if it comes so many seconds after the one before; later, there was none.
+# A turn is slow if it comes so long after the one before; later, there was none.
 _SLOW_S, _PAUSE_S = 0.005, 0.5
 # A signal to all processes may reach a worker before the supervisor sets `ending`.
 _TOLD_S = 0.2

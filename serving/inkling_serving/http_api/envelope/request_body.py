@@ -263,8 +263,8 @@ def _parsed(body: bytes, max_images: int) -> Any:
         )
     if len(beside) > _MAX_BESIDE_TEXTS:
         raise TooLarge(
-            f"The JSON has more than {_MAX_BESIDE_TEXTS:,} bytes of blanks and numbers; "
-            f"expected {_EXPECTED_JSON}."
+            f"The JSON has more than {_MAX_BESIDE_TEXTS:,} bytes of blanks and numbers"
+            f"; expected {_EXPECTED_JSON}."
         )
     try:
         return json.loads(
