@@ -530,3 +530,32 @@ def test_a_hostile_head_costs_little() -> None:
         _asked(_part(b"x", head[:8_000]) * 16 + _LAST, _FORM)
 
     within(time.perf_counter() - started, 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"images": [' + b"1" * 70_000 + b"]}",
+        b'{"images": [0.' + b"1" * 70_000 + b"]}",
+        b'{"images": []' + b" " * 70_000 + b"}",
+        b'{"images": [{"b64": "AA=="}]}' + b"\n" * 70_000,
+    ],
+)
+def test_what_is_beside_the_texts_is_bounded(body: bytes) -> None:
+    """A number of a million digits would stop all other threads while it is read."""
+    with pytest.raises(TooLarge, match="blanks and numbers"):
+        _asked(body, "application/json")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_a_long_text_in_base64_is_decoded_in_pieces(cut: int) -> None:
+    """The bytes are those of the whole; padding between two pieces is refused."""
+    content = _PNG + bytes(range(256)) * 2000 + bytes(cut)
+    text = base64.b64encode(content)
+    piece = 256 * 1024
+    padded = text[: piece - 4] + b"AAA=" + text[piece:]
+
+    assert [content] == _asked(_json([{"b64": text.decode()}]))
+    assert [content] == _asked(_json([{"b64": text.rstrip(b"=").decode()}]))
+    with pytest.raises(InvalidRequest, match="not base64"):
+        _asked(_json([{"b64": padded.decode()}]))
