@@ -162,8 +162,12 @@ class CertificateFiles:
 
     def watch(self) -> Repeating:
         """Look at the files once a second from now on, until `stop` is called."""
-        self.renewed()
-        return Repeating("reading the certificate", self.renewed, lambda: _LOOK_S)
+
+        def look() -> None:
+            self.renewed()
+
+        look()
+        return Repeating("reading the certificate", look, lambda: _LOOK_S)
 
     def context(self) -> ssl.SSLContext:
         """Return a context with the certificate, its key and the clients' authorities.

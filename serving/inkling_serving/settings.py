@@ -194,8 +194,7 @@ class Settings:
         1.0,
         "share of --max-connections (HTTP) and --max-held-bytes that one client's "
         "address may take; 1 is no limit of its own, as behind a proxy",
-        0.01,
-        1,
+        *(0.01, 1),
     )
     max_batch: int = _setting(32, "largest number of pictures in one request", 1)
     max_body_bytes: int = _setting(

@@ -125,14 +125,7 @@ def application(
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        grpc_server = GrpcServer(
-            service, pool, metrics, held, settings, keys, copy(gateway.certificates)
-        )
-        for dialect in (
-            TensorFlowServingDialect(service, pool, metrics),
-            OpenInferenceDialect(service, pool, metrics, grpc_server.streams),
-        ):
-            dialect.add_to(grpc_server.server)
+        grpc_server = _grpc_server(gateway, service, pool, metrics, held)
         grpc_server.start(*grpc_address)
         grpc_ended = _end_together(ending, service, grpc_server)
         saver = Repeating("saving the metrics", metrics.save, lambda: _SAVE_PAUSE_S)
@@ -153,6 +146,27 @@ def application(
 
     handlers = Handlers(service, metrics, keys, settings, held)
     return AsgiApp(handlers, pool, held, settings, running)
+
+
+def _grpc_server(
+    gateway: _Gateway,
+    service: Service,
+    pool: ThreadPool,
+    metrics: Metrics,
+    held: HeldBytes,
+) -> GrpcServer:
+    """Return the gRPC server with all protocols, not started yet."""
+    # Both ports look for a new certificate by themselves.
+    files = copy(gateway.certificates)
+    made = GrpcServer(
+        service, pool, metrics, held, gateway.settings, gateway.keys, files
+    )
+    for dialect in (
+        TensorFlowServingDialect(service, pool, metrics),
+        OpenInferenceDialect(service, pool, metrics, made.streams),
+    ):
+        dialect.add_to(made.server)
+    return made
 
 
 def _end_together(
