@@ -193,6 +193,12 @@ class Settings:
         "them, requests are refused as overloaded",
         1,
     )
+    client_share: float = setting(
+        1.0,
+        "share of --max-connections (HTTP) and --max-held-bytes that one client's "
+        "address may take; 1 is no limit of its own, as behind a proxy",
+        *(0.01, 1),
+    )
     max_batch: int = setting(32, "largest number of pictures in one request", 1)
     max_body_bytes: int = setting(
         10 * 1024 * 1024, "largest size of a request body, in bytes", 1
@@ -226,7 +232,6 @@ class Settings:
     log_level: str = setting(
         "info", "lowest level of log lines: debug, info, warning or error"
     )
-
     log_format: str = setting(
         "text", "form of the log's lines: text, or json with one object per line"
     )
@@ -299,6 +304,18 @@ class Settings:
     def held_bytes(self) -> int:
         """The bytes of requests that a process may hold: at least two bodies."""
         return max(self.max_held_bytes, 2 * self.max_body_bytes)
+
+    @property
+    def held_bytes_of_client(self) -> int | None:
+        """The bytes that one address may hold, or None for no limit."""
+        share = int(self.client_share * self.held_bytes)
+        return max(share, 2 * self.max_body_bytes) if self.client_share < 1 else None
+
+    @property
+    def connections_of_client(self) -> int | None:
+        """The HTTP connections that one address may have; None is no limit."""
+        share = int(self.client_share * self.max_connections)
+        return max(1, share) if self.client_share < 1 else None
 
     @property
     def addresses(self) -> list[str]:

@@ -113,13 +113,14 @@ def _paeth_rgba() -> bytes:
     return _png((_SIDE, _SIDE), 8, 6, rows.tobytes())
 
 
-def _interlaced() -> bytes:
+def _interlaced(depth: int = 8, **more: Any) -> bytes:
     """Return the largest RGB picture in seven passes."""
     steps = [(8, 8), (8, 8), (4, 8), (4, 4), (2, 4), (2, 2), (1, 2)]
     rows = b""
     for across, down in steps:
-        rows += (b"\4" + b"\7" * (3 * _SIDE // across)) * (_SIDE // down)
-    return _png((_SIDE, _SIDE), 8, 2, rows, interlace=1)
+        length = 3 * depth // 8 * _SIDE // across
+        rows += (b"\4" + b"\7" * length) * (_SIDE // down)
+    return _png((_SIDE, _SIDE), depth, 2, rows, interlace=1, **more)
 
 
 def _two(image: Callable[[], bytes]) -> Callable[[], bytes]:
@@ -300,6 +301,23 @@ _LEGAL_PNGS = {
     ),
     "16-bit RGBA": Request(
         lambda: _png((_SIDE, _SIDE), 16, 6, (b"\4" + b"\5" * 8 * _SIDE) * _SIDE)
+    ),
+    "16-bit grey, one colour transparent": Request(
+        lambda: _png(
+            (_SIDE, _SIDE),
+            *(16, 0, (b"\4" + b"\5" * 2 * _SIDE) * _SIDE),
+            chunks=[(b"tRNS", b"\5\5")],
+        )
+    ),
+    "16-bit RGB, one colour transparent": Request(
+        lambda: _png(
+            (1300, 1300),
+            *(16, 2, (b"\4" + b"\5" * 6 * 1300) * 1300),
+            chunks=[(b"tRNS", b"\5" * 6)],
+        )
+    ),
+    "16-bit RGB interlaced, one colour transparent": Request(
+        lambda: _interlaced(16, chunks=[(b"tRNS", b"\5" * 6)]), 413
     ),
     "1 bit": Request(lambda: _encoded(_noise(_SIDE, _SIDE, 1) > 127, "PNG")),
     "grey and opacity": Request(

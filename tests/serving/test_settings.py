@@ -35,6 +35,7 @@ _OTHERS: dict[str, Any] = {
     "device_files": False,
     "max_connections": 77,
     "max_held_bytes": 2**26 + 1,
+    "client_share": 0.5,
     "grpc_reflection": True,
     "grpc_channelz": True,
     "grpc_compression": "gzip",

@@ -19,7 +19,7 @@ from inkling_serving.grpc_api.classifier import Classifier
 from inkling_serving.grpc_api.health import Health
 from inkling_serving.grpc_api.interceptors import KeyInterceptor, MessageInterceptor
 from inkling_serving.grpc_api.open_streams import OpenStreams
-from inkling_serving.security import grpc_credentials
+from inkling_serving.security import CertificateFiles, grpc_credentials
 
 if TYPE_CHECKING:
     from inkling_serving.keys import ApiKeys
@@ -63,8 +63,13 @@ class GrpcServer:
         held: HeldBytes,
         settings: Settings,
         keys: ApiKeys,
+        certificates: CertificateFiles | None = None,
     ) -> None:
-        """Create the server; `start` starts it."""
+        """Create the server; `start` starts it.
+
+        By default it reads the certificate of the settings itself.
+        """
+        self._certificates = certificates or CertificateFiles(settings)
         self._settings = settings
         self._streams = OpenStreams(pool, held, settings.grpc_max_streams)
         classifier = Classifier(service, pool, metrics, self._streams)
@@ -109,7 +114,7 @@ class GrpcServer:
             InvalidRequest: The server cannot listen on the address.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        credentials = grpc_credentials(self._settings)
+        credentials = grpc_credentials(self._settings, self._certificates)
         try:
             if credentials is None:
                 self._server.add_insecure_port(address)

@@ -22,6 +22,7 @@ from werkzeug.test import create_environ, run_wsgi_app
 
 from inkling.errors import InklingError, InvalidRequest, TooLarge
 from inkling.image.budget import TakesLonger
+from inkling_serving.client_address import client_of
 from inkling_serving.http_api.cors import Cors
 from inkling_serving.http_api.flask_app import REQUEST_KEY, create_app
 from inkling_serving.http_api.handlers import Handlers
@@ -96,7 +97,7 @@ class AsgiApp:
             await self._lifespan(receive, send)
             return
         request, state = _request(scope), scope.get("state", {})
-        is_here, holding = state.get(IS_HERE, False), self._held.arriving()
+        is_here, holding = state.get(IS_HERE, False), self._holding(scope)
         try:
             _check_host(scope["headers"], scope["http_version"])
             response = self._cors.preflight(request)
@@ -119,6 +120,10 @@ class AsgiApp:
         extra = {} if is_here else {"connection": "close"}
         extra |= self._cors.headers(request)
         await _send(response, request.method, send, extra)
+
+    def _holding(self, scope: _Message) -> Holding:
+        client = scope.get("client") if self._held.has_shares else None
+        return self._held.arriving(owner=client_of(client[0]) if client else "")
 
     async def _receive(
         self,

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.poller import Repeating
 from inkling_serving.runtime.supervisor import Worker, run
 from inkling_serving.runtime.thread_pool import ThreadPool
-from inkling_serving.security import check_certificates, check_security
+from inkling_serving.security import CertificateFiles, check_security
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from inkling_serving.telemetry.tracing import tracing_of
@@ -54,10 +55,11 @@ _SAVE_PAUSE_S = 1.0
 
 @dataclass(frozen=True)
 class _Gateway:
-    """The settings and the keys, as a worker gets them when it starts."""
+    """The settings, keys and certificate, as a worker gets them when it starts."""
 
     settings: Settings
     keys: ApiKeys
+    certificates: CertificateFiles
 
 
 def serve(settings: Settings) -> int:
@@ -79,10 +81,11 @@ def serve(settings: Settings) -> int:
     )
     _say_addresses(settings, ports)
     _warn_of_openness(settings)
-    gateway = _Gateway(settings, ApiKeys(settings.api_key_file))
+    keys = ApiKeys(settings.api_key_file)
+    gateway = _Gateway(settings, keys, CertificateFiles(settings))
     if settings.workers_wanted == 1:
         return _serve(gateway, ports, None)
-    looking = gateway.keys.watch()
+    looking = [gateway.keys.watch(), gateway.certificates.watch()]
     try:
         return run(
             _serve,
@@ -94,7 +97,8 @@ def serve(settings: Settings) -> int:
             not_started=STARTUP_FAILURE,
         )
     finally:
-        looking.stop()
+        for one in looking:
+            one.stop()
 
 
 def application(
@@ -125,8 +129,7 @@ def application(
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        grpc_server = GrpcServer(service, pool, metrics, held, settings, keys)
-        _add_dialects(grpc_server, service, pool, metrics)
+        grpc_server = _grpc_server(gateway, service, pool, metrics, held)
         grpc_server.start(*grpc_address)
         grpc_ended = _end_together(ending, service, grpc_server)
         saver = Repeating("saving the metrics", metrics.save, lambda: _SAVE_PAUSE_S)
@@ -165,15 +168,25 @@ def _observed(
     return Metrics(folder, access, tracing.tell), tracing.close
 
 
-def _add_dialects(
-    grpc_server: GrpcServer, service: Service, pool: ThreadPool, metrics: Metrics
-) -> None:
-    """Add the protocols of others to the gRPC port."""
+def _grpc_server(
+    gateway: _Gateway,
+    service: Service,
+    pool: ThreadPool,
+    metrics: Metrics,
+    held: HeldBytes,
+) -> GrpcServer:
+    """Return the gRPC server with all protocols, not started yet."""
+    # Both ports look for a new certificate by themselves.
+    files = copy(gateway.certificates)
+    made = GrpcServer(
+        service, pool, metrics, held, gateway.settings, gateway.keys, files
+    )
     for dialect in (
         TensorFlowServingDialect(service, pool, metrics),
-        OpenInferenceDialect(service, pool, metrics, grpc_server.streams),
+        OpenInferenceDialect(service, pool, metrics, made.streams),
     ):
-        dialect.add_to(grpc_server.server)
+        dialect.add_to(made.server)
+    return made
 
 
 def _end_together(
@@ -200,14 +213,11 @@ def _serve(gateway: _Gateway, ports: Ports, worker: Worker | None) -> int:
     settings = gateway.settings
     start_log(settings.log_level, settings.log_format)
     collect_stderr()
-    if worker:
-        # A worker that replaces another may find files of a renewal under way.
-        check_certificates(settings)
     ending = Ending(settings.drain_delay_s)
     listener = Listener(fileno=ports.http.detach())
     listener.ending = worker.ending if worker else None
     grpc_address, folder = ports.grpc_address, worker.folder if worker else None
-    held = HeldBytes(settings.held_bytes)
+    held = HeldBytes(settings.held_bytes, settings.held_bytes_of_client)
     server = HttpServer(
         settings,
         lambda: application(gateway, grpc_address, folder, ending, held),
@@ -215,6 +225,7 @@ def _serve(gateway: _Gateway, ports: Ports, worker: Worker | None) -> int:
         when_started=worker.serving.set if worker else lambda: None,
         supervised=worker is not None,
         ending=ending,
+        certificates=gateway.certificates,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn sets its own handlers only later. After it has drained, uvicorn raises
