@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 
 from inkling.errors import InklingError, InvalidRequest
+from inkling.image.budget import Budget
+from inkling.image.decoding import decode
 from inkling.image.formats.catalogue import EXPECTED, SUFFIXES
 from inkling.image.preprocess import to_input
 from inkling.labels import by_normal_form, normal_form
@@ -212,11 +214,22 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _small(image: bytes) -> bytes:
+    """Return a picture in a file that is small enough to be published.
+
+    Its orientation, its transparent parts and the colours below them stay.
+    """
     if len(image) <= _GOLDEN_BYTES:
         return image
-    with Image.open(io.BytesIO(image)) as picture:
-        small = picture.convert("RGB")
-    small.thumbnail((_GOLDEN_SIDE, _GOLDEN_SIDE))
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=90)
+    found = decode(image, _GOLDEN_SIDE, Budget())
+    scale = min(1.0, _GOLDEN_SIDE / max(found.picture.size))
+    width, height = (max(1, round(side * scale)) for side in found.picture.size)
+    # Pillow would make transparent parts black, so each band is scaled on its own.
+    bands = [band.resize((width, height)) for band in found.picture.split()]
+    small = Image.merge(found.picture.mode, bands)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = found.orientation
+    if small.mode == "RGBA":
+        small.save(file, "WEBP", quality=90, exact=True, exif=exif)
+    else:
+        small.save(file, "JPEG", quality=90, exif=exif)
     return file.getvalue()
