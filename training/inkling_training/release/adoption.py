@@ -167,7 +167,9 @@ def _converted(
         )
         return None, [kind]
     exporter = export.Exporter(
-        name, _traced(adoption), contract, tracked=source.tracked
+        *(name, _traced(adoption), contract),
+        tracked=source.tracked,
+        single=source.single,
     )
     inputs = adoption.pictures.inputs(contract, _CALIBRATION_PICTURES)
     kinds, notes = formats.convert(exporter, inputs, path / "tflite", adoption.say)
