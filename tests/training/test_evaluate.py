@@ -26,7 +26,7 @@ from inkling.cli.main import main
 from inkling.errors import InklingError, InvalidRequest, NotReady
 from inkling.model.repository import Repository
 from inkling.types import Origin, Prediction, Score
-from inkling_training.evaluation.labelled_folder import Labelled, find
+from inkling_training.data.labelled_folder import Labelled, find
 from inkling_training.evaluation.tally import Share, Tally
 from inkling_training.figures.reliability import expected_calibration_error, reliability
 from tests.support.colour_models import COLOURS, colour

@@ -21,7 +21,7 @@ from inkling_training.evaluation.report import (
 from inkling_training.figures.reliability import reliability
 
 if TYPE_CHECKING:
-    from inkling_training.evaluation.labelled_folder import Collection
+    from inkling_training.data.labelled_folder import Collection
     from inkling_training.evaluation.multilabel_tally import MultiLabelTally
     from inkling_training.evaluation.respondents import Respondent
 

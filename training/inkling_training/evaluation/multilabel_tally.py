@@ -5,13 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from inkling_training.evaluation.labelled_folder import digest
 from inkling_training.evaluation.tally import Outcomes, Share, f_one
 from inkling_training.figures.reliability import expected_calibration_error
 
@@ -20,31 +18,14 @@ if TYPE_CHECKING:
 
     from inkling.errors import InklingError
     from inkling.types import Prediction
-    from inkling_training.evaluation.labelled_folder import Labelled
+    from inkling_training.data.labelled_folder import Tagged
 
 __all__ = [
     "LabelFigures",
     "MultiLabelTally",
     "SourceOfSeveral",
-    "Tagged",
     "WrongLabels",
-    "tagged",
 ]
-
-
-@dataclass(frozen=True)
-class Tagged:
-    """A picture with all its labels.
-
-    Attributes:
-        path: The file.
-        labels: The model's labels that the picture has; it may have none.
-        source: Who or what made the picture, by folder or CSV; empty if unknown.
-    """
-
-    path: Path
-    labels: frozenset[str]
-    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,26 +109,6 @@ class SourceOfSeveral(NamedTuple):
             "recall": self.recall.as_json(),
             "expected_calibration_error": self.calibration_error,
         }
-
-
-def tagged(pictures: Iterable[Labelled]) -> list[Tagged]:
-    """Return each picture once, with all labels under which it occurs.
-
-    The same file in several folders, or in several rows of a table, is one picture.
-    Files are the same if their bytes are.
-    """
-    paths: dict[str, Path] = {}
-    labels: dict[str, set[str]] = {}
-    sources: dict[str, str] = {}
-    for picture in pictures:
-        key = digest(picture.path)
-        paths.setdefault(key, picture.path)
-        sources[key] = sources.get(key) or picture.source
-        labels.setdefault(key, set()).update({picture.label} - {""})
-    return [
-        Tagged(path, frozenset(labels[key]), sources[key])
-        for key, path in paths.items()
-    ]
 
 
 class MultiLabelTally(Outcomes):

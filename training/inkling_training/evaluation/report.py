@@ -20,7 +20,7 @@ from inkling_training.figures.reliability import reliability
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from inkling_training.evaluation.labelled_folder import Collection
+    from inkling_training.data.labelled_folder import Collection
     from inkling_training.evaluation.respondents import Respondent
     from inkling_training.evaluation.tally import Outcomes, Share, Tally
 

@@ -61,7 +61,8 @@ def resizing(model: Any) -> Mapping[str, Any]:
         return {}
     stated = found[0].get_config()
     cover, fit = (
-        bool(stated.get(name)) for name in ("crop_to_aspect_ratio", "pad_to_aspect_ratio")
+        bool(stated.get(name))
+        for name in ("crop_to_aspect_ratio", "pad_to_aspect_ratio")
     )
     if (
         stated["interpolation"] not in _FILTERS
