@@ -331,7 +331,7 @@ def _behind(
 
 
 def _wait(gateway: GatewayProcess) -> None:
-    until(lambda: gateway.request("GET", "/readyz").status == 200)
+    until(lambda: gateway.request("GET", "/readyz").status == 200, 240)
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -195,6 +195,13 @@ def _segmentation(folder: Path) -> Path:
     return folder / "model.keras"
 
 
+def _archive(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "converted_keras.zip", "w") as archive:
+        archive.write(_saved(folder, ".h5"), "keras_model.h5")
+        archive.writestr("labels.txt", "0 a")
+    return folder / "converted_keras.zip"
+
+
 def _four_at_a_time(folder: Path) -> Path:
     start = keras.Input(batch_shape=(4, 12, 12, 3))
     end = layers.Dense(3)(keras.ops.reshape(start / 255.0, (4, 432)))
@@ -266,6 +273,7 @@ def _folder(folder: Path) -> Path:
         (_reading_files, "ReadFile"),
         (_bomb, "unpacks to"),
         (_without_configuration, "without config.json"),
+        (_archive, "holds keras_model.h5; unpack it"),
         (_enormous, "refused unopened"),
         (_weights_alone, "weights without a model"),
         (_other_hdf5, "damaged"),

@@ -13,7 +13,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ MAX_BYTES = 2 * 1024**3
 _MAX_CONFIG_BYTES = 64 * 1024**2
 _MAX_FILES = 10_000
 _CODE = ("Lambda", "__lambda__")
+# What an archive may hold, such as one of Teachable Machine's.
+_MODELS = (".keras", ".h5", ".tflite", "saved_model.pb")
 
 
 def digest_of(path: Path) -> str:
@@ -112,10 +114,7 @@ def keras_archive(path: Path) -> tuple[dict[str, Any], str]:
                     f"is {MAX_BYTES:,}. It was refused unopened."
                 )
             if "config.json" not in sizes:
-                raise UnusableModel(
-                    f"{path.name} is an archive without config.json, so no .keras "
-                    "file. Save the model with model.save('model.keras')."
-                )
+                raise UnusableModel(_no_keras_file(path.name, sizes))
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile
             config = json.loads(archive.read("config.json"))
@@ -133,6 +132,19 @@ def keras_archive(path: Path) -> tuple[dict[str, Any], str]:
         )
     version = about.get("keras_version") if isinstance(about, dict) else None
     return config, str(version or "3.")
+
+
+def _no_keras_file(name: str, members: Iterable[str]) -> str:
+    inside = next((one for one in members if one.endswith(_MODELS)), None)
+    if inside is not None:
+        return (
+            f"{name} is an archive that holds {inside:.100}; unpack it, and give that "
+            "file, or the directory of the saved_model.pb."
+        )
+    return (
+        f"{name} is an archive without config.json, so no .keras file. Save the model "
+        "with model.save('model.keras')."
+    )
 
 
 def objects(config: object) -> Iterator[dict[str, Any]]:
