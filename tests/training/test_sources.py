@@ -271,7 +271,7 @@ def _folder(folder: Path) -> Path:
         (_lambda_h5, "--trust"),
         (_python_in_a_graph, "EagerPyFunc"),
         (_reading_files, "ReadFile"),
-        (_bomb, "unpacks to"),
+        (_bomb, "The config.json in model.keras unpacks to"),
         (_without_configuration, "without config.json"),
         (_archive, "holds keras_model.h5; unpack it"),
         (_enormous, "refused unopened"),

@@ -97,6 +97,14 @@ def _check_size(path: Path, size: int) -> None:
         )
 
 
+def _check_unpacked(name: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise UnusableModel(
+            f"{name} unpacks to {size:,} bytes; the limit is {limit:,}. The file was "
+            "refused unopened."
+        )
+
+
 def keras_archive(path: Path) -> tuple[dict[str, Any], str]:
     """Return the configuration in a `.keras` file, and the version that wrote it.
 
@@ -106,13 +114,9 @@ def keras_archive(path: Path) -> tuple[dict[str, Any], str]:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {member.filename: member.file_size for member in archive.infolist()}
-            if sum(sizes.values()) > MAX_BYTES or (
-                sizes.get("config.json", 0) > _MAX_CONFIG_BYTES
-            ):
-                raise UnusableModel(
-                    f"{path.name} unpacks to {sum(sizes.values()):,} bytes; the limit "
-                    f"is {MAX_BYTES:,}. It was refused unopened."
-                )
+            _check_unpacked(path.name, sum(sizes.values()), MAX_BYTES)
+            config_name = f"The config.json in {path.name}"
+            _check_unpacked(config_name, sizes.get("config.json", 0), _MAX_CONFIG_BYTES)
             if "config.json" not in sizes:
                 raise UnusableModel(_no_keras_file(path.name, sizes))
             if archive.testzip() is not None:
