@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -215,19 +215,15 @@ def _source(
     dtype = tf.as_dtype(inputs[0].dtype).name
     shape = _shape(model, inputs[0])
     layout, height, width, channels = shape_of(shape, dtype, name)
-    single, is_open = shape[0] == 1, None in (height, width)
+    single = shape[0] == 1
     place = _place(name, model, choice.output)
     half = keras_layers.computes_in_half(model)
     exported = _in_float32(model) if half else model
-    # The copy casts what it gets to its own precision.
-    taken = "float32" if "float" in dtype else dtype
+    traced = _traced(exported, place, layout, dtype)
 
     def ask(part: Any) -> Any:
         answer = _called(model, native(part, layout, dtype))[place]
         return tf.cast(answer, "float32").numpy()
-
-    def traced(batch: Any) -> Any:
-        return _called(exported, traced_native(batch, layout, taken))[place]
 
     graph = FlatGraph.of(traced, (height, width, channels), name, single=single)
     return Source(
@@ -242,7 +238,7 @@ def _source(
         activation=graph.activation(),
         raw=lambda batch: in_batches(ask, batch, name, single=single),
         values=graph.values(dtype),
-        stated=graph.resizing() or (keras_layers.resizing(model) if is_open else {}),
+        stated=graph.resizing() or _resizing(model, height, width),
         layers=keras_layers.layer_names(model),
         notes=_notes(model),
         half=half,
@@ -267,6 +263,20 @@ def _inputs(name: str, model: Any) -> list[Any]:
             f"{name} has {len(inputs)} inputs; expected one input, for one picture."
         )
     return inputs
+
+
+def _traced(model: Any, place: int, layout: str, dtype: str) -> Callable[[Any], Any]:
+    # A copy in another precision casts what it gets.
+    taken = "float32" if "float" in dtype else dtype
+
+    def scores(batch: Any) -> Any:
+        return _called(model, traced_native(batch, layout, taken))[place]
+
+    return scores
+
+
+def _resizing(model: Any, height: int | None, width: int | None) -> Mapping[str, Any]:
+    return keras_layers.resizing(model) if None in (height, width) else {}
 
 
 def _shape(model: Any, taken: Any) -> tuple[int | None, ...]:
