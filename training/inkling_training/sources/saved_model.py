@@ -127,15 +127,7 @@ def _signature(name: str, signatures: dict[str, Any], wished: str | None) -> Any
 def _source(
     name: str, digest: str, loaded: Any, signature: Any, choice: Choice
 ) -> Source:
-    inputs = signature.structured_input_signature[1]
-    for one in inputs.values():
-        _check_encoded(name, one)
-    if len(inputs) != 1:
-        raise UnusableModel(
-            f"{name} has {len(inputs)} inputs ({', '.join(inputs):.200}); expected "
-            "one input, for one picture."
-        )
-    [(key, spec)] = inputs.items()
+    key, spec = _taken(name, signature)
     shape = tuple(spec.shape) if spec.shape.rank is not None else ()
     layout, height, width, channels = shape_of(shape, spec.dtype.name, name)
     single = shape[0] == 1
@@ -169,6 +161,20 @@ def _source(
         traced=one_by_one(traced) if single else traced,
         tracked=loaded,
     )
+
+
+def _taken(name: str, signature: Any) -> tuple[str, Any]:
+    """Return the name and the form of the one input."""
+    inputs = signature.structured_input_signature[1]
+    for one in inputs.values():
+        _check_encoded(name, one)
+    if len(inputs) != 1:
+        raise UnusableModel(
+            f"{name} has {len(inputs)} inputs ({', '.join(inputs):.200}); expected "
+            "one input, for one picture."
+        )
+    [(key, spec)] = inputs.items()
+    return key, spec
 
 
 def _output(name: str, outputs: Mapping[str, Any], wished: str | None) -> str:
