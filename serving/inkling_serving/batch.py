@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inkling.errors import InklingError
+from inkling.errors import DeadlineExceeded, InklingError
 from inkling.image.budget import Budget
 from inkling.image.decoding import decode
 from inkling.image.preprocess import decoded_to_pixels, scaled
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from inkling.contract import Contract
     from inkling.types import Prediction
+    from inkling_serving.engines.base import Servable
 
-__all__ = ["Batch", "prepared"]
+__all__ = ["Batch", "prepared", "prepared_in_time"]
 
 # The longest name of a caller's file in a message.
 _MAX_NAME = 80
@@ -52,6 +53,14 @@ class Batch:
         if not self.partial:
             raise error
         self.refused[place] = without_frames(error)
+
+    def read(self) -> list[tuple[int, bytes]]:
+        """Return the images that are not refused, each with its place."""
+        return [
+            (place, image)
+            for place, image in enumerate(self.images)
+            if place not in self.refused and not isinstance(image, InklingError)
+        ]
 
     def with_refused(
         self, found: Sequence[Prediction]
@@ -89,6 +98,31 @@ def prepared(
     inputs = scaled(pixels[:kept], contract)
     timings.preprocess += perf_counter() - began
     return inputs
+
+
+def prepared_in_time(
+    batch: Batch,
+    servable: Servable,
+    budget: Budget,
+    timings: Timings,
+    timeout_s: float | None,
+) -> tuple[npt.NDArray[np.float32], float | None]:
+    """Return the inputs of the images, and the seconds that are left for the engine.
+
+    Raises:
+        DeadlineExceeded: The deadline passed meanwhile.
+        InklingError: An image is refused, and the request with it.
+    """
+    started = perf_counter()
+    inputs = prepared(batch, servable.contract, budget, timings)
+    if timeout_s is not None:
+        timeout_s -= perf_counter() - started
+        if timeout_s <= 0:
+            raise DeadlineExceeded(
+                "The deadline passed while the images were prepared. Set a longer "
+                "deadline."
+            )
+    return inputs, timeout_s
 
 
 def _shown(name: str) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 
 from inkling.answers import answers, check_options
 from inkling.errors import (
-    DeadlineExceeded,
     InklingError,
     InvalidRequest,
     ModelNotFound,
@@ -30,7 +29,7 @@ from inkling.image.preprocess import check_inputs, explain, scaled
 from inkling.model.repository import check_model_name
 from inkling.types import ClassifyOptions, Origin
 from inkling_serving.answers import Answer, Explanation, Scores
-from inkling_serving.batch import Batch, prepared
+from inkling_serving.batch import Batch, prepared_in_time
 from inkling_serving.engines.base import NO_SUCH_MODEL
 from inkling_serving.runtime.timings import Timings
 
@@ -39,8 +38,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from inkling.capture.store import Given as Feedback
     from inkling.contract import Contract
     from inkling.types import Prediction
+    from inkling_serving.capture.capture import Capture
     from inkling_serving.engines.base import (
         DeviceFile,
         Engine,
@@ -98,13 +99,21 @@ class Service:
         engine: The engine that runs the models.
         limits: The limits of one picture and of the pictures of a request.
         max_batch: The largest number of pictures in a request.
+        capture: Captures a share of the requests; None for none.
 
     Attributes:
         max_batch: As the argument.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, max_batch: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        max_batch: int,
+        capture: Capture | None = None,
+    ) -> None:
         self._engine = engine
+        self._capture = capture
         self._limits = limits
         self.max_batch = max_batch
         self._is_leaving = False
@@ -148,8 +157,9 @@ class Service:
         check_options(options, servable.contract)
         batch = Batch(images, names, options.partial)
         budget = Budget(self._limits, _QUICK_NS if quickly else None)
-        inputs, left_s = _in_time(batch, servable, budget, timings, timeout_s)
-        found = _predictions(servable, inputs, options, timings, left_s)
+        inputs, left_s = prepared_in_time(batch, servable, budget, timings, timeout_s)
+        found, scores = _predictions(servable, inputs, options, timings, left_s)
+        self._note(servable, batch.read(), scores, found, timings)
         return Answer(_origin(servable), batch.with_refused(found))
 
     def is_quick(self, target: Target, image: bytes) -> bool:
@@ -189,7 +199,8 @@ class Service:
         started = perf_counter()
         inputs, stages = explain(image, servable.contract, Budget(self._limits))
         timings.preprocess = perf_counter() - started
-        found = _predictions(servable, inputs[np.newaxis], options, timings)
+        found, scores = _predictions(servable, inputs[np.newaxis], options, timings)
+        self._note(servable, [(0, image)], scores, found, timings)
         return Explanation(Answer(_origin(servable), found), stages, inputs)
 
     def predict(
@@ -226,9 +237,34 @@ class Service:
             self._check_count(len(given))
             batch = Batch(given, (), False)
             budget = Budget(self._limits, _QUICK_NS if quickly else None)
-            inputs, left_s = _in_time(batch, servable, budget, timings, timeout_s)
+            inputs, left_s = prepared_in_time(
+                batch, servable, budget, timings, timeout_s
+            )
         values = _scores(servable, inputs, timings, left_s)
+        if not isinstance(given, np.ndarray):
+            self._note(servable, batch.read(), values, (), timings)
         return Scores(_origin(servable), servable.contract, values)
+
+    def feedback(self, request_id: str, image: int, label: str) -> Feedback:
+        """Store the label that is right for a captured picture.
+
+        Args:
+            request_id: The id that the answer stated.
+            image: The position of the picture in its request, from 0.
+            label: The label.
+
+        Raises:
+            NotFound: This gateway captures no requests.
+            UnknownRequest: No captured picture has this id.
+            InvalidRequest: The version that answered does not know the label.
+            NotReady: The disk is full, or the store is unusable.
+        """
+        if self._capture is None:
+            raise NotFound(
+                "This gateway takes no feedback, because it captures no requests "
+                "(--capture DIR)."
+            )
+        return self._capture.feedback(request_id, image, label)
 
     def contract(self, target: Target) -> tuple[int, Contract]:
         """Return the number of the version that would answer, and its contract.
@@ -289,6 +325,19 @@ class Service:
         if not any(model.ready for model in self.models()):
             raise NotReady(f"No model can answer yet. {self._engine.why_not_ready()}")
 
+    def _note(
+        self,
+        servable: Servable,
+        images: Sequence[tuple[int, bytes]],
+        scores: npt.NDArray[np.float32],
+        found: Sequence[Prediction],
+        timings: Timings,
+    ) -> None:
+        """Capture a request that was answered, if it is in the share."""
+        if self._capture is None or not images or not self._capture.wants():
+            return
+        timings.captured = self._capture.note(servable, images, scores, found, timings)
+
     def _select(self, target: Target, timings: Timings | None = None) -> Servable:
         model = check_model_name(target.model)
         found = self._engine.select(model, target.version, target.version_label)
@@ -304,26 +353,6 @@ class Service:
                 f"The request has {count} images; the limit is {self.max_batch}. "
                 "Send several requests."
             )
-
-
-def _in_time(
-    batch: Batch,
-    servable: Servable,
-    budget: Budget,
-    timings: Timings,
-    timeout_s: float | None,
-) -> tuple[npt.NDArray[np.float32], float | None]:
-    """Return the inputs of the images, and the seconds that are left for the engine."""
-    started = perf_counter()
-    inputs = prepared(batch, servable.contract, budget, timings)
-    if timeout_s is not None:
-        timeout_s -= perf_counter() - started
-        if timeout_s <= 0:
-            raise DeadlineExceeded(
-                "The deadline passed while the images were prepared. Set a longer "
-                "deadline."
-            )
-    return inputs, timeout_s
 
 
 def _checked(
@@ -344,12 +373,13 @@ def _predictions(
     options: Options,
     timings: Timings,
     timeout_s: float | None = None,
-) -> list[Prediction]:
-    if not len(inputs):
-        return []
+) -> tuple[list[Prediction], npt.NDArray[np.float32]]:
+    """Return the predictions, and the scores of all labels behind them."""
     contract, origin = servable.contract, _origin(servable)
+    if not len(inputs):
+        return [], np.empty((0, len(contract.labels)), np.float32)
     scores = _scores(servable, inputs, timings, timeout_s)
-    return answers(scores, inputs, contract, options, origin)
+    return answers(scores, inputs, contract, options, origin), scores
 
 
 def _scores(

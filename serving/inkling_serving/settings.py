@@ -9,15 +9,17 @@ import difflib
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inkling.errors import InvalidRequest
 from inkling.image.budget import DEFAULT_LIMITS, Limits
 from inkling.model.repository import FORMATS, check_model_name
+from inkling_serving.capture_settings import CaptureOptions
 from inkling_serving.engine_addresses import engine_address
 from inkling_serving.environment import PREFIX, given_settings, remarks
+from inkling_serving.fields import setting as _setting
 from inkling_serving.runtime.cores import usable_cores
 
 __all__ = ["Settings", "add_flags", "from_flags"]
@@ -26,15 +28,8 @@ _MAX_PORT = 65535
 _DAY_S = 86400.0
 
 
-def _setting(
-    default: Any, help_text: str, low: float | None = None, high: float = math.inf
-) -> Any:
-    metadata = {"help": help_text, "low": low, "high": high}
-    return field(default=default, metadata=metadata)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(CaptureOptions):
     """The settings of the gateway; each field is a flag and an INKLING_* variable.
 
     The help text in each field's metadata documents it. Sizes are in bytes, times in

@@ -19,6 +19,7 @@ from inkling.errors import (
     Overloaded,
     TooLarge,
     Unauthenticated,
+    UnknownRequest,
     UnsupportedMediaType,
 )
 
@@ -32,6 +33,7 @@ _CLASSES: Mapping[str, type[InklingError]] = MappingProxyType(
         ErrorCode.TOO_LARGE: TooLarge,
         ErrorCode.UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType,
         ErrorCode.MODEL_NOT_FOUND: ModelNotFound,
+        ErrorCode.UNKNOWN_REQUEST: UnknownRequest,
         ErrorCode.NOT_READY: NotReady,
         ErrorCode.DEADLINE_EXCEEDED: DeadlineExceeded,
         ErrorCode.OVERLOADED: Overloaded,

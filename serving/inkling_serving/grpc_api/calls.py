@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
 from inkling_serving.grpc_api.errors import end_with, foreseen
-from inkling_serving.runtime.timings import Timings
+from inkling_serving.runtime.timings import Timings, request_id_of
 
 if TYPE_CHECKING:
     import grpc
@@ -22,6 +22,8 @@ _T = TypeVar("_T")
 
 # A caller that sends this metadata gets the phases of its call as trailing metadata.
 _TIMING = ("inkling-timing", "true")
+# The caller's id of a request, as in HTTP's header of this name.
+_REQUEST_ID = "x-request-id"
 # A longer deadline is none: a day is beyond every time limit of ours.
 _DAY_S = 86_400.0
 
@@ -45,6 +47,7 @@ class Calls:
             answer: Makes the response, and fills in the durations of the phases.
         """
         timings = Timings()
+        timings.request_id = request_id_of(_given_id(context))
         try:
             response = answer(timings)
         except Exception as error:  # noqa: BLE001 - every error becomes a status
@@ -82,6 +85,13 @@ class Calls:
     def count(self, code: str, timings: Timings) -> None:
         """Count an answer by its error code, or by `ok`."""
         self._metrics.observe(self._protocol, code, timings)
+
+
+def _given_id(context: grpc.ServicerContext) -> str:
+    for name, value in context.invocation_metadata():
+        if name == _REQUEST_ID:
+            return str(value)
+    return ""
 
 
 def seconds_left(context: grpc.ServicerContext) -> float | None:

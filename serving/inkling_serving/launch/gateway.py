@@ -19,6 +19,7 @@ from pathlib import Path
 from uvicorn.config import STARTUP_FAILURE
 
 from inkling.network.address import Address, is_loopback
+from inkling_serving.capture.capture import Capture, check_capture
 from inkling_serving.dialects.open_inference.servicer import OpenInferenceDialect
 from inkling_serving.dialects.tensorflow_serving.servicers import (
     TensorFlowServingDialect,
@@ -65,6 +66,7 @@ def serve(settings: Settings) -> int:
             used.
     """
     check_security(settings)
+    check_capture(settings)
     start_log(settings.log_level, settings.log_format)
     for remark in Settings.remarks(os.environ):
         _log.warning("%s", remark)
@@ -115,18 +117,15 @@ def application(
     # With it, threads of the pool give the interpreter lock to the event loop sooner.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     engine = create_engine(settings, folder)
-    service = Service(engine, settings.limits, settings.max_batch)
-    metrics = Metrics(folder, AccessLog(settings.access_log))
+    capture = Capture(settings, settings.workers_wanted) if settings.capture else None
+    service = Service(engine, settings.limits, settings.max_batch, capture)
+    metrics = Metrics(folder, AccessLog(settings.access_log), capture)
     pool = ThreadPool(settings.work_threads, settings.queue, settings.queue_timeout_s)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         grpc_server = GrpcServer(service, pool, metrics, held, settings, keys)
-        for dialect in (
-            TensorFlowServingDialect(service, pool, metrics),
-            OpenInferenceDialect(service, pool, metrics, grpc_server.streams),
-        ):
-            dialect.add_to(grpc_server.server)
+        _add_dialects(grpc_server, service, pool, metrics)
         grpc_server.start(*grpc_address)
         grpc_ended = _end_together(ending, service, grpc_server)
         saver = Repeating("saving the metrics", metrics.save, lambda: _SAVE_PAUSE_S)
@@ -140,13 +139,24 @@ def application(
             ending.finish()
             await asyncio.to_thread(grpc_ended[0].wait)
             grpc_server.close()
-            saver.stop()
-            looking.stop()
-            pool.close()
-            engine.close()
+            for thread in (saver, looking):
+                thread.stop()
+            for part in (pool, engine, capture):
+                if part is not None:
+                    part.close()
 
     handlers = Handlers(service, metrics, keys, settings, held)
     return AsgiApp(handlers, pool, held, settings, running)
+
+
+def _add_dialects(
+    grpc_server: GrpcServer, service: Service, pool: ThreadPool, metrics: Metrics
+) -> None:
+    for dialect in (
+        TensorFlowServingDialect(service, pool, metrics),
+        OpenInferenceDialect(service, pool, metrics, grpc_server.streams),
+    ):
+        dialect.add_to(grpc_server.server)
 
 
 def _end_together(

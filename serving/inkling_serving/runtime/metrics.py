@@ -16,10 +16,10 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -33,7 +33,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from inkling_serving.runtime.logs import AccessLog, dropped_lines
 from inkling_serving.runtime.timings import PHASES, Timings
 
-__all__ = ["CONTENT_TYPE_LATEST", "Metrics", "Served", "Total"]
+__all__ = ["CONTENT_TYPE_LATEST", "Counted", "Metrics", "Served", "Total"]
 
 # Upper bounds in seconds, from a small model's forward pass to a whole timeout.
 _BUCKETS = (
@@ -99,18 +99,33 @@ class Served:
         return self.answered.count + self.failed.count
 
 
+class Counted(Protocol):
+    """A part of the gateway with metrics of its own."""
+
+    def counts(self) -> dict[str, float]:
+        """Return the counters of this process."""
+
+    def families(self, counts: Sequence[dict[str, float]]) -> Iterator[Metric]:
+        """Yield the metrics for the counters of all processes."""
+
+
 class Metrics:
     """Counts the requests of a process; several threads may use it."""
 
     def __init__(
-        self, folder: Path | None = None, access: AccessLog | None = None
+        self,
+        folder: Path | None = None,
+        access: AccessLog | None = None,
+        capture: Counted | None = None,
     ) -> None:
         """Start at zero.
 
         Args:
             folder: The directory that all workers share, if any.
             access: Logs the requests that are counted; None logs none.
+            capture: The captures of this process; None for none.
         """
+        self._capture = capture
         self._folder = folder
         self._access = access or AccessLog(0.0)
         self._lock = threading.Lock()
@@ -165,7 +180,7 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return the figures of all workers in Prometheus's text format."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Sum([self._snapshot(), *self._others()]))
+        registry.register(_Sum([self._snapshot(), *self._others()], self._capture))
         return generate_latest(registry)
 
     def served(self) -> list[Served]:
@@ -196,6 +211,7 @@ class Metrics:
                     continue
                 if time.time() - snapshot["at"] > _GONE_AFTER_S:
                     snapshot["memory"] = snapshot["workers"] = 0
+                    snapshot["capture"]["stopped"] = 0
                 yield snapshot
 
     def _snapshot(self) -> dict[str, Any]:
@@ -206,6 +222,7 @@ class Metrics:
                 "cpu": time.process_time(),
                 "memory": _resident_bytes(),
                 "log_lines_dropped": dropped_lines(),
+                "capture": self._capture.counts() if self._capture else {},
                 "served": [[*key, *one] for key, one in self._served.items()],
                 "requests": [[*key, n] for key, n in self._requests.items()],
                 "seconds": [
@@ -222,8 +239,11 @@ class Metrics:
 class _Sum:
     """A collector of prometheus_client that adds snapshots up."""
 
-    def __init__(self, snapshots: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, snapshots: list[dict[str, Any]], capture: Counted | None
+    ) -> None:
         self._snapshots = snapshots
+        self._capture = capture
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -252,6 +272,9 @@ class _Sum:
             ("phase", "model", "version"),
         )
         yield from self._process()
+        if self._capture is not None:
+            counts = [snapshot["capture"] for snapshot in self._snapshots]
+            yield from self._capture.families(counts)
 
     def _histograms(
         self, part: str, name: str, text: str, labels: tuple[str, ...]

@@ -21,6 +21,7 @@ __all__ = [
     "CLASSIFY",
     "DOCUMENT",
     "EXPLAIN",
+    "FEEDBACK",
     "FILE",
     "FILE_OF_HASH",
     "LIVE",
@@ -31,7 +32,10 @@ __all__ = [
 ]
 
 _TIMING = {
-    "Server-Timing": Header(str, "With `timing`: the duration of each phase, in ms.")
+    "Server-Timing": Header(str, "With `timing`: the duration of each phase, in ms."),
+    "X-Inkling-Captured": Header(
+        str, "`true` if the request is captured, so that it takes feedback."
+    ),
 }
 
 CLASSIFY = Operation(
@@ -68,6 +72,25 @@ EXPLAIN = Operation(
     answer={JSON: answers.Explanation},
     answer_headers=_TIMING,
     errors=CLASSIFYING,
+)
+FEEDBACK = Operation(
+    id="giveFeedback",
+    summary="Say which label is right for a picture that was classified",
+    group=Group.CLASSIFICATION,
+    description=(
+        "Where the gateway captures requests (`--capture`). The answer to a captured "
+        "request has the header `X-Inkling-Captured`, and its id is in `X-Request-Id`."
+    ),
+    body={JSON: requests.FeedbackRequest},
+    answer={JSON: answers.Feedback},
+    errors=(
+        *READING,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+        ErrorCode.UNKNOWN_REQUEST,
+        ErrorCode.NOT_READY,
+        ErrorCode.NOT_FOUND,
+    ),
+    setting="capture",
 )
 MODELS = Operation(
     id="listModels",

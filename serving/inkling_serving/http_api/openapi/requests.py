@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Required, TypedDict
+from typing import Annotated, NotRequired, Required, TypedDict
 
 from msgspec import Meta
 
@@ -18,6 +18,7 @@ __all__ = [
     "ExplainForm",
     "ExplainOptions",
     "ExplainRequest",
+    "FeedbackRequest",
     "ImageText",
 ]
 
@@ -97,3 +98,20 @@ class EncodedForm(ClassifyOptions, total=False):
     """A form with pictures as texts in fields of any name, and the options."""
 
     image: ImageText
+
+
+class FeedbackRequest(TypedDict):
+    """The label that is right for a captured picture."""
+
+    request_id: Annotated[
+        str, Meta(min_length=1, description="The id of the request, from its answer.")
+    ]
+    label: Annotated[
+        str, Meta(min_length=1, description="One of the labels of the model.")
+    ]
+    image: NotRequired[
+        Annotated[
+            int,
+            Meta(ge=0, description="The picture's position in its request; 0 if not."),
+        ]
+    ]
