@@ -65,6 +65,11 @@ _OTHERS: dict[str, Any] = {
     "log_level": "debug",
     "log_format": "json",
     "access_log": 0.5,
+    "capture": "captures",
+    "capture_share": 0.5,
+    "capture_max_bytes": 32 * 1024 * 1024,
+    "capture_max_age_s": 60.0,
+    "capture_redaction": "cat",
 }
 _NAMES = [item.name for item in dataclasses.fields(Settings)]
 

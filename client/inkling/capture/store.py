@@ -21,7 +21,7 @@ from typing import Any
 from inkling.capture.records import Record
 from inkling.errors import InvalidRequest, NotReady, UnknownRequest
 
-__all__ = ["STORE_FILE", "Given", "Labelled", "LiveAccuracy", "Store"]
+__all__ = ["STORE_FILE", "Given", "Labelled", "LiveAccuracy", "Retraining", "Store"]
 
 STORE_FILE = "feedback.sqlite"
 # Step n leads from schema n to schema n + 1. A step never changes once it is released.
@@ -104,6 +104,33 @@ class Labelled:
     label: str
     picture: str
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retraining:
+    """A retraining by the side-car.
+
+    Attributes:
+        id: Its number.
+        model: The model.
+        began: When it began, in seconds since 1970.
+        ended: When it ended; None while it is under way, or if it was killed.
+        reason: Why it began.
+        upto: It uses the feedback that came until this time.
+        pictures: The number of pictures with feedback that it uses.
+        version: The version that it published; None for none.
+        outcome: What became of it; None while it is under way.
+    """
+
+    id: int
+    model: str
+    began: float
+    ended: float | None
+    reason: str
+    upto: float
+    pictures: int
+    version: int | None
+    outcome: str | None
 
 
 class Store:
@@ -228,6 +255,46 @@ class Store:
             (model, after),
         )
         return [Labelled(*row) for row in rows]
+
+    def begin_retraining(
+        self, model: str, reason: str, upto: float, pictures: int
+    ) -> Retraining:
+        """Store that a retraining begins.
+
+        Raises:
+            sqlite3.Error: The disk is full, or the file is unusable.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO retrainings (model, began, reason, upto, pictures) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (model, time.time(), reason, upto, pictures),
+            )
+        return self.retrainings(model)[-1]
+
+    def end_retraining(self, number: int, version: int | None, outcome: str) -> None:
+        """Store what became of a retraining.
+
+        Raises:
+            sqlite3.Error: The disk is full, or the file is unusable.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE retrainings SET ended = ?, version = ?, outcome = ? "
+                "WHERE id = ?",
+                (time.time(), version, outcome, number),
+            )
+
+    def retrainings(self, model: str) -> list[Retraining]:
+        """Return the retrainings of a model, the oldest first.
+
+        Raises:
+            sqlite3.Error: The file is unusable.
+        """
+        rows = self._rows(
+            "SELECT * FROM retrainings WHERE model = ? ORDER BY id", (model,)
+        )
+        return [Retraining(*row) for row in rows]
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         with self._lock:

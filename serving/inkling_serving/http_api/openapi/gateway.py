@@ -90,7 +90,6 @@ FEEDBACK = Operation(
         ErrorCode.NOT_READY,
         ErrorCode.NOT_FOUND,
     ),
-    setting="capture",
 )
 MODELS = Operation(
     id="listModels",
