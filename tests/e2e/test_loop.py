@@ -51,7 +51,7 @@ def _right(gateway: GatewayProcess, pictures: list[bytes]) -> int:
 def _sidecar(capture: Path, models: Path, runs: Path, *words: str) -> list[str]:
     command = [sys.executable, "-m", "inkling", "sidecar", str(capture)]
     command += ["--model", "mlp", "--models-dir", str(models), "--runs-dir", str(runs)]
-    command += ["--dataset", "digits", "--epochs", "4", "--once"]
+    command += ["--dataset", "digits", "--epochs", "3", "--once"]
     return [*command, "--after-feedback", str(_SENT), *words]
 
 
@@ -82,7 +82,7 @@ def test_feedback_leads_to_a_better_version(
         before = _right(gateway, sevens[_SENT:])
         _give_feedback(gateway, sevens[:_SENT])
         command = _sidecar(capture, models_dir, tmp_path / "runs")
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "has the label candidate" in done.stdout
         assert Repository(models_dir).version_labels("mlp") == {
@@ -131,12 +131,12 @@ def test_a_killed_sidecar_finishes_later(
     command = _sidecar(capture, models_dir, runs)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        until(lambda: reached() or process.poll() is not None, timeout_s=240)
+        until(lambda: reached() or process.poll() is not None, timeout_s=900)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    again = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=900)
     [row] = store.retrainings("mlp")
     store.close()
     repository = Repository(models_dir)

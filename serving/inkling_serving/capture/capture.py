@@ -48,6 +48,8 @@ _log = logging.getLogger(__name__)
 _MAX_WAITING, _MAX_WAITING_BYTES = 256, 32 * 1024**2
 # The records reach the disk within this time, and what is too old is looked for.
 _FLUSH_S, _TIDY_S = 1.0, 30.0
+# What comes within this time is indexed by one transaction.
+_GATHER_S = 0.1
 # After the disk failed, captures are dropped for so long.
 _PAUSE_S = 5.0
 _END_S = 5.0
@@ -212,6 +214,8 @@ class Capture:
         found: list[_Answered] = []
         with suppress(queue.Empty):
             one = self._queue.get(timeout=_FLUSH_S)
+            if one is not None:
+                time.sleep(_GATHER_S)
             while one is not None:
                 found.append(one)
                 one = self._queue.get_nowait()
