@@ -64,6 +64,12 @@ def _commands() -> list[str]:
     return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
+def _marked(command: str) -> Any:
+    # Other tests train by the command, on pictures that are quicker to learn.
+    trains = command.startswith("inkling train")
+    return pytest.param(command, marks=[pytest.mark.soak] if trains else [])
+
+
 @pytest.fixture(scope="module")
 def ports(
     place: Path, tmp_path_factory: pytest.TempPathFactory, serve_gateway: Any
@@ -89,7 +95,7 @@ def _run(command: list[str], place: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", _commands())
+@pytest.mark.parametrize("command", [_marked(each) for each in _commands()])
 def test_readme_commands_run(command: str, place: Path, ports: Any) -> None:
     """Every command of the README succeeds in the folder from which it is run."""
     if command.startswith("inkling serve"):

@@ -708,14 +708,19 @@ def _max_cpu_s() -> float:
     return _BUSY * _MAX_CPU_S * max(1.0, slower)
 
 
+_SOAK = pytest.mark.soak
+_LEGAL = {**_LEGAL_PNGS, **_LEGAL_JPEGS, **_LEGAL_FORMATS, **_LEGAL_ENVELOPES}
+
+
 @pytest.mark.parametrize(
     "requests",
     [
-        pytest.param(_LEGAL_PNGS, id="legal PNGs"),
-        pytest.param(_LEGAL_JPEGS, id="legal JPEGs"),
-        pytest.param(_LEGAL_FORMATS, id="legal pictures of other formats"),
+        pytest.param(dict(list(_LEGAL.items())[::4]), id="a fourth of the legal ones"),
+        pytest.param(_LEGAL_PNGS, id="legal PNGs", marks=_SOAK),
+        pytest.param(_LEGAL_JPEGS, id="legal JPEGs", marks=_SOAK),
+        pytest.param(_LEGAL_FORMATS, id="legal pictures of other formats", marks=_SOAK),
+        pytest.param(_LEGAL_ENVELOPES, id="legal envelopes", marks=_SOAK),
         pytest.param(_FORMAT_ATTACKS, id="hostile pictures of other formats"),
-        pytest.param(_LEGAL_ENVELOPES, id="legal envelopes"),
         pytest.param(_PICTURE_ATTACKS, id="hostile pictures"),
         pytest.param(_ENVELOPE_ATTACKS, id="hostile envelopes"),
     ],

@@ -525,7 +525,7 @@ def _asked_for(port: int, seconds: float) -> list[Client]:
 
 
 @pytest.mark.parametrize(
-    "count", [300, pytest.param(1000, marks=pytest.mark.soak)], ids=str
+    "count", [100, pytest.param(1000, marks=pytest.mark.soak)], ids=str
 )
 def test_slow_clients(
     start_gateway: Callable[..., Any], published: Path, count: int
