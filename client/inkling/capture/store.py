@@ -185,6 +185,14 @@ class Store:
                 rows,
             )
 
+    def segments(self) -> list[str]:
+        """Return the names of the segments that have pictures in the index.
+
+        Raises:
+            sqlite3.Error: The file is unusable.
+        """
+        return [name for (name,) in self._rows("SELECT DISTINCT segment FROM captures")]
+
     def forget(self, segments: Sequence[str], before: float) -> None:
         """Remove the pictures of some segments, and feedback that came before a time.
 

@@ -315,16 +315,12 @@ class Capture:
         if self._segment is None:
             if size > self._space.segment_bytes // 2:
                 raise NoSpace
-            self._segment, removed = self._space.segment()
-            self._forget(removed)
+            self._segment = self._space.segment()
         return self._segment
 
     def _fits(self, segment: Segment, size: int) -> bool:
         is_new = time.monotonic() - segment.began < self._space.segment_s
         return is_new and segment.has_room(size, self._space.segment_bytes)
-
-    def _forget(self, removed: Sequence[str]) -> None:
-        self._store.forget(removed, time.time() - self._max_age_s)
 
     def _flush(self, now: bool) -> None:
         """Let the records reach the disk, and remove what is too old."""
@@ -336,7 +332,10 @@ class Capture:
                 self._leave_segment()
         if at - self._tidied_at >= min(_TIDY_S, self._space.segment_s):
             self._tidied_at = at
-            self._forget(self._space.tidy())
+            self._space.tidy()
+            # Any process may have removed a segment, before its rows were written, too.
+            gone = [one for one in self._store.segments() if not self._space.has(one)]
+            self._store.forget(gone, time.time() - self._max_age_s)
 
     def _leave_segment(self) -> None:
         if self._segment is not None:

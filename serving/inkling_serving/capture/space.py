@@ -61,28 +61,31 @@ class Space:
         self.segment_bytes = min(max_bytes // (_SEGMENTS * processes), _MOST_BYTES)
         self.segment_s = max_age_s / _AGES
 
-    def segment(self) -> tuple[Segment, list[str]]:
-        """Return a new segment, and the names of those that were removed for it.
+    def segment(self) -> Segment:
+        """Return a new segment, for which the oldest ones may be removed.
 
         Raises:
             NoSpace: Other processes write too many segments.
             OSError: The disk is full or cannot be written.
         """
         with self._locked():
-            removed = self._remove(reserved=self.segment_bytes)
-            return Segment(self._directory), removed
+            self._remove(reserved=self.segment_bytes)
+            return Segment(self._directory)
 
-    def tidy(self) -> list[str]:
-        """Remove what is too old, and return the names of the removed segments.
+    def tidy(self) -> None:
+        """Remove what is too old.
 
         Raises:
             OSError: The directory cannot be written.
         """
         with self._locked(), suppress(NoSpace):
-            return self._remove(reserved=0)
-        return []
+            self._remove(reserved=0)
 
-    def _remove(self, reserved: int) -> list[str]:
+    def has(self, segment: str) -> bool:
+        """Return whether a segment is there."""
+        return (self._directory / segment).is_dir()
+
+    def _remove(self, reserved: int) -> None:
         closed, taken = [], reserved + self._store_bytes()
         for path in sorted(self._directory.iterdir()):
             if not _SEGMENT.fullmatch(path.name):
@@ -92,17 +95,14 @@ class Space:
                 taken += _bytes_of(path)
             else:
                 taken += self.segment_bytes
-        removed = []
         oldest = time.time() - self._max_age_s
         for path in closed:
             if taken <= self._max_bytes and _last_change(path) >= oldest:
                 continue
             taken -= _bytes_of(path)
             shutil.rmtree(path)
-            removed.append(path.name)
         if taken > self._max_bytes:
             raise NoSpace
-        return removed
 
     def _store_bytes(self) -> int:
         found = self._directory.glob(STORE_FILE + "*")
