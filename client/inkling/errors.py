@@ -10,6 +10,7 @@ InklingError
     TooLarge                the request exceeds a limit on bytes, pixels or pictures
     UnsupportedMediaType    the picture or body has a format that is not accepted
     ModelNotFound           the model, version or version label does not exist
+    UnknownRequest          no captured request has the id of the feedback
     NotReady                the model exists but cannot answer yet
         BrokenVersion       a published version fails its own checks
     DeadlineExceeded        the caller's deadline passed before the answer
@@ -50,6 +51,7 @@ __all__ = [
     "QuotaExceeded",
     "TooLarge",
     "Unauthenticated",
+    "UnknownRequest",
     "UnsupportedMediaType",
 ]
 
@@ -64,6 +66,7 @@ class ErrorCode(StrEnum):
     TOO_LARGE = "too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     MODEL_NOT_FOUND = "model_not_found"
+    UNKNOWN_REQUEST = "unknown_request"
     NOT_READY = "not_ready"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     OVERLOADED = "overloaded"
@@ -137,6 +140,12 @@ class ModelNotFound(InklingError):
     """The named model, version or version label does not exist."""
 
     code = ErrorCode.MODEL_NOT_FOUND
+
+
+class UnknownRequest(InklingError):
+    """No captured request has the id that the feedback names."""
+
+    code = ErrorCode.UNKNOWN_REQUEST
 
 
 class NotReady(InklingError):

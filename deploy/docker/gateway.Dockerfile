@@ -45,6 +45,8 @@ LABEL org.opencontainers.image.title="Inkling gateway" \
       org.opencontainers.image.base.digest="${PYTHON_DIGEST}" \
       inkling.sbom="/opt/inkling/sbom.cdx.json"
 COPY --from=build /opt/inkling /opt/inkling
+# A new volume takes its owner from the directory that it is first mounted on.
+RUN install -d -o 10001 -g 10001 /captures
 # Where a repository is mounted, for the embedded engine.
 ENV PATH=/opt/inkling/bin:$PATH \
     PYTHONUNBUFFERED=1 \

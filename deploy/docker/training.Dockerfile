@@ -42,7 +42,7 @@ LABEL org.opencontainers.image.title="Inkling training" \
       inkling.sbom="/opt/inkling/sbom.cdx.json"
 COPY --from=build /opt/inkling /opt/inkling
 # A new volume takes its owner from the directory that it is first mounted on.
-RUN install -d -o 10001 -g 10001 /models /runs
+RUN install -d -o 10001 -g 10001 /models /runs /captures
 # Keras caches downloads, and Matplotlib fonts, under HOME; the rest is read-only.
 ENV PATH=/opt/inkling/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -63,6 +63,14 @@ class Batch:
             raise error
         self.refused[place] = without_frames(error)
 
+    def read(self) -> list[tuple[int, bytes]]:
+        """Return the images that are not refused, each with its place."""
+        return [
+            (place, image)
+            for place, image in enumerate(self.images)
+            if place not in self.refused and not isinstance(image, InklingError)
+        ]
+
     def with_refused(
         self, found: Sequence[Prediction]
     ) -> list[Prediction | InklingError]:

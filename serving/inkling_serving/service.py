@@ -8,13 +8,12 @@ on HTTP, gRPC or TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inkling.answers import answers, check_options
+from inkling.answers import check_options
 from inkling.errors import (
     InklingError,
     InvalidRequest,
@@ -27,8 +26,16 @@ from inkling.image.budget import Budget, Limits, TakesLonger
 from inkling.image.decoding import png_size
 from inkling.image.preprocess import explain
 from inkling.model.repository import check_model_name
-from inkling.types import ClassifyOptions, Origin
-from inkling_serving.answers import Answer, Explanation, Scores
+from inkling_serving.answers import (
+    Answer,
+    Explanation,
+    Options,
+    Scores,
+    Target,
+    origin_of,
+    predictions_of,
+    scores_of,
+)
 from inkling_serving.batch import Batch, checked, in_time
 from inkling_serving.engines.base import NO_SUCH_MODEL
 from inkling_serving.quotas import Quotas
@@ -40,8 +47,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from inkling.capture.store import Given as Feedback
     from inkling.contract import Contract
     from inkling.types import Prediction
+    from inkling_serving.capture.capture import Capture
     from inkling_serving.engines.base import (
         DeviceFile,
         Engine,
@@ -61,35 +70,6 @@ __all__ = ["Options", "Service", "Target"]
 # sample takes 40,000 and another PNG of 28x28 pixels 70,000, but a search for ink
 # 6,000,000.
 _QUICK_BYTES, _QUICK_NS = 64 * 1024, 1_000_000
-
-
-@dataclass(frozen=True)
-class Target:
-    """The model that a request names.
-
-    Attributes:
-        model: The model's name.
-        version: The version's number, or None.
-        version_label: The version label, such as `stable`, or None. If both are None,
-            the version with the label `stable` answers, or else the newest.
-    """
-
-    model: str
-    version: int | None = None
-    version_label: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Options(ClassifyOptions):
-    """What a caller of the gateway wants of a classification.
-
-    Attributes:
-        partial: Whether the other images are answered if one is refused.
-    """
-
-    partial: bool = False
-
-
 _DEFAULTS = Options()
 
 
@@ -102,6 +82,7 @@ class Service:
         max_batch: The largest number of pictures in a request.
         quotas: The quotas of the callers' keys; by default, no key has one.
         mirror: Compares answers with those of a shadow; None compares none.
+        capture: Captures a share of the requests; None for none.
 
     Attributes:
         max_batch: As the argument.
@@ -115,9 +96,11 @@ class Service:
         max_batch: int,
         quotas: Quotas | None = None,
         mirror: Mirror | None = None,
+        capture: Capture | None = None,
     ) -> None:
         self._mirror = mirror
         self._engine = engine
+        self._capture = capture
         self._limits = limits
         self.max_batch = max_batch
         self.quotas = quotas or Quotas()
@@ -165,10 +148,11 @@ class Service:
         batch = Batch(images, names, options.partial)
         budget = Budget(self._limits, _QUICK_NS if quickly else None)
         inputs, left_s = in_time(batch, servable, budget, timings, timeout_s)
-        found, scores = _predictions(servable, inputs, options, timings, left_s)
-        if scores is not None:
+        found, scores = predictions_of(servable, inputs, options, timings, left_s)
+        if len(scores):
             self._offer(target, servable, inputs, scores, timings, batch.kept)
-        return Answer(_origin(servable), batch.with_refused(found))
+        self._note(servable, batch.read(), scores, found, timings)
+        return Answer(origin_of(servable), batch.with_refused(found))
 
     def is_quick(self, target: Target, image: bytes) -> bool:
         """Return whether `classify` may take less time than a hand-over to a thread.
@@ -208,8 +192,9 @@ class Service:
         inputs, stages = explain(image, servable.contract, Budget(self._limits))
         timings.spend(stages[0].picture.width * stages[0].picture.height)
         timings.preprocess = perf_counter() - started
-        found, _ = _predictions(servable, inputs[np.newaxis], options, timings)
-        return Explanation(Answer(_origin(servable), found), stages, inputs)
+        found, scores = predictions_of(servable, inputs[np.newaxis], options, timings)
+        self._note(servable, [(0, image)], scores, found, timings)
+        return Explanation(Answer(origin_of(servable), found), stages, inputs)
 
     def predict(
         self,
@@ -249,10 +234,33 @@ class Service:
             batch = Batch(given, (), False)
             budget = Budget(self._limits, _QUICK_NS if quickly else None)
             inputs, left_s = in_time(batch, servable, budget, timings, timeout_s)
-        values = _scores(servable, inputs, timings, left_s)
+        values = scores_of(servable, inputs, timings, left_s)
         kept = () if isinstance(given, np.ndarray) else batch.kept
         self._offer(target, servable, inputs, values, timings, kept)
-        return Scores(_origin(servable), servable.contract, values)
+        if not isinstance(given, np.ndarray):
+            self._note(servable, batch.read(), values, (), timings)
+        return Scores(origin_of(servable), servable.contract, values)
+
+    def feedback(self, request_id: str, image: int, label: str) -> Feedback:
+        """Store the label that is right for a captured picture.
+
+        Args:
+            request_id: The id that the answer stated.
+            image: The position of the picture in its request, from 0.
+            label: The label.
+
+        Raises:
+            NotFound: This gateway captures no requests.
+            UnknownRequest: No captured picture has this id.
+            InvalidRequest: The version that answered does not know the label.
+            NotReady: The disk is full, or the store is unusable.
+        """
+        if self._capture is None:
+            raise NotFound(
+                "This gateway takes no feedback, because it captures no requests "
+                "(--capture DIR)."
+            )
+        return self._capture.feedback(request_id, image, label)
 
     def contract(self, target: Target) -> tuple[int, Contract]:
         """Return the number of the version that would answer, and its contract.
@@ -313,6 +321,19 @@ class Service:
         if not any(model.ready for model in self.models()):
             raise NotReady(f"No model can answer yet. {self._engine.why_not_ready()}")
 
+    def _note(
+        self,
+        servable: Servable,
+        images: Sequence[tuple[int, bytes]],
+        scores: npt.NDArray[np.float32],
+        found: Sequence[Prediction],
+        timings: Timings,
+    ) -> None:
+        """Capture a request that was answered, if it is in the share."""
+        if self._capture is None or not images or not self._capture.wants():
+            return
+        timings.captured = self._capture.note(servable, images, scores, found, timings)
+
     def _select(self, target: Target, timings: Timings | None = None) -> Servable:
         model = check_model_name(target.model)
         caller = None if timings is None else timings.caller
@@ -363,36 +384,3 @@ class Service:
                 f"The request has {count} images; the limit is {self.max_batch}. "
                 "Send several requests."
             )
-
-
-def _predictions(
-    servable: Servable,
-    inputs: npt.NDArray[np.float32],
-    options: Options,
-    timings: Timings,
-    timeout_s: float | None = None,
-) -> tuple[list[Prediction], npt.NDArray[np.float32] | None]:
-    """Return the predictions, and the scores; no scores without inputs."""
-    if not len(inputs):
-        return [], None
-    contract, origin = servable.contract, _origin(servable)
-    scores = _scores(servable, inputs, timings, timeout_s)
-    return answers(scores, inputs, contract, options, origin), scores
-
-
-def _scores(
-    servable: Servable,
-    inputs: npt.NDArray[np.float32],
-    timings: Timings,
-    timeout_s: float | None,
-) -> npt.NDArray[np.float32]:
-    started = perf_counter()
-    timings.images = len(inputs)
-    try:
-        return servable.predict(inputs, timeout_s)
-    finally:
-        timings.engine = perf_counter() - started
-
-
-def _origin(servable: Servable) -> Origin:
-    return Origin(servable.model, servable.version, servable.contract.hash)

@@ -13,7 +13,7 @@ from typing import Any
 from inkling.errors import InvalidRequest
 from inkling_serving.environment import variable_of
 
-__all__ = ["check_choice", "kind_of", "parsed", "setting"]
+__all__ = ["check_choice", "check_range", "kind_of", "parsed", "setting"]
 
 
 def setting(
@@ -46,6 +46,20 @@ def parsed(item: dataclasses.Field[Any], text: str) -> Any:
             f"{variable_of(item.name)} is {text!r:.60}; expected a value of type "
             f"{type(item.default).__name__}."
         ) from None
+
+
+def check_range(item: dataclasses.Field[Any], value: Any) -> None:
+    """Check that a value is within the range of its field.
+
+    Raises:
+        InvalidRequest: It is not.
+    """
+    low, high = item.metadata["low"], item.metadata["high"]
+    if low is not None and not low <= value <= high:
+        upper = "or more" if high == math.inf else f"to {high:g}"
+        raise InvalidRequest(
+            f"{variable_of(item.name)} is {value}; expected {low:g} {upper}."
+        )
 
 
 def check_choice(settings: object, name: str, choices: tuple[str, ...]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +14,19 @@ from typing import Any
 from inkling.errors import InvalidRequest
 from inkling.image.budget import DEFAULT_LIMITS, Limits
 from inkling.model.repository import FORMATS, check_model_name
+from inkling_serving.capture_settings import CaptureOptions
 from inkling_serving.engine_addresses import engine_address
 from inkling_serving.environment import given_settings, remarks, variable_of
 from inkling_serving.quotas import Quotas
 from inkling_serving.runtime.cores import usable_cores
-from inkling_serving.setting_fields import check_choice, kind_of, parsed, setting
+from inkling_serving.setting_fields import (
+    check_choice,
+    check_range,
+    kind_of,
+    parsed,
+    setting,
+)
+from inkling_serving.telemetry.trace_settings import TraceOptions
 
 __all__ = ["Settings", "add_flags", "from_flags"]
 
@@ -28,7 +35,7 @@ _DAY_S = 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(CaptureOptions, TraceOptions):
     """The settings of the gateway; each field is a flag and an INKLING_* variable.
 
     The help text in each field's metadata documents it. Sizes are in bytes, times in
@@ -238,27 +245,10 @@ class Settings:
     access_log: float = setting(
         0.0, "share of the requests that the log has a line for, 0 to 1", 0, 1
     )
-    trace_endpoint: str = setting(
-        "",
-        "address of an OpenTelemetry collector (OTLP over gRPC) that gets traces, such "
-        "as http://127.0.0.1:4317; needs inkling-serving[tracing]",
-    )
-    trace_share: float = setting(
-        0.01,
-        "share of the requests to trace, 0 to 1, where the caller does not decide",
-        0,
-        1,
-    )
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
-            low, value = item.metadata["low"], getattr(self, item.name)
-            high = item.metadata["high"]
-            if low is not None and not low <= value <= high:
-                upper = "or more" if high == math.inf else f"to {high:g}"
-                raise InvalidRequest(
-                    f"{variable_of(item.name)} is {value}; expected {low:g} {upper}."
-                )
+            check_range(item, getattr(self, item.name))
         if not self.host.strip():
             raise InvalidRequest(
                 "INKLING_HOST is empty; expected an address such as 127.0.0.1, or "

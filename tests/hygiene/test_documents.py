@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inkling.capture.records import Record
 from inkling.cli.main import parser
 from inkling.errors import ErrorCode
 from inkling.gateway.status import GRPC_STATUS
@@ -156,6 +157,23 @@ def test_every_error_code_is_documented() -> None:
     for code in ErrorCode:
         row = f"| `{code}` | {HTTP_STATUS[code].value} | {GRPC_STATUS[code].name} |"
         assert row in text
+
+
+def test_feedback_document_states_the_format() -> None:
+    """docs/feedback.md has every key of a record, and its commands can be parsed."""
+    text = (ROOT / "docs" / "feedback.md").read_text()
+    table = text.partition("### The format")[2].partition("## Feedback")[0]
+    keys = {
+        key
+        for row in re.findall(r"(?m)^\| `.*$", table)
+        for key in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
+    commands = re.findall(r"(?m)^\$ inkling (.*)$", text)
+
+    assert keys == {"format", *Record.__slots__}
+    assert len(commands) == 4
+    for command in commands:
+        assert parser().parse_args(command.split()).run
 
 
 def test_links_lead_somewhere() -> None:

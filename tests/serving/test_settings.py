@@ -72,6 +72,11 @@ _OTHERS: dict[str, Any] = {
     "access_log": 0.5,
     "trace_endpoint": "http://127.0.0.1:4317",
     "trace_share": 0.25,
+    "capture": "captures",
+    "capture_share": 0.5,
+    "capture_max_bytes": 32 * 1024 * 1024,
+    "capture_max_age_s": 60.0,
+    "capture_redaction": "cat",
 }
 _NAMES = [item.name for item in dataclasses.fields(Settings)]
 

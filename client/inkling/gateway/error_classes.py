@@ -21,6 +21,7 @@ from inkling.errors import (
     QuotaExceeded,
     TooLarge,
     Unauthenticated,
+    UnknownRequest,
     UnsupportedMediaType,
 )
 
@@ -35,6 +36,7 @@ _CLASSES: Mapping[str, type[InklingError]] = MappingProxyType(
         ErrorCode.TOO_LARGE: TooLarge,
         ErrorCode.UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType,
         ErrorCode.MODEL_NOT_FOUND: ModelNotFound,
+        ErrorCode.UNKNOWN_REQUEST: UnknownRequest,
         ErrorCode.NOT_READY: NotReady,
         ErrorCode.DEADLINE_EXCEEDED: DeadlineExceeded,
         ErrorCode.OVERLOADED: Overloaded,

@@ -27,6 +27,7 @@ GRPC_STATUS: Mapping[ErrorCode, grpc.StatusCode] = MappingProxyType(
         ErrorCode.TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
         ErrorCode.UNSUPPORTED_MEDIA_TYPE: grpc.StatusCode.INVALID_ARGUMENT,
         ErrorCode.MODEL_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+        ErrorCode.UNKNOWN_REQUEST: grpc.StatusCode.NOT_FOUND,
         ErrorCode.NOT_READY: grpc.StatusCode.UNAVAILABLE,
         ErrorCode.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
         ErrorCode.OVERLOADED: grpc.StatusCode.UNAVAILABLE,

@@ -255,12 +255,21 @@ class Repository:
             InvalidRequest: The label or the name is invalid, or the model's directory
                 cannot be written.
         """
+        self.published(model, version).verify()
+        newest, labels = self.versions(model)[0], self.labels(model)
+        return labels.move(label, version, newest, "promote", who, share, rule)
+
+    def published(self, model: str, version: int) -> VersionFiles:
+        """Return the files of a version that is published.
+
+        Raises:
+            ModelNotFound: The model has no such version.
+            InvalidRequest: The model's name is invalid.
+        """
         versions = self.versions(model)
         if version not in versions:
             shown = ", ".join(map(str, versions)) or "none"
             raise ModelNotFound(
                 f'The model "{model}" has no version {version}; it has: {shown}.'
             )
-        self.files(model, version).verify()
-        labels = self.labels(model)
-        return labels.move(label, version, versions[0], "promote", who, share, rule)
+        return self.files(model, version)

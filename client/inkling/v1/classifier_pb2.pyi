@@ -51,16 +51,40 @@ class Prediction(_message.Message):
     def __init__(self, top: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., abstained: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Score, _Mapping]]] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
-    __slots__ = ("model", "version", "contract", "results")
+    __slots__ = ("model", "version", "contract", "results", "request_id", "captured")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CAPTURED_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     contract: str
     results: _containers.RepeatedCompositeFieldContainer[Prediction]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., contract: _Optional[str] = ..., results: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ...) -> None: ...
+    request_id: str
+    captured: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., contract: _Optional[str] = ..., results: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., request_id: _Optional[str] = ..., captured: bool = ...) -> None: ...
+
+class GiveFeedbackRequest(_message.Message):
+    __slots__ = ("request_id", "label", "image")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    label: str
+    image: int
+    def __init__(self, request_id: _Optional[str] = ..., label: _Optional[str] = ..., image: _Optional[int] = ...) -> None: ...
+
+class GiveFeedbackResponse(_message.Message):
+    __slots__ = ("model", "version", "answered")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    answered: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., answered: _Optional[str] = ...) -> None: ...
 
 class ClassifyStreamRequest(_message.Message):
     __slots__ = ("id", "request")

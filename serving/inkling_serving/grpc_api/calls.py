@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from inkling.gateway.connection import CALLER_KEY
 from inkling_serving.grpc_api.errors import end_with, foreseen
-from inkling_serving.runtime.timings import Timings
+from inkling_serving.runtime.timings import Timings, request_id_of
 
 if TYPE_CHECKING:
     import grpc
@@ -24,6 +24,8 @@ _T = TypeVar("_T")
 
 # A caller that sends this metadata gets the phases of its call as trailing metadata.
 _TIMING = ("inkling-timing", "true")
+# The caller's id of a request, as in HTTP's header of this name.
+_REQUEST_ID = "x-request-id"
 # A longer deadline is none: a day is beyond every time limit of ours.
 _DAY_S = 86_400.0
 
@@ -50,6 +52,7 @@ class Calls:
             answer: Makes the response, and fills in the durations of the phases.
         """
         timings = Timings(caller_of(context))
+        timings.request_id = request_id_of(_given(context, _REQUEST_ID))
         try:
             self.begin(context, timings)
             response = answer(timings)
@@ -104,8 +107,12 @@ class Calls:
 
 def caller_of(context: grpc.ServicerContext) -> str:
     """Return the key that the caller of a call gave in its metadata; empty without."""
+    return _given(context, CALLER_KEY)
+
+
+def _given(context: grpc.ServicerContext, wanted: str) -> str:
     for name, value in context.invocation_metadata():
-        if name == CALLER_KEY:
+        if name == wanted:
             return str(value)
     return ""
 

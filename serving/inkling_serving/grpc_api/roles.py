@@ -21,6 +21,7 @@ ROLES: Mapping[str, Role | None] = MappingProxyType(
     {
         _CLASSIFIER + "Classify": Role.PREDICT,
         _CLASSIFIER + "ClassifyStream": Role.PREDICT,
+        _CLASSIFIER + "GiveFeedback": Role.FEEDBACK,
         _CLASSIFIER + "ListModels": Role.READ,
         _CLASSIFIER + "GetModel": Role.READ,
         _ADMIN + "ListLabels": Role.ADMIN,

@@ -28,7 +28,7 @@ _ALLOWED_HEADERS = (
 _EXPOSED_HEADERS = (
     "allow, inference-header-content-length, ratelimit, ratelimit-policy, "
     "retry-after, server-timing, "
-    "www-authenticate, x-inkling-error-code, x-request-id"
+    "www-authenticate, x-inkling-captured, x-inkling-error-code, x-request-id"
 )
 # Browsers remember a preflight for at most two hours (Chromium).
 _MAX_AGE_S = "7200"

@@ -25,6 +25,7 @@ from inkling.image.budget import TakesLonger
 from inkling_serving.admin import Admin
 from inkling_serving.dialects.tensorflow_serving.rest import version_statuses
 from inkling_serving.http_api.envelope.compressed import inflate, is_compressed
+from inkling_serving.http_api.envelope.feedback import feedback_of
 from inkling_serving.http_api.envelope.moves import wanted_move
 from inkling_serving.http_api.envelope.options import (
     CLASSIFY,
@@ -57,6 +58,7 @@ from inkling_serving.telemetry.gauges import state_of
 if TYPE_CHECKING:
     from inkling_serving.http_api.openapi.answers import (
         Answer,
+        Feedback,
         Labels,
         ModelComparisons,
         Models,
@@ -222,6 +224,19 @@ class Handlers:
         asked = envelope_of(request.headers, request.body, max_images, known)
         return asked, merged(query, asked.options)
 
+    def feedback(self, request: Request, _: Names) -> Response:
+        """Answer `POST /v1/feedback`: the label that was right."""
+        in_query(request.query, NONE)
+        request_id, image, label = feedback_of(request.headers, request.body)
+        given = self.service.feedback(request_id, image, label)
+        shown: Feedback = {
+            "model": given.model,
+            "version": given.version,
+            "answered": given.answered,
+            "label": given.label,
+        }
+        return json_response(HTTPStatus.OK, shown, request.id)
+
     def models(self, request: Request, _: Names) -> Response:
         """Answer `GET /v1/models`."""
         in_query(request.query, NONE)
@@ -346,9 +361,13 @@ def _answer_response(shown: Answer, request: Request, options: HttpOptions) -> R
     started = perf_counter()
     response = json_response(HTTPStatus.OK, shown, request.id)
     request.timings.encode = perf_counter() - started
+    further = {}
     if options.timing:
-        timing = {"server-timing": request.timings.server_timing()}
-        return replace(response, headers={**response.headers, **timing})
+        further["server-timing"] = request.timings.server_timing()
+    if request.timings.captured:
+        further["x-inkling-captured"] = "true"
+    if further:
+        return replace(response, headers={**response.headers, **further})
     return response
 
 

@@ -97,6 +97,7 @@ ROUTES: tuple[Route, ...] = (
         Route("POST", one + ":explain", Handlers.explain, gateway.EXPLAIN)
         for one in _TARGETS
     ),
+    Route("POST", "/v1/feedback", Handlers.feedback, gateway.FEEDBACK),
     Route("GET", "/v1/models", Handlers.models, gateway.MODELS),
     Route("GET", _MODEL, Handlers.model, gateway.MODEL),
     Route("GET", _MODEL + "/comparisons", Handlers.comparisons, gateway.COMPARISONS),

@@ -20,6 +20,7 @@ from pathlib import Path
 from uvicorn.config import STARTUP_FAILURE
 
 from inkling.network.address import Address, is_loopback
+from inkling_serving.capture.capture import Capture, check_capture
 from inkling_serving.dialects.open_inference.servicer import OpenInferenceDialect
 from inkling_serving.dialects.tensorflow_serving.servicers import (
     TensorFlowServingDialect,
@@ -70,6 +71,7 @@ def serve(settings: Settings) -> int:
             used.
     """
     check_security(settings)
+    check_capture(settings)
     start_log(settings.log_level, settings.log_format)
     for remark in Settings.remarks(os.environ):
         _log.warning("%s", remark)
@@ -120,11 +122,12 @@ def application(
     settings, keys = gateway.settings, gateway.keys
     _prepare_process()
     engine = create_engine(settings, folder)
-    metrics, end_traces = _observed(settings, folder)
+    capture, metrics, end_traces = _observed(settings, folder)
     pool = ThreadPool(settings.work_threads, settings.queue, settings.queue_timeout_s)
     rollout = Rollout(engine, metrics, pool, settings)
+    limits, quotas = settings.limits, settings.quotas()
     service = Service(
-        engine, settings.limits, settings.max_batch, settings.quotas(), rollout.mirror
+        engine, limits, settings.max_batch, quotas, rollout.mirror, capture
     )
 
     @asynccontextmanager
@@ -143,10 +146,12 @@ def application(
             ending.finish()
             await asyncio.to_thread(grpc_ended[0].wait)
             grpc_server.close()
-            for stop in (saver.stop, looking.stop):
-                stop()
-            for close in (pool.close, rollout.close, engine.close, end_traces):
-                close()
+            for thread in (saver, looking):
+                thread.stop()
+            for part in (pool, rollout, engine, capture):
+                if part is not None:
+                    part.close()
+            end_traces()
 
     handlers = Handlers(service, metrics, keys, settings, held)
     return AsgiApp(handlers, pool, held, settings, running)
@@ -160,12 +165,14 @@ def _prepare_process() -> None:
 
 def _observed(
     settings: Settings, folder: Path | None
-) -> tuple[Metrics, Callable[[], None]]:
-    """Return the metrics, and a function that sends the last traces."""
+) -> tuple[Capture | None, Metrics, Callable[[], None]]:
+    """Return the capture, the metrics, and a function that sends the last traces."""
+    capture = Capture(settings, settings.workers_wanted) if settings.capture else None
     access, tracing = AccessLog(settings.access_log), tracing_of(settings)
     if tracing is None:
-        return Metrics(folder, access), lambda: None
-    return Metrics(folder, access, tracing.tell), tracing.close
+        return capture, Metrics(folder, access, capture=capture), lambda: None
+    metrics = Metrics(folder, access, tracing.tell, capture)
+    return capture, metrics, tracing.close
 
 
 def _grpc_server(

@@ -15,10 +15,10 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -42,7 +42,14 @@ from inkling_serving.runtime.files import ProcessFiles
 from inkling_serving.runtime.logs import AccessLog, dropped_lines
 from inkling_serving.runtime.timings import PHASES, Timings
 
-__all__ = ["CONTENT_TYPE_LATEST", "OPEN_METRICS", "Metrics", "Served", "Total"]
+__all__ = [
+    "CONTENT_TYPE_LATEST",
+    "OPEN_METRICS",
+    "Counted",
+    "Metrics",
+    "Served",
+    "Total",
+]
 
 # Upper bounds in seconds, from a small model's forward pass to a whole timeout.
 _BUCKETS = (
@@ -124,6 +131,16 @@ class Served:
         return self.answered.count + self.failed.count
 
 
+class Counted(Protocol):
+    """A part of the gateway with metrics of its own."""
+
+    def counts(self) -> dict[str, float]:
+        """Return the counters of this process."""
+
+    def families(self, counts: Sequence[dict[str, float]]) -> Iterator[Metric]:
+        """Yield the metrics for the counters of all processes."""
+
+
 class Metrics:
     """Counts the requests of a process; several threads may use it."""
 
@@ -132,6 +149,7 @@ class Metrics:
         folder: Path | None = None,
         access: AccessLog | None = None,
         trace: Callable[[str, str, Timings], None] | None = None,
+        capture: Counted | None = None,
     ) -> None:
         """Start at zero.
 
@@ -140,7 +158,9 @@ class Metrics:
             access: Logs the requests that are counted; None logs none.
             trace: Traces requests that are counted, and gives each its trace; None
                 traces none.
+            capture: The captures of this process; None for none.
         """
+        self._capture = capture
         self._files = ProcessFiles(folder, "json")
         self._access = access or AccessLog(0.0)
         self._trace = trace
@@ -211,7 +231,8 @@ class Metrics:
                 an exemplar of each bucket: a request that was traced.
         """
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Sum([self._snapshot(), *self._others()], state))
+        snapshots = [self._snapshot(), *self._others()]
+        registry.register(_Sum(snapshots, state, self._capture))
         if form == OPEN_METRICS:
             page: bytes = open_metrics(registry)  # type: ignore[no-untyped-call]
             return page
@@ -238,6 +259,7 @@ class Metrics:
             snapshot = told.content
             if time.time() - snapshot["at"] > _GONE_AFTER_S:
                 snapshot["memory"] = snapshot["workers"] = 0
+                snapshot["capture"]["stopped"] = 0
             yield snapshot
 
     def _snapshot(self) -> dict[str, Any]:
@@ -248,6 +270,7 @@ class Metrics:
                 "cpu": time.process_time(),
                 "memory": _resident_bytes(),
                 "log_lines_dropped": dropped_lines(),
+                "capture": self._capture.counts() if self._capture else {},
                 "served": [[*key, *one] for key, one in self._served.items()],
                 "compared": [[key, asdict(one)] for key, one in self._compared.items()],
                 "requests": [[*key, n] for key, n in self._requests.items()],
@@ -267,10 +290,14 @@ class _Sum:
     """A collector of prometheus_client that adds snapshots up."""
 
     def __init__(
-        self, snapshots: list[dict[str, Any]], state: Iterable[Metric]
+        self,
+        snapshots: list[dict[str, Any]],
+        state: Iterable[Metric],
+        capture: Counted | None,
     ) -> None:
         self._snapshots = snapshots
         self._state = state
+        self._capture = capture
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -302,6 +329,9 @@ class _Sum:
         yield from comparison_metrics(comparisons_of(self._snapshots))
         yield from self._process()
         yield from self._state
+        if self._capture is not None:
+            counts = [snapshot["capture"] for snapshot in self._snapshots]
+            yield from self._capture.families(counts)
 
     def _histograms(
         self, part: str, name: str, text: str, labels: tuple[str, ...]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from inkling_serving.quotas import Allowance
 
-__all__ = ["PHASES", "Timings"]
+__all__ = ["PHASES", "Timings", "request_id_of"]
 
 # https://www.w3.org/TR/trace-context/: version, trace, span of the caller, flags.
 _TRACEPARENT = re.compile(
@@ -18,6 +19,22 @@ _TRACEPARENT = re.compile(
     r"(?:-.*)?"
 )
 PHASES = ("receive", "queue", "decode", "preprocess", "engine", "encode")
+# An id must only differ from other ids. Random bytes from the system would take four
+# times as long.
+_ids = random.Random()
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def request_id_of(given: str) -> str:
+    """Return the id of a request.
+
+    Args:
+        given: The caller's `X-Request-Id`, or nothing. One with characters that must
+            not get into a log is passed over.
+    """
+    if given and _REQUEST_ID.fullmatch(given):
+        return given
+    return f"{_ids.getrandbits(128):032x}"
 
 
 class Timings:
@@ -36,13 +53,14 @@ class Timings:
         parent_id: The span of the caller, 16 hexadecimal digits, or empty.
         is_traced: Whether the caller wants a trace; None where it does not say.
         allowance: What the caller's key may still send; None where there is no quota.
+        captured: Whether the request is among those that are captured.
         started: The time at which the head of the request had arrived, from
             `time.perf_counter`.
     """
 
     __slots__ = (
-        *("allowance", "caller", "images", "is_traced", "model", "parent_id"),
-        *("request_id", "started", "trace_id", "version"),
+        *("allowance", "caller", "captured", "images", "is_traced", "model"),
+        *("parent_id", "request_id", "started", "trace_id", "version"),
         *PHASES,
     )
 
@@ -52,6 +70,7 @@ class Timings:
         self.model = self.request_id = self.trace_id = self.parent_id = ""
         self.is_traced: bool | None = None
         self.version = self.images = 0
+        self.captured = False
         self.started = time.perf_counter()
         self.receive = self.queue = self.decode = 0.0
         self.preprocess = self.engine = self.encode = 0.0

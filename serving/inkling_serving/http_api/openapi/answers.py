@@ -23,6 +23,7 @@ __all__ = [
     "Error",
     "Explanation",
     "Failure",
+    "Feedback",
     "InputSize",
     "InputValues",
     "LabelMove",
@@ -290,6 +291,15 @@ class ModelComparisons(TypedDict):
 
     model: str
     comparisons: list[ShadowComparison]
+
+
+class Feedback(TypedDict):
+    """Feedback that was stored."""
+
+    model: Annotated[str, Meta(description="The model that had answered.")]
+    version: Annotated[int, Meta(description="The version that had answered.")]
+    answered: Annotated[str, Meta(description="The label of the answer.")]
+    label: Annotated[str, Meta(description="The label that is right.")]
 
 
 class DetailedError(Error):

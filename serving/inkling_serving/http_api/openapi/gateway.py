@@ -24,6 +24,7 @@ __all__ = [
     "COMPARISONS",
     "DOCUMENT",
     "EXPLAIN",
+    "FEEDBACK",
     "FILE",
     "FILE_OF_HASH",
     "LABELS",
@@ -37,7 +38,10 @@ __all__ = [
 ]
 
 _TIMING = {
-    "Server-Timing": Header(str, "With `timing`: the duration of each phase, in ms.")
+    "Server-Timing": Header(str, "With `timing`: the duration of each phase, in ms."),
+    "X-Inkling-Captured": Header(
+        str, "`true` if the request is captured, so that it takes feedback."
+    ),
 }
 
 _MOVING = (
@@ -85,6 +89,25 @@ EXPLAIN = Operation(
     headers=CALLER,
     answer_headers=_TIMING,
     errors=CLASSIFYING,
+)
+FEEDBACK = Operation(
+    id="giveFeedback",
+    summary="Say which label is right for a picture that was classified",
+    group=Group.CLASSIFICATION,
+    role=Role.FEEDBACK,
+    description=(
+        "Where the gateway captures requests (`--capture`). The answer to a captured "
+        "request has the header `X-Inkling-Captured`, and its id is in `X-Request-Id`."
+    ),
+    body={JSON: requests.FeedbackRequest},
+    answer={JSON: answers.Feedback},
+    errors=(
+        *READING,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+        ErrorCode.UNKNOWN_REQUEST,
+        ErrorCode.NOT_READY,
+        ErrorCode.NOT_FOUND,
+    ),
 )
 MODELS = Operation(
     id="listModels",

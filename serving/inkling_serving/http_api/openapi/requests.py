@@ -18,6 +18,7 @@ __all__ = [
     "ExplainForm",
     "ExplainOptions",
     "ExplainRequest",
+    "FeedbackRequest",
     "ImageText",
     "Promotion",
 ]
@@ -115,5 +116,22 @@ class Promotion(TypedDict):
                 description="For `canary`: its share of the requests without a "
                 "version, in percent. If it is not given, the share stays as it is.",
             ),
+        ]
+    ]
+
+
+class FeedbackRequest(TypedDict):
+    """The label that is right for a captured picture."""
+
+    request_id: Annotated[
+        str, Meta(min_length=1, description="The id of the request, from its answer.")
+    ]
+    label: Annotated[
+        str, Meta(min_length=1, description="One of the labels of the model.")
+    ]
+    image: NotRequired[
+        Annotated[
+            int,
+            Meta(ge=0, description="The picture's position in its request; 0 if not."),
         ]
     ]
