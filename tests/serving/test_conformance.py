@@ -537,6 +537,7 @@ def test_slow_clients(
     it was, and the slow ones are gone after their time.
     """
     flags = ("--body-timeout-s", "5", "--keep-alive-s", "5")
+    flags += ("--max-connections", "5000")
     with start_gateway(published, *flags) as own:
         command = [sys.executable, slow_clients.__file__, str(own.port), str(count)]
         _asked_for(own.port, 0.5)
