@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from inkling.image.crop import Cut, cut_of
+from inkling.image.finder.clear import clear_ink
 from inkling.image.finder.polarity import has_dark_ink
 from inkling.image.grey import to_grey
 from inkling.image.ink import (
@@ -36,7 +37,7 @@ from inkling.image.ink import (
     unlimited,
     with_long_side,
 )
-from inkling.image.morphology import parts, window
+from inkling.image.morphology import padded, parts, share_of, window
 from inkling.image.ruling import without_ruling
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ _SHOWN = 0.5
 # of every further look, of the closer look, and per pixel of the close-up.
 _SEARCH_NS, _RULING_NS, _LOOK_NS = 6_100_000, 2_500_000, 2_300_000
 _CLOSER_NS, _DETAIL_NS = 4_000_000, 45
+_CLEAR_NS = 400_000
 _SIGMA_PER_MEDIAN = 1.4826 / 2**0.5
 
 
@@ -113,6 +115,11 @@ def follow(
     Raises:
         TooLarge: `spend` raised it.
     """
+    spend(_CLEAR_NS)
+    clear = clear_ink(picture, contract)
+    if clear is not None:
+        note("clear", "strong ink on even paper needs no search", clear.grey)
+        return sample_of(clear.strokes(), clear.mask, contract, note)
     spend(_SEARCH_NS)
     grey, work, inside = _work(picture, contract, note)
     ink, noise = _ink(work, _WIDEST)
@@ -190,12 +197,12 @@ def _ink(work: Image.Image, widest: int) -> tuple[Values, float]:
     """
     levels = np.asarray(work)
     paper = window(window(levels, widest, np.maximum), widest, np.minimum)
-    lightest = float(np.percentile(paper[::4, ::4], 90))
+    lightest = share_of(paper[::4, ::4], 90)
     darkest = np.float32(max(_DARKEST, _DARK_SHARE * lightest))
     ink: Values = (paper - levels) / np.maximum(paper, darkest)
-    ink -= np.median(ink[::3, ::3])
+    ink -= np.float32(share_of(ink[::3, ::3], 50))
     texture = np.abs(ink[::2, 4::2] - ink[::2, :-4:2])
-    noise = float(np.median(texture)) if texture.size else 0.0
+    noise = share_of(texture, 50) if texture.size else 0.0
     return ink, _SIGMA_PER_MEDIAN * noise
 
 
@@ -234,7 +241,7 @@ def _followed(ink: Values, mask: Mask, noise: float) -> Mask:
         return mask
     area = _around(mask)
     near, own = ink[area], mask[area]
-    strong = float(np.percentile(near[own], _STRONG))
+    strong = share_of(near[own], _STRONG)
     bound = max(_SURE_SIGMAS * noise, _SURE_SHARE * strong, _SURE)
     sure = own & (near > bound)
     low = max(_FAINT_SIGMAS * noise, _FAINT_SHARE * strong, _FAINT)
@@ -301,7 +308,7 @@ def _closer(
     found = found.resize(size, Image.Resampling.NEAREST)
     note("closer", f"{long} of {max(mask.shape)} pixels are looked at again", near)
     closer = _followed(near, window(np.asarray(found), 3, np.maximum), noise)
-    if float(np.percentile(near[closer], _FULL_PERCENTILE)) < _FAINT:
+    if share_of(near[closer], _FULL_PERCENTILE) < _FAINT:
         return ink, mask  # the find is a speck that the finer picture does not show
     return near, closer
 
@@ -321,8 +328,8 @@ def _close_up(ink: Values, mask: Mask, least_full: float) -> Values:
     """Return the writing without its surroundings, at detail size, from 0 to 1."""
     rows, columns = _spans(mask)
     area = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    ink, mask = np.pad(ink[area], _BORDER), np.pad(mask[area], _BORDER)
-    full = max(float(np.percentile(ink[mask], _FULL_PERCENTILE)), 1e-3)
+    ink, mask = padded(ink[area], _BORDER), padded(mask[area], _BORDER)
+    full = max(share_of(ink[mask], _FULL_PERCENTILE), 1e-3)
     long = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
     reach = int(_LOCAL * long) | 1
     own = np.asarray(shown(np.where(mask, ink / np.float32(full), 0)))
