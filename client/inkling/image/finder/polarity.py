@@ -39,14 +39,11 @@ _SOME, _MOST, _CLEARLY = 0.08, 0.35, 0.18
 _AGAINST_LEVELS = 0.5
 
 
-def has_dark_ink(
-    work: Image.Image, otherwise: Callable[[], bool], contrast: float | None = None
-) -> bool:
-    """Return whether the ink is darker than its paper.
+def has_dark_ink(work: Image.Image, contrast: float | None = None) -> bool | None:
+    """Return whether the ink is darker than its paper; None if thin strokes do not say.
 
     Args:
         work: The reduced picture, mode `L`.
-        otherwise: A function that decides where thin strokes do not.
         contrast: The difference of two clear levels, if the picture has them.
     """
     levels = np.asarray(work)
@@ -64,7 +61,7 @@ def has_dark_ink(
     clear = abs(share - 0.5) >= _CLEARLY or thin >= _MOST
     if thin >= least and clear:
         return share >= 0.5
-    return otherwise()
+    return None
 
 
 def _narrow(levels: Levels, length: int, frame: int) -> tuple[Levels, Levels]:

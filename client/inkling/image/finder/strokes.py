@@ -18,7 +18,8 @@ This is the finder `ink-3` of the contract. It frames as `ink-2` does
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -75,6 +76,10 @@ _STEPS = (1.0, 1.6, 2.5)
 _LINE_SIGMAS = 3.0
 # A part on the frame along this share of its long side follows the frame.
 _FOLLOWS_FRAME = 0.4
+# A find that is duller than this, and that a square of this share of its long side fits
+# into, may be a shine: a find of the other polarity is the writing if it is this many
+# times as sharp.
+_DULL, _BLOB, _SHARPER = 0.6, 0.35, 1.9
 # How far faint ink may go beyond the sure ink, and the margin of the closer look, as
 # shares of the find's long side, and in pixels more.
 _ROOM, _MARGIN, _PIXELS = 1.0, 0.4, 8
@@ -95,7 +100,37 @@ _SHOWN = 0.5
 _SEARCH_NS, _RULING_NS, _LOOK_NS = 6_100_000, 2_500_000, 2_300_000
 _CLOSER_NS, _DETAIL_NS = 4_000_000, 45
 _CLEAR_NS = 400_000
+_inverted = bytes(range(255, -1, -1))
 _SIGMA_PER_MEDIAN = 1.4826 / 2**0.5
+
+
+class _Guess(NamedTuple):
+    """Whether the ink is dark, and whether this is sure."""
+
+    is_dark: bool
+    is_sure: bool
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search found, if the ink is dark, or light.
+
+    Attributes:
+        has_dark_ink: Which of the two was searched for.
+        ink: The strength of the ink, as a share of the paper's brightness.
+        noise: The standard deviation of that strength on blank paper.
+        lines: How many rows and columns had ruling.
+        mask: Where the writing is.
+        sharpness: The strength of the edges in the writing, divided by the ink's: that
+            of thin strokes is high, and that of a shine or a shadow is low.
+    """
+
+    has_dark_ink: bool
+    ink: Values
+    noise: float
+    lines: int
+    mask: Mask
+    sharpness: float
 
 
 def follow(
@@ -121,16 +156,15 @@ def follow(
         note("clear", "strong ink on even paper needs no search", clear.grey)
         return sample_of(clear.strokes(), clear.mask, contract, note)
     spend(_SEARCH_NS)
-    grey, work, inside = _work(picture, contract, note)
-    ink, noise = _ink(work, _WIDEST)
-    if inside is not None:
-        noise = noise_of(ink, inside)
+    grey, work, inside, guess = _work(picture, contract, note)
+    found = _decided(work, inside, guess, spend)
+    if not found.has_dark_ink:
+        grey = grey.point(_inverted)
+        note("inverted", "light ink on dark paper", work.point(_inverted))
+    ink, mask, noise = found.ink, found.mask, found.noise
     note("ink", f"paper removed; its noise is {noise:.1%}", ink)
-    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _SURE))
-    if lines:
-        note("unruled", f"ruling removed from {lines} rows and columns", ink)
-        spend(_RULING_NS)
-    mask = _writing(ink, noise, spend)
+    if found.lines:
+        note("unruled", f"ruling removed from {found.lines} rows and columns", ink)
     if not mask.any():
         note("nothing", "this paper shows no ink", ink)
         return Image.new("L", (contract.width, contract.height))
@@ -150,10 +184,11 @@ def follow(
 
 def _work(
     picture: Image.Image, contract: Contract, note: Note
-) -> tuple[Image.Image, Image.Image, Area | None]:
-    """Return the grey picture with dark ink, and the same for the search.
+) -> tuple[Image.Image, Image.Image, Area | None, _Guess]:
+    """Return the grey picture, the same for the search, and if the ink is dark.
 
-    If it got a margin, the area is that of the picture inside; otherwise it is None.
+    If the latter got a margin, the area is that of the picture inside; otherwise it is
+    None.
     """
     grey, projection = to_grey(picture, contract)
     size = f"{picture.width} x {picture.height}"
@@ -161,41 +196,71 @@ def _work(
     dark = contract.polarity == "dark_on_light" if stated else None
     work = with_long_side(grey, _SIDE)
     cut = cut_of(work, max(picture.size), dark)
-    if dark is None:
-        dark = _has_dark_ink(work, cut, max(picture.size))
-    inside = None
-    if cut is not None and cut.has_dark_ink == dark:
+    guess = _guess(work, cut, max(picture.size)) if dark is None else _Guess(dark, True)
+    if cut is not None and cut.has_dark_ink == guess.is_dark:
         work, inside = cut.with_margin(grey, _SIDE)
         note("margin", f"{size}, {projection}; the ink touches the frame", work)
-    else:
-        note("grey", f"{size}, {projection}, reduced", work)
-    if not dark:
-        grey, work = (each.point(lambda value: 255 - value) for each in (grey, work))
-        note("inverted", "light ink on dark paper", work)
-    return grey, work, inside
+        return grey, work, inside, guess
+    note("grey", f"{size}, {projection}, reduced", work)
+    return grey, work, None, guess
 
 
-def _has_dark_ink(work: Image.Image, cut: Cut | None, side: int) -> bool:
-    """Return whether the ink is dark, for a picture with this long side.
+def _decided(
+    work: Image.Image, inside: Area | None, guess: _Guess, spend: Spend
+) -> _Found:
+    """Return what the search found, for ink that is dark or light.
+
+    Where this is a guess and a shine would be the ink, the other way is looked at, too.
+    """
+    found = _searched(work, inside, guess.is_dark, spend)
+    if guess.is_sure or found.sharpness > _DULL or not _is_blob(found.mask):
+        return found
+    spend(_SEARCH_NS // 2)
+    other = _searched(work, inside, not guess.is_dark, spend)
+    return other if other.sharpness > _SHARPER * found.sharpness else found
+
+
+def _is_blob(mask: Mask) -> bool:
+    """Return whether a large square fits into the mask, as into no stroke."""
+    if not mask.any():
+        return True
+    side = int(_BLOB * (1 + max(int(np.ptp(lines)) for lines in _spans(mask))))
+    return bool(window(mask, max(side, 2), np.minimum).any())
+
+
+def _searched(
+    work: Image.Image, inside: Area | None, has_dark_ink: bool, spend: Spend
+) -> _Found:
+    levels = np.asarray(work)
+    ink, noise = _ink(levels if has_dark_ink else ~levels, _WIDEST)
+    if inside is not None:
+        noise = noise_of(ink, inside)
+    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _SURE))
+    if lines:
+        spend(_RULING_NS)
+    mask, sharpness = _writing(ink, noise, spend)
+    return _Found(has_dark_ink, ink, noise, lines, mask, sharpness)
+
+
+def _guess(work: Image.Image, cut: Cut | None, side: int) -> _Guess:
+    """Return if the ink is dark, for a picture with this long side.
 
     In a picture that was enlarged, what is thin in the search is less than a pixel of
     the picture: the holes of an eight would count as strokes.
     """
+    dark = None
+    if side >= _THIN_SIDE:
+        dark = has_dark_ink(work, cut.contrast if cut else None)
+    if dark is not None:
+        return _Guess(dark, True)
+    return _Guess(cut.has_dark_ink if cut else is_dark_ink(work), side < _THIN_SIDE)
 
-    def by_surroundings() -> bool:
-        return cut.has_dark_ink if cut else is_dark_ink(work)
 
-    if side < _THIN_SIDE:
-        return by_surroundings()
-    return has_dark_ink(work, by_surroundings, cut.contrast if cut else None)
-
-
-def _ink(work: Image.Image, widest: int) -> tuple[Values, float]:
+def _ink(levels: Levels, widest: int) -> tuple[Values, float]:
     """Return the strength of the ink, as a share of the paper's brightness.
 
     The second value is the standard deviation of that strength on blank paper.
     """
-    levels = np.asarray(work)
     paper = window(window(levels, widest, np.maximum), widest, np.minimum)
     lightest = share_of(paper[::4, ::4], 90)
     darkest = np.float32(max(_DARKEST, _DARK_SHARE * lightest))
@@ -206,8 +271,11 @@ def _ink(work: Image.Image, widest: int) -> tuple[Values, float]:
     return ink, _SIGMA_PER_MEDIAN * noise
 
 
-def _writing(ink: Values, noise: float, spend: Spend) -> Mask:
-    """Return the mask of sure ink: the likeliest part and the parts beside it."""
+def _writing(ink: Values, noise: float, spend: Spend) -> tuple[Mask, float]:
+    """Return the mask of sure ink, the likeliest part with those beside it.
+
+    The second value is its sharpness, which is 0 if there is no ink.
+    """
     levels = (np.clip(ink, 0, 1) * np.float32(255)).astype(np.uint8)
     edges = window(levels, _EDGE_WINDOW, np.maximum)
     edges -= window(levels, _EDGE_WINDOW, np.minimum)
@@ -225,8 +293,10 @@ def _writing(ink: Values, noise: float, spend: Spend) -> Mask:
         # The edges of a desk or a shadow must not set the threshold for the ink.
         edges = np.where(found.mask(unlikely), np.uint8(0), edges)
     if not len(found) or likelihood.max() == 0:
-        return np.zeros(ink.shape, bool)
-    return found.mask(belonging(found, int(likelihood.argmax())))
+        return np.zeros(ink.shape, bool), 0.0
+    mask = found.mask(belonging(found, int(likelihood.argmax())))
+    sharpness = float(edges[mask].sum()) / max(float(levels[mask].sum()), 1.0)
+    return mask, sharpness
 
 
 def _strongest(edges: Levels) -> float:
@@ -302,7 +372,7 @@ def _closer(
     resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     work = grey.resize(size, resampling, box=region, reducing_gap=2.0)
     widest = int(_STROKE_SHARE * long * size[0] / (right - left)) | 1
-    near, noise = _ink(work, min(max(widest, 9), _WIDEST))
+    near, noise = _ink(np.asarray(work), min(max(widest, 9), _WIDEST))
     near, _ = without_ruling(near, max(_LINE_SIGMAS * noise, _SURE))
     found = Image.fromarray(mask[top:bottom, left:right])
     found = found.resize(size, Image.Resampling.NEAREST)
