@@ -16,7 +16,7 @@ import numpy as np
 from inkling.errors import InklingError
 from inkling.image.budget import Budget
 from inkling.image.decoding import decode
-from inkling.image.preprocess import decoded_to_pixels, scaled
+from inkling.image.preprocess import judged_pixels, scaled
 from inkling_serving.runtime.timings import Timings
 from inkling_serving.runtime.tracebacks import without_frames
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.finder.doubt import Doubt
     from inkling.types import Prediction
 
 __all__ = ["Batch", "prepared"]
@@ -34,12 +35,13 @@ _MAX_NAME = 80
 
 @dataclass
 class Batch:
-    """The images of a request, and those of them that are refused."""
+    """The images of a request, those that are refused, and doubts about the others."""
 
     images: Sequence[bytes | InklingError]
     names: Sequence[str]
     partial: bool
     refused: dict[int, InklingError] = field(default_factory=dict)
+    doubts: list[Doubt | None] = field(default_factory=list)
 
     def refuse(self, place: int, error: InklingError) -> None:
         """Keep the error of an image; raise it if it refuses the whole request."""
@@ -65,7 +67,7 @@ class Batch:
 def prepared(
     batch: Batch, contract: Contract, budget: Budget, timings: Timings
 ) -> npt.NDArray[np.float32]:
-    """Return the model inputs of the images that are not refused.
+    """Return the model inputs of the images that are not refused; the batch gets doubts.
 
     The shape is (n, *input_shape).
     """
@@ -78,10 +80,11 @@ def prepared(
                 raise image
             decoded = decode(image, contract.min_side, budget)
             between = perf_counter()
-            pixels[kept] = decoded_to_pixels(decoded, contract, budget)
+            pixels[kept], doubt = judged_pixels(decoded, contract, budget)
         except InklingError as error:
             batch.refuse(place, error)
             continue
+        batch.doubts.append(doubt)
         kept += 1
         timings.decode += between - began
         began = perf_counter()

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.finder.doubt import Doubt
     from inkling.types import Prediction
     from inkling_serving.engines.base import (
         DeviceFile,
@@ -149,7 +150,9 @@ class Service:
         batch = Batch(images, names, options.partial)
         budget = Budget(self._limits, _QUICK_NS if quickly else None)
         inputs, left_s = _in_time(batch, servable, budget, timings, timeout_s)
-        found = _predictions(servable, inputs, options, timings, left_s)
+        found = _predictions(
+            servable, inputs, options, timings, left_s, batch.doubts
+        )
         return Answer(_origin(servable), batch.with_refused(found))
 
     def is_quick(self, target: Target, image: bytes) -> bool:
@@ -187,9 +190,12 @@ class Service:
         if isinstance(image, InklingError):
             raise image
         started = perf_counter()
-        inputs, stages = explain(image, servable.contract, Budget(self._limits))
+        inputs, stages, doubt = explain(
+            image, servable.contract, Budget(self._limits)
+        )
         timings.preprocess = perf_counter() - started
-        found = _predictions(servable, inputs[np.newaxis], options, timings)
+        rows = inputs[np.newaxis]
+        found = _predictions(servable, rows, options, timings, None, [doubt])
         return Explanation(Answer(_origin(servable), found), stages, inputs)
 
     def predict(
@@ -343,13 +349,14 @@ def _predictions(
     inputs: npt.NDArray[np.float32],
     options: Options,
     timings: Timings,
-    timeout_s: float | None = None,
+    timeout_s: float | None,
+    doubts: Sequence[Doubt | None],
 ) -> list[Prediction]:
     if not len(inputs):
         return []
     contract, origin = servable.contract, _origin(servable)
     scores = _scores(servable, inputs, timings, timeout_s)
-    return answers(scores, inputs, contract, options, origin)
+    return answers(scores, inputs, contract, options, origin, doubts)
 
 
 def _scores(

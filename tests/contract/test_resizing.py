@@ -235,7 +235,7 @@ def test_bounds_by_channel(contract: Contract) -> None:
 def test_explain_shows_fractions_as_pixels(contract: Contract, encode: Any) -> None:
     """The last stage of an explanation shows the model's picture in uint8."""
     pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
-    inputs, stages = explain(encode(pixels), replace(contract, antialias=False))
+    inputs, stages, _ = explain(encode(pixels), replace(contract, antialias=False))
 
     shown = np.asarray(stages[-1].picture)
     assert (stages[-1].picture.mode, shown.dtype) == ("RGB", np.uint8)

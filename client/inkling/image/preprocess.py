@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from inkling.contract import Contract
     from inkling.image.budget import Spend
+    from inkling.image.finder.doubt import Doubt
     from inkling.image.morphology import Values
 
     Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -41,8 +42,10 @@ __all__ = [
     "decoded_to_pixels",
     "explain",
     "is_dark_on_light",
+    "judged_pixels",
     "picture_of",
     "pixels_to_input",
+    "prepare",
     "scaled",
     "to_input",
 ]
@@ -98,9 +101,21 @@ def to_input(image: bytes, contract: Contract, budget: Budget | None = None) -> 
         UnsupportedMediaType: The bytes are a picture in another format.
         TooLarge: The image exceeds a limit.
     """
+    return prepare(image, contract, budget)[0]
+
+
+def prepare(
+    image: bytes, contract: Contract, budget: Budget | None = None
+) -> tuple[Input, Doubt | None]:
+    """Return the model input for one encoded image, and the finder's doubt about it.
+
+    Arguments, input and errors are those of `to_input`. The doubt is None if there is
+    none, and if the contract's finder never doubts.
+    """
     budget = budget or Budget()
     decoded = decode(image, contract.min_side, budget)
-    return scaled(decoded_to_pixels(decoded, contract, budget), contract)
+    pixels, doubt = judged_pixels(decoded, contract, budget)
+    return scaled(pixels, contract), doubt
 
 
 def decoded_to_pixels(
@@ -120,6 +135,13 @@ def decoded_to_pixels(
     Raises:
         TooLarge: The search for ink takes longer than the request may.
     """
+    return judged_pixels(decoded, contract, budget)[0]
+
+
+def judged_pixels(
+    decoded: Decoded, contract: Contract, budget: Budget | None = None
+) -> tuple[Pixels | Input, Doubt | None]:
+    """Return what `decoded_to_pixels` returns, and the finder's doubt about it."""
     return _prepared(decoded, contract, _unseen, budget.spend if budget else unlimited)
 
 
@@ -239,8 +261,8 @@ def _within(inputs: Input, low: Input, high: Input) -> bool:
 
 def explain(
     image: bytes, contract: Contract, budget: Budget | None = None
-) -> tuple[Input, list[Stage]]:
-    """Return the model input, and every stage from the decoded picture to the input.
+) -> tuple[Input, list[Stage], Doubt | None]:
+    """Return the model input, every stage from the decoded picture to it, and the doubt.
 
     Arguments, model input and errors are those of `to_input`.
 
@@ -257,8 +279,8 @@ def explain(
     budget = budget or Budget()
     decoded = decode(image, contract.min_side, budget)
     note("decoded", decoded.came_as, decoded.picture)
-    pixels = _prepared(decoded, contract, note, budget.spend)
-    return scaled(pixels, contract), stages
+    pixels, doubt = _prepared(decoded, contract, note, budget.spend)
+    return scaled(pixels, contract), stages, doubt
 
 
 def is_dark_on_light(grey: Image.Image) -> bool:
@@ -288,8 +310,8 @@ def _unseen(name: str, decision: str, picture: Image.Image | Values | Pixels) ->
 
 def _prepared(
     decoded: Decoded, contract: Contract, note: Note, spend: Spend
-) -> Pixels | Input:
-    """Return the pixels of the model input, in the contract's `input_shape`."""
+) -> tuple[Pixels | Input, Doubt | None]:
+    """Return the pixels of the model input, in its shape, and the finder's doubt."""
     picture = decoded.picture
     if contract.exif and decoded.orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[decoded.orientation])
@@ -303,17 +325,27 @@ def _prepared(
     if fits:
         sample = _light_on_dark(picture, contract, note)
     if finds and not (fits and _stays(sample, contract)):
-        frame = follow if contract.finder == "ink-3" else framed
-        picture = frame(picture, contract, note, spend)
+        picture, doubt = _found(picture, contract, note, spend)
         note("model input", _MODEL_INPUT, picture)
-        return np.asarray(picture).reshape(contract.input_shape)
+        return np.asarray(picture).reshape(contract.input_shape), doubt
     if fits:
         pixels: Pixels | Input = sample
     else:
         pixels = resized(_inked(picture, contract, note), contract, spend)
     pixels = pixels.reshape(contract.height, contract.width, contract.channels)
     note("model input", _MODEL_INPUT, pixels.astype(np.uint8, copy=False))
-    return _arranged(pixels, contract)
+    return _arranged(pixels, contract), None
+
+
+def _found(
+    picture: Image.Image, contract: Contract, note: Note, spend: Spend
+) -> tuple[Image.Image, Doubt | None]:
+    if contract.finder != "ink-3":
+        return framed(picture, contract, note, spend), None
+    sample, doubt = follow(picture, contract, note, spend)
+    if doubt is not None:
+        note("doubt", f"{doubt.reason}: {doubt.text}", sample)
+    return sample, doubt
 
 
 def _stays(sample: Pixels, contract: Contract) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image
 
+from inkling.image.finder.doubt import of_several
 from inkling.image.ink import belonging, likelihood_of, shown, with_long_side
 from inkling.image.morphology import parts, share_of, window
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.finder.doubt import Doubt
     from inkling.image.morphology import Mask, Values
 
     Levels: TypeAlias = npt.NDArray[np.uint8]
@@ -58,6 +60,7 @@ class Clear:
         ink: The strength of the ink, float32; paper is 0 and full ink is 1.
         mask: Where the ink is.
         beside: The window around ink, in pixels, where ink may be fainter.
+        doubt: The doubt whether this is one object.
     """
 
     grey: Image.Image
@@ -65,6 +68,7 @@ class Clear:
     ink: Values
     mask: Mask
     beside: int
+    doubt: Doubt | None = None
 
     def strokes(self) -> Values:
         """Return the writing at detail size, from 0 (paper) to 1 (ink)."""
@@ -137,5 +141,6 @@ def _checked(found: Clear) -> Clear | None:
     pieces = parts(mask, found.ink)
     if len(pieces) == 1:
         return found
-    main = int(likelihood_of(pieces).argmax())
-    return replace(found, mask=pieces.mask(belonging(pieces, main)))
+    chosen = belonging(pieces, int(likelihood_of(pieces).argmax()))
+    doubt = of_several(pieces, chosen)
+    return replace(found, mask=pieces.mask(chosen), doubt=doubt)

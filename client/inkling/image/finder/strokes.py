@@ -26,6 +26,7 @@ from PIL import Image, ImageFilter
 
 from inkling.image.crop import Cut, cut_of
 from inkling.image.finder.clear import clear_ink
+from inkling.image.finder.doubt import of_strokes, of_several
 from inkling.image.finder.polarity import has_dark_ink
 from inkling.image.grey import to_grey
 from inkling.image.ink import (
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from inkling.contract import Contract
     from inkling.image.budget import Spend
     from inkling.image.crop import Area
+    from inkling.image.finder.doubt import Doubt
     from inkling.image.ink import Note
     from inkling.image.morphology import Labels, Mask, Parts, Values
 
@@ -123,6 +125,7 @@ class _Found:
         mask: Where the writing is.
         sharpness: The strength of the edges in the writing, divided by the ink's: that
             of thin strokes is high, and that of a shine or a shadow is low.
+        doubt: The doubt whether this is one object.
     """
 
     has_dark_ink: bool
@@ -131,14 +134,16 @@ class _Found:
     lines: int
     mask: Mask
     sharpness: float
+    doubt: Doubt | None
 
 
 def follow(
     picture: Image.Image, contract: Contract, note: Note, spend: Spend = unlimited
-) -> Image.Image:
+) -> tuple[Image.Image, Doubt | None]:
     """Return the sample: mode `L`, of the contract's size, light ink on black (0).
 
-    A picture without ink becomes a black sample.
+    A picture without ink becomes a black sample. The second value is the doubt about
+    what was found; None if there is none.
 
     Args:
         picture: A picture of mode `L` or `RGB` and of any size.
@@ -154,7 +159,7 @@ def follow(
     clear = clear_ink(picture, contract)
     if clear is not None:
         note("clear", "strong ink on even paper needs no search", clear.grey)
-        return sample_of(clear.strokes(), clear.mask, contract, note)
+        return sample_of(clear.strokes(), clear.mask, contract, note), clear.doubt
     spend(_SEARCH_NS)
     grey, work, inside, guess = _work(picture, contract, note)
     found = _decided(work, inside, guess, spend)
@@ -167,19 +172,22 @@ def follow(
         note("unruled", f"ruling removed from {found.lines} rows and columns", ink)
     if not mask.any():
         note("nothing", "this paper shows no ink", ink)
-        return Image.new("L", (contract.width, contract.height))
+        return Image.new("L", (contract.width, contract.height)), None
     # A picture of two clear levels has no faint ink.
-    least_full = 1.0
+    least_full, doubt = 1.0, found.doubt
     if inside is None:
         least_full = _LEAST_FULL
-        mask = _followed(ink, mask, noise)
-        ink, mask = _closer(grey, ink, mask, note, spend)
+        followed = _followed(ink, mask, noise)
+        sure = int(np.count_nonzero(mask))
+        ink, mask, noise = _closer(grey, ink, followed, noise, note, spend)
+        grew = int(np.count_nonzero(mask)) / sure
+        doubt = doubt or of_strokes(ink, mask, noise, grew)
     spend(_DETAIL_NS * _DETAIL_SIDE * _DETAIL_SIDE)
     strokes = _close_up(ink, mask, least_full)
     if not (strokes > _SHOWN).any():
         note("nothing", "what was found is too faint to be ink", ink)
-        return Image.new("L", (contract.width, contract.height))
-    return sample_of(strokes, mask, contract, note)
+        return Image.new("L", (contract.width, contract.height)), None
+    return sample_of(strokes, mask, contract, note), doubt
 
 
 def _work(
@@ -238,8 +246,8 @@ def _searched(
     ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _SURE))
     if lines:
         spend(_RULING_NS)
-    mask, sharpness = _writing(ink, noise, spend)
-    return _Found(has_dark_ink, ink, noise, lines, mask, sharpness)
+    mask, sharpness, doubt = _writing(ink, noise, spend)
+    return _Found(has_dark_ink, ink, noise, lines, mask, sharpness, doubt)
 
 
 def _guess(work: Image.Image, cut: Cut | None, side: int) -> _Guess:
@@ -271,10 +279,13 @@ def _ink(levels: Levels, widest: int) -> tuple[Values, float]:
     return ink, _SIGMA_PER_MEDIAN * noise
 
 
-def _writing(ink: Values, noise: float, spend: Spend) -> tuple[Mask, float]:
+def _writing(
+    ink: Values, noise: float, spend: Spend
+) -> tuple[Mask, float, Doubt | None]:
     """Return the mask of sure ink, the likeliest part with those beside it.
 
-    The second value is its sharpness, which is 0 if there is no ink.
+    The second value is its sharpness, which is 0 if there is no ink; the third is the
+    doubt whether it is one object.
     """
     levels = (np.clip(ink, 0, 1) * np.float32(255)).astype(np.uint8)
     edges = window(levels, _EDGE_WINDOW, np.maximum)
@@ -293,10 +304,11 @@ def _writing(ink: Values, noise: float, spend: Spend) -> tuple[Mask, float]:
         # The edges of a desk or a shadow must not set the threshold for the ink.
         edges = np.where(found.mask(unlikely), np.uint8(0), edges)
     if not len(found) or likelihood.max() == 0:
-        return np.zeros(ink.shape, bool), 0.0
-    mask = found.mask(belonging(found, int(likelihood.argmax())))
+        return np.zeros(ink.shape, bool), 0.0, None
+    chosen = belonging(found, int(likelihood.argmax()))
+    mask = found.mask(chosen)
     sharpness = float(edges[mask].sum()) / max(float(levels[mask].sum()), 1.0)
-    return mask, sharpness
+    return mask, sharpness, of_several(found, chosen)
 
 
 def _strongest(edges: Levels) -> float:
@@ -351,9 +363,9 @@ def _leaks(faint: Parts, chosen: Mask, sure: Mask) -> bool:
 
 
 def _closer(
-    grey: Image.Image, ink: Values, mask: Mask, note: Note, spend: Spend
-) -> tuple[Values, Mask]:
-    """Return the ink and its mask in a picture that is reduced less, if it is small."""
+    grey: Image.Image, ink: Values, mask: Mask, noise: float, note: Note, spend: Spend
+) -> tuple[Values, Mask, float]:
+    """Return ink, mask and noise in a picture that is reduced less, if it is small."""
     rows, columns = _spans(mask)
     height, width = mask.shape
     long = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
@@ -364,7 +376,7 @@ def _closer(
         min(width, int(columns[-1]) + 1 + reach),
     )
     if max(right - left, bottom - top) > _NEAR * max(mask.shape):
-        return ink, mask
+        return ink, mask, noise
     spend(_CLOSER_NS)
     across, down = grey.width / width, grey.height / height
     region = (left * across, top * down, right * across, bottom * down)
@@ -372,15 +384,15 @@ def _closer(
     resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     work = grey.resize(size, resampling, box=region, reducing_gap=2.0)
     widest = int(_STROKE_SHARE * long * size[0] / (right - left)) | 1
-    near, noise = _ink(np.asarray(work), min(max(widest, 9), _WIDEST))
-    near, _ = without_ruling(near, max(_LINE_SIGMAS * noise, _SURE))
+    near, fine = _ink(np.asarray(work), min(max(widest, 9), _WIDEST))
+    near, _ = without_ruling(near, max(_LINE_SIGMAS * fine, _SURE))
     found = Image.fromarray(mask[top:bottom, left:right])
     found = found.resize(size, Image.Resampling.NEAREST)
     note("closer", f"{long} of {max(mask.shape)} pixels are looked at again", near)
-    closer = _followed(near, window(np.asarray(found), 3, np.maximum), noise)
+    closer = _followed(near, window(np.asarray(found), 3, np.maximum), fine)
     if share_of(near[closer], _FULL_PERCENTILE) < _FAINT:
-        return ink, mask  # the find is a speck that the finer picture does not show
-    return near, closer
+        return ink, mask, noise  # the find is a speck that the finer picture does not show
+    return near, closer, fine
 
 
 def _size_of(
