@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Abstention: decides when a prediction has no label, for gateway and device alike.
 
-If the caller allows abstention, a prediction has no label for one of three reasons:
+If the caller allows abstention, a prediction has no label for one of three reasons.
+Before the last two, the finder's doubt gives its own (`inkling.image.finder.doubt`),
+however high the score is:
 
 - `empty`: the model input shows no ink. Only a contract with a finder defines ink,
   which is light on a dark ground.
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.finder.doubt import Doubt
     from inkling.image.morphology import Values
     from inkling.types import Prediction
 
@@ -66,7 +69,10 @@ def check_can_abstain(contract: Contract) -> None:
 
 
 def abstaining(
-    found: Sequence[Prediction], inputs: npt.NDArray[np.float32], contract: Contract
+    found: Sequence[Prediction],
+    inputs: npt.NDArray[np.float32],
+    contract: Contract,
+    doubts: Sequence[Doubt | None] = (),
 ) -> list[Prediction]:
     """Return the predictions, without a label if a reason for abstention applies.
 
@@ -75,10 +81,13 @@ def abstaining(
         inputs: Model inputs of `inkling.image.preprocess`, float32, shape (n, height,
             width, channels).
         contract: The contract under which the inputs were prepared.
+        doubts: The finder's doubt about each row; nothing if it was not asked.
     """
     return [
-        _judged(prediction, _reason(prediction.probability, row, contract))
-        for prediction, row in zip(found, inputs, strict=True)
+        _judged(prediction, _reason(prediction.probability, row, contract, doubt))
+        for prediction, row, doubt in zip(
+            found, inputs, doubts or [None] * len(found), strict=True
+        )
     ]
 
 
@@ -112,12 +121,17 @@ def shows_several(ink: Values) -> bool:
 
 
 def _reason(
-    score: float, row: npt.NDArray[np.float32], contract: Contract
+    score: float,
+    row: npt.NDArray[np.float32],
+    contract: Contract,
+    doubt: Doubt | None,
 ) -> str | None:
     """Return the reason for abstention; None if the prediction keeps its label."""
     ink = None if contract.finder == "none" else _ink(row, contract)
     if ink is not None and is_empty(ink):
         return "empty"
+    if doubt is not None:
+        return doubt.reason
     if score >= contract.abstain_below:
         return None
     return "several" if ink is not None and shows_several(ink) else "unsure"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inkling.abstention import abstaining, check_can_abstain
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.finder.doubt import Doubt
 
 __all__ = ["answers", "check_options"]
 
@@ -43,6 +45,7 @@ def answers(
     contract: Contract,
     options: ClassifyOptions,
     origin: Origin,
+    doubts: Sequence[Doubt | None] = (),
 ) -> list[Prediction]:
     """Return one prediction per row of `scores`.
 
@@ -52,8 +55,11 @@ def answers(
         contract: The contract of the model.
         options: What the caller wants; `check_options` has accepted it.
         origin: The model that answered.
+        doubts: The finder's doubt about each input; nothing if it was not asked.
     """
     found = predictions(scores, contract.labels, options.top_k, origin)
     if options.threshold is not None:
         found = labelled(found, scores, contract.labels, options.threshold)
-    return abstaining(found, inputs, contract) if options.abstain else found
+    if not options.abstain:
+        return found
+    return abstaining(found, inputs, contract, doubts)

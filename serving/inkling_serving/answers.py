@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from inkling.contract import Contract
     from inkling.errors import InklingError
+    from inkling.image.finder.doubt import Doubt
     from inkling.image.preprocess import Stage
     from inkling.types import Prediction
     from inkling_serving.engines.base import Servable
@@ -112,13 +113,15 @@ def predictions_of(
     options: Options,
     timings: Timings,
     timeout_s: float | None = None,
+    doubts: Sequence[Doubt | None] = (),
 ) -> tuple[list[Prediction], npt.NDArray[np.float32]]:
     """Return the predictions, and the scores of all labels behind them."""
     contract, origin = servable.contract, origin_of(servable)
     if not len(inputs):
         return [], np.empty((0, len(contract.labels)), np.float32)
     scores = scores_of(servable, inputs, timings, timeout_s)
-    return answers(scores, inputs, contract, options, origin), scores
+    found = answers(scores, inputs, contract, options, origin, doubts)
+    return found, scores
 
 
 def scores_of(

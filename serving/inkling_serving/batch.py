@@ -16,7 +16,8 @@ import numpy as np
 from inkling.errors import DeadlineExceeded, InklingError
 from inkling.image.budget import Budget
 from inkling.image.decoding import decode
-from inkling.image.preprocess import check_inputs, decoded_to_pixels, scaled
+from inkling.image.inputs import check_inputs, scaled
+from inkling.image.preprocess import judged_pixels
 from inkling_serving.runtime.timings import Timings
 from inkling_serving.runtime.tracebacks import without_frames
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.finder.doubt import Doubt
     from inkling.types import Prediction
     from inkling_serving.engines.base import Servable
 
@@ -35,12 +37,13 @@ _MAX_NAME = 80
 
 @dataclass
 class Batch:
-    """The images of a request, and those of them that are refused."""
+    """The images of a request, those that are refused, and doubts about the others."""
 
     images: Sequence[bytes | InklingError]
     names: Sequence[str]
     partial: bool
     refused: dict[int, InklingError] = field(default_factory=dict)
+    doubts: list[Doubt | None] = field(default_factory=list)
 
     @property
     def kept(self) -> Sequence[bytes]:
@@ -96,10 +99,11 @@ def prepared(
                 raise image
             decoded = decode(image, contract.min_side, budget)
             between = perf_counter()
-            pixels[kept] = decoded_to_pixels(decoded, contract, budget)
+            pixels[kept], doubt = judged_pixels(decoded, contract, budget)
         except InklingError as error:
             batch.refuse(place, error)
             continue
+        batch.doubts.append(doubt)
         kept += 1
         timings.spend(decoded.picture.width * decoded.picture.height)
         timings.decode += between - began

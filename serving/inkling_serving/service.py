@@ -148,7 +148,9 @@ class Service:
         batch = Batch(images, names, options.partial)
         budget = Budget(self._limits, _QUICK_NS if quickly else None)
         inputs, left_s = in_time(batch, servable, budget, timings, timeout_s)
-        found, scores = predictions_of(servable, inputs, options, timings, left_s)
+        found, scores = predictions_of(
+            servable, inputs, options, timings, left_s, batch.doubts
+        )
         if len(scores):
             self._offer(target, servable, inputs, scores, timings, batch.kept)
         self._note(servable, batch.read(), scores, found, timings)
@@ -189,10 +191,11 @@ class Service:
         if isinstance(image, InklingError):
             raise image
         started = perf_counter()
-        inputs, stages = explain(image, servable.contract, Budget(self._limits))
+        inputs, stages, doubt = explain(image, servable.contract, Budget(self._limits))
         timings.spend(stages[0].picture.width * stages[0].picture.height)
         timings.preprocess = perf_counter() - started
-        found, scores = predictions_of(servable, inputs[np.newaxis], options, timings)
+        rows = inputs[np.newaxis]
+        found, scores = predictions_of(servable, rows, options, timings, None, [doubt])
         self._note(servable, [(0, image)], scores, found, timings)
         return Explanation(Answer(origin_of(servable), found), stages, inputs)
 

@@ -300,7 +300,7 @@ def test_the_projection_is_explained(
 def _decisions(pixels: np.ndarray, contract: Contract) -> dict[str, str]:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
-    _, stages = explain(file.getvalue(), contract)
+    _, stages, _ = explain(file.getvalue(), contract)
     return {stage.name: stage.decision for stage in stages}
 
 

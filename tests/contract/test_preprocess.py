@@ -75,7 +75,7 @@ def test_the_last_stage_is_the_input(
 ) -> None:
     """An explanation ends with exactly what the model gets, and says why at each stage."""
     image = encode(255 - np.kron(sample, np.ones((6, 6), np.uint8)))
-    inputs, stages = explain(image, digit_contract)
+    inputs, stages, _ = explain(image, digit_contract)
 
     last = np.asarray(stages[-1].picture)[..., np.newaxis].astype(np.float32)
     assert np.array_equal(last * np.float32(1 / 255), inputs)

@@ -20,7 +20,8 @@ from PIL import Image, ImageOps
 from inkling.contract import Contract
 from inkling.errors import InvalidRequest
 from inkling.image.ink import unlimited
-from inkling.image.preprocess import check_inputs, explain, pixels_to_input, to_input
+from inkling.image.inputs import check_inputs
+from inkling.image.preprocess import explain, pixels_to_input, to_input
 from inkling.image.resizing import resized
 
 _FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -235,7 +236,7 @@ def test_bounds_by_channel(contract: Contract) -> None:
 def test_explain_shows_fractions_as_pixels(contract: Contract, encode: Any) -> None:
     """The last stage of an explanation shows the model's picture in uint8."""
     pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
-    inputs, stages = explain(encode(pixels), replace(contract, antialias=False))
+    inputs, stages, _ = explain(encode(pixels), replace(contract, antialias=False))
 
     shown = np.asarray(stages[-1].picture)
     assert (stages[-1].picture.mode, shown.dtype) == ("RGB", np.uint8)

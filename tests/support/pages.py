@@ -167,6 +167,34 @@ def page(number: int, **stated: Any) -> Page:
     return Page(file.getvalue(), str(digit), **drawn)
 
 
+def pair(number: int, gap: float = 0.3) -> bytes:
+    """Return a JPEG of two digits side by side on even paper.
+
+    Args:
+        number: The number of the pair; the digits are its last two.
+        gap: The space between the digits, as a share of their height.
+    """
+    chance = random.Random(f"pair {number}")
+    drawn = {"pen": chance.choice((4, 6, 8, 12)), "strength": 0.9, "fading": 1}
+    side = chance.choice((120, 200, 300))
+    inks = [
+        _ink(digit, side, drawn, chance) for digit in (number // 10 % 10, number % 10)
+    ]
+    inks = [ink.crop(ink.getbbox()) for ink in inks]
+    mask = Image.new("L", (1024, 768))
+    left = chance.randint(60, 960 - 2 * side - round(gap * side))
+    top = chance.randint(60, 700 - side)
+    for ink in inks:
+        mask.paste(ink, (left, top))
+        left += ink.width + round(gap * side)
+    photo = Image.new("RGB", mask.size, _PAPER["plain"])
+    photo.paste(Image.new("RGB", mask.size, _COLOURS["blue"]), (0, 0), mask)
+    photo = _lit(photo, "even", (512, 384), side, chance)
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
 def _made_readable(drawn: dict[str, Any]) -> None:
     """Make the strokes as wide and as strong as a person needs to read them."""
     height = drawn["size"] * drawn["frame"] * 0.75

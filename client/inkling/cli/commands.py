@@ -318,7 +318,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     contract = _contract(options)
     started = time.process_time()
-    _, stages = explain(encoded(options.picture), contract)
+    _, stages, _ = explain(encoded(options.picture), contract)
     spent_ms = 1000 * (time.process_time() - started)
     if options.output:
         _save_sheet(stages, options.output)

@@ -23,7 +23,7 @@ from PIL import Image, ImageFilter
 
 from inkling.image.crop import cut_of
 from inkling.image.grey import to_grey
-from inkling.image.morphology import Parts, closed, opened, parts, square
+from inkling.image.morphology import Parts, closed, opened, padded, parts, square
 from inkling.image.ruling import without_ruling
 
 if TYPE_CHECKING:
@@ -307,8 +307,8 @@ def belonging(found: Parts, main: int) -> Mask:
 def _close_up(ink: Values, mask: Mask) -> Values:
     """Return the writing without its surroundings, at detail size, from 0 to 1."""
     full = float(np.percentile(ink[mask], _FULL_PERCENTILE))
-    around = square(np.pad(mask, _MARGIN), 5, np.maximum)
-    stretched = (np.pad(ink, _MARGIN) / full - _SOFT_FROM) / (_SOFT_TO - _SOFT_FROM)
+    around = square(padded(mask, _MARGIN), 5, np.maximum)
+    stretched = (padded(ink, _MARGIN) / full - _SOFT_FROM) / (_SOFT_TO - _SOFT_FROM)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
     cut = np.where(around, stretched, 0)[
@@ -330,7 +330,7 @@ def _even_strokes(strokes: Values, box: int) -> tuple[Values, float]:
     if change:
         pick = np.maximum if target > width else np.minimum
         # The strokes are whole grey levels, and bytes are four times as fast.
-        levels = np.pad(np.rint(strokes * 255).astype(np.uint8), change + 1)
+        levels = padded(np.rint(strokes * 255).astype(np.uint8), change + 1)
         levels = square(levels, 2 * change + 1, pick)
         strokes = levels.astype(np.float32) / np.float32(255)
     return strokes.astype(np.float32), width
@@ -338,8 +338,8 @@ def _even_strokes(strokes: Values, box: int) -> tuple[Values, float]:
 
 def _stroke_width(strokes: Values) -> float:
     """Return the mean stroke width: twice the area, divided by the outline's length."""
-    padded = np.pad(strokes, 1)
-    across, down = np.diff(padded, axis=1)[:-1], np.diff(padded, axis=0)[:, :-1]
+    wide = padded(strokes, 1)
+    across, down = np.diff(wide, axis=1)[:-1], np.diff(wide, axis=0)[:, :-1]
     outline = float(np.hypot(across, down).sum())
     return 2 * float(strokes.sum()) / outline
 
@@ -352,8 +352,8 @@ def _centred(strokes: Values, contract: Contract) -> Image.Image:
     unit = size / contract.box  # detail pixels per pixel of the sample
     half_width, half_height = contract.width / 2 * unit, contract.height / 2 * unit
     room = int(max(half_width, half_height)) + 2
-    picture = Image.fromarray(np.pad(_levels(strokes), room))
-    strokes = np.pad(strokes, room)
+    picture = Image.fromarray(padded(_levels(strokes), room))
+    strokes = padded(strokes, room)
     mass = strokes.sum()
     down = strokes.sum(axis=1) @ (np.arange(strokes.shape[0]) + 0.5) / mass
     across = strokes.sum(axis=0) @ (np.arange(strokes.shape[1]) + 0.5) / mass

@@ -28,7 +28,9 @@ __all__ = [
     "along_rows",
     "closed",
     "opened",
+    "padded",
     "parts",
+    "share_of",
     "square",
     "window",
 ]
@@ -64,25 +66,8 @@ def along_columns(
     values: npt.NDArray[_Kind], length: int, pick: np.ufunc
 ) -> npt.NDArray[_Kind]:
     """Return the maximum or minimum over a window of `length` pixels in each column."""
-    return along_rows(values.T, length, pick).T
-
-
-def square(
-    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
-) -> npt.NDArray[_Kind]:
-    """Return the maximum or minimum over a square window of `length` pixels a side."""
-    return along_columns(along_rows(values, length, pick), length, pick)
-
-
-def window(
-    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
-) -> npt.NDArray[_Kind]:
-    """Return what `square` returns, as rows in memory, which takes half of the time.
-
-    The order in memory decides how sums are rounded, so `square` keeps its own.
-    """
-    values = along_rows(values, length, pick)
     before, height = (length - 1) // 2, len(values)
+    # Whole rows are compared, which takes half of the time of turning the picture.
     padded = np.empty((height + length - 1, values.shape[1]), values.dtype)
     padded[before : before + height] = values
     padded[:before] = values[:1]
@@ -95,6 +80,37 @@ def window(
     return values
 
 
+def square(
+    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
+) -> npt.NDArray[_Kind]:
+    """Return the maximum or minimum over a square window of `length` pixels a side.
+
+    The order in memory decides how sums are rounded: `ink-1` and `ink-2` need this one,
+    and `window` is faster.
+    """
+    return along_rows(along_rows(values, length, pick).T, length, pick).T
+
+
+def window(
+    values: npt.NDArray[_Kind], length: int, pick: np.ufunc
+) -> npt.NDArray[_Kind]:
+    """Return what `square` returns, as rows in memory, which takes half of the time."""
+    return along_columns(along_rows(values, length, pick), length, pick)
+
+
+def padded(values: npt.NDArray[_Kind], border: int) -> npt.NDArray[_Kind]:
+    """Return the values with `border` zeros on each side, in their order in memory.
+
+    `np.pad` returns the same in ten times the time.
+    """
+    if values.flags.fnc:
+        return padded(values.T, border).T
+    height, width = values.shape
+    wide = np.zeros((height + 2 * border, width + 2 * border), values.dtype)
+    wide[border : border + height, border : border + width] = values
+    return wide
+
+
 def closed(values: Values, length: int) -> Values:
     """Return the closing: the picture without dark objects narrower than `length`."""
     return square(square(values, length, np.maximum), length, np.minimum)
@@ -103,6 +119,15 @@ def closed(values: Values, length: int) -> Values:
 def opened(values: Values, length: int) -> Values:
     """Return the opening: the picture without light objects narrower than `length`."""
     return square(square(values, length, np.minimum), length, np.maximum)
+
+
+def share_of(values: npt.NDArray[_Kind], percent: float) -> float:
+    """Return the value that `percent` of the values are below, one of them itself.
+
+    `np.percentile` looks between two of them, and takes three times as long.
+    """
+    place = int(percent / 100 * (values.size - 1))
+    return float(np.partition(values, place, axis=None)[place])
 
 
 @dataclass(frozen=True)
@@ -143,20 +168,22 @@ def parts(mask: Mask, weights: Values) -> Parts:
         mask: Shape (rows, columns).
         weights: The weight of each pixel, with the shape of the mask.
     """
+    height, width = mask.shape
     row, start, end = _runs(mask)
-    number, count = _numbers(mask.shape[1], row, start, end)
+    number, count = _numbers(width, row, start, end)
     labels = _filled(mask.shape, row, start, end, number)
-    left, top = np.full(count, mask.shape[1]), np.full(count, mask.shape[0])
+    left, top = np.full(count, width), np.full(count, height)
     right, bottom = np.zeros(count, np.int64), np.zeros(count, np.int64)
     np.minimum.at(left, number, start)
     np.minimum.at(top, number, row)
     np.maximum.at(right, number, end)
     np.maximum.at(bottom, number, row + 1)
-    name = labels[mask] - 1
+    name = np.repeat(number, end - start)
     weight = np.bincount(name, weights[mask], count).astype(np.float64)
-    frame = np.ones(mask.shape, bool)
-    frame[1:-1, 1:-1] = False
-    on_frame = np.bincount(labels[frame & mask] - 1, minlength=count)
+    ends = (start == 0).astype(np.int64) + (end == width)
+    outer = (row == 0) | (row == height - 1)
+    framed = np.where(outer, end - start, np.minimum(ends, end - start))
+    on_frame = np.bincount(number, framed, count).astype(np.int64)
     return Parts(labels, left, top, right, bottom, weight, on_frame)
 
 
@@ -177,27 +204,36 @@ def _numbers(width: int, row: Labels, start: Labels, end: Labels) -> tuple[Label
         np.cumsum(touching) - touching, touching
     )
     root = _roots(below, np.repeat(first, touching) + offset, len(row))
-    names, number = np.unique(root, return_inverse=True)
-    return number, len(names)
+    # The first run of a part is its root.
+    first_of = root == np.arange(len(row))
+    return (np.cumsum(first_of) - 1)[root], int(np.count_nonzero(first_of))
 
 
 def _filled(
     shape: tuple[int, ...], row: Labels, start: Labels, end: Labels, number: Labels
 ) -> Labels:
     """Return the labels of all pixels: 1 and more in the runs, and 0 elsewhere."""
-    # The cumulative sum fills each run: it steps up at the start, and down after the
-    # end. Runs of one row never touch.
-    steps = np.zeros((shape[0], shape[1] + 1), np.int64)
-    steps[row, start] = number + 1
-    steps[row, end] = -(number + 1)
-    return np.cumsum(steps, axis=1)[:, : shape[1]]
+    # Ground and runs take turns on the line of all pixels.
+    lengths = np.empty(2 * len(row) + 1, np.int64)
+    values = np.zeros(2 * len(row) + 1, np.int64)
+    before, after = row * shape[1] + start, row * shape[1] + end
+    values[1::2] = number + 1
+    lengths[1::2] = after - before
+    lengths[:-1:2] = before
+    lengths[-1] = shape[0] * shape[1]
+    lengths[2::2] -= after
+    return np.repeat(values, lengths).reshape(shape)
 
 
 def _runs(mask: Mask) -> tuple[Labels, Labels, Labels]:
     """Return the row, the first column and the column after the last of every run."""
-    edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    row, start = np.nonzero(edges == 1)
-    return row, start, np.nonzero(edges == -1)[1]
+    height, width = mask.shape
+    # A pixel of ground after each row, and one before all of them, ends every run.
+    line = np.zeros(height * (width + 1) + 1, bool)
+    line[1:].reshape(height, width + 1)[:, :width] = mask
+    changes = np.flatnonzero(line[1:] != line[:-1])
+    row, start = np.divmod(changes[::2], width + 1)
+    return row, start, changes[1::2] - row * (width + 1)
 
 
 def _roots(below: Labels, above: Labels, count: int) -> Labels:

@@ -14,7 +14,7 @@ from inkling.answers import answers, check_options
 from inkling.errors import InklingError, InvalidRequest
 from inkling.image.named_pictures import raising
 from inkling.image.pictures import encoded
-from inkling.image.preprocess import to_input
+from inkling.image.preprocess import prepare
 from inkling.model.loading import load_bundle
 from inkling.model.publication import VERSION
 from inkling.model.runner import TFLiteRunner
@@ -147,9 +147,10 @@ class OnDeviceClassifier:
     def _prediction(self, picture: Picture, options: ClassifyOptions) -> Prediction:
         contract = self._runner.contract
         check_options(options, contract)
-        inputs = to_input(encoded(picture), contract)[np.newaxis]
+        prepared, doubt = prepare(encoded(picture), contract)
+        inputs = prepared[np.newaxis]
         scores = self._runner.run(inputs)
-        [found] = answers(scores, inputs, contract, options, self._origin)
+        [found] = answers(scores, inputs, contract, options, self._origin, [doubt])
         return found
 
     def contract(self) -> Contract:

@@ -66,7 +66,7 @@ class Respondent:
         Raises:
             InvalidImage: The picture cannot be read any more.
         """
-        _, stages = explain(encoded(picture), self.contract)
+        _, stages, _ = explain(encoded(picture), self.contract)
         upright = [stage for stage in stages if stage.name in ("decoded", "upright")]
         return upright[-1].picture, stages[-1].picture
 

@@ -16,8 +16,6 @@ import numpy as np
 from inkling.image.morphology import window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy.typing as npt
     from PIL import Image
 
@@ -39,32 +37,29 @@ _SOME, _MOST, _CLEARLY = 0.08, 0.35, 0.18
 _AGAINST_LEVELS = 0.5
 
 
-def has_dark_ink(
-    work: Image.Image, otherwise: Callable[[], bool], contrast: float | None = None
-) -> bool:
-    """Return whether the ink is darker than its paper.
+def has_dark_ink(work: Image.Image, contrast: float | None = None) -> bool | None:
+    """Return whether the ink is darker than its paper; None if thin strokes do not say.
 
     Args:
         work: The reduced picture, mode `L`.
-        otherwise: A function that decides where thin strokes do not.
         contrast: The difference of two clear levels, if the picture has them.
     """
     levels = np.asarray(work)
     frame = _FRAME if min(levels.shape) > 6 * _FRAME else 0
     dark, light = _narrow(levels, _THIN, frame)
-    texture = _OVER_TEXTURE * float(np.median(np.maximum(dark, light)[::2, ::2]))
+    texture = _OVER_TEXTURE * _value_at(np.maximum(dark, light)[::2, ::2], 50)
     for_dark, for_light = _energy(dark, texture), _energy(light, texture)
     share = for_dark / max(for_dark + for_light, 1e-9)
-    thin = max(_strongest(dark), _strongest(light))
+    thin = max(_value_at(dark, _STRONGEST), _value_at(light, _STRONGEST))
     # Every second row and column is enough for wider strokes.
     half = np.ascontiguousarray(levels[::2, ::2])
     wide = _narrow(half, _ANY, frame // 2)
-    thin /= max(1.0, *(_strongest(one) for one in wide))
+    thin /= max(1.0, *(_value_at(one, _STRONGEST) for one in wide))
     least = _SOME if contrast is None else _AGAINST_LEVELS
     clear = abs(share - 0.5) >= _CLEARLY or thin >= _MOST
     if thin >= least and clear:
         return share >= 0.5
-    return otherwise()
+    return None
 
 
 def _narrow(levels: Levels, length: int, frame: int) -> tuple[Levels, Levels]:
@@ -81,6 +76,6 @@ def _energy(narrow: Levels, texture: float) -> float:
     return float(np.vdot(over, over))
 
 
-def _strongest(narrow: Levels) -> float:
+def _value_at(narrow: Levels, percent: float) -> float:
     counts = np.bincount(narrow.reshape(-1), minlength=256).cumsum()
-    return float(np.searchsorted(counts, _STRONGEST / 100 * narrow.size))
+    return float(np.searchsorted(counts, percent / 100 * narrow.size))

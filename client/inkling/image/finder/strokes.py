@@ -18,12 +18,24 @@ This is the finder `ink-3` of the contract. It frames as `ink-2` does
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from inkling.image.crop import Cut, cut_of
+from inkling.image.finder.clear import clear_ink
+from inkling.image.finder.doubt import of_several, of_strokes
+from inkling.image.finder.faint_ink import (
+    FAINT,
+    PIXELS,
+    SURE,
+    SURE_SHARE,
+    SURE_SIGMAS,
+    followed,
+    spans,
+)
 from inkling.image.finder.polarity import has_dark_ink
 from inkling.image.grey import to_grey
 from inkling.image.ink import (
@@ -36,7 +48,7 @@ from inkling.image.ink import (
     unlimited,
     with_long_side,
 )
-from inkling.image.morphology import parts, window
+from inkling.image.morphology import padded, parts, share_of, window
 from inkling.image.ruling import without_ruling
 
 if TYPE_CHECKING:
@@ -45,8 +57,9 @@ if TYPE_CHECKING:
     from inkling.contract import Contract
     from inkling.image.budget import Spend
     from inkling.image.crop import Area
+    from inkling.image.finder.doubt import Doubt
     from inkling.image.ink import Note
-    from inkling.image.morphology import Labels, Mask, Parts, Values
+    from inkling.image.morphology import Mask, Values
 
     Levels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -59,24 +72,18 @@ _THIN_SIDE = 96
 # Paper counts as no darker than this share of the lightest paper: the noise of a dark
 # corner is a large share of its brightness.
 _DARKEST, _DARK_SHARE = 16.0, 0.4
-# Sure ink has at least this share of the strength of the strongest edges, this many
-# times the noise, and this share of the paper's brightness.
-_SURE_SHARE, _SURE_SIGMAS, _SURE = 0.35, 5.0, 0.04
 _STRONGEST = 99.7
 _EDGE_WINDOW = 5
 _LOOKS = 3
-# The same for faint ink; its share is that of the writing's strong ink, which is the
-# 90th percentile.
-_FAINT_SHARE, _FAINT_SIGMAS, _FAINT = 0.1, 4.0, 0.025
-_STRONG = 90
-# The factors of these bounds, one after the other, until the faint ink does not leak.
-_STEPS = (1.0, 1.6, 2.5)
 _LINE_SIGMAS = 3.0
 # A part on the frame along this share of its long side follows the frame.
 _FOLLOWS_FRAME = 0.4
-# How far faint ink may go beyond the sure ink, and the margin of the closer look, as
-# shares of the find's long side, and in pixels more.
-_ROOM, _MARGIN, _PIXELS = 1.0, 0.4, 8
+# A find that is duller than this, and that a square of this share of its long side fits
+# into, may be a shine: a find of the other polarity is the writing if it is this many
+# times as sharp.
+_DULL, _BLOB, _SHARPER = 0.6, 0.35, 1.9
+# The margin of the closer look, as a share of the find's long side.
+_MARGIN = 0.4
 # A look is closer if it shows at most this share of the picture. It has at least this
 # many pixels on its long side, and strokes are narrower than this share of the find.
 _NEAR, _CLOSER_SIDE, _FEWEST, _STROKE_SHARE = 0.5, 144, 96, 0.25
@@ -93,15 +100,49 @@ _SHOWN = 0.5
 # of every further look, of the closer look, and per pixel of the close-up.
 _SEARCH_NS, _RULING_NS, _LOOK_NS = 6_100_000, 2_500_000, 2_300_000
 _CLOSER_NS, _DETAIL_NS = 4_000_000, 45
+_CLEAR_NS = 400_000
+_inverted = bytes(range(255, -1, -1))
 _SIGMA_PER_MEDIAN = 1.4826 / 2**0.5
+
+
+class _Guess(NamedTuple):
+    """Whether the ink is dark, and whether this is sure."""
+
+    is_dark: bool
+    is_sure: bool
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search found, if the ink is dark, or light.
+
+    Attributes:
+        has_dark_ink: Which of the two was searched for.
+        ink: The strength of the ink, as a share of the paper's brightness.
+        noise: The standard deviation of that strength on blank paper.
+        lines: How many rows and columns had ruling.
+        mask: Where the writing is.
+        sharpness: The strength of the edges in the writing, divided by the ink's: that
+            of thin strokes is high, and that of a shine or a shadow is low.
+        doubt: The doubt whether this is one object.
+    """
+
+    has_dark_ink: bool
+    ink: Values
+    noise: float
+    lines: int
+    mask: Mask
+    sharpness: float
+    doubt: Doubt | None
 
 
 def follow(
     picture: Image.Image, contract: Contract, note: Note, spend: Spend = unlimited
-) -> Image.Image:
+) -> tuple[Image.Image, Doubt | None]:
     """Return the sample: mode `L`, of the contract's size, light ink on black (0).
 
-    A picture without ink becomes a black sample.
+    A picture without ink becomes a black sample. The second value is the doubt about
+    what was found; None if there is none.
 
     Args:
         picture: A picture of mode `L` or `RGB` and of any size.
@@ -113,40 +154,48 @@ def follow(
     Raises:
         TooLarge: `spend` raised it.
     """
+    spend(_CLEAR_NS)
+    clear = clear_ink(picture, contract)
+    if clear is not None:
+        note("clear", "strong ink on even paper needs no search", clear.grey)
+        return sample_of(clear.strokes(), clear.mask, contract, note), clear.doubt
     spend(_SEARCH_NS)
-    grey, work, inside = _work(picture, contract, note)
-    ink, noise = _ink(work, _WIDEST)
-    if inside is not None:
-        noise = noise_of(ink, inside)
+    grey, work, inside, guess = _work(picture, contract, note)
+    found = _decided(work, inside, guess, spend)
+    if not found.has_dark_ink:
+        grey = grey.point(_inverted)
+        note("inverted", "light ink on dark paper", work.point(_inverted))
+    ink, mask, noise = found.ink, found.mask, found.noise
     note("ink", f"paper removed; its noise is {noise:.1%}", ink)
-    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _SURE))
-    if lines:
-        note("unruled", f"ruling removed from {lines} rows and columns", ink)
-        spend(_RULING_NS)
-    mask = _writing(ink, noise, spend)
+    if found.lines:
+        note("unruled", f"ruling removed from {found.lines} rows and columns", ink)
     if not mask.any():
         note("nothing", "this paper shows no ink", ink)
-        return Image.new("L", (contract.width, contract.height))
+        return Image.new("L", (contract.width, contract.height)), None
     # A picture of two clear levels has no faint ink.
-    least_full = 1.0
+    least_full, doubt = 1.0, found.doubt
     if inside is None:
         least_full = _LEAST_FULL
-        mask = _followed(ink, mask, noise)
-        ink, mask = _closer(grey, ink, mask, note, spend)
+        whole = followed(ink, mask, noise)
+        sure = int(np.count_nonzero(mask))
+        ink, mask, noise = _closer(grey, ink, whole, noise, note, spend)
+        grew = int(np.count_nonzero(mask)) / sure
+        doubt = doubt or of_strokes(ink, mask, noise, grew)
     spend(_DETAIL_NS * _DETAIL_SIDE * _DETAIL_SIDE)
     strokes = _close_up(ink, mask, least_full)
     if not (strokes > _SHOWN).any():
         note("nothing", "what was found is too faint to be ink", ink)
-        return Image.new("L", (contract.width, contract.height))
-    return sample_of(strokes, mask, contract, note)
+        return Image.new("L", (contract.width, contract.height)), None
+    return sample_of(strokes, mask, contract, note), doubt
 
 
 def _work(
     picture: Image.Image, contract: Contract, note: Note
-) -> tuple[Image.Image, Image.Image, Area | None]:
-    """Return the grey picture with dark ink, and the same for the search.
+) -> tuple[Image.Image, Image.Image, Area | None, _Guess]:
+    """Return the grey picture, the same for the search, and if the ink is dark.
 
-    If it got a margin, the area is that of the picture inside; otherwise it is None.
+    If the latter got a margin, the area is that of the picture inside; otherwise it is
+    None.
     """
     grey, projection = to_grey(picture, contract)
     size = f"{picture.width} x {picture.height}"
@@ -154,60 +203,98 @@ def _work(
     dark = contract.polarity == "dark_on_light" if stated else None
     work = with_long_side(grey, _SIDE)
     cut = cut_of(work, max(picture.size), dark)
-    if dark is None:
-        dark = _has_dark_ink(work, cut, max(picture.size))
-    inside = None
-    if cut is not None and cut.has_dark_ink == dark:
+    guess = _guess(work, cut, max(picture.size)) if dark is None else _Guess(dark, True)
+    if cut is not None and cut.has_dark_ink == guess.is_dark:
         work, inside = cut.with_margin(grey, _SIDE)
         note("margin", f"{size}, {projection}; the ink touches the frame", work)
-    else:
-        note("grey", f"{size}, {projection}, reduced", work)
-    if not dark:
-        grey, work = (each.point(lambda value: 255 - value) for each in (grey, work))
-        note("inverted", "light ink on dark paper", work)
-    return grey, work, inside
+        return grey, work, inside, guess
+    note("grey", f"{size}, {projection}, reduced", work)
+    return grey, work, None, guess
 
 
-def _has_dark_ink(work: Image.Image, cut: Cut | None, side: int) -> bool:
-    """Return whether the ink is dark, for a picture with this long side.
+def _decided(
+    work: Image.Image, inside: Area | None, guess: _Guess, spend: Spend
+) -> _Found:
+    """Return what the search found, for ink that is dark or light.
+
+    Where this is a guess and a shine would be the ink, the other way is looked at, too.
+    """
+    found = _searched(work, inside, guess.is_dark, spend)
+    if guess.is_sure or found.sharpness > _DULL or not _is_blob(found.mask):
+        return found
+    spend(_SEARCH_NS // 2)
+    other = _searched(work, inside, not guess.is_dark, spend)
+    return other if other.sharpness > _SHARPER * found.sharpness else found
+
+
+def _is_blob(mask: Mask) -> bool:
+    """Return whether a large square fits into the mask, as into no stroke."""
+    if not mask.any():
+        return True
+    side = int(_BLOB * (1 + max(int(np.ptp(lines)) for lines in spans(mask))))
+    return bool(window(mask, max(side, 2), np.minimum).any())
+
+
+def _searched(
+    work: Image.Image, inside: Area | None, has_dark_ink: bool, spend: Spend
+) -> _Found:
+    levels = np.asarray(work)
+    ink, noise = _ink(levels if has_dark_ink else ~levels, _WIDEST)
+    if inside is not None:
+        noise = noise_of(ink, inside)
+    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, SURE))
+    if lines:
+        spend(_RULING_NS)
+    mask, sharpness, doubt = _writing(ink, noise, spend)
+    return _Found(has_dark_ink, ink, noise, lines, mask, sharpness, doubt)
+
+
+def _guess(work: Image.Image, cut: Cut | None, side: int) -> _Guess:
+    """Return if the ink is dark, for a picture with this long side.
 
     In a picture that was enlarged, what is thin in the search is less than a pixel of
     the picture: the holes of an eight would count as strokes.
     """
+    dark = None
+    if side >= _THIN_SIDE:
+        dark = has_dark_ink(work, cut.contrast if cut else None)
+    if dark is not None:
+        return _Guess(dark, True)
+    return _Guess(cut.has_dark_ink if cut else is_dark_ink(work), side < _THIN_SIDE)
 
-    def by_surroundings() -> bool:
-        return cut.has_dark_ink if cut else is_dark_ink(work)
 
-    if side < _THIN_SIDE:
-        return by_surroundings()
-    return has_dark_ink(work, by_surroundings, cut.contrast if cut else None)
-
-
-def _ink(work: Image.Image, widest: int) -> tuple[Values, float]:
+def _ink(levels: Levels, widest: int) -> tuple[Values, float]:
     """Return the strength of the ink, as a share of the paper's brightness.
 
     The second value is the standard deviation of that strength on blank paper.
     """
-    levels = np.asarray(work)
     paper = window(window(levels, widest, np.maximum), widest, np.minimum)
-    lightest = float(np.percentile(paper[::4, ::4], 90))
+    lightest = share_of(paper[::4, ::4], 90)
     darkest = np.float32(max(_DARKEST, _DARK_SHARE * lightest))
-    ink: Values = (paper - levels) / np.maximum(paper, darkest)
-    ink -= np.median(ink[::3, ::3])
+    ink: Values = ((paper - levels) / np.maximum(paper, darkest)).astype(
+        np.float32, copy=False
+    )
+    ink -= np.float32(share_of(ink[::3, ::3], 50))
     texture = np.abs(ink[::2, 4::2] - ink[::2, :-4:2])
-    noise = float(np.median(texture)) if texture.size else 0.0
+    noise = share_of(texture, 50) if texture.size else 0.0
     return ink, _SIGMA_PER_MEDIAN * noise
 
 
-def _writing(ink: Values, noise: float, spend: Spend) -> Mask:
-    """Return the mask of sure ink: the likeliest part and the parts beside it."""
+def _writing(
+    ink: Values, noise: float, spend: Spend
+) -> tuple[Mask, float, Doubt | None]:
+    """Return the mask of sure ink, the likeliest part with those beside it.
+
+    The second value is its sharpness, which is 0 if there is no ink; the third is the
+    doubt whether it is one object.
+    """
     levels = (np.clip(ink, 0, 1) * np.float32(255)).astype(np.uint8)
     edges = window(levels, _EDGE_WINDOW, np.maximum)
     edges -= window(levels, _EDGE_WINDOW, np.minimum)
     weights = np.square(edges, dtype=np.float32)
-    least = max(_SURE_SIGMAS * noise, _SURE)
+    least = max(SURE_SIGMAS * noise, SURE)
     for _ in range(_LOOKS):
-        found = parts(ink > max(least, _SURE_SHARE * _strongest(edges)), weights)
+        found = parts(ink > max(least, SURE_SHARE * _strongest(edges)), weights)
         likelihood = likelihood_of(found)
         long = np.maximum(found.right - found.left, found.bottom - found.top)
         likelihood[found.on_frame > _FOLLOWS_FRAME * long] = 0
@@ -218,8 +305,11 @@ def _writing(ink: Values, noise: float, spend: Spend) -> Mask:
         # The edges of a desk or a shadow must not set the threshold for the ink.
         edges = np.where(found.mask(unlikely), np.uint8(0), edges)
     if not len(found) or likelihood.max() == 0:
-        return np.zeros(ink.shape, bool)
-    return found.mask(belonging(found, int(likelihood.argmax())))
+        return np.zeros(ink.shape, bool), 0.0, None
+    chosen = belonging(found, int(likelihood.argmax()))
+    mask = found.mask(chosen)
+    sharpness = float(edges[mask].sum()) / max(float(levels[mask].sum()), 1.0)
+    return mask, sharpness, of_several(found, chosen)
 
 
 def _strongest(edges: Levels) -> float:
@@ -228,66 +318,21 @@ def _strongest(edges: Levels) -> float:
     return float(np.searchsorted(below, _STRONGEST / 100 * edges.size)) / 255
 
 
-def _followed(ink: Values, mask: Mask, noise: float) -> Mask:
-    """Return the mask of the strokes, followed from sure ink into faint ink."""
-    if not mask.any():
-        return mask
-    area = _around(mask)
-    near, own = ink[area], mask[area]
-    strong = float(np.percentile(near[own], _STRONG))
-    bound = max(_SURE_SIGMAS * noise, _SURE_SHARE * strong, _SURE)
-    sure = own & (near > bound)
-    low = max(_FAINT_SIGMAS * noise, _FAINT_SHARE * strong, _FAINT)
-    for step in _STEPS:
-        if low * step >= bound or not sure.any():
-            break
-        faint = parts(near > low * step, sure.astype(np.float32))
-        chosen = faint.weight > 0
-        if not _leaks(faint, chosen, sure):
-            grown = np.zeros(mask.shape, bool)
-            grown[area] = faint.mask(chosen)
-            return grown
-    return mask
-
-
-def _spans(mask: Mask) -> tuple[Labels, Labels]:
-    """Return the numbers of the rows, and of the columns, that have ink."""
-    return np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-
-
-def _around(mask: Mask) -> Area:
-    """Return the rows and the columns that faint ink may reach."""
-    rows, columns = _spans(mask)
-    reach = int(_ROOM * max(np.ptp(rows), np.ptp(columns))) + _PIXELS
-    down, across = (
-        slice(max(0, int(lines[0]) - reach), int(lines[-1]) + reach)
-        for lines in (rows, columns)
-    )
-    return down, across
-
-
-def _leaks(faint: Parts, chosen: Mask, sure: Mask) -> bool:
-    """Return whether parts reach the frame where sure ink does not."""
-    inner = sure[1:-1, 1:-1]
-    on_frame = np.count_nonzero(sure) - np.count_nonzero(inner)
-    return bool(faint.on_frame[chosen].sum() > 2 * on_frame + 2)
-
-
 def _closer(
-    grey: Image.Image, ink: Values, mask: Mask, note: Note, spend: Spend
-) -> tuple[Values, Mask]:
-    """Return the ink and its mask in a picture that is reduced less, if it is small."""
-    rows, columns = _spans(mask)
+    grey: Image.Image, ink: Values, mask: Mask, noise: float, note: Note, spend: Spend
+) -> tuple[Values, Mask, float]:
+    """Return ink, mask and noise in a picture that is reduced less, if it is small."""
+    rows, columns = spans(mask)
     height, width = mask.shape
     long = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
-    reach = int(_MARGIN * long) + _PIXELS
+    reach = int(_MARGIN * long) + PIXELS
     top, bottom = max(0, int(rows[0]) - reach), min(height, int(rows[-1]) + 1 + reach)
     left, right = (
         max(0, int(columns[0]) - reach),
         min(width, int(columns[-1]) + 1 + reach),
     )
     if max(right - left, bottom - top) > _NEAR * max(mask.shape):
-        return ink, mask
+        return ink, mask, noise
     spend(_CLOSER_NS)
     across, down = grey.width / width, grey.height / height
     region = (left * across, top * down, right * across, bottom * down)
@@ -295,15 +340,16 @@ def _closer(
     resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     work = grey.resize(size, resampling, box=region, reducing_gap=2.0)
     widest = int(_STROKE_SHARE * long * size[0] / (right - left)) | 1
-    near, noise = _ink(work, min(max(widest, 9), _WIDEST))
-    near, _ = without_ruling(near, max(_LINE_SIGMAS * noise, _SURE))
+    near, fine = _ink(np.asarray(work), min(max(widest, 9), _WIDEST))
+    near, _ = without_ruling(near, max(_LINE_SIGMAS * fine, SURE))
     found = Image.fromarray(mask[top:bottom, left:right])
     found = found.resize(size, Image.Resampling.NEAREST)
     note("closer", f"{long} of {max(mask.shape)} pixels are looked at again", near)
-    closer = _followed(near, window(np.asarray(found), 3, np.maximum), noise)
-    if float(np.percentile(near[closer], _FULL_PERCENTILE)) < _FAINT:
-        return ink, mask  # the find is a speck that the finer picture does not show
-    return near, closer
+    closer = followed(near, window(np.asarray(found), 3, np.maximum), fine)
+    if share_of(near[closer], _FULL_PERCENTILE) < FAINT:
+        # The find is a speck that the finer picture does not show.
+        return ink, mask, noise
+    return near, closer, fine
 
 
 def _size_of(
@@ -319,10 +365,10 @@ def _size_of(
 
 def _close_up(ink: Values, mask: Mask, least_full: float) -> Values:
     """Return the writing without its surroundings, at detail size, from 0 to 1."""
-    rows, columns = _spans(mask)
+    rows, columns = spans(mask)
     area = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    ink, mask = np.pad(ink[area], _BORDER), np.pad(mask[area], _BORDER)
-    full = max(float(np.percentile(ink[mask], _FULL_PERCENTILE)), 1e-3)
+    ink, mask = padded(ink[area], _BORDER), padded(mask[area], _BORDER)
+    full = max(share_of(ink[mask], _FULL_PERCENTILE), 1e-3)
     long = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
     reach = int(_LOCAL * long) | 1
     own = np.asarray(shown(np.where(mask, ink / np.float32(full), 0)))
