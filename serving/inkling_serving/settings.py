@@ -14,9 +14,9 @@ from typing import Any
 from inkling.errors import InvalidRequest
 from inkling.image.budget import DEFAULT_LIMITS, Limits
 from inkling.model.repository import FORMATS, check_model_name
-from inkling_serving.capture_settings import CaptureOptions
 from inkling_serving.engine_addresses import engine_address
 from inkling_serving.environment import given_settings, remarks, variable_of
+from inkling_serving.optional_settings import CaptureOptions, TraceOptions
 from inkling_serving.quotas import Quotas
 from inkling_serving.runtime.cores import usable_cores
 from inkling_serving.setting_fields import (
@@ -26,7 +26,6 @@ from inkling_serving.setting_fields import (
     parsed,
     setting,
 )
-from inkling_serving.telemetry.trace_settings import TraceOptions
 
 __all__ = ["Settings", "add_flags", "from_flags"]
 

@@ -40,6 +40,7 @@ from inkling.errors import (
     QuotaExceeded,
     TooLarge,
     Unauthenticated,
+    UnknownRequest,
     UnsupportedMediaType,
 )
 from inkling.gateway.status import ERROR_CODE_KEY, GRPC_STATUS
@@ -242,6 +243,7 @@ _CLASSES = {
     ErrorCode.OVERLOADED: Overloaded,
     ErrorCode.QUOTA_EXCEEDED: QuotaExceeded,
     ErrorCode.NOT_FOUND: NotFound,
+    ErrorCode.UNKNOWN_REQUEST: UnknownRequest,
     ErrorCode.METHOD_NOT_ALLOWED: NotFound,
     ErrorCode.INTERNAL: InternalError,
 }

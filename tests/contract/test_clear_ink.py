@@ -129,7 +129,7 @@ def test_two_digits_side_by_side_are_a_doubt(
 
 def test_ink_like_the_paper_is_a_doubt(digit_contract: Contract) -> None:
     """Ink hardly stronger than the paper's noise is found, and the find is unsure."""
-    found = explain(_paper(3, noise=6.0, strength=0.3), digit_contract)[2]
+    found = explain(_paper(1, noise=4.0, strength=0.3), digit_contract)[2]
 
     assert found is not None
     assert found.reason == "unsure"

@@ -154,7 +154,7 @@ def test_the_gateway_is_its_closure(built: Replay) -> None:
     assert {re.sub(r"[-_.]+", "-", name) for name in listed} == set(found)
     assert any(f.match("inkling_serving/__pycache__/service.*.pyc") for f in files)
     commands = set(re.findall(r"^ {4}(\w+) ", shown.stdout.decode(), re.MULTILINE))
-    own = {"classify", "doctor", "models", "promote", "rollback"}
+    own = {"classify", "doctor", "models", "promote", "replay", "rollback"}
     assert own | {"serve", "up"} == commands
 
 

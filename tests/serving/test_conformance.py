@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -97,9 +98,12 @@ def _chunks(body: bytes, size: int = 65_536) -> bytes:
 
 
 def _json(length: int) -> bytes:
-    """Return a JSON body of this many bytes with one picture."""
-    image = base64.b64encode(_PNG).decode()
-    return json.dumps({"images": [{"b64": image}]}).encode().ljust(length)
+    """Return a JSON body of this many bytes with one picture, which fills it."""
+    room = (length - len(_json_of(b""))) // 4 * 3 - len(_PNG) - 12
+    chunk = b"prVt" + bytes(room)
+    sized = room.to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    image = base64.b64encode(_PNG[:33] + sized + _PNG[33:])
+    return _json_of(image).ljust(length)
 
 
 def _parts(count: int, content: bytes, options: bytes = b"") -> bytes:

@@ -46,6 +46,7 @@ def _bodies(picture: bytes) -> dict[str, Any]:
     return {
         ":classify": picture,
         ":explain": picture,
+        ":promote": b'{"version": 1}',
         ":predict": json.dumps({"instances": [{"b64": text}]}).encode(),
         "/feedback": b'{"request_id": "a", "label": "7"}',
         "/infer": json.dumps({"inputs": [one], "id": "a"}).encode(),
@@ -65,9 +66,10 @@ def test_every_documented_address_answers(
 
     assert described.described.operation(route.method, path) is not None
     # No model is unloaded by a request, as its description says; and this gateway
-    # captures nothing, so that it takes no feedback.
-    refused = {"unload": 400, "feedback": 404}
-    assert refused.get(path.rpartition("/")[2], 200) == answer.status, answer.body
+    # captures nothing, so that it takes no feedback, and has no keys for its labels.
+    refused = {"/unload": 400, "/feedback": 404, "/labels": 403}
+    refused |= {":promote": 403, ":rollback": 403}
+    assert refused.get(end[0] if end else "", 200) == answer.status, answer.body
 
 
 def _sha256(gateway: DescribedGateway) -> str:

@@ -156,9 +156,12 @@ def test_versions_and_labels(labelled: Stub, picture: bytes) -> None:
     ]
     for fields, expected in asked:
         assert expected == labelled.Classify(_request(picture, **fields)).version
-    for fields in ({"version": 3}, {"version": 0}, {"version_label": "gone"}):
+    for fields in ({"version": 3}, {"version": 0}, {"version_label": "nobody"}):
         error = _refused(lambda f=fields: labelled.Classify(_request(picture, **f)))
         assert (_NOT_FOUND, "model_not_found") == (error.code(), _code(error))
+    # The version of the label may still come.
+    error = _refused(lambda: labelled.Classify(_request(picture, version_label="gone")))
+    assert (grpc.StatusCode.UNAVAILABLE, "not_ready") == (error.code(), _code(error))
     model = labelled.GetModel(pb.GetModelRequest(model="mlp"))
     assert [(2, ["canary"]), (1, ["stable"])] == [
         (v.version, list(v.version_labels)) for v in model.versions
@@ -346,7 +349,7 @@ class _Faulty:
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
 
-    def select(self, *_: Any) -> _Faulty:
+    def select(self, *_: Any, **__: Any) -> _Faulty:
         return self
 
     def predict(self, inputs: np.ndarray, _: float | None = None) -> np.ndarray:

@@ -269,7 +269,8 @@ def test_fields_of_a_model(gateway: Any) -> None:
     [version] = model["versions"]
     computed = ("contract", "contract_json", "accuracy", "tflite")
 
-    assert {"name", "ready", "versions", "model_version_status"} == set(model)
+    fields = {"name", "ready", "versions", "model_version_status", "shares"}
+    assert fields == set(model)
     assert model["ready"] is True
     assert {
         "version": 1,

@@ -269,7 +269,6 @@ _FORMS = [
         "an option twice",
         _part(_PNG) + _field("top_k", b"3") + _field("top_k", b"2") + _END,
     ),
-    _form("name in Latin-1", _part(_PNG).replace(b"f.png", b"\xe9.png") + _END),
     _form("part without a disposition", b"--frontier\r\nA: b\r\n\r\nx\r\n" + _END),
     _form(
         "nested parts",

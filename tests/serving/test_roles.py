@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -125,9 +126,10 @@ def test_each_method_is_in_the_table(over_grpc: grpc_server.Here) -> None:
     """The table has the methods of all services, and no others."""
     found = _Recorder()
     nothing: Any = None
+    service: Any = SimpleNamespace(quotas=None)
     for dialect in (
-        TensorFlowServingDialect(nothing, nothing, nothing),
-        OpenInferenceDialect(nothing, nothing, nothing, over_grpc.server.streams),
+        TensorFlowServingDialect(service, nothing, nothing),
+        OpenInferenceDialect(service, nothing, nothing, over_grpc.server.streams),
     ):
         dialect.add_to(found)  # type: ignore[arg-type]
     for file in (

@@ -56,7 +56,7 @@ def _mirrored(
     mirror = Mirror(fake, metrics, DEFAULT_LIMITS, lambda: is_busy)
     until(lambda: bool(mirror._shadows))
     try:
-        yield Service(fake, DEFAULT_LIMITS, 32, mirror), engine, metrics
+        yield Service(fake, DEFAULT_LIMITS, 32, mirror=mirror), engine, metrics
     finally:
         engine.shadow.free.set()
         mirror.close()

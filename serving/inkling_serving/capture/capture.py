@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from inkling.types import Prediction
     from inkling_serving.capture.segment import Segment
-    from inkling_serving.capture_settings import CaptureOptions
     from inkling_serving.engines.base import Servable
+    from inkling_serving.optional_settings import CaptureOptions
     from inkling_serving.runtime.timings import Timings
 
 __all__ = ["Capture", "check_capture"]

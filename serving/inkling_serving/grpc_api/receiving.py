@@ -25,6 +25,9 @@ __all__ = ["Receiving"]
 _TURN_S, _PATIENCE_S = 0.03, 0.25
 # The calls that may have a turn at once while memory is not short.
 _MANY = 8
+# The pause between two looks of a call that waits for its turn: where the system allows
+# no further thread, the end of a call is told late.
+_PAUSE_S = 0.25
 
 
 class Receiving:
@@ -74,7 +77,8 @@ class Receiving:
         if not context.add_callback(turn.set):
             turn.set()
         self.look()
-        turn.wait()
+        while not turn.wait(_PAUSE_S) and context.is_active():
+            self.look()
         with self._lock:
             if self._withdrawn(peer, turn):
                 return

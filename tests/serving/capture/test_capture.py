@@ -25,7 +25,7 @@ from inkling.types import Origin, Prediction, Score
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.capture.capture import Capture, check_capture
-from inkling_serving.capture_settings import CaptureOptions
+from inkling_serving.optional_settings import CaptureOptions
 from inkling_serving.runtime.timings import Timings
 from tests.support.gateway_process import GatewayProcess, children_of
 from tests.support.machine import until

@@ -22,7 +22,7 @@ import numpy as np
 from inkling.contract import Contract, TrainingData
 from inkling.errors import UnknownRequest
 from inkling_serving.capture.capture import Capture
-from inkling_serving.capture_settings import CaptureOptions
+from inkling_serving.optional_settings import CaptureOptions
 from inkling_serving.runtime.timings import Timings
 
 class Version:

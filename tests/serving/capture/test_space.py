@@ -12,7 +12,7 @@ from inkling.capture.store import Store
 from inkling_serving.capture.capture import Capture
 from inkling_serving.capture.segment import Segment
 from inkling_serving.capture.space import NoSpace, Space
-from inkling_serving.capture_settings import CaptureOptions
+from inkling_serving.optional_settings import CaptureOptions
 from tests.support.machine import until
 
 _MIB = 1024**2

@@ -82,13 +82,13 @@ def test_a_disk_without_room_is_no_end(tmp_path: Path) -> None:
     folder = tmp_path / "figures"
     folder.mkdir()
     metrics = Metrics(folder)
-    (folder / f"{os.getpid()}.new").mkdir()  # nothing can be written there
+    (folder / f"{os.getpid()}.new-json").mkdir()  # nothing can be written there
     _asked(metrics)
     with pytest.raises(OSError, match="directory"):
         metrics.save()
 
     assert 1 == _counted(metrics)
-    (folder / f"{os.getpid()}.new").rmdir()
+    (folder / f"{os.getpid()}.new-json").rmdir()
     metrics.save()
     assert (folder / f"{os.getpid()}.json").exists()
 

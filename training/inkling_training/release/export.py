@@ -256,13 +256,15 @@ def _check_runs(model: bytes, batch: int) -> None:
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
     try:
-        interpreter = Interpreter(model_content=model)
-        [taken] = interpreter.get_input_details()
-        shape = (batch, *taken["shape"][1:])
-        interpreter.resize_tensor_input(taken["index"], shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(taken["index"], np.zeros(shape, taken["dtype"]))
-        interpreter.invoke()
+        # LiteRT tells each process once which of its parts it uses.
+        with quiet_stderr():
+            interpreter = Interpreter(model_content=model)
+            [taken] = interpreter.get_input_details()
+            shape = (batch, *taken["shape"][1:])
+            interpreter.resize_tensor_input(taken["index"], shape)
+            interpreter.allocate_tensors()
+            interpreter.set_tensor(taken["index"], np.zeros(shape, taken["dtype"]))
+            interpreter.invoke()
     except (ValueError, RuntimeError):
         raise Unconvertible([]) from None
 

@@ -24,7 +24,7 @@ from inkling.image.formats.catalogue import SUFFIXES
 from inkling.model.repository import Repository, check_model_name
 from inkling_training.tensorflow_import import tensorflow_import
 
-__all__ = ["FIGURE", "due", "published_by", "watch"]
+__all__ = ["FIGURE", "due", "published_by", "unfinished", "watch"]
 
 # The figure in a version's card that names its retraining.
 FIGURE = "retraining"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of the capture, which are among those of the gateway."""
+"""The settings of the capture and of the traces, which are among the gateway's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from inkling_serving.setting_fields import setting
 
-__all__ = ["CaptureOptions"]
+__all__ = ["CaptureOptions", "TraceOptions"]
 
 _GIB = 1024**3
 _WEEK_S = 7 * 86400.0
@@ -36,4 +36,21 @@ class CaptureOptions:
         "what each picture goes through before it is stored: MODULE:FUNCTION, which "
         "gets and returns bytes, or a command from its standard input to its output; "
         "a picture on which it fails is not stored",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceOptions:
+    """The settings of the traces; `Settings` documents and checks them."""
+
+    trace_endpoint: str = setting(
+        "",
+        "address of an OpenTelemetry collector (OTLP over gRPC) that gets traces, such "
+        "as http://127.0.0.1:4317; needs inkling-serving[tracing]",
+    )
+    trace_share: float = setting(
+        0.01,
+        "share of the requests to trace, 0 to 1, where the caller does not decide",
+        0,
+        1,
     )
