@@ -75,7 +75,10 @@ _FAINT_SHARE, _FAINT_SIGMAS, _FAINT = 0.1, 4.0, 0.025
 _STRONG = 90
 # The factors of these bounds, one after the other, until the faint ink does not leak.
 _STEPS = (1.0, 1.6, 2.5)
-_LINE_SIGMAS = 3.0
+# A part of faint ink within this share of the find's long side, and at least as long as
+# the other share, belongs to it.
+_GAP, _PIECE = 0.1, 0.3
+_LINE_SIGMAS, _LINE, _CLOSE_LINE = 3.0, 0.04, 0.02
 # A part on the frame along this share of its long side follows the frame.
 _FOLLOWS_FRAME = 0.4
 # A find that is duller than this, and that a square of this share of its long side fits
@@ -243,7 +246,7 @@ def _searched(
     ink, noise = _ink(levels if has_dark_ink else ~levels, _WIDEST)
     if inside is not None:
         noise = noise_of(ink, inside)
-    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _SURE))
+    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _LINE))
     if lines:
         spend(_RULING_NS)
     mask, sharpness, doubt = _writing(ink, noise, spend)
@@ -334,9 +337,24 @@ def _followed(ink: Values, mask: Mask, noise: float) -> Mask:
         chosen = faint.weight > 0
         if not _leaks(faint, chosen, sure):
             grown = np.zeros(mask.shape, bool)
-            grown[area] = faint.mask(chosen)
+            grown[area] = faint.mask(chosen | _beside(faint, chosen))
             return grown
     return mask
+
+
+def _beside(faint: Parts, chosen: Mask) -> Mask:
+    """Return which other parts of faint ink belong to the strokes that were followed.
+
+    A part on the frame is a line of the paper, and goes on beyond what is looked at.
+    """
+    left, top = faint.left[chosen].min(), faint.top[chosen].min()
+    right, bottom = faint.right[chosen].max(), faint.bottom[chosen].max()
+    across = np.maximum(left - faint.right, faint.left - right)
+    down = np.maximum(top - faint.bottom, faint.top - bottom)
+    long = max(right - left, bottom - top)
+    size = np.maximum(faint.right - faint.left, faint.bottom - faint.top)
+    near = np.maximum(across, down) <= _GAP * long
+    return np.asarray(near & (size >= _PIECE * long) & (faint.on_frame == 0), bool)
 
 
 def _spans(mask: Mask) -> tuple[Labels, Labels]:
@@ -385,7 +403,7 @@ def _closer(
     work = grey.resize(size, resampling, box=region, reducing_gap=2.0)
     widest = int(_STROKE_SHARE * long * size[0] / (right - left)) | 1
     near, fine = _ink(np.asarray(work), min(max(widest, 9), _WIDEST))
-    near, _ = without_ruling(near, max(_LINE_SIGMAS * fine, _SURE))
+    near, _ = without_ruling(near, max(_LINE_SIGMAS * fine, _CLOSE_LINE))
     found = Image.fromarray(mask[top:bottom, left:right])
     found = found.resize(size, Image.Resampling.NEAREST)
     note("closer", f"{long} of {max(mask.shape)} pixels are looked at again", near)
