@@ -67,7 +67,7 @@ class Batch:
 def prepared(
     batch: Batch, contract: Contract, budget: Budget, timings: Timings
 ) -> npt.NDArray[np.float32]:
-    """Return the model inputs of the images that are not refused; the batch gets doubts.
+    """Return the inputs of the images that are not refused; the batch gets doubts.
 
     The shape is (n, *input_shape).
     """

@@ -150,9 +150,7 @@ class Service:
         batch = Batch(images, names, options.partial)
         budget = Budget(self._limits, _QUICK_NS if quickly else None)
         inputs, left_s = _in_time(batch, servable, budget, timings, timeout_s)
-        found = _predictions(
-            servable, inputs, options, timings, left_s, batch.doubts
-        )
+        found = _predictions(servable, inputs, options, timings, left_s, batch.doubts)
         return Answer(_origin(servable), batch.with_refused(found))
 
     def is_quick(self, target: Target, image: bytes) -> bool:
@@ -190,9 +188,7 @@ class Service:
         if isinstance(image, InklingError):
             raise image
         started = perf_counter()
-        inputs, stages, doubt = explain(
-            image, servable.contract, Budget(self._limits)
-        )
+        inputs, stages, doubt = explain(image, servable.contract, Budget(self._limits))
         timings.preprocess = perf_counter() - started
         rows = inputs[np.newaxis]
         found = _predictions(servable, rows, options, timings, None, [doubt])

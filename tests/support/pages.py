@@ -177,7 +177,9 @@ def pair(number: int, gap: float = 0.3) -> bytes:
     chance = random.Random(f"pair {number}")
     drawn = {"pen": chance.choice((4, 6, 8, 12)), "strength": 0.9, "fading": 1}
     side = chance.choice((120, 200, 300))
-    inks = [_ink(digit, side, drawn, chance) for digit in (number // 10 % 10, number % 10)]
+    inks = [
+        _ink(digit, side, drawn, chance) for digit in (number // 10 % 10, number % 10)
+    ]
     inks = [ink.crop(ink.getbbox()) for ink in inks]
     mask = Image.new("L", (1024, 768))
     left = chance.randint(60, 960 - 2 * side - round(gap * side))

@@ -112,10 +112,11 @@ def unlimited(nanoseconds: int) -> None:
 
 def framed(
     picture: Image.Image, contract: Contract, note: Note, spend: Spend = unlimited
-) -> Image.Image:
+) -> tuple[Image.Image, None]:
     """Return the sample: mode `L`, of the contract's size, light ink on black (0).
 
-    A picture without ink becomes a black sample.
+    A picture without ink becomes a black sample. These finders never doubt: the second
+    value is None.
 
     Args:
         picture: A picture of mode `L` or `RGB` and of any size.
@@ -142,10 +143,10 @@ def framed(
     mask = _writing(ink, noise, spend)
     if not mask.any():
         note("nothing", "this paper shows no ink", ink)
-        return Image.new("L", (contract.width, contract.height))
+        return Image.new("L", (contract.width, contract.height)), None
     strokes = _close_up(ink, mask)
     spend(_DETAIL_NS * strokes.size)
-    return sample_of(strokes, mask, contract, note)
+    return sample_of(strokes, mask, contract, note), None
 
 
 def sample_of(

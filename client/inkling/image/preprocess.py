@@ -109,8 +109,7 @@ def prepare(
 ) -> tuple[Input, Doubt | None]:
     """Return the model input for one encoded image, and the finder's doubt about it.
 
-    Arguments, input and errors are those of `to_input`. The doubt is None if there is
-    none, and if the contract's finder never doubts.
+    Arguments, input and errors are those of `to_input`; only `ink-3` ever doubts.
     """
     budget = budget or Budget()
     decoded = decode(image, contract.min_side, budget)
@@ -262,7 +261,7 @@ def _within(inputs: Input, low: Input, high: Input) -> bool:
 def explain(
     image: bytes, contract: Contract, budget: Budget | None = None
 ) -> tuple[Input, list[Stage], Doubt | None]:
-    """Return the model input, every stage from the decoded picture to it, and the doubt.
+    """Return the model input, every stage to it, and the finder's doubt.
 
     Arguments, model input and errors are those of `to_input`.
 
@@ -325,7 +324,8 @@ def _prepared(
     if fits:
         sample = _light_on_dark(picture, contract, note)
     if finds and not (fits and _stays(sample, contract)):
-        picture, doubt = _found(picture, contract, note, spend)
+        frame = follow if contract.finder == "ink-3" else framed
+        picture, doubt = frame(picture, contract, note, spend)
         note("model input", _MODEL_INPUT, picture)
         return np.asarray(picture).reshape(contract.input_shape), doubt
     if fits:
@@ -335,17 +335,6 @@ def _prepared(
     pixels = pixels.reshape(contract.height, contract.width, contract.channels)
     note("model input", _MODEL_INPUT, pixels.astype(np.uint8, copy=False))
     return _arranged(pixels, contract), None
-
-
-def _found(
-    picture: Image.Image, contract: Contract, note: Note, spend: Spend
-) -> tuple[Image.Image, Doubt | None]:
-    if contract.finder != "ink-3":
-        return framed(picture, contract, note, spend), None
-    sample, doubt = follow(picture, contract, note, spend)
-    if doubt is not None:
-        note("doubt", f"{doubt.reason}: {doubt.text}", sample)
-    return sample, doubt
 
 
 def _stays(sample: Pixels, contract: Contract) -> bool:

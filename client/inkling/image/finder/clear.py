@@ -78,7 +78,9 @@ class Clear:
         ink = np.where(window(self.mask, self.beside, np.maximum), self.ink, 0)
         ink = (ink - np.float32(_SOFT_FROM)) * np.float32(1 / (_SOFT_TO - _SOFT_FROM))
         cut = shown(ink).crop((left, top, right, bottom))
-        scale = _DETAIL_SIDE / max(bottom - top - 2 * _BORDER, right - left - 2 * _BORDER)
+        scale = _DETAIL_SIDE / max(
+            bottom - top - 2 * _BORDER, right - left - 2 * _BORDER
+        )
         size = (max(1, round(cut.width * scale)), max(1, round(cut.height * scale)))
         large = cut.resize(size, Image.Resampling.BICUBIC)
         return np.asarray(large, np.float32) / np.float32(255)
@@ -106,7 +108,10 @@ def clear_ink(picture: Image.Image, contract: Contract) -> Clear | None:
     if min(darkest, lightest) > _EVEN or max(darkest, lightest) < _CONTRAST:
         return None
     is_dark = darkest > lightest
-    if contract.polarity not in ("auto", "dark_on_light" if is_dark else "light_on_dark"):
+    if contract.polarity not in (
+        "auto",
+        "dark_on_light" if is_dark else "light_on_dark",
+    ):
         return None
     strength = paper - levels.astype(np.int16) if is_dark else levels - np.int16(paper)
     # An edge that the enlargement made is as wide as two pixels of the picture.

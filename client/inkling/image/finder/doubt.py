@@ -95,9 +95,7 @@ def of_several(found: Parts, chosen: Mask) -> Doubt | None:
     large &= found.bottom - found.top >= _HEIGHT * height
     large &= found.on_frame == 0
     main = int(np.where(chosen, found.weight, 0).argmax())
-    beside = np.maximum(
-        found.left - found.right[main], found.left[main] - found.right
-    )
+    beside = np.maximum(found.left - found.right[main], found.left[main] - found.right)
     rows = np.minimum(found.bottom, found.bottom[main])
     rows = rows - np.maximum(found.top, found.top[main])
     level = rows >= _OVERLAP * (found.bottom[main] - found.top[main])

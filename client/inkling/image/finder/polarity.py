@@ -16,8 +16,6 @@ import numpy as np
 from inkling.image.morphology import window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy.typing as npt
     from PIL import Image
 

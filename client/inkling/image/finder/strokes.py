@@ -26,7 +26,14 @@ from PIL import Image, ImageFilter
 
 from inkling.image.crop import Cut, cut_of
 from inkling.image.finder.clear import clear_ink
-from inkling.image.finder.doubt import of_strokes, of_several
+from inkling.image.finder.doubt import of_several, of_strokes
+from inkling.image.finder.following import (
+    FAINT,
+    SURE,
+    SURE_SIGMAS,
+    followed,
+    spans,
+)
 from inkling.image.finder.polarity import has_dark_ink
 from inkling.image.grey import to_grey
 from inkling.image.ink import (
@@ -50,7 +57,7 @@ if TYPE_CHECKING:
     from inkling.image.crop import Area
     from inkling.image.finder.doubt import Doubt
     from inkling.image.ink import Note
-    from inkling.image.morphology import Labels, Mask, Parts, Values
+    from inkling.image.morphology import Mask, Values
 
     Levels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -63,21 +70,13 @@ _THIN_SIDE = 96
 # Paper counts as no darker than this share of the lightest paper: the noise of a dark
 # corner is a large share of its brightness.
 _DARKEST, _DARK_SHARE = 16.0, 0.4
-# Sure ink has at least this share of the strength of the strongest edges, this many
-# times the noise, and this share of the paper's brightness.
-_SURE_SHARE, _SURE_SIGMAS, _SURE = 0.35, 5.0, 0.04
+# Sure ink has at least this share of the strength of the strongest edges.
+_SURE_SHARE = 0.35
 _STRONGEST = 99.7
 _EDGE_WINDOW = 5
 _LOOKS = 3
-# The same for faint ink; its share is that of the writing's strong ink, which is the
-# 90th percentile.
-_FAINT_SHARE, _FAINT_SIGMAS, _FAINT = 0.1, 4.0, 0.025
-_STRONG = 90
-# The factors of these bounds, one after the other, until the faint ink does not leak.
-_STEPS = (1.0, 1.6, 2.5)
-# A part of faint ink within this share of the find's long side, and at least as long as
-# the other share, belongs to it.
-_GAP, _PIECE = 0.1, 0.3
+# A line of ruling has at least this many times the noise, and this share of the paper's
+# brightness, in the search and in the closer look.
 _LINE_SIGMAS, _LINE, _CLOSE_LINE = 3.0, 0.04, 0.02
 # A part on the frame along this share of its long side follows the frame.
 _FOLLOWS_FRAME = 0.4
@@ -85,9 +84,8 @@ _FOLLOWS_FRAME = 0.4
 # into, may be a shine: a find of the other polarity is the writing if it is this many
 # times as sharp.
 _DULL, _BLOB, _SHARPER = 0.6, 0.35, 1.9
-# How far faint ink may go beyond the sure ink, and the margin of the closer look, as
-# shares of the find's long side, and in pixels more.
-_ROOM, _MARGIN, _PIXELS = 1.0, 0.4, 8
+# The margin of the closer look, as a share of the find's long side, and in pixels more.
+_MARGIN, _PIXELS = 0.4, 8
 # A look is closer if it shows at most this share of the picture. It has at least this
 # many pixels on its long side, and strokes are narrower than this share of the find.
 _NEAR, _CLOSER_SIDE, _FEWEST, _STROKE_SHARE = 0.5, 144, 96, 0.25
@@ -104,8 +102,9 @@ _SHOWN = 0.5
 # of every further look, of the closer look, and per pixel of the close-up.
 _SEARCH_NS, _RULING_NS, _LOOK_NS = 6_100_000, 2_500_000, 2_300_000
 _CLOSER_NS, _DETAIL_NS = 4_000_000, 45
-_CLEAR_NS = 400_000
-_inverted = bytes(range(255, -1, -1))
+# Measured against the search, interleaved: a clear drawing takes a fifth of its time.
+_CLEAR_NS = 1_300_000
+_INVERTED = bytes(range(255, -1, -1))
 _SIGMA_PER_MEDIAN = 1.4826 / 2**0.5
 
 
@@ -162,13 +161,15 @@ def follow(
     clear = clear_ink(picture, contract)
     if clear is not None:
         note("clear", "strong ink on even paper needs no search", clear.grey)
+        if clear.doubt is not None:
+            note("doubt", f"{clear.doubt.reason}: {clear.doubt.text}", clear.grey)
         return sample_of(clear.strokes(), clear.mask, contract, note), clear.doubt
-    spend(_SEARCH_NS)
+    spend(_SEARCH_NS - _CLEAR_NS)
     grey, work, inside, guess = _work(picture, contract, note)
     found = _decided(work, inside, guess, spend)
     if not found.has_dark_ink:
-        grey = grey.point(_inverted)
-        note("inverted", "light ink on dark paper", work.point(_inverted))
+        grey = grey.point(_INVERTED)
+        note("inverted", "light ink on dark paper", work.point(_INVERTED))
     ink, mask, noise = found.ink, found.mask, found.noise
     note("ink", f"paper removed; its noise is {noise:.1%}", ink)
     if found.lines:
@@ -180,9 +181,9 @@ def follow(
     least_full, doubt = 1.0, found.doubt
     if inside is None:
         least_full = _LEAST_FULL
-        followed = _followed(ink, mask, noise)
+        whole = followed(ink, mask, noise)
         sure = int(np.count_nonzero(mask))
-        ink, mask, noise = _closer(grey, ink, followed, noise, note, spend)
+        ink, mask, noise = _closer(grey, ink, whole, noise, note, spend)
         grew = int(np.count_nonzero(mask)) / sure
         doubt = doubt or of_strokes(ink, mask, noise, grew)
     spend(_DETAIL_NS * _DETAIL_SIDE * _DETAIL_SIDE)
@@ -190,6 +191,8 @@ def follow(
     if not (strokes > _SHOWN).any():
         note("nothing", "what was found is too faint to be ink", ink)
         return Image.new("L", (contract.width, contract.height)), None
+    if doubt is not None:
+        note("doubt", f"{doubt.reason}: {doubt.text}", ink)
     return sample_of(strokes, mask, contract, note), doubt
 
 
@@ -235,7 +238,7 @@ def _is_blob(mask: Mask) -> bool:
     """Return whether a large square fits into the mask, as into no stroke."""
     if not mask.any():
         return True
-    side = int(_BLOB * (1 + max(int(np.ptp(lines)) for lines in _spans(mask))))
+    side = int(_BLOB * (1 + max(int(np.ptp(lines)) for lines in spans(mask))))
     return bool(window(mask, max(side, 2), np.minimum).any())
 
 
@@ -294,7 +297,7 @@ def _writing(
     edges = window(levels, _EDGE_WINDOW, np.maximum)
     edges -= window(levels, _EDGE_WINDOW, np.minimum)
     weights = np.square(edges, dtype=np.float32)
-    least = max(_SURE_SIGMAS * noise, _SURE)
+    least = max(SURE_SIGMAS * noise, SURE)
     for _ in range(_LOOKS):
         found = parts(ink > max(least, _SURE_SHARE * _strongest(edges)), weights)
         likelihood = likelihood_of(found)
@@ -320,71 +323,11 @@ def _strongest(edges: Levels) -> float:
     return float(np.searchsorted(below, _STRONGEST / 100 * edges.size)) / 255
 
 
-def _followed(ink: Values, mask: Mask, noise: float) -> Mask:
-    """Return the mask of the strokes, followed from sure ink into faint ink."""
-    if not mask.any():
-        return mask
-    area = _around(mask)
-    near, own = ink[area], mask[area]
-    strong = share_of(near[own], _STRONG)
-    bound = max(_SURE_SIGMAS * noise, _SURE_SHARE * strong, _SURE)
-    sure = own & (near > bound)
-    low = max(_FAINT_SIGMAS * noise, _FAINT_SHARE * strong, _FAINT)
-    for step in _STEPS:
-        if low * step >= bound or not sure.any():
-            break
-        faint = parts(near > low * step, sure.astype(np.float32))
-        chosen = faint.weight > 0
-        if not _leaks(faint, chosen, sure):
-            grown = np.zeros(mask.shape, bool)
-            grown[area] = faint.mask(chosen | _beside(faint, chosen))
-            return grown
-    return mask
-
-
-def _beside(faint: Parts, chosen: Mask) -> Mask:
-    """Return which other parts of faint ink belong to the strokes that were followed.
-
-    A part on the frame is a line of the paper, and goes on beyond what is looked at.
-    """
-    left, top = faint.left[chosen].min(), faint.top[chosen].min()
-    right, bottom = faint.right[chosen].max(), faint.bottom[chosen].max()
-    across = np.maximum(left - faint.right, faint.left - right)
-    down = np.maximum(top - faint.bottom, faint.top - bottom)
-    long = max(right - left, bottom - top)
-    size = np.maximum(faint.right - faint.left, faint.bottom - faint.top)
-    near = np.maximum(across, down) <= _GAP * long
-    return np.asarray(near & (size >= _PIECE * long) & (faint.on_frame == 0), bool)
-
-
-def _spans(mask: Mask) -> tuple[Labels, Labels]:
-    """Return the numbers of the rows, and of the columns, that have ink."""
-    return np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-
-
-def _around(mask: Mask) -> Area:
-    """Return the rows and the columns that faint ink may reach."""
-    rows, columns = _spans(mask)
-    reach = int(_ROOM * max(np.ptp(rows), np.ptp(columns))) + _PIXELS
-    down, across = (
-        slice(max(0, int(lines[0]) - reach), int(lines[-1]) + reach)
-        for lines in (rows, columns)
-    )
-    return down, across
-
-
-def _leaks(faint: Parts, chosen: Mask, sure: Mask) -> bool:
-    """Return whether parts reach the frame where sure ink does not."""
-    inner = sure[1:-1, 1:-1]
-    on_frame = np.count_nonzero(sure) - np.count_nonzero(inner)
-    return bool(faint.on_frame[chosen].sum() > 2 * on_frame + 2)
-
-
 def _closer(
     grey: Image.Image, ink: Values, mask: Mask, noise: float, note: Note, spend: Spend
 ) -> tuple[Values, Mask, float]:
     """Return ink, mask and noise in a picture that is reduced less, if it is small."""
-    rows, columns = _spans(mask)
+    rows, columns = spans(mask)
     height, width = mask.shape
     long = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
     reach = int(_MARGIN * long) + _PIXELS
@@ -407,9 +350,10 @@ def _closer(
     found = Image.fromarray(mask[top:bottom, left:right])
     found = found.resize(size, Image.Resampling.NEAREST)
     note("closer", f"{long} of {max(mask.shape)} pixels are looked at again", near)
-    closer = _followed(near, window(np.asarray(found), 3, np.maximum), fine)
-    if share_of(near[closer], _FULL_PERCENTILE) < _FAINT:
-        return ink, mask, noise  # the find is a speck that the finer picture does not show
+    closer = followed(near, window(np.asarray(found), 3, np.maximum), fine)
+    if share_of(near[closer], _FULL_PERCENTILE) < FAINT:
+        # The find is a speck that the finer picture does not show.
+        return ink, mask, noise
     return near, closer, fine
 
 
@@ -426,7 +370,7 @@ def _size_of(
 
 def _close_up(ink: Values, mask: Mask, least_full: float) -> Values:
     """Return the writing without its surroundings, at detail size, from 0 to 1."""
-    rows, columns = _spans(mask)
+    rows, columns = spans(mask)
     area = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     ink, mask = padded(ink[area], _BORDER), padded(mask[area], _BORDER)
     full = max(share_of(ink[mask], _FULL_PERCENTILE), 1e-3)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Follows strokes from sure ink into faint ink, with a bound by the paper's noise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inkling.image.morphology import parts, share_of
+
+if TYPE_CHECKING:
+    from inkling.image.crop import Area
+    from inkling.image.morphology import Labels, Mask, Parts, Values
+
+__all__ = ["FAINT", "SURE", "SURE_SIGMAS", "followed", "spans"]
+
+# Sure ink has at least this share of the strength of strong ink, this many times the
+# noise, and this share of the paper's brightness.
+_SURE_SHARE, SURE_SIGMAS, SURE = 0.35, 5.0, 0.04
+# The same for faint ink; strong ink is the 90th percentile of the writing's.
+_FAINT_SHARE, _FAINT_SIGMAS, FAINT = 0.1, 4.0, 0.025
+_STRONG = 90
+# The factors of these bounds, one after the other, until the faint ink does not leak.
+_STEPS = (1.0, 1.6, 2.5)
+# A part of faint ink within this share of the find's long side, and at least as long as
+# the other share, belongs to it.
+_GAP, _PIECE = 0.1, 0.3
+# How far faint ink may go beyond the sure ink, as a share of the find's long side, and
+# in pixels more.
+_ROOM, _PIXELS = 1.0, 8
+
+
+def followed(ink: Values, mask: Mask, noise: float) -> Mask:
+    """Return the mask of the strokes, followed from sure ink into faint ink."""
+    if not mask.any():
+        return mask
+    area = _around(mask)
+    near, own = ink[area], mask[area]
+    strong = share_of(near[own], _STRONG)
+    bound = max(SURE_SIGMAS * noise, _SURE_SHARE * strong, SURE)
+    sure = own & (near > bound)
+    low = max(_FAINT_SIGMAS * noise, _FAINT_SHARE * strong, FAINT)
+    for step in _STEPS:
+        if low * step >= bound or not sure.any():
+            break
+        faint = parts(near > low * step, sure.astype(np.float32))
+        chosen = faint.weight > 0
+        if not _leaks(faint, chosen, sure):
+            grown = np.zeros(mask.shape, bool)
+            grown[area] = faint.mask(chosen | _beside(faint, chosen))
+            return grown
+    return mask
+
+
+def _beside(faint: Parts, chosen: Mask) -> Mask:
+    """Return which other parts of faint ink belong to the strokes that were followed.
+
+    A part on the frame is a line of the paper, and goes on beyond what is looked at.
+    """
+    left, top = faint.left[chosen].min(), faint.top[chosen].min()
+    right, bottom = faint.right[chosen].max(), faint.bottom[chosen].max()
+    across = np.maximum(left - faint.right, faint.left - right)
+    down = np.maximum(top - faint.bottom, faint.top - bottom)
+    long = max(right - left, bottom - top)
+    size = np.maximum(faint.right - faint.left, faint.bottom - faint.top)
+    near = np.maximum(across, down) <= _GAP * long
+    return np.asarray(near & (size >= _PIECE * long) & (faint.on_frame == 0), bool)
+
+
+def spans(mask: Mask) -> tuple[Labels, Labels]:
+    """Return the numbers of the rows, and of the columns, that have ink."""
+    return np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+
+
+def _around(mask: Mask) -> Area:
+    """Return the rows and the columns that faint ink may reach."""
+    rows, columns = spans(mask)
+    reach = int(_ROOM * max(np.ptp(rows), np.ptp(columns))) + _PIXELS
+    down, across = (
+        slice(max(0, int(lines[0]) - reach), int(lines[-1]) + reach)
+        for lines in (rows, columns)
+    )
+    return down, across
+
+
+def _leaks(faint: Parts, chosen: Mask, sure: Mask) -> bool:
+    """Return whether parts reach the frame where sure ink does not."""
+    inner = sure[1:-1, 1:-1]
+    on_frame = np.count_nonzero(sure) - np.count_nonzero(inner)
+    return bool(faint.on_frame[chosen].sum() > 2 * on_frame + 2)
