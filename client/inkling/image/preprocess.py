@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from inkling.errors import InvalidImage, InvalidRequest
-from inkling.image.budget import Budget
+from inkling.image.budget import Budget, Spend
 from inkling.image.decoding import Decoded, decode
 from inkling.image.finder.strokes import follow
 from inkling.image.grey import to_grey
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
-    from inkling.image.budget import Spend
     from inkling.image.finder.doubt import Doubt
     from inkling.image.morphology import Values
 

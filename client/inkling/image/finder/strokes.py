@@ -161,10 +161,22 @@ def follow(
     clear = clear_ink(picture, contract)
     if clear is not None:
         note("clear", "strong ink on even paper needs no search", clear.grey)
-        if clear.doubt is not None:
-            note("doubt", f"{clear.doubt.reason}: {clear.doubt.text}", clear.grey)
-        return sample_of(clear.strokes(), clear.mask, contract, note), clear.doubt
-    spend(_SEARCH_NS - _CLEAR_NS)
+        strokes, mask, doubt = clear.strokes(), clear.mask, clear.doubt
+    else:
+        spend(_SEARCH_NS - _CLEAR_NS)
+        strokes, mask, doubt = _followed(picture, contract, note, spend)
+    if not (strokes > _SHOWN).any():
+        note("nothing", "this paper shows no ink", strokes)
+        return Image.new("L", (contract.width, contract.height)), None
+    if doubt is not None:
+        note("doubt", f"{doubt.reason}: {doubt.text}", strokes)
+    return sample_of(strokes, mask, contract, note), doubt
+
+
+def _followed(
+    picture: Image.Image, contract: Contract, note: Note, spend: Spend
+) -> tuple[Values, Mask, Doubt | None]:
+    """Return the strokes at detail size, where they were found, and the doubt."""
     grey, work, inside, guess = _work(picture, contract, note)
     found = _decided(work, inside, guess, spend)
     if not found.has_dark_ink:
@@ -175,8 +187,7 @@ def follow(
     if found.lines:
         note("unruled", f"ruling removed from {found.lines} rows and columns", ink)
     if not mask.any():
-        note("nothing", "this paper shows no ink", ink)
-        return Image.new("L", (contract.width, contract.height)), None
+        return np.zeros(ink.shape, np.float32), mask, None
     # A picture of two clear levels has no faint ink.
     least_full, doubt = 1.0, found.doubt
     if inside is None:
@@ -187,13 +198,7 @@ def follow(
         grew = int(np.count_nonzero(mask)) / sure
         doubt = doubt or of_strokes(ink, mask, noise, grew)
     spend(_DETAIL_NS * _DETAIL_SIDE * _DETAIL_SIDE)
-    strokes = _close_up(ink, mask, least_full)
-    if not (strokes > _SHOWN).any():
-        note("nothing", "what was found is too faint to be ink", ink)
-        return Image.new("L", (contract.width, contract.height)), None
-    if doubt is not None:
-        note("doubt", f"{doubt.reason}: {doubt.text}", ink)
-    return sample_of(strokes, mask, contract, note), doubt
+    return _close_up(ink, mask, least_full), mask, doubt
 
 
 def _work(
