@@ -20,10 +20,10 @@ BESIDE = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check format lint types lock proto setup bench examples clean
+.PHONY: help up test test-all stack-test images release check format lint types lock proto setup bench examples clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: setup ## train, publish and serve; then open http://127.0.0.1:8080/
 	@$(BIN)/inkling up
@@ -31,12 +31,25 @@ up: setup ## train, publish and serve; then open http://127.0.0.1:8080/
 test: setup ## run all that a change must pass: the checks, then the tests
 	@$(MAKE) --no-print-directory --jobs 2 check
 	@failed=0; \
-	$(PYTEST) $(BESIDE) -m "not alone and not soak" || failed=1; \
-	$(PYTEST) -m "alone and not soak" || failed=1; \
+	$(PYTEST) $(BESIDE) -m "not alone and not soak and not stack" || failed=1; \
+	$(PYTEST) -m "alone and not soak and not stack" || failed=1; \
+	echo "The images were NOT built or run here; make stack-test does that."; \
 	exit $$failed
 
 test-all: test ## and the tests that take long or are seldom needed
 	@$(PYTEST) -m soak
+
+stack-test: setup ## build the images, run the Compose file, and break it (root, Debian)
+	@$(PYTEST) -m stack
+
+DOCKER ?= docker
+IMAGES := gateway training loadtest
+
+images: ## build the images of IMAGES: gateway training loadtest
+	@DOCKER="$(DOCKER)" scripts/images.sh $(IMAGES)
+
+release: setup ## build and try wheels and sources in dist/; VERSION=0.2.0 sets the version
+	@scripts/release.sh $(VERSION)
 
 check: format-check lint types lock-check proto-check ## run the checks without the tests
 
@@ -77,13 +90,13 @@ lock-check: $(UV)
 PROTOC = $(UV) run --quiet --no-project --isolated --python $(PYTHON) \
 	--with grpcio-tools==1.74.0 --with 'setuptools<81' python -m grpc_tools.protoc
 
-CLASSIFIER := inkling/v1/classifier.proto
+PROTOS := inkling/v1/classifier.proto inkling/v1/admin.proto
 WIRES := inkling_serving/tensorflow_serving_wire/tensorflow_serving.proto \
 	inkling_serving/open_inference_wire/open_inference.proto
 # $(call generate,FOLDER): write the generated code into FOLDER/client and FOLDER/serving.
 define generate
 	@cd client && ../$(PROTOC) -I. --python_out=$(1)/client --pyi_out=$(1)/client \
-		--grpc_python_out=$(1)/client $(CLASSIFIER)
+		--grpc_python_out=$(1)/client $(PROTOS)
 	@cd serving && ../$(PROTOC) -I. --python_out=$(1)/serving --pyi_out=$(1)/serving \
 		$(WIRES)
 endef

@@ -14,10 +14,10 @@ from inkling.model.repository import Repository
 from inkling_serving.engines.embedded import EmbeddedEngine
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.messages import Request
+from inkling_serving.keys import ApiKeys
 from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.timings import Timings
-from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 

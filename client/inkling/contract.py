@@ -54,6 +54,14 @@ class Source:
     recipe: str
 
 
+_NOT_OF_THE_INPUT = frozenset(
+    {
+        *("labels", "kind", "training_data", "outputs", "temperature"),
+        *("abstain_below", "tolerances", "source", "format"),
+    }
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contract:
     """The definition of a model's input and of the meaning of its scores.
@@ -199,6 +207,26 @@ class Contract:
     def hash(self) -> str:
         """`sha256:` and the hexadecimal SHA-256 of the canonical JSON."""
         return "sha256:" + hashlib.sha256(self.json.encode()).hexdigest()
+
+    @cached_property
+    def preparation(self) -> tuple[Any, ...]:
+        """All fields that decide how a picture becomes a model input."""
+        return tuple(
+            getattr(self, item.name)
+            for item in dataclasses.fields(self)
+            if item.name not in _NOT_OF_THE_INPUT
+        )
+
+    def takes_inputs_of(self, other: Contract) -> bool:
+        """Return whether inputs for another contract are right for this one.
+
+        The scores must mean the same, too, because who prepares inputs also reads them.
+        """
+        return (
+            self.preparation == other.preparation
+            and self.labels == other.labels
+            and self.outputs == other.outputs
+        )
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Contract:

@@ -3,16 +3,19 @@
 
 InklingError
     Unauthenticated         the API key is missing or wrong
+    PermissionDenied        the API key does not have the role for the request
     InvalidRequest          the server does not understand the request
         InvalidImage        the bytes are not a readable picture
         InvalidContract     the contract is malformed, or differs from the model's
     TooLarge                the request exceeds a limit on bytes, pixels or pictures
     UnsupportedMediaType    the picture or body has a format that is not accepted
     ModelNotFound           the model, version or version label does not exist
+    UnknownRequest          no captured request has the id of the feedback
     NotReady                the model exists but cannot answer yet
         BrokenVersion       a published version fails its own checks
     DeadlineExceeded        the caller's deadline passed before the answer
     Overloaded              the queue is full; the caller should retry later
+    QuotaExceeded           the caller's API key has used up its quota
     NotFound                the address does not exist
     MethodNotAllowed        the address exists, but does not accept the method
     InternalError           Inkling has a bug, or its installation is incomplete
@@ -44,8 +47,11 @@ __all__ = [
     "NotFound",
     "NotReady",
     "Overloaded",
+    "PermissionDenied",
+    "QuotaExceeded",
     "TooLarge",
     "Unauthenticated",
+    "UnknownRequest",
     "UnsupportedMediaType",
 ]
 
@@ -54,14 +60,17 @@ class ErrorCode(StrEnum):
     """The kind of an error, as one word that every protocol carries."""
 
     UNAUTHENTICATED = "unauthenticated"
+    PERMISSION_DENIED = "permission_denied"
     INVALID_IMAGE = "invalid_image"
     INVALID_REQUEST = "invalid_request"
     TOO_LARGE = "too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     MODEL_NOT_FOUND = "model_not_found"
+    UNKNOWN_REQUEST = "unknown_request"
     NOT_READY = "not_ready"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     OVERLOADED = "overloaded"
+    QUOTA_EXCEEDED = "quota_exceeded"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     INTERNAL = "internal"
@@ -91,6 +100,12 @@ class Unauthenticated(InklingError):
     """The server requires an API key, and the request's key is missing or wrong."""
 
     code = ErrorCode.UNAUTHENTICATED
+
+
+class PermissionDenied(InklingError):
+    """The API key is valid, but does not have the role that the request needs."""
+
+    code = ErrorCode.PERMISSION_DENIED
 
 
 class InvalidRequest(InklingError):
@@ -127,6 +142,12 @@ class ModelNotFound(InklingError):
     code = ErrorCode.MODEL_NOT_FOUND
 
 
+class UnknownRequest(InklingError):
+    """No captured request has the id that the feedback names."""
+
+    code = ErrorCode.UNKNOWN_REQUEST
+
+
 class NotReady(InklingError):
     """The model exists but cannot answer yet; a later retry can succeed."""
 
@@ -147,6 +168,17 @@ class Overloaded(InklingError):
     """More requests wait than can be answered in time; a later retry can succeed."""
 
     code = ErrorCode.OVERLOADED
+
+
+class QuotaExceeded(InklingError):
+    """The API key has used up its quota; a later retry can succeed.
+
+    Attributes:
+        retry_after_s: The seconds after which the server takes a request again.
+    """
+
+    code = ErrorCode.QUOTA_EXCEEDED
+    retry_after_s = 1
 
 
 class NotFound(InklingError):

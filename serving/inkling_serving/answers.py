@@ -1,22 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service returns: predictions, explanations and scores, with their origin."""
+"""What the service takes and returns: targets, options, and answers by origin."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from inkling.answers import answers
+from inkling.types import ClassifyOptions, Origin
+
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from inkling.contract import Contract
     from inkling.errors import InklingError
+    from inkling.image.finder.doubt import Doubt
     from inkling.image.preprocess import Stage
-    from inkling.types import Origin, Prediction
+    from inkling.types import Prediction
+    from inkling_serving.engines.base import Servable
+    from inkling_serving.runtime.timings import Timings
 
-__all__ = ["Answer", "Explanation", "Scores"]
+__all__ = [
+    "Answer",
+    "Explanation",
+    "Options",
+    "Scores",
+    "Target",
+    "origin_of",
+    "predictions_of",
+    "scores_of",
+]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The model that a request names.
+
+    Attributes:
+        model: The model's name.
+        version: The version's number, or None.
+        version_label: The version label, such as `stable`, or None. If both are None,
+            the version with the label `stable` answers, or else the newest.
+    """
+
+    model: str
+    version: int | None = None
+    version_label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options(ClassifyOptions):
+    """What a caller of the gateway wants of a classification.
+
+    Attributes:
+        partial: Whether the other images are answered if one is refused.
+    """
+
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,3 +105,40 @@ class Scores:
     origin: Origin
     contract: Contract
     values: npt.NDArray[np.float32]
+
+
+def predictions_of(
+    servable: Servable,
+    inputs: npt.NDArray[np.float32],
+    options: Options,
+    timings: Timings,
+    timeout_s: float | None = None,
+    doubts: Sequence[Doubt | None] = (),
+) -> tuple[list[Prediction], npt.NDArray[np.float32]]:
+    """Return the predictions, and the scores of all labels behind them."""
+    contract, origin = servable.contract, origin_of(servable)
+    if not len(inputs):
+        return [], np.empty((0, len(contract.labels)), np.float32)
+    scores = scores_of(servable, inputs, timings, timeout_s)
+    found = answers(scores, inputs, contract, options, origin, doubts)
+    return found, scores
+
+
+def scores_of(
+    servable: Servable,
+    inputs: npt.NDArray[np.float32],
+    timings: Timings,
+    timeout_s: float | None,
+) -> npt.NDArray[np.float32]:
+    """Return the scores of all labels, shape (n, classes), and note the time."""
+    started = perf_counter()
+    timings.images = len(inputs)
+    try:
+        return servable.predict(inputs, timeout_s)
+    finally:
+        timings.engine = perf_counter() - started
+
+
+def origin_of(servable: Servable) -> Origin:
+    """Return the model, the version and the contract of an answer."""
+    return Origin(servable.model, servable.version, servable.contract.hash)

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from inkling.errors import InklingError
+from inkling.errors import DeadlineExceeded, InklingError
 from inkling.image.budget import Budget
 from inkling.image.decoding import decode
-from inkling.image.preprocess import judged_pixels, scaled
+from inkling.image.inputs import check_inputs, scaled
+from inkling.image.preprocess import judged_pixels
 from inkling_serving.runtime.timings import Timings
 from inkling_serving.runtime.tracebacks import without_frames
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from inkling.contract import Contract
     from inkling.image.finder.doubt import Doubt
     from inkling.types import Prediction
+    from inkling_serving.engines.base import Servable
 
-__all__ = ["Batch", "prepared"]
+__all__ = ["Batch", "checked", "in_time", "prepared"]
 
 # The longest name of a caller's file in a message.
 _MAX_NAME = 80
@@ -43,6 +45,15 @@ class Batch:
     refused: dict[int, InklingError] = field(default_factory=dict)
     doubts: list[Doubt | None] = field(default_factory=list)
 
+    @property
+    def kept(self) -> Sequence[bytes]:
+        """The images that are not refused."""
+        return [
+            image
+            for place, image in enumerate(self.images)
+            if place not in self.refused and isinstance(image, bytes)
+        ]
+
     def refuse(self, place: int, error: InklingError) -> None:
         """Keep the error of an image; raise it if it refuses the whole request."""
         count = len(self.images)
@@ -54,6 +65,14 @@ class Batch:
         if not self.partial:
             raise error
         self.refused[place] = without_frames(error)
+
+    def read(self) -> list[tuple[int, bytes]]:
+        """Return the images that are not refused, each with its place."""
+        return [
+            (place, image)
+            for place, image in enumerate(self.images)
+            if place not in self.refused and not isinstance(image, InklingError)
+        ]
 
     def with_refused(
         self, found: Sequence[Prediction]
@@ -67,7 +86,7 @@ class Batch:
 def prepared(
     batch: Batch, contract: Contract, budget: Budget, timings: Timings
 ) -> npt.NDArray[np.float32]:
-    """Return the inputs of the images that are not refused; the batch gets doubts.
+    """Return the model inputs of the images that are not refused.
 
     The shape is (n, *input_shape).
     """
@@ -86,11 +105,44 @@ def prepared(
             continue
         batch.doubts.append(doubt)
         kept += 1
+        timings.spend(decoded.picture.width * decoded.picture.height)
         timings.decode += between - began
         began = perf_counter()
         timings.preprocess += began - between
     inputs = scaled(pixels[:kept], contract)
     timings.preprocess += perf_counter() - began
+    return inputs
+
+
+def in_time(
+    batch: Batch,
+    servable: Servable,
+    budget: Budget,
+    timings: Timings,
+    timeout_s: float | None,
+) -> tuple[npt.NDArray[np.float32], float | None]:
+    """Return the inputs of the images, and the seconds that are left for the engine."""
+    started = perf_counter()
+    inputs = prepared(batch, servable.contract, budget, timings)
+    if timeout_s is not None:
+        timeout_s -= perf_counter() - started
+        if timeout_s <= 0:
+            raise DeadlineExceeded(
+                "The deadline passed while the images were prepared. Set a longer "
+                "deadline."
+            )
+    return inputs, timeout_s
+
+
+def checked(
+    given: npt.NDArray[np.float32] | npt.NDArray[np.uint8], contract: Contract
+) -> npt.NDArray[np.float32]:
+    """Return the inputs that are or that the pixels stand for."""
+    if given.dtype == np.uint8 and given.shape[1:] == contract.input_shape:
+        inputs = scaled(given, contract)
+    else:
+        inputs = cast("npt.NDArray[np.float32]", given)
+    check_inputs(inputs, contract)
     return inputs
 
 

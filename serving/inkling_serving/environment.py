@@ -18,6 +18,7 @@ __all__ = [
     "given_settings",
     "is_service_link",
     "remarks",
+    "variable_of",
 ]
 
 PREFIX = "INKLING_"
@@ -33,6 +34,11 @@ _LINK_NAME = re.compile(
 _LINK_URL = re.compile(r"(tcp|udp|sctp)://[^/\s]+:\d+/?", re.IGNORECASE)
 # Docker's: INKLING_NAME=/this/inkling, and each variable of the other container.
 _LINK_OF_DOCKER = re.compile(r"/[^/\s]+/[^/\s]+")
+
+
+def variable_of(name: str) -> str:
+    """Return the variable of a setting, by its name."""
+    return PREFIX + name.upper()
 
 
 def is_service_link(name: str, value: str) -> bool:

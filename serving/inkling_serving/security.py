@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""API keys and TLS credentials of the gateway, from files."""
+"""The certificates and origins of the gateway; the check of all files at the start."""
 
 from __future__ import annotations
 
-import hmac
 import logging
 import os
 import re
 import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inkling.errors import InvalidRequest, Unauthenticated
+from inkling.errors import InvalidRequest
 from inkling_serving.engines.credentials import engine_credentials
+from inkling_serving.keys import ApiKeys
+from inkling_serving.runtime.files import state_of
 from inkling_serving.runtime.poller import Repeating
 
 if TYPE_CHECKING:
@@ -22,110 +26,41 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANY_ORIGIN",
-    "ApiKeys",
     "CertificateFiles",
     "check_certificates",
     "check_security",
     "cors_origins",
     "grpc_credentials",
-    "needs_key",
 ]
 
 _log = logging.getLogger(__name__)
 
-_MIN_KEY = 16
 _LOOK_S = 1.0
-_SCHEME = "bearer"
-# The probes, the pages and the description of the addresses contain no information
-# about the models.
-_OPEN_PATHS = frozenset(
-    {
-        *("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"),
-        *("/", "/docs", "/openapi.json"),
-    }
-)
-_OPEN_PREFIX = "/page/"
+# Linux gives a path to a file without a name.
+_DESCRIPTORS = "/proc/self/fd"
 ANY_ORIGIN = "*"
 # An origin as browsers and apps send it (RFC 6454, section 6.2).
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/@?#,*]+")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
-class ApiKeys:
-    """The keys of a file, one on each line; with two keys, a caller may send either.
+class CertificateFiles:
+    """The files of the gateway's certificate; they may be replaced while it serves.
 
-    The file may be replaced while the gateway serves. All processes look at it, and a
-    process that starts later gets the keys of the supervisor, should the file be bad.
+    All processes look at them. A process that starts later gets the content that the
+    supervisor could use last, should the files be bad.
     """
 
-    def __init__(self, path: str) -> None:
-        """Read the keys; with an empty `path`, callers need no key.
-
-        Raises:
-            InvalidRequest: The file cannot be read, has no key, or has a key that is
-                too short or cannot be sent in a header.
-        """
-        self._path = path
-        self._state = _state_of(path) if path else ()
-        self._wanted = [key.encode() for key in _keys(path)]
-
-    def renew(self) -> None:
-        """Read the file again if it was replaced; a bad file keeps the former keys."""
-        state = _state_of(self._path) if self._path else ()
-        if state == self._state:
-            return
-        self._state = state
-        try:
-            self._wanted = [key.encode() for key in _keys(self._path)]
-        except InvalidRequest as error:
-            _log.warning("the API keys stay as they were: %s", error.message)
-        else:
-            _log.info("the file of API keys was replaced; its keys are valid now")
-
-    def watch(self) -> Repeating:
-        """Look at the file once a second from now on, until `stop` is called."""
-        self.renew()
-        return Repeating("reading the API keys", self.renew, lambda: _LOOK_S)
-
-    def check(self, authorization: str | bytes | None) -> None:
-        """Check the header `Authorization`, if callers need a key.
-
-        The duration of the comparison does not depend on how similar the keys are.
-
-        Raises:
-            Unauthenticated: The header does not contain a valid key.
-        """
-        if not self._wanted:
-            return
-        given = authorization or b""
-        if isinstance(given, str):
-            given = given.encode()
-        # The scheme is case-insensitive (RFC 9110, section 11.1); the key is not.
-        scheme, _, key = given.partition(b" ")
-        known = scheme.lower() == _SCHEME.encode()
-        right = [hmac.compare_digest(key.strip(), wanted) for wanted in self._wanted]
-        if not known or True not in right:
-            came = "a wrong key" if given else "no key"
-            raise Unauthenticated(
-                f"This server requires an API key; the request has {came}. Send the "
-                "header Authorization: Bearer KEY."
-            )
-
-
-def needs_key(path: str) -> bool:
-    """Return whether HTTP requests for this path need a key, if keys are set."""
-    return path not in _OPEN_PATHS and not path.startswith(_OPEN_PREFIX)
-
-
-class CertificateFiles:
-    """The files of the gateway's certificate; they may be replaced while it serves."""
-
     def __init__(self, settings: Settings) -> None:
-        """Take the paths; the files are read with `context` and `read`."""
-        self._certificate = settings.tls_certificate
-        self._key = settings.tls_key
-        self._client_ca = settings.tls_client_ca
+        """Read the files; without a certificate there is none.
+
+        Raises:
+            OSError: A file cannot be read.
+        """
+        paths = settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+        self._paths = paths if settings.tls_certificate else ()
         self._state = self._looked_at()
+        self._pems = self._read()
 
     def renewed(self) -> ssl.SSLContext | None:
         """Return a context with the files where they were replaced and can be used.
@@ -138,78 +73,96 @@ class CertificateFiles:
             return None
         self._state = state
         try:
-            context = self.context()
+            pems = self._read()
+            context = _context(*pems)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             _log.warning("the new certificate cannot be used yet: %s", error)
             return None
+        self._pems = pems
         _log.info("the certificate was replaced; new connections get the new one")
         return context
 
-    def unchanged(self) -> bool:
-        """Whether the files are still those of the last look at them."""
-        return self._looked_at() == self._state
+    def watch(self) -> Repeating:
+        """Look at the files once a second from now on, until `stop` is called."""
+
+        def look() -> None:
+            self.renewed()
+
+        look()
+        return Repeating("reading the certificate", look, lambda: _LOOK_S)
 
     def context(self) -> ssl.SSLContext:
         """Return a context with the certificate, its key and the clients' authorities.
 
         Raises:
-            OSError: A file cannot be read or used, or the certificate and the key do
-                not match.
+            OSError: The content cannot be used, or the certificate and the key do not
+                match.
         """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # With no password at all, OpenSSL asks for one at the terminal.
-        context.load_cert_chain(self._certificate, self._key, password="")
-        if self._client_ca:
-            context.load_verify_locations(self._client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-            # A client that resumes a session shows no certificate, so it could go on
-            # after its authority was taken out of the file. Sessions of TLS 1.2 cannot
-            # be forbidden here.
-            context.num_tickets = 0
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-        return context
+        return _context(*self._pems)
 
-    def read(self) -> tuple[bytes, bytes, bytes | None]:
-        """Return the key, the certificate and the client authorities, as PEM."""
-        authorities = Path(self._client_ca).read_bytes() if self._client_ca else None
-        key, certificate = Path(self._key), Path(self._certificate)
-        return key.read_bytes(), certificate.read_bytes(), authorities
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        """Return the same for grpcio."""
+        import grpc  # noqa: PLC0415 - a WSGI server needs only the keys
+
+        certificate, key, authorities = self._pems
+        pairs = [(key, certificate)]
+        return grpc.ssl_server_certificate_configuration(pairs, authorities or None)
+
+    def _read(self) -> tuple[bytes, ...]:
+        return tuple(Path(path).read_bytes() if path else b"" for path in self._paths)
 
     def _looked_at(self) -> tuple[tuple[int, ...], ...]:
-        paths = (self._certificate, self._key, self._client_ca)
-        return tuple(_state_of(path) for path in paths if path)
+        return tuple(state_of(path) for path in self._paths if path)
 
 
-def _state_of(path: str) -> tuple[int, ...]:
+def _context(certificate: bytes, key: bytes, authorities: bytes) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with _as_file(certificate) as chain, _as_file(key) as private:
+        # With no password at all, OpenSSL asks for one at the terminal.
+        context.load_cert_chain(chain, private, password="")
+    if authorities:
+        with _as_file(authorities) as file:
+            context.load_verify_locations(file)
+        context.verify_mode = ssl.CERT_REQUIRED
+        # A client that resumes a session shows no certificate, so it could go on after
+        # its authority was taken out of the file. Sessions of TLS 1.2 cannot be
+        # forbidden here.
+        context.num_tickets = 0
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+@contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """Yield the path of a file that only this process can read, for OpenSSL."""
+    if os.path.isdir(_DESCRIPTORS):
+        descriptor = os.memfd_create("inkling")
+        path = f"{_DESCRIPTORS}/{descriptor}"
+    else:
+        descriptor, path = tempfile.mkstemp()
     try:
-        found = os.stat(path)
-    except OSError:
-        return ()
-    # The last changes with the mode, too.
-    return (found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns)
-
-
-def _keys(path: str) -> list[str]:
-    if not path:
-        return []
-    keys = _text(path, "INKLING_API_KEY_FILE").split()
-    printable = all(key.isascii() and key.isprintable() for key in keys)
-    if not keys or not printable or min(map(len, keys)) < _MIN_KEY:
-        raise InvalidRequest(
-            "The file of INKLING_API_KEY_FILE must have one key on each line; a key "
-            f"has {_MIN_KEY} or more printable ASCII characters. Make a key with: "
-            "openssl rand -hex 24"
-        )
-    return keys
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        yield path
+    finally:
+        os.close(descriptor)
+        if not path.startswith(_DESCRIPTORS):
+            os.unlink(path)
 
 
 def check_security(settings: Settings) -> None:
     """Check all files before the gateway starts.
 
     Raises:
-        InvalidRequest: A file is missing, cannot be read, or has the wrong content.
+        InvalidRequest: A file is missing, cannot be read, or has the wrong content, or
+            a quota is set without a file of keys.
     """
     ApiKeys(settings.api_key_file)
+    if settings.has_quotas and not settings.api_key_file:
+        raise InvalidRequest(
+            "A quota is set without INKLING_API_KEY_FILE; expected a file of keys, "
+            "because each key has a quota of its own."
+        )
     cors_origins(settings)
     engine_credentials(settings)
     check_certificates(settings)
@@ -268,7 +221,9 @@ def _without_default_port(origin: str) -> str:
     return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], ":"))
 
 
-def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+def grpc_credentials(
+    settings: Settings, files: CertificateFiles
+) -> grpc.ServerCredentials | None:
     """Return the credentials of the gRPC port; None for a port without TLS.
 
     At each handshake, grpcio asks whether the certificate has changed.
@@ -277,32 +232,12 @@ def grpc_credentials(settings: Settings) -> grpc.ServerCredentials | None:
 
     if not settings.tls_certificate:
         return None
-    files = CertificateFiles(settings)
-
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        key, certificate, authorities = files.read()
-        return grpc.ssl_server_certificate_configuration(
-            [(key, certificate)], authorities
-        )
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
-        if files.renewed() is None:
-            return None
-        renewed = configuration()
-        # Files that were replaced again meanwhile are for the next handshake.
-        return renewed if files.unchanged() else None
+        return files.configuration() if files.renewed() else None
 
     return grpc.dynamic_ssl_server_credentials(
-        configuration(),
+        files.configuration(),
         renewed,  # type: ignore[arg-type] # grpcio allows None; its stubs do not
         require_client_authentication=bool(settings.tls_client_ca),
     )
-
-
-def _text(path: str, variable: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        raise InvalidRequest(
-            f"The file of {variable} cannot be read as UTF-8 text: {path}"
-        ) from None

@@ -8,15 +8,13 @@ on HTTP, gRPC or TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inkling.answers import answers, check_options
+from inkling.answers import check_options
 from inkling.errors import (
-    DeadlineExceeded,
     InklingError,
     InvalidRequest,
     ModelNotFound,
@@ -24,14 +22,24 @@ from inkling.errors import (
     NotReady,
     TooLarge,
 )
-from inkling.image.budget import Budget, Limits
+from inkling.image.budget import Budget, Limits, TakesLonger
 from inkling.image.decoding import png_size
-from inkling.image.preprocess import check_inputs, explain, scaled
+from inkling.image.preprocess import explain
 from inkling.model.repository import check_model_name
-from inkling.types import ClassifyOptions, Origin
-from inkling_serving.answers import Answer, Explanation, Scores
-from inkling_serving.batch import Batch, prepared
+from inkling_serving.answers import (
+    Answer,
+    Explanation,
+    Options,
+    Scores,
+    Target,
+    origin_of,
+    predictions_of,
+    scores_of,
+)
+from inkling_serving.batch import Batch, checked, in_time
 from inkling_serving.engines.base import NO_SUCH_MODEL
+from inkling_serving.quotas import Quotas
+from inkling_serving.rollout.mirror import Mirrored
 from inkling_serving.runtime.timings import Timings
 
 if TYPE_CHECKING:
@@ -39,15 +47,17 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from inkling.capture.store import Given as Feedback
     from inkling.contract import Contract
-    from inkling.image.finder.doubt import Doubt
     from inkling.types import Prediction
+    from inkling_serving.capture.capture import Capture
     from inkling_serving.engines.base import (
         DeviceFile,
         Engine,
         ModelStatus,
         Servable,
     )
+    from inkling_serving.rollout.mirror import Mirror
 
     Given: TypeAlias = (
         Sequence[bytes | InklingError] | npt.NDArray[np.float32] | npt.NDArray[np.uint8]
@@ -60,35 +70,6 @@ __all__ = ["Options", "Service", "Target"]
 # sample takes 40,000 and another PNG of 28x28 pixels 70,000, but a search for ink
 # 6,000,000.
 _QUICK_BYTES, _QUICK_NS = 64 * 1024, 1_000_000
-
-
-@dataclass(frozen=True)
-class Target:
-    """The model that a request names.
-
-    Attributes:
-        model: The model's name.
-        version: The version's number, or None.
-        version_label: The version label, such as `stable`, or None. If both are None,
-            the version with the label `stable` answers, or else the newest.
-    """
-
-    model: str
-    version: int | None = None
-    version_label: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Options(ClassifyOptions):
-    """What a caller of the gateway wants of a classification.
-
-    Attributes:
-        partial: Whether the other images are answered if one is refused.
-    """
-
-    partial: bool = False
-
-
 _DEFAULTS = Options()
 
 
@@ -99,15 +80,30 @@ class Service:
         engine: The engine that runs the models.
         limits: The limits of one picture and of the pictures of a request.
         max_batch: The largest number of pictures in a request.
+        quotas: The quotas of the callers' keys; by default, no key has one.
+        mirror: Compares answers with those of a shadow; None compares none.
+        capture: Captures a share of the requests; None for none.
 
     Attributes:
         max_batch: As the argument.
+        quotas: The quotas of the callers' keys.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, max_batch: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        max_batch: int,
+        quotas: Quotas | None = None,
+        mirror: Mirror | None = None,
+        capture: Capture | None = None,
+    ) -> None:
+        self._mirror = mirror
         self._engine = engine
+        self._capture = capture
         self._limits = limits
         self.max_batch = max_batch
+        self.quotas = quotas or Quotas()
         self._is_leaving = False
 
     def classify(
@@ -146,12 +142,19 @@ class Service:
         timings = timings or Timings()
         self._check_count(len(images))
         servable = self._select(target, timings)
+        if quickly and not servable.quick:
+            raise TakesLonger  # the label `canary` may lead to a larger model
         check_options(options, servable.contract)
         batch = Batch(images, names, options.partial)
         budget = Budget(self._limits, _QUICK_NS if quickly else None)
-        inputs, left_s = _in_time(batch, servable, budget, timings, timeout_s)
-        found = _predictions(servable, inputs, options, timings, left_s, batch.doubts)
-        return Answer(_origin(servable), batch.with_refused(found))
+        inputs, left_s = in_time(batch, servable, budget, timings, timeout_s)
+        found, scores = predictions_of(
+            servable, inputs, options, timings, left_s, batch.doubts
+        )
+        if len(scores):
+            self._offer(target, servable, inputs, scores, timings, batch.kept)
+        self._note(servable, batch.read(), scores, found, timings)
+        return Answer(origin_of(servable), batch.with_refused(found))
 
     def is_quick(self, target: Target, image: bytes) -> bool:
         """Return whether `classify` may take less time than a hand-over to a thread.
@@ -189,10 +192,12 @@ class Service:
             raise image
         started = perf_counter()
         inputs, stages, doubt = explain(image, servable.contract, Budget(self._limits))
+        timings.spend(stages[0].picture.width * stages[0].picture.height)
         timings.preprocess = perf_counter() - started
         rows = inputs[np.newaxis]
-        found = _predictions(servable, rows, options, timings, None, [doubt])
-        return Explanation(Answer(_origin(servable), found), stages, inputs)
+        found, scores = predictions_of(servable, rows, options, timings, None, [doubt])
+        self._note(servable, [(0, image)], scores, found, timings)
+        return Explanation(Answer(origin_of(servable), found), stages, inputs)
 
     def predict(
         self,
@@ -222,15 +227,43 @@ class Service:
         timings = timings or Timings()
         servable = self._select(target, timings)
         if isinstance(given, np.ndarray):
-            inputs, left_s = _checked(given, servable.contract), timeout_s
+            servable = self._for_inputs(servable, target, timings)
+            inputs, left_s = checked(given, servable.contract), timeout_s
             self._check_count(len(inputs))
+            size = servable.contract.width * servable.contract.height
+            timings.spend(len(inputs) * size)
         else:
             self._check_count(len(given))
             batch = Batch(given, (), False)
             budget = Budget(self._limits, _QUICK_NS if quickly else None)
-            inputs, left_s = _in_time(batch, servable, budget, timings, timeout_s)
-        values = _scores(servable, inputs, timings, left_s)
-        return Scores(_origin(servable), servable.contract, values)
+            inputs, left_s = in_time(batch, servable, budget, timings, timeout_s)
+        values = scores_of(servable, inputs, timings, left_s)
+        kept = () if isinstance(given, np.ndarray) else batch.kept
+        self._offer(target, servable, inputs, values, timings, kept)
+        if not isinstance(given, np.ndarray):
+            self._note(servable, batch.read(), values, (), timings)
+        return Scores(origin_of(servable), servable.contract, values)
+
+    def feedback(self, request_id: str, image: int, label: str) -> Feedback:
+        """Store the label that is right for a captured picture.
+
+        Args:
+            request_id: The id that the answer stated.
+            image: The position of the picture in its request, from 0.
+            label: The label.
+
+        Raises:
+            NotFound: This gateway captures no requests.
+            UnknownRequest: No captured picture has this id.
+            InvalidRequest: The version that answered does not know the label.
+            NotReady: The disk is full, or the store is unusable.
+        """
+        if self._capture is None:
+            raise NotFound(
+                "This gateway takes no feedback, because it captures no requests "
+                "(--capture DIR)."
+            )
+        return self._capture.feedback(request_id, image, label)
 
     def contract(self, target: Target) -> tuple[int, Contract]:
         """Return the number of the version that would answer, and its contract.
@@ -291,12 +324,60 @@ class Service:
         if not any(model.ready for model in self.models()):
             raise NotReady(f"No model can answer yet. {self._engine.why_not_ready()}")
 
+    def _note(
+        self,
+        servable: Servable,
+        images: Sequence[tuple[int, bytes]],
+        scores: npt.NDArray[np.float32],
+        found: Sequence[Prediction],
+        timings: Timings,
+    ) -> None:
+        """Capture a request that was answered, if it is in the share."""
+        if self._capture is None or not images or not self._capture.wants():
+            return
+        timings.captured = self._capture.note(servable, images, scores, found, timings)
+
     def _select(self, target: Target, timings: Timings | None = None) -> Servable:
         model = check_model_name(target.model)
-        found = self._engine.select(model, target.version, target.version_label)
+        caller = None if timings is None else timings.caller
+        found = self._engine.select(
+            model, target.version, target.version_label, caller=caller
+        )
         if timings is not None:
             timings.model, timings.version = found.model, found.version
         return found
+
+    def _offer(
+        self,
+        target: Target,
+        servable: Servable,
+        inputs: npt.NDArray[np.float32],
+        scores: npt.NDArray[np.float32],
+        timings: Timings,
+        images: Sequence[bytes],
+    ) -> None:
+        """Offer an answer for a comparison, if the request named no version."""
+        named = target.version is not None or target.version_label is not None
+        if self._mirror is None or named:
+            return
+        mirrored = Mirrored(servable, inputs, scores, timings.engine, images)
+        self._mirror.offer(mirrored, timings.caller)
+
+    def _for_inputs(
+        self, servable: Servable, target: Target, timings: Timings
+    ) -> Servable:
+        """Return the version for inputs that the caller has prepared.
+
+        The caller knows the contract of the default version. `canary` takes them only
+        if it prepares pictures alike and has the same labels.
+        """
+        default = self._engine.select(
+            servable.model, target.version, target.version_label
+        )
+        if servable.contract.takes_inputs_of(default.contract):
+            return servable
+        timings.version = default.version
+        return default
 
     def _check_count(self, count: int) -> None:
         if count == 0:
@@ -306,68 +387,3 @@ class Service:
                 f"The request has {count} images; the limit is {self.max_batch}. "
                 "Send several requests."
             )
-
-
-def _in_time(
-    batch: Batch,
-    servable: Servable,
-    budget: Budget,
-    timings: Timings,
-    timeout_s: float | None,
-) -> tuple[npt.NDArray[np.float32], float | None]:
-    """Return the inputs of the images, and the seconds that are left for the engine."""
-    started = perf_counter()
-    inputs = prepared(batch, servable.contract, budget, timings)
-    if timeout_s is not None:
-        timeout_s -= perf_counter() - started
-        if timeout_s <= 0:
-            raise DeadlineExceeded(
-                "The deadline passed while the images were prepared. Set a longer "
-                "deadline."
-            )
-    return inputs, timeout_s
-
-
-def _checked(
-    given: npt.NDArray[np.float32] | npt.NDArray[np.uint8], contract: Contract
-) -> npt.NDArray[np.float32]:
-    """Return the inputs that are or that the pixels stand for."""
-    if given.dtype == np.uint8 and given.shape[1:] == contract.input_shape:
-        inputs = scaled(given, contract)
-    else:
-        inputs = cast("npt.NDArray[np.float32]", given)
-    check_inputs(inputs, contract)
-    return inputs
-
-
-def _predictions(
-    servable: Servable,
-    inputs: npt.NDArray[np.float32],
-    options: Options,
-    timings: Timings,
-    timeout_s: float | None,
-    doubts: Sequence[Doubt | None],
-) -> list[Prediction]:
-    if not len(inputs):
-        return []
-    contract, origin = servable.contract, _origin(servable)
-    scores = _scores(servable, inputs, timings, timeout_s)
-    return answers(scores, inputs, contract, options, origin, doubts)
-
-
-def _scores(
-    servable: Servable,
-    inputs: npt.NDArray[np.float32],
-    timings: Timings,
-    timeout_s: float | None,
-) -> npt.NDArray[np.float32]:
-    started = perf_counter()
-    timings.images = len(inputs)
-    try:
-        return servable.predict(inputs, timeout_s)
-    finally:
-        timings.engine = perf_counter() - started
-
-
-def _origin(servable: Servable) -> Origin:
-    return Origin(servable.model, servable.version, servable.contract.hash)

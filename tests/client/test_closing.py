@@ -224,3 +224,28 @@ def test_no_thread_waits_for_a_closed_classifier(address: str, picture: bytes) -
         thread.join()
 
     assert ["NotReady"] == found
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_close_ends_a_call_that_connects(scheme: str) -> None:
+    """Neither a port that takes no connection nor a handshake keeps a thread waiting."""
+    outcomes: list[str] = []
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = silent.getsockname()
+        if scheme == "http":  # one connection fills the queue, and further ones wait
+            stack.enter_context(socket.create_connection(address))
+        url = f"{scheme}://127.0.0.1:{address[1]}"
+        classifier = inkling.connect(url, model="mlp", timeout_s=300)
+        thread = threading.Thread(
+            target=lambda: outcomes.append(
+                _outcome(lambda: classifier.classify(b"\x89PNG\r\n\x1a\n"))
+            )
+        )
+        thread.start()
+        pool = classifier._transport.pool  # type: ignore[attr-defined]
+        until(lambda: any(one._opening for one in list(pool._busy)))
+        classifier.close()
+        until(lambda: not thread.is_alive())
+
+    assert outcomes == ["NotReady"]

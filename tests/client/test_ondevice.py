@@ -112,9 +112,9 @@ def _text(name: str, text: str | bytes) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("model", "tflite_format", "calls"),
     [
-        ("cnn", "float32", 20_000),
-        ("mlp", "float32", 20_000),
-        ("mlp", "int8", 20_000),
+        ("cnn", "float32", 4000),
+        ("mlp", "float32", 4000),
+        ("mlp", "int8", 4000),
         pytest.param("cnn", "float32", 100_000, marks=pytest.mark.soak),
     ],
 )

@@ -36,6 +36,8 @@ from inkling.errors import (
     NotFound,
     NotReady,
     Overloaded,
+    PermissionDenied,
+    QuotaExceeded,
     TooLarge,
     Unauthenticated,
     UnsupportedMediaType,
@@ -229,6 +231,7 @@ def test_what_is_no_picture_is_refused_here(make: Callable[[], Any]) -> None:
 
 _CLASSES = {
     ErrorCode.UNAUTHENTICATED: Unauthenticated,
+    ErrorCode.PERMISSION_DENIED: PermissionDenied,
     ErrorCode.INVALID_IMAGE: InvalidImage,
     ErrorCode.INVALID_REQUEST: InvalidRequest,
     ErrorCode.TOO_LARGE: TooLarge,
@@ -237,6 +240,7 @@ _CLASSES = {
     ErrorCode.NOT_READY: NotReady,
     ErrorCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     ErrorCode.OVERLOADED: Overloaded,
+    ErrorCode.QUOTA_EXCEEDED: QuotaExceeded,
     ErrorCode.NOT_FOUND: NotFound,
     ErrorCode.METHOD_NOT_ALLOWED: NotFound,
     ErrorCode.INTERNAL: InternalError,
@@ -277,7 +281,7 @@ async def _refused_aio(target: str, picture: bytes, **options: Any) -> InklingEr
         (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
         (grpc.StatusCode.NOT_FOUND, ModelNotFound),
         (grpc.StatusCode.ALREADY_EXISTS, InternalError),
-        (grpc.StatusCode.PERMISSION_DENIED, Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, PermissionDenied),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, TooLarge),
         (grpc.StatusCode.FAILED_PRECONDITION, NotReady),
         (grpc.StatusCode.ABORTED, InternalError),

@@ -45,7 +45,8 @@ def test_what_lies_beside_versions_is_no_remark(tmp_path: Path) -> None:
         (
             ["models/cnn/1"],
             "models/cnn",
-            "directory of one model; set --models-dir {}/models.",
+            "directory of one model; set --models-dir {}/models, or name the model with "
+            "--model-name.",
         ),
         (
             ["models/cnn/1"],

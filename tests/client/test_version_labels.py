@@ -14,7 +14,12 @@ import pytest
 from inkling.cli.main import main
 from inkling.errors import BrokenVersion, InvalidRequest, ModelNotFound
 from inkling.model.repository import Repository
-from inkling.model.version_labels import STABLE, VersionLabels, default_version
+from inkling.model.version_labels import (
+    STABLE,
+    Assignment,
+    VersionLabels,
+    default_version,
+)
 
 Inkling = Callable[..., tuple[int, str]]
 
@@ -307,3 +312,50 @@ def test_a_kill_while_a_label_moves(repository: Repository, torn: int) -> None:
     assert repository.promote("m", 3).before == 2
     assert repository.roll_back("m").after == 2
     assert repository.roll_back("m").after == 5
+
+
+def test_a_canary_has_a_share(repository: Repository, inkling: Inkling) -> None:
+    """A share is set with the label, stays when it moves, and is logged and shown."""
+    words = ("promote", "m", "4", "--label", "canary", "--share", "10")
+    assert "It gets 10 % of the requests" in inkling(*words)[1]
+    assert json.loads((repository.root / "m" / "labels.json").read_text()) == {
+        "canary": {"version": 4, "share": 10.0}
+    }
+    inkling("promote", "m", "5", "--label", "canary")
+    inkling("promote", "m", "3")
+    canary = repository.labels("m").assignments()["canary"]
+    assert canary == Assignment(5, 10.0)
+    assert "canary(10%)" in inkling("models")[1]
+
+    assert repository.roll_back("m", "canary").share == 10.0
+    inkling("promote", "m", "4", "--label", "canary", "--share", "0")
+
+    assert repository.version_labels("m") == {"canary": 4, "stable": 3}
+    shares = [one.share for one in repository.labels("m").moves()]
+    assert shares == [10.0, 10.0, None, 10.0, 0.0]
+    assert '"canary": 4' in (repository.root / "m" / "labels.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("label", "share"),
+    [("canary", "101"), ("canary", "-1"), ("canary", "nan"), ("stable", "10")],
+)
+def test_other_shares_are_refused(
+    label: str, share: str, repository: Repository, inkling: Inkling
+) -> None:
+    """A share is 0 to 100 %, and only `canary` has one."""
+    code, said = inkling("promote", "m", "4", "--label", label, "--share", share)
+
+    assert (code, repository.version_labels("m")) == (1, {})
+    assert "expected 0 to 100 for canary" in said
+
+
+@pytest.mark.parametrize(
+    "value", [{"share": 1}, {"version": 1, "share": 101}, {"version": 1, "x": 1}, []]
+)
+def test_other_assignments_are_refused(value: object, repository: Repository) -> None:
+    """A file that was edited to another form is refused, and the message shows the form."""
+    path = repository.root / "m" / "labels.json"
+    path.write_text(json.dumps({"canary": value}))
+    with pytest.raises(BrokenVersion, match='"share": 10'):
+        repository.version_labels("m")

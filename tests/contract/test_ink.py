@@ -15,7 +15,7 @@ def _ignore(*_: object) -> None:
 
 
 def _framed(picture: Image.Image, contract: Contract) -> np.ndarray:
-    return np.asarray(framed(picture, contract, _ignore)[0])
+    return np.asarray(framed(picture, contract, _ignore))
 
 
 def _written(

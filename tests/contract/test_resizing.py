@@ -20,7 +20,8 @@ from PIL import Image, ImageOps
 from inkling.contract import Contract
 from inkling.errors import InvalidRequest
 from inkling.image.ink import unlimited
-from inkling.image.preprocess import check_inputs, explain, pixels_to_input, to_input
+from inkling.image.inputs import check_inputs
+from inkling.image.preprocess import explain, pixels_to_input, to_input
 from inkling.image.resizing import resized
 
 _FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")

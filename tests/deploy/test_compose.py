@@ -85,7 +85,7 @@ def test_every_service_is_confined(project: dict[str, Any], services: Services) 
         assert service["user"] == "10001:10001", name
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
-        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["security_opt"] == ["no-new-privileges=true"]
         assert {"mem_limit", "pids_limit", "cpus"} <= set(service)
         assert not {"privileged", "cap_add", "network_mode", "pid"} & set(service)
         assert all(p.startswith("127.0.0.1:") for p in service.get("ports", []))
@@ -141,7 +141,7 @@ def test_variables_for_people_are_not_settings() -> None:
 
 
 def test_the_models_are_where_each_looks(services: Services) -> None:
-    """Training writes the volume, the engine reads it by models.config, nobody else."""
+    """Training and the side-car write the volume, and only the engine reads it."""
     engine, training = services["tensorflow-serving"], services["training"]
     config = text_format.Parse(
         _on_host(engine, _flags(engine)["model_config_file"]).read_text(),
@@ -155,7 +155,10 @@ def test_the_models_are_where_each_looks(services: Services) -> None:
     names = parser().parse_args(training["command"]).models
     [environment] = _dockerfile_says(training, "ENV")
 
-    assert {"training", "tensorflow-serving"} == set(at)
+    assert {"training", "sidecar", "tensorflow-serving"} == set(at)
+    sidecar = parser().parse_args(services["sidecar"]["command"])
+    assert sidecar.model in names
+    assert str(sidecar.capture) in _mounts(services["gateway"])
     assert (at["training"]["/models"], at["tensorflow-serving"]["/models"]) == (
         True,
         False,
@@ -170,7 +173,7 @@ def test_the_models_are_where_each_looks(services: Services) -> None:
 
 def test_what_containers_write_is_theirs(services: Services) -> None:
     """A volume is mounted where the image has made a folder for its user."""
-    for name in ("training", "loadtest"):
+    for name in ("training", "sidecar", "gateway", "loadtest"):
         made = " ".join(_dockerfile_says(services[name], "RUN"))
         for target, (_, writable) in _mounts(services[name]).items():
             assert not writable or re.search(

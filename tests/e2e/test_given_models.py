@@ -250,6 +250,24 @@ def _tflite(folder: Path) -> _Given:
     return _Given(folder / "model.tflite", options, asked, has_saved_model=False)
 
 
+def _one_at_a_time(folder: Path) -> _Given:
+    start = keras.Input(batch_shape=(1, _SIDE, _SIDE, 3))
+    flat = keras.ops.reshape(_body(start / 255.0), (1, -1))
+    model = keras.Model(start, layers.Dense(3, activation="softmax")(flat))
+    return _saved(folder, model, _loaded, *_ABC, *_NEAREST)
+
+
+def _recurrent(folder: Path) -> _Given:
+    start = keras.Input((_SIDE, _SIDE))
+    end = layers.Dense(3, activation="softmax")(layers.LSTM(8)(start))
+
+    def prepare(path: Path) -> np.ndarray:
+        return _loaded(path, color_mode="grayscale")[..., 0] / np.float32(255)
+
+    options = (*_ABC, *_NEAREST, "--values", "unit")
+    return _saved(folder, keras.Model(start, end), prepare, *options)
+
+
 _QUICK: Mapping[str, Callable[[Path], _Given]] = {
     "logits": _logits,
     "binary": _binary,
@@ -268,6 +286,8 @@ _LONG: Mapping[str, Callable[[Path], _Given]] = {
     "augmentation": _augmented,
     "several labels": _several_labels,
     "half precision": _half,
+    "one at a time": _one_at_a_time,
+    "recurrent": _recurrent,
     "one of two outputs": _one_of_two,
     "SavedModel": _saved_model,
     "TFLite": _tflite,
@@ -331,7 +351,7 @@ def _behind(
 
 
 def _wait(gateway: GatewayProcess) -> None:
-    until(lambda: gateway.request("GET", "/readyz").status == 200)
+    until(lambda: gateway.request("GET", "/readyz").status == 200, 240)
 
 
 def _pictures(folder: Path) -> list[Path]:

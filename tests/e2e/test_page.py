@@ -13,8 +13,10 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
+from inkling.capture.store import Store
 from tests.support.browser import opened, wait
 from tests.support.colour_models import SCRIPT, SIZE, colour
+from tests.support.machine import until
 from tests.support.reverse_proxy import proxied
 
 
@@ -70,6 +72,37 @@ def test_a_picture_is_classified(
     )
     browser.find_element(By.ID, "clear").click()
     wait(browser, "document.body.dataset.answer === 'empty'")
+
+
+def test_that_was_wrong(
+    browser: webdriver.Chrome,
+    published: Path,
+    tmp_path: Path,
+    picture: bytes,
+    start_gateway: Any,
+) -> None:
+    """On a captured answer the page asks for the right label, and the store has it."""
+    capture, file = tmp_path / "capture", tmp_path / "three.png"
+    file.write_bytes(picture)
+    flags = ("--capture", str(capture), "--capture-share", "1")
+    with start_gateway(published, *flags) as gateway:
+        browser.get(gateway.url + "/")
+        wait(browser, "document.body.dataset.connection === 'ready'")
+        browser.find_element(By.ID, "file").send_keys(str(file))
+        wait(browser, "!document.querySelector('#feedback').hidden")
+        browser.find_element(By.ID, "wrong").click()
+        store = Store(capture)
+
+        def is_noted() -> bool:
+            browser.execute_script(
+                "const r = document.querySelector('#right'); r.value = '8';"
+                "r.dispatchEvent(new Event('change'));"
+            )
+            return [one.label for one in store.labelled("cnn")] == ["8"]
+
+        until(is_noted)
+        wait(browser, "document.querySelector('#thanks').textContent.includes('8')")
+        store.close()
 
 
 def test_a_phone_has_room(browser: webdriver.Chrome, gateway: Any) -> None:

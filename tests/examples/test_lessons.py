@@ -104,6 +104,7 @@ def test_minima_are_found_and_lost(run: Run) -> None:
     assert math.isfinite(numbers["from x = 10, rate 0.01, halved in each step"])
 
 
+@pytest.mark.soak
 def test_a_network_of_raw_tensors_is_served(run: Run, setting: Setting) -> None:
     """NaN with deviation 1 and none with 0.1; published and served, it answers as NumPy says."""
     numbers = run("04")
@@ -145,6 +146,7 @@ def test_what_keras_saves_is_loaded(run: Run) -> None:
     assert numbers["TensorBoard files"] >= 3
 
 
+@pytest.mark.soak
 def test_a_gap_is_measured(run: Run) -> None:
     """Known pictures are read better than others, and k-fold says about the same."""
     numbers = run("08")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inkling.capture.records import Record
 from inkling.cli.main import parser
 from inkling.errors import ErrorCode
 from inkling.gateway.status import GRPC_STATUS
@@ -63,6 +64,12 @@ def _commands() -> list[str]:
     return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
 
+def _marked(command: str) -> Any:
+    # Other tests train by the command, on pictures that are quicker to learn.
+    trains = command.startswith("inkling train")
+    return pytest.param(command, marks=[pytest.mark.soak] if trains else [])
+
+
 @pytest.fixture(scope="module")
 def ports(
     place: Path, tmp_path_factory: pytest.TempPathFactory, serve_gateway: Any
@@ -88,7 +95,7 @@ def _run(command: list[str], place: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", _commands())
+@pytest.mark.parametrize("command", [_marked(each) for each in _commands()])
 def test_readme_commands_run(command: str, place: Path, ports: Any) -> None:
     """Every command of the README succeeds in the folder from which it is run."""
     if command.startswith("inkling serve"):
@@ -150,6 +157,23 @@ def test_every_error_code_is_documented() -> None:
     for code in ErrorCode:
         row = f"| `{code}` | {HTTP_STATUS[code].value} | {GRPC_STATUS[code].name} |"
         assert row in text
+
+
+def test_feedback_document_states_the_format() -> None:
+    """docs/feedback.md has every key of a record, and its commands can be parsed."""
+    text = (ROOT / "docs" / "feedback.md").read_text()
+    table = text.partition("### The format")[2].partition("## Feedback")[0]
+    keys = {
+        key
+        for row in re.findall(r"(?m)^\| `.*$", table)
+        for key in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
+    commands = re.findall(r"(?m)^\$ inkling (.*)$", text)
+
+    assert keys == {"format", *Record.__slots__}
+    assert len(commands) == 4
+    for command in commands:
+        assert parser().parse_args(command.split()).run
 
 
 def test_links_lead_somewhere() -> None:

@@ -113,13 +113,14 @@ def _paeth_rgba() -> bytes:
     return _png((_SIDE, _SIDE), 8, 6, rows.tobytes())
 
 
-def _interlaced() -> bytes:
+def _interlaced(depth: int = 8, **more: Any) -> bytes:
     """Return the largest RGB picture in seven passes."""
     steps = [(8, 8), (8, 8), (4, 8), (4, 4), (2, 4), (2, 2), (1, 2)]
     rows = b""
     for across, down in steps:
-        rows += (b"\4" + b"\7" * (3 * _SIDE // across)) * (_SIDE // down)
-    return _png((_SIDE, _SIDE), 8, 2, rows, interlace=1)
+        length = 3 * depth // 8 * _SIDE // across
+        rows += (b"\4" + b"\7" * length) * (_SIDE // down)
+    return _png((_SIDE, _SIDE), depth, 2, rows, interlace=1, **more)
 
 
 def _two(image: Callable[[], bytes]) -> Callable[[], bytes]:
@@ -300,6 +301,23 @@ _LEGAL_PNGS = {
     ),
     "16-bit RGBA": Request(
         lambda: _png((_SIDE, _SIDE), 16, 6, (b"\4" + b"\5" * 8 * _SIDE) * _SIDE)
+    ),
+    "16-bit grey, one colour transparent": Request(
+        lambda: _png(
+            (_SIDE, _SIDE),
+            *(16, 0, (b"\4" + b"\5" * 2 * _SIDE) * _SIDE),
+            chunks=[(b"tRNS", b"\5\5")],
+        )
+    ),
+    "16-bit RGB, one colour transparent": Request(
+        lambda: _png(
+            (1300, 1300),
+            *(16, 2, (b"\4" + b"\5" * 6 * 1300) * 1300),
+            chunks=[(b"tRNS", b"\5" * 6)],
+        )
+    ),
+    "16-bit RGB interlaced, one colour transparent": Request(
+        lambda: _interlaced(16, chunks=[(b"tRNS", b"\5" * 6)]), 413
     ),
     "1 bit": Request(lambda: _encoded(_noise(_SIDE, _SIDE, 1) > 127, "PNG")),
     "grey and opacity": Request(
@@ -708,14 +726,19 @@ def _max_cpu_s() -> float:
     return _BUSY * _MAX_CPU_S * max(1.0, slower)
 
 
+_SOAK = pytest.mark.soak
+_LEGAL = {**_LEGAL_PNGS, **_LEGAL_JPEGS, **_LEGAL_FORMATS, **_LEGAL_ENVELOPES}
+
+
 @pytest.mark.parametrize(
     "requests",
     [
-        pytest.param(_LEGAL_PNGS, id="legal PNGs"),
-        pytest.param(_LEGAL_JPEGS, id="legal JPEGs"),
-        pytest.param(_LEGAL_FORMATS, id="legal pictures of other formats"),
+        pytest.param(dict(list(_LEGAL.items())[::4]), id="a fourth of the legal ones"),
+        pytest.param(_LEGAL_PNGS, id="legal PNGs", marks=_SOAK),
+        pytest.param(_LEGAL_JPEGS, id="legal JPEGs", marks=_SOAK),
+        pytest.param(_LEGAL_FORMATS, id="legal pictures of other formats", marks=_SOAK),
+        pytest.param(_LEGAL_ENVELOPES, id="legal envelopes", marks=_SOAK),
         pytest.param(_FORMAT_ATTACKS, id="hostile pictures of other formats"),
-        pytest.param(_LEGAL_ENVELOPES, id="legal envelopes"),
         pytest.param(_PICTURE_ATTACKS, id="hostile pictures"),
         pytest.param(_ENVELOPE_ATTACKS, id="hostile envelopes"),
     ],

@@ -525,7 +525,7 @@ def _asked_for(port: int, seconds: float) -> list[Client]:
 
 
 @pytest.mark.parametrize(
-    "count", [300, pytest.param(1000, marks=pytest.mark.soak)], ids=str
+    "count", [100, pytest.param(1000, marks=pytest.mark.soak)], ids=str
 )
 def test_slow_clients(
     start_gateway: Callable[..., Any], published: Path, count: int
@@ -537,6 +537,7 @@ def test_slow_clients(
     it was, and the slow ones are gone after their time.
     """
     flags = ("--body-timeout-s", "5", "--keep-alive-s", "5")
+    flags += ("--max-connections", "5000")
     with start_gateway(published, *flags) as own:
         command = [sys.executable, slow_clients.__file__, str(own.port), str(count)]
         _asked_for(own.port, 0.5)

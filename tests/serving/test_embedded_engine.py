@@ -33,6 +33,7 @@ from inkling.model.repository import (
 from inkling.model.runner import TFLiteRunner
 from inkling_serving.engines.base import ModelStatus, State
 from inkling_serving.engines.embedded import EmbeddedEngine
+from inkling_serving.engines.label_moves import LabelMoves
 from inkling_serving.engines.loaded_version import LoadedVersion
 from tests.support.machine import memory_bytes, until, within
 
@@ -796,6 +797,30 @@ def test_a_label_waits_for_all_processes(
         assert engine.select("m").version == 2
         other.stdin.close()
     until(lambda: engine.select("m").version == 1)
+
+
+def test_a_swept_folder_is_made_again(tmp_path: Path) -> None:
+    """Systems clean /tmp: a process tells the others again, though nothing has changed."""
+    folder = tmp_path / "shared"
+    moves, labels = LabelMoves(folder), {"stable": 1}
+    moves.moved("m", labels, labels, [1])
+    told = [path.read_text() for path in folder.iterdir()]
+    shutil.rmtree(folder)
+
+    moves.moved("m", labels, labels, [1])
+
+    assert told == [path.read_text() for path in folder.iterdir()]
+
+
+def test_a_label_that_waits_again_is_told_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A label that waits is told once, and once more if it was moved back meanwhile."""
+    moves, before = LabelMoves(None), {"stable": 1}
+    for wanted in (2, 2, 1, 2, 2):
+        assert moves.moved("m", {"stable": wanted}, before, [1]) == {"stable": 1}
+
+    assert 2 == caplog.text.count("stays at version 1: version 2 is not loaded")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"stable": "1"}', "{"])

@@ -30,11 +30,11 @@ from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.engines.base import ModelStatus, State, VersionStatus
 from inkling_serving.grpc_api.server import GrpcServer
+from inkling_serving.keys import ApiKeys
 from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import reserved
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.thread_pool import ThreadPool
-from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from tests.support.gateway_process import Killable

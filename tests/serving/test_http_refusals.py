@@ -24,9 +24,9 @@ from inkling.model.repository import Repository
 from inkling_serving.engines.embedded import EmbeddedEngine
 from inkling_serving.http_api.flask_app import create_app
 from inkling_serving.http_api.handlers import Handlers
+from inkling_serving.keys import ApiKeys
 from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.metrics import Metrics
-from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from tests.support.described import DescribedGateway

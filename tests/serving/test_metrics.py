@@ -60,7 +60,7 @@ def test_every_request_is_counted_by_its_outcome(
         found = _read(gateway)
 
     counted = {
-        key[1:]: n for key, n in found.items() if key[0].endswith("requests_total")
+        key[1:]: n for key, n in found.items() if key[0] == "inkling_requests_total"
     }
     # Labels in the order of their names: code, model, protocol.
     assert counted == {

@@ -24,6 +24,8 @@ from tests.support.gateway_process import GatewayProcess, serving
 from tests.support.machine import until
 
 _CLASSIFY = "/v1/models/mlp:classify"
+# So many answers are looked at after each move.
+_SETTLED = 8
 _LABELLED = "/v1/models/mlp/labels/stable:classify"
 
 
@@ -65,18 +67,62 @@ def test_stable_over_every_way(
         assert metadata["model_spec"]["version"] == "2"
 
 
+def test_a_caller_sees_one_version(
+    three_versions: Path, picture: bytes, tmp_path: Path
+) -> None:
+    """Half of the callers get the canary, each the same over every way and process."""
+    Repository(three_versions).promote("mlp", 3, "canary", share=50)
+    found: dict[str, set[int]] = {}
+    with serving(three_versions, "--workers", "2", log=tmp_path / "log") as gateway:
+        for number in range(20):
+            name = f"caller {number}"
+            sent = {"X-Inkling-Caller": name}
+            over_http = gateway.request("POST", _CLASSIFY, picture, sent).json
+            target = gateway.url if number % 2 else gateway.grpc_target
+            with inkling.connect(target, model="mlp", caller=name) as classifier:
+                by_client = classifier.classify(picture).origin.version
+            with grpc.insecure_channel(gateway.grpc_target) as channel:
+                request = pb.ClassifyRequest(model="mlp", images=[picture], caller=name)
+                answer = ClassifierStub(channel).Classify(request, timeout=30)
+            found[name] = {over_http["version"], by_client, answer.version}
+            # A request that names a version is not part of the share.
+            assert _version(gateway, _LABELLED, picture) == 2
+        assert gateway.request("GET", "/v1/models/mlp").json["shares"] == {"canary": 50}
+
+        def counted() -> str:
+            return gateway.request("GET", "/metrics").body.decode()
+
+        for version in ("2", "3"):
+            wanted = f'model="mlp",outcome="ok",version="{version}"'
+            until(
+                lambda text=wanted: (
+                    f"inkling_version_requests_total{{{text}}}" in counted()
+                )
+            )
+    assert all(len(versions) == 1 for versions in found.values())
+    assert set.union(*found.values()) == {2, 3}
+
+
 @contextmanager
 def _asking(
     gateway: GatewayProcess, picture: bytes
 ) -> Iterator[list[tuple[float, float, int]]]:
-    """Ask without a pause; yield when each question began and ended, and its version."""
+    """Ask without a pause; yield when each question began and ended, and its version.
+
+    Each question must be answered.
+    """
     found: list[tuple[float, float, int]] = []
+    lost: list[AssertionError | OSError] = []
     over = threading.Event()
 
     def ask() -> None:
         while not over.is_set():
             began = time.monotonic()
-            version = _version(gateway, _LABELLED, picture)
+            try:
+                version = _version(gateway, _LABELLED, picture)
+            except (AssertionError, OSError) as error:
+                lost.append(error)
+                return
             found.append((began, time.monotonic(), version))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
@@ -88,6 +134,7 @@ def _asking(
         over.set()
         for thread in threads:
             thread.join()
+    assert lost == []
 
 
 def _until_only(version: int, found: list[tuple[float, float, int]]) -> None:
@@ -126,9 +173,10 @@ def test_label_moves_lose_and_mix_nothing(
             assert main(["promote", *arguments]) == 0
             _until_only(version, found)
             since = time.monotonic()
-            time.sleep(0.1)
+            until(lambda since=since: sum(a > since for a, *_ in found) >= _SETTLED)
             settled.append((since, time.monotonic(), version))
     for since, to, version in settled:
         answers = {v for began, ended, v in found if began > since and ended < to}
         assert answers == {version}
     assert {version for *_, version in found} == {1, 2, 3}
+    print(f"{moves} moves, {len(found)} answers, none lost")

@@ -13,7 +13,7 @@ import pytest
 
 import inkling
 from inkling.errors import Unauthenticated
-from inkling_serving.security import ApiKeys
+from inkling_serving.keys import ApiKeys
 from tests.support.gateway_process import Killable, workers_of
 from tests.support.machine import until, within
 

@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import inkling
 from inkling.errors import InvalidRequest, NotReady, Unauthenticated
-from inkling_serving.security import ApiKeys
+from inkling_serving.keys import ApiKeys
 from inkling_serving.settings import Settings
 from tests.support.http_bytes import whole_answer
 

@@ -20,10 +20,14 @@ from inkling_serving.settings import Settings
 # A value for each setting that is not its default.
 _OTHERS: dict[str, Any] = {
     "models_dir": Path("/elsewhere/models"),
+    "model_name": "cnn",
     "host": "127.0.0.2",
     "http_port": 9090,
     "grpc_port": 9091,
     "api_key_file": "/elsewhere/keys",
+    "quota_requests_per_s": 12.5,
+    "quota_pixels_per_s": 1e6,
+    "quota_burst_s": 4.5,
     "tls_certificate": "/elsewhere/chain.pem",
     "tls_key": "/elsewhere/key.pem",
     "tls_client_ca": "/elsewhere/clients.pem",
@@ -31,6 +35,7 @@ _OTHERS: dict[str, Any] = {
     "device_files": False,
     "max_connections": 77,
     "max_held_bytes": 2**26 + 1,
+    "client_share": 0.5,
     "grpc_reflection": True,
     "grpc_channelz": True,
     "grpc_compression": "gzip",
@@ -65,6 +70,13 @@ _OTHERS: dict[str, Any] = {
     "log_level": "debug",
     "log_format": "json",
     "access_log": 0.5,
+    "trace_endpoint": "http://127.0.0.1:4317",
+    "trace_share": 0.25,
+    "capture": "captures",
+    "capture_share": 0.5,
+    "capture_max_bytes": 32 * 1024 * 1024,
+    "capture_max_age_s": 60.0,
+    "capture_redaction": "cat",
 }
 _NAMES = [item.name for item in dataclasses.fields(Settings)]
 

@@ -750,6 +750,13 @@ def test_labels_are_those_of_the_repository(
         assert engine.select("cnn").version == 1
         [cnn] = [model for model in engine.status() if model.name == "cnn"]
         assert (cnn.default, cnn.labels_of(1)) == (1, ["old", "stable"])
+    labels.write_text('{"stable": 2}')
+    # As with the embedded engine: the label says that the version is to come.
+    with (
+        _engine(official.address, models_dir=str(tmp_path)) as engine,
+        pytest.raises(NotReady),
+    ):
+        engine.select("cnn")
 
 
 _MAPPING = {

@@ -44,10 +44,14 @@ class HeldEngine:
         self.threads: list[str] = []
 
     def select(
-        self, model: str, version: int | None = None, version_label: str | None = None
+        self,
+        model: str,
+        version: int | None = None,
+        version_label: str | None = None,
+        caller: str | None = None,
     ) -> HeldEngine:
         """Return the one version there is."""
-        del model, version, version_label
+        del model, version, version_label, caller
         return self
 
     def predict(self, inputs: np.ndarray, timeout_s: float | None = None) -> np.ndarray:

@@ -467,6 +467,7 @@ def test_auto_falls_back_to_the_digits_and_says_so(words: str, published: Path) 
     assert words in (published.parent / "train.out").read_text()
 
 
+@pytest.mark.soak
 def test_the_same_command_again_publishes_the_next_version(
     published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ from inkling.cli.main import main
 from inkling.errors import InklingError, InvalidRequest, NotReady
 from inkling.model.repository import Repository
 from inkling.types import Origin, Prediction, Score
-from inkling_training.evaluation.labelled_folder import Labelled, find
+from inkling_training.data.labelled_folder import Labelled, find
 from inkling_training.evaluation.tally import Share, Tally
 from inkling_training.figures.reliability import expected_calibration_error, reliability
 from tests.support.colour_models import COLOURS, colour
@@ -377,10 +377,45 @@ def test_pictures_with_several_labels(form: str, colours: Path, tmp_path: Path) 
     assert by_label[:, 2].mean() == pytest.approx(found["macro_f1"])
     precise = average_precision_score(wanted, scores)
     assert precise == pytest.approx(found["mean_average_precision"])
-    assert {"evaluation.json", "report.html", "reliability.png"} == {
+    assert {"evaluation.json", "report.html", "reliability.png", "mistakes.png"} == {
         path.name for path in out.iterdir()
     }
     assert "Pictures with other labels" in (out / "report.html").read_text()
+
+
+def test_sources_of_pictures_with_several_labels(colours: Path, tmp_path: Path) -> None:
+    """Each source has its own figures, and the surest wrong statement comes first."""
+    truth = _coloured(tmp_path)
+    sources = ["phone" if number % 5 == 0 else "camera" for number in range(40)]
+    rows = [
+        f"{name},{'|'.join(sorted(labels))},{source}"
+        for (name, labels), source in zip(truth.items(), sources, strict=True)
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,source", *rows]))
+    wanted = np.array([[c in labels for c in COLOURS] for labels in truth.values()])
+    scores = _scores(colours, [tmp_path / name for name in truth])
+    given = scores >= 0.5
+    words = ["--pictures", tmp_path, "--models-dir", colours, "--model", "several"]
+
+    found = json.loads(_evaluate(*words, "--json").stdout)
+    shown = _evaluate(*words).stdout
+
+    exact = (wanted == given).all(axis=1)
+    for source, figures in found["by_source"].items():
+        own = np.array(sources) == source
+        assert figures["exact"]["right"] == exact[own].sum()
+        assert figures["without"]["right"] == exact[~own].sum()
+        precision, recall, *_ = precision_recall_fscore_support(
+            wanted[own], given[own], average="micro"
+        )
+        assert (precision, recall) == pytest.approx(
+            (figures["precision"]["share"], figures["recall"]["share"])
+        )
+    assert sorted(found["by_source"]) == ["camera", "phone"]
+    assert "SOURCE" in shown
+    sure = np.where(given, scores, 1 - scores)
+    worst = np.where(wanted == given, 0, sure).max(axis=1)[~exact]
+    assert [one["probability"] for one in found["mistakes"]] == pytest.approx(worst)
 
 
 def test_folders_of_several_labels(colours: Path, tmp_path: Path) -> None:

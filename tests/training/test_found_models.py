@@ -209,6 +209,78 @@ def _old_hub(folder: Path) -> _Found:
     return _Found(folder / "model", (*_ABC, "--values", "unit"), asked)
 
 
+def _one_at_a_time(folder: Path) -> _Found:
+    """A signature for one picture, as ONNX converters and OpenVINO write it."""
+
+    def signature(model: keras.Model) -> Any:
+        spec = tf.TensorSpec((1, _SIDE, _SIDE, 3), tf.float32, name="image")
+
+        def answer(image: Any) -> dict[str, Any]:
+            scores = model(tf.reshape(image, (1, _SIDE, _SIDE, 3)))
+            return {"scores": tf.reshape(scores, (1, 3))}
+
+        return tf.function(answer, input_signature=[spec])
+
+    model = _module(folder, signature)
+    return _Found(
+        *(folder / "model", (*_ABC, "--values", "bytes")),
+        lambda photo: model(_colours(photo)).numpy(),
+    )
+
+
+def _first_batch(folder: Path) -> _Found:
+    """A `Sequential` without an input, which Keras saves with its first batch."""
+    model = keras.Sequential([layers.Rescaling(1 / 255), layers.Conv2D(4, 3)])
+    model.add(layers.Flatten())
+    model.add(layers.Dense(3, activation="softmax"))
+    model(_FEW)
+    model.save(folder / "model.keras")
+    return _Found(
+        *(folder / "model.keras", _ABC),
+        lambda photo: model(_colours(photo)).numpy(),
+    )
+
+
+def _lambda(folder: Path) -> _Found:
+    """A Lambda layer whose code names `tf`, which Keras 3 does not know."""
+    start = keras.Input((_SIDE, _SIDE, 3))
+    model = _end(
+        start, layers.Lambda(lambda x: tf.image.flip_up_down(x) / 255.0)(start)
+    )
+    model.save(folder / "model.keras")
+    return _Found(
+        *(folder / "model.keras", (*_ABC, "--trust", "--values", "bytes")),
+        lambda photo: model(_colours(photo)).numpy(),
+        "use tf, which was taken as tensorflow",
+    )
+
+
+def _recurrent(folder: Path) -> _Found:
+    """As in the tutorials that read the rows of a digit one after the other."""
+    start = keras.Input((_SIDE, _SIDE))
+    end = layers.Dense(3, activation="softmax")(layers.LSTM(4)(start))
+    model = keras.Model(start, end)
+    model.save(folder / "model.keras")
+    return _Found(
+        *(folder / "model.keras", (*_ABC, "--values", "unit")),
+        lambda photo: model(_greys(photo)).numpy(),
+        "loops cannot be calibrated",
+    )
+
+
+def _cropping(folder: Path) -> _Found:
+    """A model of any size that crops to its own."""
+    start = keras.Input((None, None, 3))
+    own = layers.Resizing(_SIDE, _SIDE, crop_to_aspect_ratio=True)(start)
+    model = _end(start, layers.Rescaling(1 / 255)(own))
+    model.save(folder / "model.keras")
+    return _Found(
+        *(folder / "model.keras", _ABC),
+        lambda photo: model(np.asarray(photo, np.float32)[np.newaxis]).numpy(),
+        "cover (whole_pixels)",
+    )
+
+
 _KINDS: dict[str, tuple[Callable[[Path], _Found], bool]] = {
     "grey without channels": (_quickstart, True),
     "values in a row": (_row, False),
@@ -219,6 +291,11 @@ _KINDS: dict[str, tuple[Callable[[Path], _Found], bool]] = {
     "int8 of -1..1": (_quantised_signed, False),
     "classes beside scores": (_with_classes, False),
     "old hub module": (_old_hub, False),
+    "batch of one": (_one_at_a_time, True),
+    "batch of the first call": (_first_batch, False),
+    "Lambda that names tf": (_lambda, True),
+    "recurrent": (_recurrent, False),
+    "cropping inside": (_cropping, True),
 }
 
 

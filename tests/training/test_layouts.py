@@ -15,10 +15,10 @@ from PIL import Image
 
 from inkling.errors import InvalidRequest
 from inkling_training.data.folder import load_folder
+from inkling_training.data.labelled_folder import find
 from inkling_training.data.labels_csv import read_table
 from inkling_training.data.layout import layout_of
 from inkling_training.errors import DatasetUnavailable
-from inkling_training.evaluation.labelled_folder import find
 
 _CUBE = "grüner Würfel"
 _NFC, _NFD = (unicodedata.normalize(form, _CUBE) for form in ("NFC", "NFD"))

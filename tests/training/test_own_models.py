@@ -554,6 +554,16 @@ def _teachable() -> tf_keras.Model:
     return tf_keras.Sequential([features, tf_keras.Sequential(head)])
 
 
+def _old_nested() -> tf_keras.Model:
+    """Return a small model of models, as Teachable Machine's is."""
+    start = tf_keras.Input((24, 24, 3))
+    body = _OLD.BatchNormalization()(_OLD.Conv2D(6, 3, strides=2)(start))
+    base = tf_keras.Model(start, _OLD.DepthwiseConv2D(3)(_OLD.ReLU(6.0)(body)))
+    features = tf_keras.Sequential([base, _OLD.GlobalAveragePooling2D()])
+    head = [_OLD.Dense(3, activation="softmax", use_bias=False, input_shape=(6,))]
+    return tf_keras.Sequential([features, tf_keras.Sequential(head)])
+
+
 def _old_augmented() -> tf_keras.Model:
     start = [tf_keras.Input((24, 24, 3)), _OLD.RandomFlip(), _OLD.RandomRotation(0.2)]
     end = [_OLD.Flatten(), _OLD.Dropout(0.5), _OLD.Dense(3, activation="softmax")]
@@ -571,11 +581,12 @@ _KERAS_TWO: dict[str, tuple[Callable[[], tf_keras.Model], str]] = {
         "-2.12..2.64",
     ),
     "augmented": (_old_augmented, "0..1"),
+    "nested": (_old_nested, ""),
     "Teachable Machine": (_teachable, ""),
 }
 
 
-_IN_SHORT = ("caffe.h5", "augmented.keras", "Teachable Machine.h5")
+_IN_SHORT = ("caffe.h5", "augmented.keras", "nested.h5")
 _FILES = [
     pytest.param(kind, suffix, marks=[] if kind + suffix in _IN_SHORT else _SOAK)
     for kind in _KERAS_TWO

@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -194,11 +195,39 @@ def _segmentation(folder: Path) -> Path:
     return folder / "model.keras"
 
 
-def _one_at_a_time(folder: Path) -> Path:
-    start = keras.Input(batch_shape=(1, 12, 12, 3))
-    end = layers.Dense(3)(layers.Flatten()(start / 255.0))
+def _archive(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "converted_keras.zip", "w") as archive:
+        archive.write(_saved(folder, ".h5"), "keras_model.h5")
+        archive.writestr("labels.txt", "0 a")
+    return folder / "converted_keras.zip"
+
+
+def _four_at_a_time(folder: Path) -> Path:
+    start = keras.Input(batch_shape=(4, 12, 12, 3))
+    end = layers.Dense(3)(keras.ops.reshape(start / 255.0, (4, 432)))
     keras.Model(start, end).save(folder / "model.keras")
     return folder / "model.keras"
+
+
+def _lambda_of_elsewhere(folder: Path) -> Path:
+    start = keras.Input((12, 12, 3))
+    scaled = layers.Lambda(lambda x: _divided(x) + 0)(start)
+    keras.Model(start, layers.Dense(3)(layers.Flatten()(scaled))).save(
+        folder / "model.keras"
+    )
+    return folder / "model.keras"
+
+
+def _divided(x: Any) -> Any:
+    return x / 255.0
+
+
+def _open_tflite(folder: Path) -> Path:
+    start = keras.Input((None, None, 3))
+    end = layers.Dense(3)(layers.GlobalAveragePooling2D()(start))
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(start, end))
+    (folder / "model.tflite").write_bytes(converter.convert())
+    return folder / "model.tflite"
 
 
 def _nan(folder: Path) -> Path:
@@ -242,8 +271,9 @@ def _folder(folder: Path) -> Path:
         (_lambda_h5, "--trust"),
         (_python_in_a_graph, "EagerPyFunc"),
         (_reading_files, "ReadFile"),
-        (_bomb, "unpacks to"),
+        (_bomb, "The config.json in model.keras unpacks to"),
         (_without_configuration, "without config.json"),
+        (_archive, "holds keras_model.h5; unpack it"),
         (_enormous, "refused unopened"),
         (_weights_alone, "weights without a model"),
         (_other_hdf5, "damaged"),
@@ -251,7 +281,8 @@ def _folder(folder: Path) -> Path:
         (_two_inputs, "has 2 inputs"),
         (_of_text, "expected pictures"),
         (_segmentation, "one score for each label"),
-        (_one_at_a_time, "batches of 1 only"),
+        (_four_at_a_time, "batches of 4 only"),
+        (_open_tflite, "float32 of any x any x 3; expected"),
         (_nan, "NaN"),
         (_not_there, "cannot be read"),
         (_empty, "is empty"),
@@ -290,6 +321,18 @@ def test_code_runs_if_it_is_trusted(
     )
 
     assert code == 0, capsys.readouterr().err
+
+
+def test_code_of_elsewhere_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Lambda layer that calls a function of the author's notebook names it."""
+    options = ["--name", "own", "--labels", "a,b,c", "--values", "bytes", "--trust"]
+
+    path = _lambda_of_elsewhere(tmp_path)
+    code = main(["publish", str(path), *options, "--models-dir", str(tmp_path / "m")])
+
+    assert (code, "uses _divided" in capsys.readouterr().err) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,7 @@ def _command(folder: Path, *flags: str) -> list[str]:
     return ["train", "mlp", "--dataset", "digits", *where, *flags]
 
 
+@pytest.mark.soak
 def test_same_seed_same_weights(again: _Again, whole: dict[str, Trained]) -> None:
     """Two runs with one seed agree in every bit, and in their histories.
 
@@ -162,6 +163,7 @@ def test_same_seed_same_weights(again: _Again, whole: dict[str, Trained]) -> Non
     assert whole["mlp"].history == again.trained.history
 
 
+@pytest.mark.soak
 def test_without_resume_a_run_starts_anew(again: _Again) -> None:
     """Without `resume` a run and its logs start from the beginning."""
     assert len(again.trained.history) == _EPOCHS
@@ -467,6 +469,7 @@ def stopped_by_hand(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int,
     return *_in_a_terminal(command, stop_at="epoch +2/"), folder
 
 
+@pytest.mark.soak
 def test_ctrl_c_in_a_terminal(stopped_by_hand: tuple[str, int, Path]) -> None:
     """Ctrl-C ends the command at once, without a traceback, publishing nothing."""
     text, code, folder = stopped_by_hand
@@ -505,6 +508,7 @@ def test_ctrl_c_in_a_destructor(tmp_path: Path, few_digits: Dataset) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.soak
 def test_ctrl_c_gives_the_cursor_back(stopped_by_hand: tuple[str, int, Path]) -> None:
     """The terminal shows its cursor again, which the progress bar had hidden."""
     text, _, _ = stopped_by_hand

@@ -14,7 +14,7 @@ from inkling.cli.main import Command
 from inkling_training.publish_command import add_gates
 from inkling_training.tensorflow_import import tensorflow_import
 
-__all__ = ["TRAIN"]
+__all__ = ["TRAIN", "add_training_arguments", "model_name"]
 
 _MODELS = ("mlp", "cnn", "classic")
 _DATASETS = ("auto", "mnist", "fashion_mnist", "cifar10", "digits", "folder")
@@ -25,12 +25,31 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "models",
         nargs="+",
-        type=_model,
+        type=model_name,
         metavar="MODEL",
         help="the models to train: mlp, cnn, classic, FILE.py:FUNCTION for a function "
         "of yours that returns a Keras model (the file's code runs), or "
         "keras.applications:NAME",
     )
+    parser.add_argument(
+        "--name", help="publish the model under this name; needs a single model"
+    )
+    add_training_arguments(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run after its last complete epoch",
+    )
+    parser.add_argument(
+        "--missing",
+        action="store_true",
+        help="train only the models without a published version",
+    )
+    add_gates(parser)
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say on what, and how, a model is trained."""
     parser.add_argument(
         "--dataset",
         choices=_DATASETS,
@@ -47,9 +66,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_folder_arguments(parser)
     _add_architecture_arguments(parser)
-    parser.add_argument(
-        "--name", help="publish the model under this name; needs a single model"
-    )
     parser.add_argument(
         "--recipe",
         choices=("quick", "default", "best"),
@@ -128,20 +144,10 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("runs"),
         help="the folder for checkpoints and TensorBoard logs",
     )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue an interrupted run after its last complete epoch",
-    )
-    parser.add_argument(
-        "--missing",
-        action="store_true",
-        help="train only the models without a published version",
-    )
-    add_gates(parser)
 
 
-def _model(text: str) -> str:
+def model_name(text: str) -> str:
+    """Return the name of a model that can be trained, for argparse."""
     where, _, name = text.rpartition(":")
     if text not in _MODELS and not (where and name):
         near = get_close_matches(text, _MODELS, n=1)

@@ -6,12 +6,15 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from inkling.contract import Contract
 from inkling.errors import InvalidRequest
-from inkling.model.repository import Repository, check_model_name
+from inkling.model.repository import Repository, VersionFiles, check_model_name
 from inkling_training.architectures import choice
 from inkling_training.data import datasets
 from inkling_training.data.datasets import Dataset
@@ -31,7 +34,7 @@ from inkling_training.fit.run import Run, identity
 from inkling_training.fit.train import Trained, train
 from inkling_training.release.publish import Terms, answering, publish
 
-__all__ = ["train_and_publish"]
+__all__ = ["architecture_of", "dataset_of", "train_and_publish", "train_one"]
 
 # The side of a folder's pictures by default, for the small networks and for others.
 _SMALL_SIDE, _LARGE_SIDE = 32, 160
@@ -50,15 +53,15 @@ def train_and_publish(options: argparse.Namespace) -> int:
     """
     models = list(dict.fromkeys(options.models))
     _check_name(models, options.name)
-    architectures = [_architecture(model, options) for model in models]
+    architectures = [architecture_of(model, options) for model in models]
     for folder in (options.models_dir, options.runs_dir):
         _check_writable(folder)
     if options.missing:
         architectures = _missing(architectures, options)
     if architectures:
-        dataset = _dataset(architectures, options)
+        dataset = dataset_of(architectures, options)
     for architecture in architectures:
-        _one(architecture, dataset, options)
+        train_one(architecture, dataset, options)
     return 0
 
 
@@ -77,7 +80,12 @@ def _check_name(models: list[str], name: str | None) -> None:
         )
 
 
-def _architecture(model: str, options: argparse.Namespace) -> Architecture:
+def architecture_of(model: str, options: argparse.Namespace) -> Architecture:
+    """Return the architecture that the command line names.
+
+    Raises:
+        InvalidRequest: There is none, or an option does not fit it.
+    """
     return choice.architecture_of(
         model,
         choice.Options(
@@ -113,7 +121,14 @@ def _check_writable(folder: Path) -> None:
         ) from None
 
 
-def _dataset(architectures: list[Architecture], options: argparse.Namespace) -> Dataset:
+def dataset_of(
+    architectures: list[Architecture], options: argparse.Namespace
+) -> Dataset:
+    """Return the dataset that the command line names.
+
+    Raises:
+        DatasetUnavailable: The pictures are missing or unusable.
+    """
     if options.dataset == "folder":
         own = any(one.source is not None for one in architectures)
         return load_folder(
@@ -137,9 +152,25 @@ def _dataset(architectures: list[Architecture], options: argparse.Namespace) -> 
         return datasets.load("digits")
 
 
-def _one(
-    architecture: Architecture, dataset: Dataset, options: argparse.Namespace
-) -> None:
+def train_one(
+    architecture: Architecture,
+    dataset: Dataset,
+    options: argparse.Namespace,
+    further: Mapping[str, Any] = MappingProxyType({}),
+) -> VersionFiles:
+    """Train a model, check it and publish it; return the files of the version.
+
+    Args:
+        architecture: The architecture.
+        dataset: The pictures.
+        options: The options of `inkling train`.
+        further: Further figures for the model card.
+
+    Raises:
+        InvalidRequest: An option is invalid.
+        TrainingDiverged: The loss became NaN or infinite.
+        GateFailed: The model failed its checks.
+    """
     name = options.name or architecture.name
     recipe = _recipe(architecture, dataset, options)
     contract, notes = choice.fitted(architecture, dataset.contract, recipe)
@@ -161,6 +192,7 @@ def _one(
             "seed": options.seed,
             "recipe": asdict(recipe),
             "notes": list(notes),
+            **further,
         },
         pictures={"augmentation": seen},
         terms=Terms(options.allow_regression, options.publish_only),
@@ -171,6 +203,7 @@ def _one(
         f"{time.monotonic() - started:.0f} s.\n{answering(repository, files)}",
         flush=True,
     )
+    return files
 
 
 def _say_what_is_trained(

@@ -22,6 +22,7 @@ from inkling.errors import (
     ModelNotFound,
 )
 from inkling.image.formats.catalogue import EXPECTED
+from inkling.model.assignment import Assignment
 from inkling.model.repository import Repository, VersionFiles
 from inkling.model.survey import survey
 
@@ -127,16 +128,41 @@ def connection_options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value}
 
 
+def _add_models_arguments(parser: argparse.ArgumentParser) -> None:
+    add_models_dir(parser)
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="show how the answers of the label shadow differ from those given, as a "
+        "running gateway counts them",
+    )
+    parser.add_argument(
+        "--server",
+        default="http://127.0.0.1:8080",
+        help="the gateway to ask for the comparison: http://HOST:PORT",
+    )
+    add_connection(parser)
+
+
 def _list_models(options: argparse.Namespace) -> int:
+    if options.compare:
+        # TLS is not needed to list a directory.
+        from inkling.cli.comparison import show_comparisons  # noqa: PLC0415
+
+        return show_comparisons(options.server, connection_options(options))
     repository = Repository(options.models_dir)
     print(
-        f"{'MODEL':16} {'VERSION':>7}  {'LABELS':12} {'DATASET':14} {'ACCURACY':>8}  "
+        f"{'MODEL':16} {'VERSION':>7}  {'LABELS':20} {'DATASET':14} {'ACCURACY':>8}  "
         "STATE"
     )
     for model in repository.models():
         labels, remark = _labels(repository, model)
         for version in repository.versions(model):
-            shown = ",".join(sorted(n for n, v in labels.items() if v == version))
+            shown = ",".join(
+                _label(name, one.share)
+                for name, one in sorted(labels.items())
+                if one.version == version
+            )
             print(_row(repository.files(model, version), shown))
         if remark:
             print(f"inkling: {model}: {remark}", file=sys.stderr)
@@ -145,11 +171,15 @@ def _list_models(options: argparse.Namespace) -> int:
     return 0
 
 
-def _labels(repository: Repository, model: str) -> tuple[dict[str, int], str]:
+def _label(name: str, share: float) -> str:
+    return f"{name}({share:g}%)" if share else name
+
+
+def _labels(repository: Repository, model: str) -> tuple[dict[str, Assignment], str]:
     """Return the version labels of a model, and what is wrong with them."""
-    labels: dict[str, int] = {}
+    labels: dict[str, Assignment] = {}
     try:
-        labels = repository.version_labels(model)
+        labels = repository.labels(model).assignments()
         repository.default(model)
     except BrokenVersion as error:
         return {}, error.message
@@ -167,7 +197,7 @@ def _row(files: VersionFiles, labels: str) -> str:
         dataset, state, accuracy = "", error.message, None
     shown = " " * 8 if accuracy is None else f"{accuracy:8.2%}"
     return (
-        f"{files.model:16} {files.version:7}  {column(labels, 12)} "
+        f"{files.model:16} {files.version:7}  {column(labels, 20)} "
         f"{column(dataset, 14)} {shown}  {state}"
     )
 
@@ -343,6 +373,6 @@ DOCTOR = Command(
 )
 MODELS = Command(
     help="list the published models and check their files",
-    add_arguments=add_models_dir,
+    add_arguments=_add_models_arguments,
     run=_list_models,
 )

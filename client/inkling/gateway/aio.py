@@ -13,6 +13,8 @@ import grpc
 
 from inkling.errors import InklingError, InvalidRequest
 from inkling.gateway.channel import (
+    Line,
+    Lines,
     channel_options,
     credentials,
     error_of_call,
@@ -26,7 +28,6 @@ from inkling.image.named_pictures import NamedPictures
 from inkling.image.pictures import encoded
 from inkling.types import ClassifyOptions
 from inkling.v1 import classifier_pb2 as pb
-from inkling.v1.classifier_pb2_grpc import ClassifierStub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable
@@ -58,11 +59,10 @@ class AioClassifier:
             InvalidRequest: The address or an option is impossible.
         """
         self._connection = grpc_connection(target, options)
-        self._metadata = list(self._connection.authorization.items())
+        self._metadata = list(self._connection.headers.items())
         self._secret = credentials(self._connection)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: ClassifierStub | None = None
+        self._lines = Lines(self._opened)
         self._is_closed = False
 
     async def classify(
@@ -136,11 +136,12 @@ class AioClassifier:
         return contract_of(self._connection, model.versions)
 
     async def close(self) -> None:
-        """Close the channel, and end the calls under way; closing again is nothing."""
+        """Close the connections, and end the calls; closing again does nothing."""
         self._is_closed = True
-        channel, self._channel, self._stub = self._channel, None, None
-        if channel is not None and self._loop is asyncio.get_running_loop():
-            await channel.close()
+        channels = self._lines.take_down()
+        if self._loop is asyncio.get_running_loop():
+            for channel in channels:
+                await channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -149,8 +150,9 @@ class AioClassifier:
         await self.close()
 
     async def _answered(self, method: str, request: Any) -> Any:
+        line = self._line()
         try:
-            return await getattr(self._ready_stub(), method)(
+            return await getattr(line.stub, method)(
                 request, timeout=self._connection.timeout_s, metadata=self._metadata
             )
         except grpc.aio.AioRpcError as error:
@@ -170,20 +172,21 @@ class AioClassifier:
             if not self._is_closed or _is_cancelled():
                 raise
             raise closed() from None
+        finally:
+            self._lines.give_back(line)
 
-    def _ready_stub(self) -> ClassifierStub:
+    def _line(self) -> Line:
         if self._is_closed:
             raise closed()
         loop = asyncio.get_running_loop()
-        if self._stub is None:
-            self._loop, self._channel = loop, self._opened()
-            self._stub = ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
+        if self._loop is None:
+            self._loop = loop
         if self._loop is not loop:
             raise InvalidRequest(
                 "An AioClassifier belongs to the event loop of its first call, and "
                 "this is another loop; make one in each loop."
             )
-        return self._stub
+        return self._lines.take()
 
     def _opened(self) -> grpc.aio.Channel:
         target = self._connection.address.grpc_target

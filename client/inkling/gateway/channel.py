@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,9 +22,12 @@ from inkling.network.diagnosis import speaks
 from inkling.network.proxies import grpc_proxy_options
 from inkling.types import ClassifyOptions, Origin, Prediction, Score
 from inkling.v1 import classifier_pb2 as pb
+from inkling.v1.classifier_pb2_grpc import ClassifierStub
 
 __all__ = [
     "CHANNEL_OPTIONS",
+    "Line",
+    "Lines",
     "channel_options",
     "credentials",
     "error_of_call",
@@ -48,11 +54,63 @@ CHANNEL_OPTIONS: Sequence[tuple[str, object]] = (
     ("grpc.service_config", json.dumps(grpc_retry_config("inkling.v1.Classifier"))),
 )
 
+# More connections than that do not spread the calls better over a gateway's processes.
+_MAX_LINES = 8
+
 # Parts of gRPC's words for connections that were made and then broke.
 _SIGNS_OF_ANOTHER_PROTOCOL = (
     *("socket closed", "settings", "handshake", "ssl", "tls", "certificate"),
     *("verification", "reset", "broken pipe", "http", "shutdown", "eof", "recvmsg"),
 )
+
+
+@dataclass(eq=False)
+class Line:
+    """A channel, which is one connection, and the number of its calls under way."""
+
+    channel: Any
+    stub: ClassifierStub
+    under_way: int = 0
+
+
+class Lines:
+    """A classifier's connections; a call that finds all of them busy opens another.
+
+    One process of a gateway serves a connection, so that a single one leaves the other
+    processes idle. Threads may share the object.
+    """
+
+    def __init__(self, opened: Callable[[], Any]) -> None:
+        """Take the function that opens a channel."""
+        self._opened = opened
+        self._lock = threading.Lock()
+        self._open: list[Line] = []
+
+    def __contains__(self, line: Line) -> bool:
+        """Return whether the line is open."""
+        return line in self._open
+
+    def take(self) -> Line:
+        """Return the line with the fewest calls under way, with one more of them."""
+        with self._lock:
+            line = min(self._open, key=attrgetter("under_way"), default=None)
+            if line is None or (line.under_way and len(self._open) < _MAX_LINES):
+                channel = self._opened()
+                line = Line(channel, ClassifierStub(channel))  # type: ignore[no-untyped-call]
+                self._open.append(line)
+            line.under_way += 1
+            return line
+
+    def give_back(self, line: Line) -> None:
+        """Note that a call has ended."""
+        with self._lock:
+            line.under_way -= 1
+
+    def take_down(self) -> Sequence[Any]:
+        """Forget all lines, and return their channels."""
+        with self._lock:
+            lines, self._open = self._open, []
+        return [line.channel for line in lines]
 
 
 def grpc_connection(target: str, options: Mapping[str, Any]) -> Connection:
@@ -71,7 +129,9 @@ def grpc_connection(target: str, options: Mapping[str, Any]) -> Connection:
 
 def channel_options(connection: Connection) -> Sequence[tuple[str, object]]:
     """Return the options of a channel, with the proxy that leads to the gateway."""
-    return (*CHANNEL_OPTIONS, *grpc_proxy_options(connection.proxy))
+    # By default, the channels of a process to one address share a connection.
+    own = ("grpc.use_local_subchannel_pool", 1)
+    return (*CHANNEL_OPTIONS, own, *grpc_proxy_options(connection.proxy))
 
 
 def credentials(connection: Connection) -> grpc.ChannelCredentials | None:

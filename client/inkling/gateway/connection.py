@@ -16,11 +16,15 @@ from inkling.model.repository import check_model_name
 from inkling.network.address import Address
 from inkling.network.proxies import Proxy, proxy_for
 
-__all__ = ["Connection", "read_api_key"]
+__all__ = ["CALLER_KEY", "Connection", "read_api_key"]
+
+# The header, and the key of the metadata, that carries the key of the caller.
+CALLER_KEY = "x-inkling-caller"
 
 _DEFAULT_TIMEOUT_S = 5.0
 _MAX_TIMEOUT_S = 86400.0
 _MAX_VERSION = 2**63 - 1
+_MAX_CALLER = 256
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class Connection:
             shows, for a gateway that asks for one (mutual TLS).
         client_key: The PEM file with that certificate's key, without a password.
         api_key: Sent with every call as a bearer token; `repr` leaves it out.
+        caller: A key of the user for whom is asked, such as a customer number. While
+            the gateway gives a share of the requests to another version, callers with
+            the same key get the same version.
         use_proxy: Whether the proxies of the environment are used (`http_proxy`,
             `https_proxy`, `grpc_proxy`, `all_proxy`, `no_proxy`); loopback never is
             reached through one.
@@ -56,6 +63,7 @@ class Connection:
     client_certificate: str | Path | None = None
     client_key: str | Path | None = None
     api_key: str | None = field(default=None, repr=False)
+    caller: str | None = None
     use_proxy: bool = True
 
     def __post_init__(self) -> None:
@@ -71,6 +79,8 @@ class Connection:
         _check_timeout(self.timeout_s)
         if self.api_key is not None:
             _check_key(self.api_key)
+        if self.caller is not None:
+            _check_caller(self.caller)
         if bool(self.client_certificate) != bool(self.client_key):
             raise InvalidRequest(
                 "client_certificate and client_key go together; one is missing."
@@ -121,9 +131,10 @@ class Connection:
         return self.tls or self.has_certificates or self.address.is_encrypted
 
     @property
-    def authorization(self) -> dict[str, str]:
-        """The header that carries the API key, in lower case; empty without a key."""
-        return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+    def headers(self) -> dict[str, str]:
+        """The headers with the API key and the key of the caller, in lower case."""
+        key = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        return {**key, **({CALLER_KEY: self.caller} if self.caller else {})}
 
     @cached_property
     def context(self) -> ssl.SSLContext:
@@ -206,4 +217,13 @@ def _check_key(key: str) -> None:
         raise InvalidRequest(
             "api_key must be one word of printable ASCII characters; is it the "
             "content of the key file, and not its path?"
+        )
+
+
+def _check_caller(caller: str) -> None:
+    text = isinstance(caller, str) and caller.isascii() and caller.isprintable()
+    if not text or not 0 < len(caller.strip()) == len(caller) <= _MAX_CALLER:
+        raise InvalidRequest(
+            f"caller is {caller!r:.60}; expected 1 to {_MAX_CALLER} printable ASCII "
+            "characters without spaces around them."
         )

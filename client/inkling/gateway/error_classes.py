@@ -17,8 +17,11 @@ from inkling.errors import (
     NotFound,
     NotReady,
     Overloaded,
+    PermissionDenied,
+    QuotaExceeded,
     TooLarge,
     Unauthenticated,
+    UnknownRequest,
     UnsupportedMediaType,
 )
 
@@ -27,14 +30,17 @@ __all__ = ["closed", "error_of", "is_known", "not_reached", "too_late"]
 _CLASSES: Mapping[str, type[InklingError]] = MappingProxyType(
     {
         ErrorCode.UNAUTHENTICATED: Unauthenticated,
+        ErrorCode.PERMISSION_DENIED: PermissionDenied,
         ErrorCode.INVALID_IMAGE: InvalidImage,
         ErrorCode.INVALID_REQUEST: InvalidRequest,
         ErrorCode.TOO_LARGE: TooLarge,
         ErrorCode.UNSUPPORTED_MEDIA_TYPE: UnsupportedMediaType,
         ErrorCode.MODEL_NOT_FOUND: ModelNotFound,
+        ErrorCode.UNKNOWN_REQUEST: UnknownRequest,
         ErrorCode.NOT_READY: NotReady,
         ErrorCode.DEADLINE_EXCEEDED: DeadlineExceeded,
         ErrorCode.OVERLOADED: Overloaded,
+        ErrorCode.QUOTA_EXCEEDED: QuotaExceeded,
         ErrorCode.NOT_FOUND: NotFound,
         ErrorCode.METHOD_NOT_ALLOWED: NotFound,
         ErrorCode.INTERNAL: InternalError,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from inkling.gateway.channel import (
+    Line,
+    Lines,
     channel_options,
     credentials,
     error_of_call,
@@ -22,7 +24,6 @@ from inkling.gateway.error_classes import closed
 from inkling.gateway.remote import RemoteClassifier
 from inkling.gateway.versions import contract_of
 from inkling.v1 import classifier_pb2 as pb
-from inkling.v1.classifier_pb2_grpc import ClassifierStub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ __all__ = ["GrpcClassifier"]
 
 
 class GrpcClassifier(RemoteClassifier):
-    """A classifier behind a gateway's gRPC port; its channel is made on first use."""
+    """A classifier behind a gateway's gRPC port; it connects on first use."""
 
     _window = 16
 
@@ -50,10 +51,9 @@ class GrpcClassifier(RemoteClassifier):
             InvalidRequest: The address or an option is impossible.
         """
         self._connection = grpc_connection(target, options)
-        self._metadata = list(self._connection.authorization.items())
+        self._metadata = list(self._connection.headers.items())
         self._lock = threading.Lock()
-        self._channel: grpc.Channel | None = None
-        self._stub: ClassifierStub | None = None
+        self._lines = Lines(self._opened)
         self._closings = 0
         self._process = os.getpid()
 
@@ -68,12 +68,12 @@ class GrpcClassifier(RemoteClassifier):
         return contract_of(self._connection, model.versions)
 
     def close(self) -> None:
-        """Close the channel; a later call opens another."""
+        """Close the connections; a later call connects."""
         with self._lock:
             self._closings += 1
-            # A call that this ends finds that the stub is no longer its own.
-            channel, self._channel, self._stub = self._channel, None, None
-            if channel is not None and self._process == os.getpid():
+            # A call that this ends finds that its line is no longer open.
+            channels = self._lines.take_down()
+            for channel in channels if self._process == os.getpid() else ():
                 channel.close()
 
     @property
@@ -82,12 +82,18 @@ class GrpcClassifier(RemoteClassifier):
 
     def _begin(self, image: bytes, options: ClassifyOptions) -> _GrpcCall:
         request = request_for(self._connection, image, options)
-        stub = self._ready_stub()
-        with self._refusing(stub):
-            future = stub.Classify.future(
-                request, timeout=self._connection.timeout_s, metadata=self._metadata
-            )
-        return _GrpcCall(future, options, lambda: self._error(stub, future))
+        lines = self._own_lines()
+        line = lines.take()
+        try:
+            with self._refusing(line):
+                future = line.stub.Classify.future(
+                    request, timeout=self._connection.timeout_s, metadata=self._metadata
+                )
+        except BaseException:
+            lines.give_back(line)
+            raise
+        future.add_done_callback(lambda _: lines.give_back(line))
+        return _GrpcCall(future, options, lambda: self._error(line, future))
 
     def _ask(self, image: bytes, options: ClassifyOptions) -> Prediction:
         request = request_for(self._connection, image, options)
@@ -95,36 +101,39 @@ class GrpcClassifier(RemoteClassifier):
 
     def _answered(self, method: str, request: Any) -> Any:
         """Return the answer to one call; a future would take half as much CPU again."""
-        stub = self._ready_stub()
-        with self._refusing(stub):
-            return getattr(stub, method)(
-                request, timeout=self._connection.timeout_s, metadata=self._metadata
-            )
+        lines = self._own_lines()
+        line = lines.take()
+        try:
+            with self._refusing(line):
+                return getattr(line.stub, method)(
+                    request, timeout=self._connection.timeout_s, metadata=self._metadata
+                )
+        finally:
+            lines.give_back(line)
 
     @contextmanager
-    def _refusing(self, stub: ClassifierStub) -> Iterator[None]:
+    def _refusing(self, line: Line) -> Iterator[None]:
         """Turn the errors of gRPC into ours; a closed channel raises ValueError."""
         try:
             yield
         except grpc.RpcError as error:
-            raise self._error(stub, error) from None
+            raise self._error(line, error) from None
         except ValueError:
-            if stub is self._stub:
+            if line in self._lines:
                 raise
             raise closed() from None
 
-    def _error(self, stub: ClassifierStub, call: Any) -> InklingError:
-        if stub is not self._stub:
+    def _error(self, line: Line, call: Any) -> InklingError:
+        if line not in self._lines:
             return closed()
         return error_of_call(self._connection, call)
 
-    def _ready_stub(self) -> ClassifierStub:
+    def _own_lines(self) -> Lines:
+        """Return the lines of this process; a child that was forked has none yet."""
         with self._lock:
-            if self._stub is None or self._process != os.getpid():
-                self._process = os.getpid()
-                self._channel = self._opened()
-                self._stub = ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
-            return self._stub
+            if self._process != os.getpid():
+                self._process, self._lines = os.getpid(), Lines(self._opened)
+            return self._lines
 
     def _opened(self) -> grpc.Channel:
         target, secret = (

@@ -27,7 +27,7 @@ _CODE_OF_STATUS: Mapping[int, ErrorCode] = MappingProxyType(
     {
         HTTPStatus.BAD_REQUEST: ErrorCode.INVALID_REQUEST,
         HTTPStatus.UNAUTHORIZED: ErrorCode.UNAUTHENTICATED,
-        HTTPStatus.FORBIDDEN: ErrorCode.UNAUTHENTICATED,
+        HTTPStatus.FORBIDDEN: ErrorCode.PERMISSION_DENIED,
         HTTPStatus.NOT_FOUND: ErrorCode.NOT_FOUND,
         HTTPStatus.METHOD_NOT_ALLOWED: ErrorCode.NOT_FOUND,
         HTTPStatus.REQUEST_TIMEOUT: ErrorCode.DEADLINE_EXCEEDED,

@@ -56,24 +56,63 @@ class TimedConnection(http.client.HTTPConnection):
         self.is_kept = False
         self.generation = 0
         self._tls = tls
+        # The socket while it connects, and whether another thread has ended the call.
+        self._opening: socket.socket | None = None
+        self._is_interrupted = False
 
     def connect(self) -> None:
         """Connect to the first address of the host that answers, or to the proxy."""
         next_host, next_port = self.host, self.port
         if self._proxy:
             next_host, next_port = self._proxy.host, self._proxy.port
-        sock = _connected(next_host, next_port, self.deadline_s)
+        sock = self._connected(next_host, next_port)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls and self._proxy:
                 self._tunnel_through(sock, self._proxy)
             if self._tls:
                 sock.settimeout(_left_s(self.deadline_s))
-                sock = self._tls.wrap_socket(sock, server_hostname=self.host)
+                secure = self._tls.wrap_socket(
+                    sock, server_hostname=self.host, do_handshake_on_connect=False
+                )
+                sock = secure  # the socket before is empty now
+                self._open(secure)
+                secure.do_handshake()
         except OSError:
             sock.close()
             raise
+        finally:
+            self._opening = None
         self.sock = _TimedSocket(sock, self)
+
+    def _connected(self, host: str, port: int) -> socket.socket:
+        """Return a socket that is connected to one of a host's addresses.
+
+        Raises:
+            OSError: The error of the last address, if none could be connected to.
+        """
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        failure = OSError("no address")
+        for place, (family, kind, protocol, _, address) in enumerate(addresses):
+            # An address that does not answer leaves time for the others.
+            timeout_s = _left_s(self.deadline_s) / (len(addresses) - place)
+            sock = socket.socket(family, kind, protocol)
+            try:
+                self._open(sock)
+                sock.settimeout(timeout_s)
+                sock.connect(address)
+            except OSError as error:
+                sock.close()
+                failure = error
+            else:
+                return sock
+        raise failure
+
+    def _open(self, sock: socket.socket) -> None:
+        """Let `interrupt` end what this socket waits for."""
+        self._opening = sock
+        if self._is_interrupted:
+            raise TimeoutError
 
     def request(  # type: ignore[override]
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
@@ -121,10 +160,14 @@ class TimedConnection(http.client.HTTPConnection):
 
     def interrupt(self) -> None:
         """End a call for which another thread waits on this connection."""
-        sock: Any = self.sock
-        if sock is not None:
-            with suppress(OSError):  # that thread has closed it meanwhile
-                sock.shutdown()
+        self._is_interrupted = True
+        opening, sock = self._opening, self.sock
+        with suppress(OSError):  # that thread has closed it meanwhile
+            if opening is not None:
+                socket.socket.shutdown(opening, socket.SHUT_RDWR)
+        with suppress(OSError):
+            if sock is not None:
+                sock.shutdown()  # type: ignore[call-arg] # of our own class
 
 
 class _TimedSocket:
@@ -254,29 +297,6 @@ class ConnectionPool:
         with suppress(IndexError):  # other threads take from it meanwhile
             while True:
                 idle.pop().close()
-
-
-def _connected(host: str, port: int, deadline_s: float) -> socket.socket:
-    """Return a socket that is connected to one of a host's addresses.
-
-    Raises:
-        OSError: The error of the last address, if none could be connected to.
-    """
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    failure = OSError("no address")
-    for place, (family, kind, protocol, _, address) in enumerate(addresses):
-        # An address that does not answer leaves time for the others.
-        timeout_s = _left_s(deadline_s) / (len(addresses) - place)
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(timeout_s)
-            sock.connect(address)
-        except OSError as error:
-            sock.close()
-            failure = error
-        else:
-            return sock
-    raise failure
 
 
 def _left_s(deadline_s: float) -> float:

@@ -47,7 +47,7 @@ class HttpTransport:
             )
         self.target = connection.shown
         self.timeout_s = connection.timeout_s
-        self.headers = connection.authorization
+        self.headers = connection.headers
         self.path = address.path
         if address.is_encrypted and tls is None:
             tls = connection.context

@@ -2,9 +2,10 @@
 """How often a call is tried again, and when: the same over gRPC and HTTP.
 
 Only an attempt that the server could not take is tried again: its address was not
-reached, or it answered that it is not ready or overloaded. Retries stop while most
-calls fail: each failure takes one of ten tokens, each success gives a tenth of one
-back, and a retry needs more than half of them (gRPC's retry throttling, gRFC A6).
+reached, or it answered that it is not ready or overloaded. A used-up quota is tried
+again over HTTP only, whose `Retry-After` says when. Retries stop while most calls
+fail: each failure takes one of ten tokens, each success gives a tenth of one back, and
+a retry needs more than half of them (gRPC's retry throttling, gRFC A6).
 """
 
 from __future__ import annotations

@@ -112,11 +112,10 @@ def unlimited(nanoseconds: int) -> None:
 
 def framed(
     picture: Image.Image, contract: Contract, note: Note, spend: Spend = unlimited
-) -> tuple[Image.Image, None]:
+) -> Image.Image:
     """Return the sample: mode `L`, of the contract's size, light ink on black (0).
 
-    A picture without ink becomes a black sample. These finders never doubt: the second
-    value is None.
+    A picture without ink becomes a black sample.
 
     Args:
         picture: A picture of mode `L` or `RGB` and of any size.
@@ -143,10 +142,10 @@ def framed(
     mask = _writing(ink, noise, spend)
     if not mask.any():
         note("nothing", "this paper shows no ink", ink)
-        return Image.new("L", (contract.width, contract.height)), None
+        return Image.new("L", (contract.width, contract.height))
     strokes = _close_up(ink, mask)
     spend(_DETAIL_NS * strokes.size)
-    return sample_of(strokes, mask, contract, note), None
+    return sample_of(strokes, mask, contract, note)
 
 
 def sample_of(

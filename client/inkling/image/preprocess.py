@@ -9,18 +9,18 @@ preparation, with the picture at that stage and the decision.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from inkling.errors import InvalidImage, InvalidRequest
-from inkling.image.budget import Budget, Spend
+from inkling.errors import InvalidImage
+from inkling.image.budget import Budget
 from inkling.image.decoding import Decoded, decode
 from inkling.image.finder.strokes import follow
 from inkling.image.grey import to_grey
 from inkling.image.ink import Note, framed, shown, unlimited
+from inkling.image.inputs import scaled
 from inkling.image.resizing import keeps_size, resized
 from inkling.image.sample import is_framed
 from inkling.image.transparency import opaque
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.contract import Contract
+    from inkling.image.budget import Spend
     from inkling.image.finder.doubt import Doubt
     from inkling.image.morphology import Values
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Stage",
-    "check_inputs",
     "decoded_to_pixels",
     "explain",
     "is_dark_on_light",
@@ -45,7 +45,6 @@ __all__ = [
     "picture_of",
     "pixels_to_input",
     "prepare",
-    "scaled",
     "to_input",
 ]
 
@@ -60,12 +59,7 @@ _UPRIGHT = {
 }
 _MIDDLE_GREY = 127
 _DARK = bytes(range(_MIDDLE_GREY + 1))
-# Share of the range of inputs that another order of rounding may add.
-_RANGE_SLACK = 1e-3
 _MODEL_INPUT = "the model gets this picture"
-_ADVICE = (
-    "Prepare pictures with inkling.image.preprocess, or send the pictures themselves."
-)
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,8 @@ def prepare(
 ) -> tuple[Input, Doubt | None]:
     """Return the model input for one encoded image, and the finder's doubt about it.
 
-    Arguments, input and errors are those of `to_input`; only `ink-3` ever doubts.
+    Arguments, input and errors are those of `to_input`. The doubt is None if there is
+    none, and if the contract's finder never doubts.
     """
     budget = budget or Budget()
     decoded = decode(image, contract.min_side, budget)
@@ -141,33 +136,6 @@ def judged_pixels(
 ) -> tuple[Pixels | Input, Doubt | None]:
     """Return what `decoded_to_pixels` returns, and the finder's doubt about it."""
     return _prepared(decoded, contract, _unseen, budget.spend if budget else unlimited)
-
-
-def scaled(pixels: Pixels | Input, contract: Contract) -> Input:
-    """Return pixel * scale + offset in float32, in the shape of `pixels`.
-
-    Args:
-        pixels: uint8 or float32, 0 to 255: one picture in the contract's `input_shape`,
-            or a batch.
-        contract: The contract with `scale` and `offset`.
-    """
-    # Every caller computes one float32 multiplication and one float32 addition, so all
-    # round in the same way.
-    product = np.multiply(
-        pixels, _by_channel(contract.scale, contract.layout), dtype=np.float32
-    )
-    if any(contract.offset):
-        return product + _by_channel(contract.offset, contract.layout)
-    return product
-
-
-@cache
-def _by_channel(values: tuple[float, ...], layout: str) -> Input:
-    """Return one value for all channels, or one for each, for inputs in this layout."""
-    found = np.array(values, np.float32)
-    if len(values) == 1:
-        return found.reshape(())
-    return found.reshape(-1, 1, 1) if layout == "chw" else found
 
 
 def pixels_to_input(pixels: Pixels, contract: Contract) -> Input:
@@ -208,59 +176,10 @@ def picture_of(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def check_inputs(inputs: Input, contract: Contract) -> None:
-    """Check that inputs have the form that this module gives them.
-
-    Args:
-        inputs: float32, n >= 1 inputs in the contract's `input_shape`, within
-            [offset, 255 * scale + offset] in each channel.
-        contract: The contract of the model.
-
-    Raises:
-        InvalidRequest: The dtype, the shape or the range differs, or n is 0.
-    """
-    shape = contract.input_shape
-    if inputs.dtype != np.float32 or inputs.ndim != 4 or inputs.shape[1:] != shape:
-        raise InvalidRequest(
-            f"The model input came as {inputs.dtype} of shape {inputs.shape}; expected "
-            f"float32 of shape (n, {', '.join(map(str, shape))}). {_ADVICE}"
-        )
-    if not len(inputs):
-        raise InvalidRequest("The model input came with 0 rows; send at least one.")
-    low, high = _bounds(contract.scale, contract.offset, contract.layout)
-    # NaN fails this comparison too.
-    if not _within(inputs, low, high):
-        raise InvalidRequest(
-            "The model input has values that are NaN or outside "
-            f"[{low.min():g}, {high.max():g}]. {_ADVICE}"
-        )
-
-
-@cache
-def _bounds(
-    scale: tuple[float, ...], offset: tuple[float, ...], layout: str
-) -> tuple[Input, Input]:
-    """Return the least and the greatest input, with a little room for rounding."""
-    size = max(len(scale), len(offset))
-    first, last = (
-        np.broadcast_to(np.array(offset) + 255 * factor * np.array(scale), (size,))
-        for factor in (0, 1)
-    )
-    slack = _RANGE_SLACK * np.abs(last - first)
-    low, high = np.minimum(first, last) - slack, np.maximum(first, last) + slack
-    return _by_channel(tuple(low), layout), _by_channel(tuple(high), layout)
-
-
-def _within(inputs: Input, low: Input, high: Input) -> bool:
-    if not low.ndim:
-        return bool(inputs.min() >= low and inputs.max() <= high)
-    return bool((inputs >= low).all() and (inputs <= high).all())
-
-
 def explain(
     image: bytes, contract: Contract, budget: Budget | None = None
 ) -> tuple[Input, list[Stage], Doubt | None]:
-    """Return the model input, every stage to it, and the finder's doubt.
+    """Return the model input, every stage from the picture to it, and the doubt.
 
     Arguments, model input and errors are those of `to_input`.
 
@@ -323,8 +242,7 @@ def _prepared(
     if fits:
         sample = _light_on_dark(picture, contract, note)
     if finds and not (fits and _stays(sample, contract)):
-        frame = follow if contract.finder == "ink-3" else framed
-        picture, doubt = frame(picture, contract, note, spend)
+        picture, doubt = _found(picture, contract, note, spend)
         note("model input", _MODEL_INPUT, picture)
         return np.asarray(picture).reshape(contract.input_shape), doubt
     if fits:
@@ -334,6 +252,17 @@ def _prepared(
     pixels = pixels.reshape(contract.height, contract.width, contract.channels)
     note("model input", _MODEL_INPUT, pixels.astype(np.uint8, copy=False))
     return _arranged(pixels, contract), None
+
+
+def _found(
+    picture: Image.Image, contract: Contract, note: Note, spend: Spend
+) -> tuple[Image.Image, Doubt | None]:
+    if contract.finder != "ink-3":
+        return framed(picture, contract, note, spend), None
+    sample, doubt = follow(picture, contract, note, spend)
+    if doubt is not None:
+        note("doubt", f"{doubt.reason}: {doubt.text}", sample)
+    return sample, doubt
 
 
 def _stays(sample: Pixels, contract: Contract) -> bool:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from inkling.errors import InvalidRequest, ModelNotFound
+from inkling.model.assignment import Rule
 from inkling.model.publication import VERSION, Publication, entries, publication
 from inkling.model.version_files import (
     CONTRACT_FILE,
@@ -55,13 +56,38 @@ def check_model_name(name: str) -> str:
 
 
 class Repository:
-    """A directory of models; every method reads the directory again."""
+    """A directory of models; every method reads the directory again.
 
-    def __init__(self, root: Path | str) -> None:
+    Attributes:
+        root: The directory.
+        only: The name of the only model, whose versions are in the directory itself;
+            empty where each model has a directory of its own.
+    """
+
+    def __init__(self, root: Path | str, only: str = "") -> None:
+        """Take the directory, and the name of its only model if it is one's.
+
+        Raises:
+            InvalidRequest: The model's name is invalid.
+        """
         self.root = Path(root)
+        self.only = check_model_name(only) if only else ""
+
+    def folder(self, model: str) -> Path:
+        """Return the directory of a model, which need not exist.
+
+        Raises:
+            InvalidRequest: The model's name is invalid.
+            ModelNotFound: The directory is that of another model.
+        """
+        if self.only and model != self.only:
+            raise ModelNotFound(f"{self.root} has the versions of {self.only} alone.")
+        return self.root if self.only else self.root / check_model_name(model)
 
     def models(self) -> list[str]:
         """Return the names of the models, sorted, with those that have no version."""
+        if self.only:
+            return [self.only]
         return sorted(
             entry.name
             for entry in entries(self.root)
@@ -79,7 +105,7 @@ class Repository:
         Raises:
             InvalidRequest: The model's name is invalid.
         """
-        found = entries(self.root / check_model_name(model))
+        found = entries(self.folder(model))
         numbers = [int(one.name) for one in found if VERSION.fullmatch(one.name)]
         return sorted(numbers, reverse=True)
 
@@ -100,7 +126,7 @@ class Repository:
         Raises:
             InvalidRequest: The model's name is invalid.
         """
-        path = self.root / check_model_name(model) / str(version)
+        path = self.folder(model) / str(version)
         return VersionFiles(model, version, path)
 
     def newest(self, model: str) -> VersionFiles:
@@ -143,7 +169,7 @@ class Repository:
         Raises:
             InvalidRequest: The model's name is invalid.
         """
-        return VersionLabels(self.root / check_model_name(model))
+        return VersionLabels(self.folder(model))
 
     def version_labels(self, model: str) -> dict[str, int]:
         """Return the version labels, such as `stable`, and the number of each version.
@@ -175,11 +201,13 @@ class Repository:
             if publish_only and versions and STABLE not in self.version_labels(model):
                 self.labels(model).move(STABLE, versions[0], versions[0], "publish")
 
-        directory = self.root / check_model_name(model)
+        directory = self.folder(model)
         with publication(model, directory, hold) as found:
             yield found
 
-    def roll_back(self, model: str, label: str = STABLE) -> Move:
+    def roll_back(
+        self, model: str, label: str = STABLE, who: str | None = None
+    ) -> Move:
         """Let a label name the version that it named before; see `VersionLabels`.
 
         Raises:
@@ -187,9 +215,11 @@ class Repository:
                 directory cannot be written.
             BrokenVersion: The version labels cannot be read.
         """
-        return self.labels(model).roll_back(label, self.versions(model))
+        return self.labels(model).roll_back(label, self.versions(model), who)
 
-    def take_away(self, model: str, label: str = STABLE) -> Move:
+    def take_away(
+        self, model: str, label: str = STABLE, who: str | None = None
+    ) -> Move:
         """Take a label away; without `stable`, the newest version answers.
 
         Raises:
@@ -201,10 +231,22 @@ class Repository:
             raise InvalidRequest(
                 f'No version of the model "{model}" has the label {label!r:.80}.'
             )
-        return self.labels(model).move(label, None, None, "promote")
+        return self.labels(model).move(label, None, None, "promote", who)
 
-    def promote(self, model: str, version: int, label: str = STABLE) -> Move:
+    def promote(
+        self,
+        model: str,
+        version: int,
+        label: str = STABLE,
+        who: str | None = None,
+        share: float | None = None,
+        rule: Rule | None = None,
+    ) -> Move:
         """Let a label name a version, after its files were checked.
+
+        With a share, `canary` gets so many percent of the requests without a version;
+        without one, it keeps the share that it has. A rule says when the version is
+        promoted or loses the label.
 
         Raises:
             BrokenVersion: The files differ from the published ones, or the version
@@ -213,11 +255,21 @@ class Repository:
             InvalidRequest: The label or the name is invalid, or the model's directory
                 cannot be written.
         """
+        self.published(model, version).verify()
+        newest, labels = self.versions(model)[0], self.labels(model)
+        return labels.move(label, version, newest, "promote", who, share, rule)
+
+    def published(self, model: str, version: int) -> VersionFiles:
+        """Return the files of a version that is published.
+
+        Raises:
+            ModelNotFound: The model has no such version.
+            InvalidRequest: The model's name is invalid.
+        """
         versions = self.versions(model)
         if version not in versions:
             shown = ", ".join(map(str, versions)) or "none"
             raise ModelNotFound(
                 f'The model "{model}" has no version {version}; it has: {shown}.'
             )
-        self.files(model, version).verify()
-        return self.labels(model).move(label, version, versions[0], "promote")
+        return self.files(model, version)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inkling.errors import BrokenVersion, MissingDependency
-from inkling.image.preprocess import check_inputs
+from inkling.image.inputs import check_inputs
 from inkling.types import are_scores
 
 if TYPE_CHECKING:

@@ -19,10 +19,11 @@ _NO_MODELS = ("lost+found", "__pycache__", "runs", "tmp")
 _MOST = 5
 
 
-def survey(root: Path) -> list[str]:
+def survey(root: Path, only: str = "") -> list[str]:
     """Return a sentence for each thing that keeps a directory of models from being one.
 
-    The list is empty for a repository in which every entry is as it should be.
+    The list is empty for a repository in which every entry is as it should be. `only`
+    is the name of the model whose directory `root` is, if it is one's.
     """
     try:
         folders = _folders(root)
@@ -32,12 +33,22 @@ def survey(root: Path) -> list[str]:
         return [f"{root} is a file; expected the directory of the models."]
     except OSError as error:
         return [f"The models directory {root} cannot be read: {error.strerror}."]
+    has_version = any(_is_version(folder) for folder in folders)
+    if only:
+        return [] if has_version else [f"{root} has no version of the model {only}."]
+    return _in_repository(root, folders, has_version)
+
+
+def _in_repository(root: Path, folders: list[Path], has_version: bool) -> list[str]:
     if (root / MANIFEST_FILE).is_file():
         shown = root.absolute().parent.parent
         return [f"{root} is one version of a model; set --models-dir {shown}."]
-    if any(_is_version(folder) for folder in folders):
+    if has_version:
         shown = root.absolute().parent
-        return [f"{root} is the directory of one model; set --models-dir {shown}."]
+        return [
+            f"{root} is the directory of one model; set --models-dir {shown}, or name "
+            "the model with --model-name."
+        ]
     found = [remark for folder in folders for remark in _about(root, folder)]
     if not folders:
         found = [f"The models directory {root} is empty."]

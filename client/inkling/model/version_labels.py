@@ -22,11 +22,16 @@ from typing import BinaryIO
 
 from inkling.errors import BrokenVersion, InvalidRequest
 from inkling.labels import is_text
-from inkling.model.publication import VERSION
+from inkling.model.assignment import SHARED, Assignment, Rule, is_share
 from inkling.model.regular_files import fault, read
 from inkling.model.version_files import json_object
 
-__all__ = ["STABLE", "Move", "VersionLabels", "default_version"]
+__all__ = [
+    "STABLE",
+    "Move",
+    "VersionLabels",
+    "default_version",
+]
 
 # The version with this label answers requests that name no version.
 STABLE = "stable"
@@ -46,11 +51,13 @@ class Move:
 
     Attributes:
         time: When, in ISO 8601 and UTC.
-        who: The user and the machine, such as `anna@host`.
+        who: The user and the machine, such as `anna@host`, or the name of an API key.
         by: The command, such as `promote`.
         label: The label.
         before: The version that it named; None where there was none.
         after: The version that it names now; None where it was taken away.
+        share: The share that it has now, in percent; None for a label without one.
+        why: The figures by which a rule decided; None for the move of a person.
     """
 
     time: str
@@ -59,6 +66,16 @@ class Move:
     label: str
     before: int | None
     after: int | None
+    share: float | None = None
+    why: str | None = None
+
+    def line(self) -> bytes:
+        """Return the line of the log; it has only the fields that the move needs."""
+        optional = {"share", "why"}
+        shown = {
+            k: v for k, v in asdict(self).items() if v is not None or k not in optional
+        }
+        return json.dumps(shown).encode() + b"\n"
 
 
 def default_version(labels: Mapping[str, int], newest: int | None) -> int | None:
@@ -79,7 +96,11 @@ class VersionLabels:
         self._directory = directory
 
     def read(self) -> dict[str, int]:
-        """Return the labels and the number of each version.
+        """Return the labels and the number of each version; raises as `assignments`."""
+        return {label: one.version for label, one in self.assignments().items()}
+
+    def assignments(self) -> dict[str, Assignment]:
+        """Return the labels and what each stands for.
 
         Raises:
             BrokenVersion: The file cannot be read, or does not map labels to versions.
@@ -91,25 +112,27 @@ class VersionLabels:
             if isinstance(error, FileNotFoundError) and not path.is_symlink():
                 return {}
             raise BrokenVersion(f"{_FILE} {fault(path, error)}.") from None
-        for name, version in labels.items():
-            if not (type(version) is int and VERSION.fullmatch(str(version))):
-                raise BrokenVersion(
-                    f"{_FILE} maps {name!r:.80} to something else than a version "
-                    'number; expected an object such as {"stable": 3}.'
-                )
+        for name in labels:
             if not is_text(name):
                 raise BrokenVersion(
                     f"{_FILE} has the label {name!r:.80}, which is not Unicode "
                     "text. Rename the label."
                 )
-        return {name: int(str(version)) for name, version in labels.items()}
+        return {name: Assignment.of_json(name, one) for name, one in labels.items()}
 
     def moves(self) -> list[Move]:
         """Return the moves in the log, the oldest first; damaged lines are left out."""
         return list(self._logged())
 
     def move(
-        self, label: str, version: int | None, newest: int | None, by: str
+        self,
+        label: str,
+        version: int | None,
+        newest: int | None,
+        by: str,
+        who: str | None = None,
+        share: float | None = None,
+        rule: Rule | None = None,
     ) -> Move:
         """Let a label name a version, or take the label away, and log the move.
 
@@ -118,12 +141,25 @@ class VersionLabels:
             version: The version; None takes the label away.
             newest: The version that answers while the model has no `stable`.
             by: The command that moves the label, for the log.
+            who: Who moves it; None for the user of this process.
+            share: The share of the requests, in percent; None keeps the one it has.
+            rule: When the version is promoted or loses the label; None for never.
 
         Raises:
-            InvalidRequest: No label may be called so, or the directory cannot be
-                written.
+            InvalidRequest: No label may be called so, it takes no such share, or the
+                directory cannot be written.
             BrokenVersion: The labels cannot be read.
         """
+        if rule is not None and label not in SHARED:
+            raise InvalidRequest(
+                f"The label {label!r:.80} takes no rule; expected "
+                f"{' or '.join(SHARED)}."
+            )
+        if share is not None and (label not in SHARED or not is_share(share)):
+            raise InvalidRequest(
+                f"The label {label!r:.80} cannot have a share of {share:g} %; expected "
+                f"0 to 100 for {' or '.join(SHARED)}, and none for other labels."
+            )
         if not _LABEL.fullmatch(label):
             raise InvalidRequest(
                 f"{label!r:.80} is not a valid version label; expected 1 to 64 "
@@ -131,7 +167,7 @@ class VersionLabels:
                 "first."
             )
         try:
-            return self._move(label, version, newest, by)
+            return self._move(label, version, newest, by, who or _who(), share, rule)
         except OSError as error:
             raise InvalidRequest(
                 f"The label {label} cannot be moved in {self._directory}: "
@@ -139,22 +175,73 @@ class VersionLabels:
             ) from None
 
     def _move(
-        self, label: str, version: int | None, newest: int | None, by: str
+        self,
+        label: str,
+        version: int | None,
+        newest: int | None,
+        by: str,
+        who: str,
+        share: float | None,
+        rule: Rule | None,
     ) -> Move:
         with self._locked() as log:
-            labels = self.read()
-            before = labels.get(label, newest if label == STABLE else None)
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            move = Move(now, _who(), by, label, before, version)
-            log.write(json.dumps(asdict(move)).encode() + b"\n")
-            os.fsync(log.fileno())
-            labels.pop(label, None)
+            labels = self.assignments()
+            former = labels.pop(label, None)
+            before = former.version if former else newest if label == STABLE else None
             if version is not None:
-                labels[label] = version
+                kept = former.share if former else 0.0
+                labels[label] = Assignment(
+                    version, kept if share is None else share, rule
+                )
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            shown = labels[label].share if label in SHARED and label in labels else None
+            move = Move(now, who, by, label, before, version, shown)
+            log.write(move.line())
+            os.fsync(log.fileno())
             self._write(labels)
         return move
 
-    def roll_back(self, label: str, published: list[int]) -> Move:
+    def conclude(
+        self, label: str, judged: Assignment, newest: int | None, why: str, won: bool
+    ) -> list[Move]:
+        """Take away the label of a version that was judged, and promote it if it won.
+
+        Both are one change of the file. The version of `stable` before can come back by
+        `roll_back`.
+
+        Args:
+            label: `canary` or `shadow`.
+            judged: What the label stood for when its version was judged. If it does not
+                stand for that any more, nothing changes and no move is returned.
+            newest: As in `move`.
+            why: The figures of the judgement, for the log.
+            won: Whether the version gets the label `stable`.
+
+        Raises:
+            OSError: The directory cannot be written.
+            BrokenVersion: The labels cannot be read.
+        """
+        with self._locked() as log:
+            labels = self.assignments()
+            if labels.get(label) != judged:
+                return []
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            version = labels.pop(label).version
+            moves = [Move(now, _who(), "rule", label, version, None, None, why)]
+            if won:
+                stable = labels.get(STABLE)
+                before = stable.version if stable else newest
+                labels[STABLE] = Assignment(version)
+                move = Move(now, _who(), "rule", STABLE, before, version, None, why)
+                moves.append(move)
+            log.write(b"".join(move.line() for move in moves))
+            os.fsync(log.fileno())
+            self._write(labels)
+        return moves
+
+    def roll_back(
+        self, label: str, published: list[int], who: str | None = None
+    ) -> Move:
         """Let a label name the version that it named before.
 
         A second rollback leads to the version before that one.
@@ -163,6 +250,7 @@ class VersionLabels:
             label: The label.
             published: The versions that the repository has, newest first. Others are
                 passed over.
+            who: As in `move`.
 
         Raises:
             InvalidRequest: The log has no earlier version of this label, or the
@@ -180,7 +268,7 @@ class VersionLabels:
                 f"The label {label} named no other version before that is still there. "
                 "Name a version with: inkling promote NAME VERSION"
             )
-        return self.move(label, earlier[-1], newest, _ROLLBACK)
+        return self.move(label, earlier[-1], newest, _ROLLBACK, who)
 
     def _states(self, label: str, current: int | None) -> list[int | None]:
         """Return the versions to which a label can go back, and the current one last.
@@ -236,11 +324,12 @@ class VersionLabels:
             file.seek(-1, os.SEEK_END)
             return file.read() == b"\n"
 
-    def _write(self, labels: Mapping[str, int]) -> None:
+    def _write(self, labels: Mapping[str, Assignment]) -> None:
         """Replace the file by one rename, so that every reader gets a whole one."""
         written = self._directory / _WRITTEN
         with written.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(dict(sorted(labels.items()))) + "\n")
+            content = {name: labels[name].to_json() for name in sorted(labels)}
+            file.write(json.dumps(content) + "\n")
             file.flush()
             os.fsync(file.fileno())
         written.replace(self._directory / _FILE)

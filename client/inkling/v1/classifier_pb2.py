@@ -24,37 +24,45 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1binkling/v1/classifier.proto\x12\ninkling.v1\"\xbd\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x03H\x00\x12\x17\n\rversion_label\x18\x03 \x01(\tH\x00\x12\x0e\n\x06images\x18\x04 \x03(\x0c\x12\r\n\x05top_k\x18\x05 \x01(\x05\x12\x0f\n\x07\x61\x62stain\x18\x06 \x01(\x08\x12\x0f\n\x07partial\x18\x07 \x01(\x08\x12\x16\n\tthreshold\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06\x63hoiceB\x0c\n\n_threshold\":\n\x05Score\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"\x84\x01\n\nPrediction\x12\x1e\n\x03top\x18\x01 \x03(\x0b\x32\x11.inkling.v1.Score\x12\x11\n\tabstained\x18\x02 \x01(\t\x12 \n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.inkling.v1.Error\x12!\n\x06labels\x18\x04 \x03(\x0b\x32\x11.inkling.v1.Score\"m\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08\x63ontract\x18\x03 \x01(\t\x12\'\n\x07results\x18\x04 \x03(\x0b\x32\x16.inkling.v1.Prediction\"Q\n\x15\x43lassifyStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x1b.inkling.v1.ClassifyRequest\"\x85\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.inkling.v1.ClassifyResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.inkling.v1.ErrorH\x00\x42\t\n\x07outcome\"D\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\x05index\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_index\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.inkling.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"K\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12%\n\x08versions\x18\x03 \x03(\x0b\x32\x13.inkling.v1.Version\"\x8c\x01\n\x07Version\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05state\x18\x02 \x01(\t\x12\x16\n\x0eversion_labels\x18\x03 \x03(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x15\n\rcontract_json\x18\x05 \x01(\t\x12\x15\n\x08\x61\x63\x63uracy\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_accuracy2\xb9\x02\n\nClassifier\x12\x45\n\x08\x43lassify\x12\x1b.inkling.v1.ClassifyRequest\x1a\x1c.inkling.v1.ClassifyResponse\x12[\n\x0e\x43lassifyStream\x12!.inkling.v1.ClassifyStreamRequest\x1a\".inkling.v1.ClassifyStreamResponse(\x01\x30\x01\x12K\n\nListModels\x12\x1d.inkling.v1.ListModelsRequest\x1a\x1e.inkling.v1.ListModelsResponse\x12:\n\x08GetModel\x12\x1b.inkling.v1.GetModelRequest\x1a\x11.inkling.v1.Modelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1binkling/v1/classifier.proto\x12\ninkling.v1\"\xcd\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x03H\x00\x12\x17\n\rversion_label\x18\x03 \x01(\tH\x00\x12\x0e\n\x06images\x18\x04 \x03(\x0c\x12\r\n\x05top_k\x18\x05 \x01(\x05\x12\x0f\n\x07\x61\x62stain\x18\x06 \x01(\x08\x12\x0f\n\x07partial\x18\x07 \x01(\x08\x12\x16\n\tthreshold\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06\x63\x61ller\x18\t \x01(\tB\x08\n\x06\x63hoiceB\x0c\n\n_threshold\":\n\x05Score\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"\x84\x01\n\nPrediction\x12\x1e\n\x03top\x18\x01 \x03(\x0b\x32\x11.inkling.v1.Score\x12\x11\n\tabstained\x18\x02 \x01(\t\x12 \n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.inkling.v1.Error\x12!\n\x06labels\x18\x04 \x03(\x0b\x32\x11.inkling.v1.Score\"\x93\x01\n\x10\x43lassifyResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08\x63ontract\x18\x03 \x01(\t\x12\'\n\x07results\x18\x04 \x03(\x0b\x32\x16.inkling.v1.Prediction\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x10\n\x08\x63\x61ptured\x18\x06 \x01(\x08\"G\n\x13GiveFeedbackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05image\x18\x03 \x01(\x05\"H\n\x14GiveFeedbackResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08\x61nswered\x18\x03 \x01(\t\"Q\n\x15\x43lassifyStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x1b.inkling.v1.ClassifyRequest\"\x85\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.inkling.v1.ClassifyResponseH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.inkling.v1.ErrorH\x00\x42\t\n\x07outcome\"D\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\x05index\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x08\n\x06_index\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.inkling.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xa9\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05ready\x18\x02 \x01(\x08\x12%\n\x08versions\x18\x03 \x03(\x0b\x32\x13.inkling.v1.Version\x12-\n\x06shares\x18\x04 \x03(\x0b\x32\x1d.inkling.v1.Model.SharesEntry\x1a-\n\x0bSharesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8c\x01\n\x07Version\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05state\x18\x02 \x01(\t\x12\x16\n\x0eversion_labels\x18\x03 \x03(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x15\n\rcontract_json\x18\x05 \x01(\t\x12\x15\n\x08\x61\x63\x63uracy\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_accuracy2\x8c\x03\n\nClassifier\x12\x45\n\x08\x43lassify\x12\x1b.inkling.v1.ClassifyRequest\x1a\x1c.inkling.v1.ClassifyResponse\x12[\n\x0e\x43lassifyStream\x12!.inkling.v1.ClassifyStreamRequest\x1a\".inkling.v1.ClassifyStreamResponse(\x01\x30\x01\x12K\n\nListModels\x12\x1d.inkling.v1.ListModelsRequest\x1a\x1e.inkling.v1.ListModelsResponse\x12:\n\x08GetModel\x12\x1b.inkling.v1.GetModelRequest\x1a\x11.inkling.v1.Model\x12Q\n\x0cGiveFeedback\x12\x1f.inkling.v1.GiveFeedbackRequest\x1a .inkling.v1.GiveFeedbackResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'inkling.v1.classifier_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MODEL_SHARESENTRY']._loaded_options = None
+  _globals['_MODEL_SHARESENTRY']._serialized_options = b'8\001'
   _globals['_CLASSIFYREQUEST']._serialized_start=44
-  _globals['_CLASSIFYREQUEST']._serialized_end=233
-  _globals['_SCORE']._serialized_start=235
-  _globals['_SCORE']._serialized_end=293
-  _globals['_PREDICTION']._serialized_start=296
-  _globals['_PREDICTION']._serialized_end=428
-  _globals['_CLASSIFYRESPONSE']._serialized_start=430
-  _globals['_CLASSIFYRESPONSE']._serialized_end=539
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=541
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=622
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=625
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=758
-  _globals['_ERROR']._serialized_start=760
-  _globals['_ERROR']._serialized_end=828
-  _globals['_LISTMODELSREQUEST']._serialized_start=830
-  _globals['_LISTMODELSREQUEST']._serialized_end=849
-  _globals['_LISTMODELSRESPONSE']._serialized_start=851
-  _globals['_LISTMODELSRESPONSE']._serialized_end=906
-  _globals['_GETMODELREQUEST']._serialized_start=908
-  _globals['_GETMODELREQUEST']._serialized_end=940
-  _globals['_MODEL']._serialized_start=942
-  _globals['_MODEL']._serialized_end=1017
-  _globals['_VERSION']._serialized_start=1020
-  _globals['_VERSION']._serialized_end=1160
-  _globals['_CLASSIFIER']._serialized_start=1163
-  _globals['_CLASSIFIER']._serialized_end=1476
+  _globals['_CLASSIFYREQUEST']._serialized_end=249
+  _globals['_SCORE']._serialized_start=251
+  _globals['_SCORE']._serialized_end=309
+  _globals['_PREDICTION']._serialized_start=312
+  _globals['_PREDICTION']._serialized_end=444
+  _globals['_CLASSIFYRESPONSE']._serialized_start=447
+  _globals['_CLASSIFYRESPONSE']._serialized_end=594
+  _globals['_GIVEFEEDBACKREQUEST']._serialized_start=596
+  _globals['_GIVEFEEDBACKREQUEST']._serialized_end=667
+  _globals['_GIVEFEEDBACKRESPONSE']._serialized_start=669
+  _globals['_GIVEFEEDBACKRESPONSE']._serialized_end=741
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=743
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=824
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=827
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=960
+  _globals['_ERROR']._serialized_start=962
+  _globals['_ERROR']._serialized_end=1030
+  _globals['_LISTMODELSREQUEST']._serialized_start=1032
+  _globals['_LISTMODELSREQUEST']._serialized_end=1051
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1053
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1108
+  _globals['_GETMODELREQUEST']._serialized_start=1110
+  _globals['_GETMODELREQUEST']._serialized_end=1142
+  _globals['_MODEL']._serialized_start=1145
+  _globals['_MODEL']._serialized_end=1314
+  _globals['_MODEL_SHARESENTRY']._serialized_start=1269
+  _globals['_MODEL_SHARESENTRY']._serialized_end=1314
+  _globals['_VERSION']._serialized_start=1317
+  _globals['_VERSION']._serialized_end=1457
+  _globals['_CLASSIFIER']._serialized_start=1460
+  _globals['_CLASSIFIER']._serialized_end=1856
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model", "version", "version_label", "images", "top_k", "abstain", "partial", "threshold")
+    __slots__ = ("model", "version", "version_label", "images", "top_k", "abstain", "partial", "threshold", "caller")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     VERSION_LABEL_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class ClassifyRequest(_message.Message):
     ABSTAIN_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     version_label: str
@@ -24,7 +25,8 @@ class ClassifyRequest(_message.Message):
     abstain: bool
     partial: bool
     threshold: float
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., version_label: _Optional[str] = ..., images: _Optional[_Iterable[bytes]] = ..., top_k: _Optional[int] = ..., abstain: bool = ..., partial: bool = ..., threshold: _Optional[float] = ...) -> None: ...
+    caller: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., version_label: _Optional[str] = ..., images: _Optional[_Iterable[bytes]] = ..., top_k: _Optional[int] = ..., abstain: bool = ..., partial: bool = ..., threshold: _Optional[float] = ..., caller: _Optional[str] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("label", "index", "probability")
@@ -49,16 +51,40 @@ class Prediction(_message.Message):
     def __init__(self, top: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., abstained: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Score, _Mapping]]] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
-    __slots__ = ("model", "version", "contract", "results")
+    __slots__ = ("model", "version", "contract", "results", "request_id", "captured")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CAPTURED_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     contract: str
     results: _containers.RepeatedCompositeFieldContainer[Prediction]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., contract: _Optional[str] = ..., results: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ...) -> None: ...
+    request_id: str
+    captured: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., contract: _Optional[str] = ..., results: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., request_id: _Optional[str] = ..., captured: bool = ...) -> None: ...
+
+class GiveFeedbackRequest(_message.Message):
+    __slots__ = ("request_id", "label", "image")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    label: str
+    image: int
+    def __init__(self, request_id: _Optional[str] = ..., label: _Optional[str] = ..., image: _Optional[int] = ...) -> None: ...
+
+class GiveFeedbackResponse(_message.Message):
+    __slots__ = ("model", "version", "answered")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    answered: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., answered: _Optional[str] = ...) -> None: ...
 
 class ClassifyStreamRequest(_message.Message):
     __slots__ = ("id", "request")
@@ -105,14 +131,23 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "ready", "versions")
+    __slots__ = ("name", "ready", "versions", "shares")
+    class SharesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     name: str
     ready: bool
     versions: _containers.RepeatedCompositeFieldContainer[Version]
-    def __init__(self, name: _Optional[str] = ..., ready: bool = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ...) -> None: ...
+    shares: _containers.ScalarMap[str, float]
+    def __init__(self, name: _Optional[str] = ..., ready: bool = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., shares: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Version(_message.Message):
     __slots__ = ("version", "state", "version_labels", "reason", "contract_json", "accuracy")

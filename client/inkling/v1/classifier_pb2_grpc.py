@@ -54,6 +54,11 @@ class ClassifierStub(object):
                 request_serializer=inkling_dot_v1_dot_classifier__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=inkling_dot_v1_dot_classifier__pb2.Model.FromString,
                 _registered_method=True)
+        self.GiveFeedback = channel.unary_unary(
+                '/inkling.v1.Classifier/GiveFeedback',
+                request_serializer=inkling_dot_v1_dot_classifier__pb2.GiveFeedbackRequest.SerializeToString,
+                response_deserializer=inkling_dot_v1_dot_classifier__pb2.GiveFeedbackResponse.FromString,
+                _registered_method=True)
 
 
 class ClassifierServicer(object):
@@ -86,6 +91,13 @@ class ClassifierServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GiveFeedback(self, request, context):
+        """Stores the label that is right for a picture of a captured request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClassifierServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -108,6 +120,11 @@ def add_ClassifierServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=inkling_dot_v1_dot_classifier__pb2.GetModelRequest.FromString,
                     response_serializer=inkling_dot_v1_dot_classifier__pb2.Model.SerializeToString,
+            ),
+            'GiveFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.GiveFeedback,
+                    request_deserializer=inkling_dot_v1_dot_classifier__pb2.GiveFeedbackRequest.FromString,
+                    response_serializer=inkling_dot_v1_dot_classifier__pb2.GiveFeedbackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -218,6 +235,33 @@ class Classifier(object):
             '/inkling.v1.Classifier/GetModel',
             inkling_dot_v1_dot_classifier__pb2.GetModelRequest.SerializeToString,
             inkling_dot_v1_dot_classifier__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GiveFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inkling.v1.Classifier/GiveFeedback',
+            inkling_dot_v1_dot_classifier__pb2.GiveFeedbackRequest.SerializeToString,
+            inkling_dot_v1_dot_classifier__pb2.GiveFeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,6 +13,7 @@ from inkling.errors import (
     InternalError,
     InvalidRequest,
     ModelNotFound,
+    PermissionDenied,
     TooLarge,
     Unauthenticated,
     UnsupportedMediaType,
@@ -29,6 +30,7 @@ _RETRY_AFTER_S = 0.3
 _LASTING = (
     InvalidRequest,
     ModelNotFound,
+    PermissionDenied,
     TooLarge,
     Unauthenticated,
     UnsupportedMediaType,

@@ -29,7 +29,11 @@ from inkling_loadtest.answers.references import (
 __all__ = ["of_http", "of_http_error", "of_rpc_error", "of_stream", "of_unary"]
 
 _REFUSING_STATUSES = (429, 503)
-_REFUSING_CODES = (ErrorCode.OVERLOADED, ErrorCode.NOT_READY)
+_REFUSING_CODES = (
+    ErrorCode.OVERLOADED,
+    ErrorCode.QUOTA_EXCEEDED,
+    ErrorCode.NOT_READY,
+)
 _REFUSING_RPC = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 # The words of gRPC's own UNAVAILABLE, in lower case: the gateway did not send it.

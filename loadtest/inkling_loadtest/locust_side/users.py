@@ -53,7 +53,7 @@ class HttpPictures(FastHttpUser):
         """Take Locust's environment."""
         connection = self.generator.connection
         self.network_timeout = self.connection_timeout = connection.timeout_s
-        self.default_headers = dict(connection.authorization)
+        self.default_headers = dict(connection.headers)
         self.ssl_context_factory = connection.tls_context
         super().__init__(environment)
 
@@ -102,7 +102,7 @@ class GrpcPictures(User):
         if place < _NUM_CHANNELS:
             self._channels.append(self._opened(place))
         channel = self._channels[place % _NUM_CHANNELS]
-        self._metadata = list(self.generator.connection.authorization.items())
+        self._metadata = list(self.generator.connection.headers.items())
         self._stub = ClassifierStub(channel)  # type: ignore[no-untyped-call]
         self._stream: _Stream | None = None
 

@@ -122,6 +122,8 @@ class VersionStatus:
         accuracy: The share of correct answers on the test set, from 0 to 1, for the
             format that runs.
         device_file: As `Servable.device_file`.
+        on_gpu: Whether TensorFlow Serving runs the version on a GPU; None if the
+            version runs elsewhere, or does not say.
     """
 
     version: int
@@ -130,15 +132,24 @@ class VersionStatus:
     contract: Contract | None = None
     accuracy: float | None = None
     device_file: DeviceFile | None = None
+    on_gpu: bool | None = None
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """The status of one model; the first of `versions` is the newest version."""
+    """The status of one model.
+
+    Attributes:
+        name: The model's name.
+        versions: Its versions, newest first.
+        version_labels: Its labels, such as `stable`, and their versions.
+        shares: The share of the requests, in percent, of each label that has one.
+    """
 
     name: str
     versions: tuple[VersionStatus, ...]
     version_labels: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def default(self) -> int | None:
@@ -161,9 +172,21 @@ class Engine(Protocol):
     """Runs models."""
 
     def select(
-        self, model: str, version: int | None = None, version_label: str | None = None
+        self,
+        model: str,
+        version: int | None = None,
+        version_label: str | None = None,
+        caller: str | None = None,
     ) -> Servable:
         """Return the requested version, or the one that answers without.
+
+        Args:
+            model: The model's name.
+            version: The version's number, or None.
+            version_label: The version label, or None.
+            caller: A key of the caller, which always gets the same version while the
+                share of `canary` stays; an empty one is drawn at random. None leaves
+                `canary` out.
 
         Raises:
             ModelNotFound: The engine does not have the model, version or label.

@@ -42,8 +42,10 @@ _SERVICE_CONFIG = {
         }
     ],
     # A failure takes a token, and a success returns a tenth of a token. With half of
-    # the tokens left, gRPC does not retry, so that retries cannot worsen an outage.
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    # the tokens left, gRPC does not retry, so that retries cannot worsen an outage. A
+    # server that dies fails all of its calls at once, and 50 of them are repeated; with
+    # 10 tokens, the fifth and all after it were lost.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
 }
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),

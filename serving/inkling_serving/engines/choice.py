@@ -27,5 +27,5 @@ def create_engine(settings: Settings, folder: Path | None = None) -> Engine:
     """
     if settings.engine == "tensorflow_serving":
         return TensorFlowServingEngine(settings, folder)
-    repository = Repository(settings.models_dir)
+    repository = Repository(settings.models_dir, settings.model_name)
     return EmbeddedEngine(repository, settings.tflite_format, settings.poll_s, folder)

@@ -16,20 +16,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from inkling.errors import InklingError, ModelNotFound, NotReady
+from inkling.errors import InklingError, ModelNotFound
 from inkling.model.survey import survey
 from inkling.model.version_files import ReadFailed
-from inkling.model.version_labels import default_version
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
     ModelStatus,
     State,
     VersionStatus,
-    no_such_label,
-    not_served,
 )
-from inkling_serving.engines.label_moves import LabelMoves, labels_in
+from inkling_serving.engines.label_moves import LabelMoves, Labels, labels_in
 from inkling_serving.engines.loaded_version import LoadedVersion
+from inkling_serving.engines.selection import Wanted, selected
 from inkling_serving.runtime.bounded_calls import BoundedCalls
 from inkling_serving.runtime.poller import Repeating
 
@@ -67,12 +65,14 @@ class _Model:
             load them.
         failed: The reasons of the versions whose files cannot be served.
         version_labels: Labels, such as `stable`, and their versions.
+        shares: The share of the requests of each label that has one.
     """
 
     loaded: Mapping[int, LoadedVersion] = field(default_factory=dict)
     fingerprints: Mapping[int, int] = field(default_factory=dict)
     failed: Mapping[int, str] = field(default_factory=dict)
     version_labels: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     def status(self, name: str) -> ModelStatus:
         """Return the status that the engine reports for this model."""
@@ -93,7 +93,7 @@ class _Model:
             if version not in self.loaded
         ]
         versions = sorted(available + failed, key=lambda v: v.version, reverse=True)
-        return ModelStatus(name, tuple(versions), self.version_labels)
+        return ModelStatus(name, tuple(versions), self.version_labels, self.shares)
 
     def still_read(self, version: int) -> _Model:
         """Return the model with a version whose files are being read for long.
@@ -166,27 +166,19 @@ class EmbeddedEngine:
         self._is_read.wait(_START_S)
 
     def select(
-        self, model: str, version: int | None = None, version_label: str | None = None
+        self,
+        model: str,
+        version: int | None = None,
+        version_label: str | None = None,
+        caller: str | None = None,
     ) -> LoadedVersion:
         """Return the requested version, or the one that answers without."""
         found = self._models.get(model)
         if found is None:
             raise ModelNotFound(NO_SUCH_MODEL)
-        if version_label is not None:
-            version = found.version_labels.get(version_label)
-            if version is None:
-                raise no_such_label(model)
-        if version is None:
-            newest = max(found.loaded, default=None)
-            version = default_version(found.version_labels, newest)
-        if version is not None and version in found.loaded:
-            return found.loaded[version]
-        if version is None or version in found.failed:
-            raise NotReady(
-                f'The model "{model}" cannot answer yet; GET /v1/models/{model} states '
-                "the reason."
-            )
-        raise not_served(model, found.loaded)
+        wanted = Wanted(model, version, version_label, caller)
+        labels = Labels(found.version_labels, found.shares)
+        return selected(wanted, found.loaded, found.failed, labels)
 
     def status(self) -> list[ModelStatus]:
         """Return the status of all models, sorted by name."""
@@ -230,7 +222,8 @@ class EmbeddedEngine:
     def _look_around(self) -> None:
         """Say once what is in the models directory and is not served."""
         root = self._repository.root
-        remarks = self._calls.result(f"looking at {root}", lambda: survey(root))
+        only = self._repository.only
+        remarks = self._calls.result(f"looking at {root}", lambda: survey(root, only))
         for remark in remarks or ():
             if remark not in self._remarks:
                 _log.warning("%s", remark)
@@ -250,9 +243,9 @@ class EmbeddedEngine:
         numbers, labels = listing
         if not model.loaded:
             # Until the version with the label `stable` is loaded, no other answers.
-            begun = self._moves.at_start(name, labels)
+            begun = self._moves.at_start(name, labels.versions)
             model = replace(model, version_labels=begun)
-        named = {*labels.values(), *model.version_labels.values()}
+        named = {*labels.versions.values(), *model.version_labels.values()}
         good, keep = 0, set()
         for version in numbers:
             if good >= _VERSIONS_KEPT and version not in named:
@@ -267,12 +260,16 @@ class EmbeddedEngine:
         if not keep & set(model.loaded):
             # No version on disk can answer, so the versions in memory stay.
             keep |= set(model.loaded)
-        labels = self._moves.moved(name, labels, model.version_labels, model.loaded)
-        return replace(_only(model, keep | set(labels.values())), version_labels=labels)
+        followed = self._moves.moved(
+            name, labels.versions, model.version_labels, model.loaded
+        )
+        model = _only(model, keep | set(followed.values()))
+        return replace(model, version_labels=followed, shares=labels.shares)
 
-    def _listing(self, name: str, model: _Model) -> tuple[list[int], Mapping[str, int]]:
+    def _listing(self, name: str, model: _Model) -> tuple[list[int], Labels]:
         """Return the numbers of a model's directories, and its version labels."""
-        labels = labels_in(self._repository, name, model.version_labels)
+        before = Labels(model.version_labels, model.shares)
+        labels = labels_in(self._repository, name, before)
         return self._repository.numbers(name), labels
 
     def _with_version(

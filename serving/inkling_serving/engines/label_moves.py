@@ -7,27 +7,37 @@ while another process already answers with it.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inkling.errors import BrokenVersion
+from inkling_serving.runtime.files import ProcessFiles
 
 if TYPE_CHECKING:
     from inkling.model.repository import Repository
 
-__all__ = ["LabelMoves", "labels_in"]
+__all__ = ["LabelMoves", "Labels", "labels_in"]
 
 _log = logging.getLogger(__name__)
-_SUFFIX = ".versions"
 
 
-def labels_in(
-    repository: Repository, model: str, before: Mapping[str, int]
-) -> Mapping[str, int]:
+@dataclass(frozen=True)
+class Labels:
+    """The version labels of a model, as the repository has them.
+
+    Attributes:
+        versions: The version of each label.
+        shares: The share in percent of each label that has one.
+    """
+
+    versions: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
+def labels_in(repository: Repository, model: str, before: Labels) -> Labels:
     """Return the version labels of a model in a repository.
 
     Args:
@@ -36,12 +46,16 @@ def labels_in(
         before: The labels so far; they stay if the new ones cannot be read.
     """
     try:
-        return repository.version_labels(model)
+        found = repository.labels(model).assignments()
     except BrokenVersion as error:
         _log.warning(
             "the version labels of %s stay as they were: %s", model, error.message
         )
         return before
+    return Labels(
+        {label: one.version for label, one in found.items()},
+        {label: one.share for label, one in found.items() if one.share},
+    )
 
 
 class LabelMoves:
@@ -52,7 +66,7 @@ class LabelMoves:
 
     def __init__(self, folder: Path | None) -> None:
         """Take the folder; None for a process without others."""
-        self._folder = folder
+        self._files = ProcessFiles(folder, "versions")
         self._told: dict[str, dict[str, Any]] = {}
         self._remarks: dict[tuple[str, str], str] = {}
 
@@ -99,10 +113,10 @@ class LabelMoves:
         before: Mapping[str, int],
         loaded: Collection[int],
     ) -> int:
-        if before.get(label) == wanted and wanted in loaded:
-            return wanted
         old = before.get(label, wanted)
         if old == wanted or old not in loaded:
+            # The next move that has to wait is told again.
+            self._remarks.pop((model, label), None)
             return wanted
         if wanted not in loaded:
             return self._staying(model, label, old, f"version {wanted} is not loaded")
@@ -127,39 +141,12 @@ class LabelMoves:
         self, model: str, labels: Mapping[str, int], loaded: Collection[int]
     ) -> None:
         told = {"labels": dict(labels), "loaded": sorted(loaded)}
-        if self._folder is None or self._told.get(model) == told:
-            return
-        told_before, self._told = self._told, {**self._told, model: told}
-        path = self._folder / f"{os.getpid()}{_SUFFIX}"
-        written = path.with_suffix(".new-versions")
-        try:
-            # Systems clean their directory of temporary files, as for the metrics.
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            written.write_text(json.dumps(self._told), encoding="utf-8")
-            written.replace(path)
-        except OSError:
-            self._told = told_before
-            raise
+        if self._told.get(model) != told or not self._files.has_own:
+            self._files.write({**self._told, model: told})
+            self._told[model] = told
 
     def _others(self, model: str) -> Iterator[dict[str, Any]]:
         """Yield what the other processes have told of a model."""
-        if self._folder is None:
-            return
-        for path in self._folder.glob(f"*{_SUFFIX}"):
-            if path.stem == str(os.getpid()) or not _lives(int(path.stem)):
-                continue
-            try:
-                told = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):  # it was removed meanwhile
-                continue
-            yield told.get(model, {"labels": {}, "loaded": []})
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        for told in self._files.others():
+            if told.lives:
+                yield told.content.get(model, {"labels": {}, "loaded": []})

@@ -24,20 +24,19 @@ from inkling.errors import (
     NotReady,
 )
 from inkling.model.repository import Repository
-from inkling.model.version_labels import default_version
 from inkling.types import are_scores
 from inkling_serving.engines.base import (
     NO_SUCH_MODEL,
     ModelStatus,
     State,
     VersionStatus,
-    no_such_label,
-    not_served,
 )
 from inkling_serving.engines.channels import Channels
 from inkling_serving.engines.coalescer import Coalescer
 from inkling_serving.engines.credentials import engine_credentials
-from inkling_serving.engines.label_moves import LabelMoves, labels_in
+from inkling_serving.engines.label_moves import LabelMoves, Labels, labels_in
+from inkling_serving.engines.selection import Wanted, selected
+from inkling_serving.engines.silence import SharedSilence
 from inkling_serving.engines.stub import ENGINE_MESSAGES, Stub
 from inkling_serving.runtime.bounded_calls import BoundedCalls
 from inkling_serving.runtime.poller import Repeating
@@ -82,6 +81,7 @@ class RemoteVersion:
         self.model = model
         self.version = version
         self.contract = contract
+        self.on_gpu: bool | None = None
         self._stub = stub
         self._coalescer = Coalescer(
             self._call, settings.engine_batch, settings.engine_calls_at_once
@@ -178,6 +178,7 @@ class TensorFlowServingEngine:
         # TensorFlow Serving accepts a label for a version only once it is loaded.
         self._repository = Repository(settings.models_dir)
         self._moves = LabelMoves(folder)
+        self._silence = SharedSilence(folder)
         self._calls = BoundedCalls(_READING_S)
         self._models: Mapping[str, _Model] = {
             name: _Model({}, ModelStatus(name, ())) for name in settings.model_names
@@ -188,29 +189,32 @@ class TensorFlowServingEngine:
         self._watcher = Repeating("asking the engine", self._refresh, self._pause_s)
 
     def select(
-        self, model: str, version: int | None = None, version_label: str | None = None
+        self,
+        model: str,
+        version: int | None = None,
+        version_label: str | None = None,
+        caller: str | None = None,
     ) -> RemoteVersion:
         """Return the requested version, or the one that answers without."""
         found = self._models.get(model)
         if found is None:
             raise ModelNotFound(NO_SUCH_MODEL)
-        labels = found.status.version_labels
-        if version_label is not None:
-            version = labels.get(version_label)
-            if version is None:
-                raise no_such_label(model)
-        if not found.loaded:
+        status = found.status
+        labels = Labels(status.version_labels, status.shares)
+        if not found.loaded and version_label in (None, *labels.versions):
             raise NotReady(ENGINE_MESSAGES[NotReady])
-        newest = max(found.loaded)
-        if version is None:
-            version = default_version(labels, newest) or newest
-        if version not in found.loaded:
-            raise not_served(model, found.loaded)
-        return found.loaded[version]
+        failed = {one.version for one in status.versions}
+        wanted = Wanted(model, version, version_label, caller)
+        return selected(wanted, found.loaded, failed, labels)
 
     def status(self) -> list[ModelStatus]:
-        """Return the status of all models, sorted by name."""
+        """Return the status of all models, sorted by name.
+
+        No model is ready while another process of the gateway gets no answer.
+        """
         models = self._models
+        if self._silence.is_told():
+            models = {name: model.silent() for name, model in models.items()}
         return [models[name].status for name in sorted(models)]
 
     def why_not_ready(self) -> str:
@@ -232,6 +236,7 @@ class TensorFlowServingEngine:
     def close(self) -> None:
         """Stop the status calls, and close the connections."""
         self._watcher.stop()
+        self._silence.tell(False)
         self._channels.close()
 
     def _pause_s(self) -> float:
@@ -241,6 +246,11 @@ class TensorFlowServingEngine:
         return poll_s if ready else min(poll_s, _POLL_WHILE_MISSING_S)
 
     def _refresh(self) -> None:
+        self._ask()
+        ready = any(model.status.ready for model in self._models.values())
+        self._silence.tell(not ready)
+
+    def _ask(self) -> None:
         for name, before in self._models.items():
             try:
                 after = self._asked_about(name, before)
@@ -275,30 +285,35 @@ class TensorFlowServingEngine:
             return before
         loaded: dict[int, RemoteVersion] = {}
         statuses: list[VersionStatus] = []
-        for known in versions:
-            if known.state == wire.ModelVersionStatus.AVAILABLE:
-                statuses.append(self._with_version(name, known.version, before, loaded))
-            elif known.status.error_code:
+        for one in versions:
+            if one.state == wire.ModelVersionStatus.AVAILABLE:
+                statuses.append(self._with_version(name, one.version, before, loaded))
+            elif one.status.error_code:
                 reason = (
                     "TensorFlow Serving could not load the version; its log has the "
                     "reason."
                 )
-                statuses.append(VersionStatus(known.version, State.FAILED, reason))
+                statuses.append(VersionStatus(one.version, State.FAILED, reason))
         statuses.sort(key=lambda status: status.version, reverse=True)
-        labels = self._labels(name, before.status.version_labels, loaded)
-        return _Model(loaded, ModelStatus(name, tuple(statuses), labels))
+        known = Labels(before.status.version_labels, before.status.shares)
+        labels = self._labels(name, known, loaded)
+        status = ModelStatus(name, tuple(statuses), labels.versions, labels.shares)
+        return _Model(loaded, status)
 
     def _labels(
-        self, name: str, before: Mapping[str, int], loaded: Mapping[int, RemoteVersion]
-    ) -> Mapping[str, int]:
-        wanted = self._calls.result(
+        self, name: str, before: Labels, loaded: Mapping[int, RemoteVersion]
+    ) -> Labels:
+        wanted: Labels | None = self._calls.result(
             f"reading the version labels of {name}",
             lambda: labels_in(self._repository, name, before),
         )
         if wanted is None:
             return before
-        before = before or self._moves.at_start(name, wanted)
-        return self._moves.moved(name, wanted, before, loaded)
+        versions = wanted.versions
+        begun = before.versions or self._moves.at_start(name, versions)
+        return replace(
+            wanted, versions=self._moves.moved(name, versions, begun, loaded)
+        )
 
     def _versions_of(self, name: str) -> list[wire.ModelVersionStatus] | None:
         """Ask for the versions of a model, and ask again after a timeout.
@@ -340,11 +355,13 @@ class TensorFlowServingEngine:
                     name, version, contract, self._stub, self._settings
                 )
                 _log.info("%s version %d is available", name, version)
-                self._say_device(name, version)
+                known.on_gpu = self._on_gpu(name, version)
         except InklingError as error:
             return VersionStatus(version, State.FAILED, error.message)
         loaded[version] = known
-        return VersionStatus(version, State.AVAILABLE, contract=known.contract)
+        return VersionStatus(
+            version, State.AVAILABLE, contract=known.contract, on_gpu=known.on_gpu
+        )
 
     def _contract(self, name: str, version: int) -> Contract:
         """Ask the model itself for its contract.
@@ -360,13 +377,13 @@ class TensorFlowServingEngine:
             ) from None
         return Contract.from_json(text)
 
-    def _say_device(self, name: str, version: int) -> None:
+    def _on_gpu(self, name: str, version: int) -> bool | None:
         """Ask the model on which device a version runs, and log the device."""
         try:
             device = self._stub.device(name, version)
         except (InklingError, ValueError):
             _log.warning("%s version %d does not report its device", name, version)
-            return
+            return None
         if device == _GPU:
             _log.info("%s version %d runs on a GPU", name, version)
         elif self._settings.expect_gpu:
@@ -378,3 +395,4 @@ class TensorFlowServingEngine:
             )
         else:
             _log.info("%s version %d runs on the CPU", name, version)
+        return bool(device == _GPU)

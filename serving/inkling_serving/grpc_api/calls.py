@@ -7,21 +7,25 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
+from inkling.gateway.connection import CALLER_KEY
 from inkling_serving.grpc_api.errors import end_with, foreseen
-from inkling_serving.runtime.timings import Timings
+from inkling_serving.runtime.timings import Timings, request_id_of
 
 if TYPE_CHECKING:
     import grpc
 
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.runtime.thread_pool import ThreadPool
+    from inkling_serving.service import Service
 
-__all__ = ["Calls", "seconds_left"]
+__all__ = ["Calls", "caller_of", "seconds_left"]
 
 _T = TypeVar("_T")
 
 # A caller that sends this metadata gets the phases of its call as trailing metadata.
 _TIMING = ("inkling-timing", "true")
+# The caller's id of a request, as in HTTP's header of this name.
+_REQUEST_ID = "x-request-id"
 # A longer deadline is none: a day is beyond every time limit of ours.
 _DAY_S = 86_400.0
 
@@ -29,8 +33,11 @@ _DAY_S = 86_400.0
 class Calls:
     """Answers the unary calls of one servicer."""
 
-    def __init__(self, pool: ThreadPool, metrics: Metrics, protocol: str) -> None:
+    def __init__(
+        self, service: Service, pool: ThreadPool, metrics: Metrics, protocol: str
+    ) -> None:
         """Create the object; `protocol` is the servicer's name in the metrics."""
+        self._quotas = service.quotas
         self._pool = pool
         self._metrics = metrics
         self._protocol = protocol
@@ -44,8 +51,10 @@ class Calls:
             context: The call.
             answer: Makes the response, and fills in the durations of the phases.
         """
-        timings = Timings()
+        timings = Timings(caller_of(context))
+        timings.request_id = request_id_of(_given(context, _REQUEST_ID))
         try:
+            self.begin(context, timings)
             response = answer(timings)
         except Exception as error:  # noqa: BLE001 - every error becomes a status
             refusal = foreseen(error)
@@ -57,6 +66,18 @@ class Calls:
             return response
         self.count(refusal.code, timings)
         return end_with(context, refusal)
+
+    def begin(self, context: grpc.ServicerContext, timings: Timings) -> None:
+        """Take the caller's trace, and a request from the quota of its key.
+
+        Raises:
+            QuotaExceeded: The key has used up its quota.
+        """
+        metadata = dict(context.invocation_metadata())
+        if "traceparent" in metadata:
+            timings.follow(str(metadata["traceparent"]))
+        if self._quotas.are_set:
+            timings.admit(self._quotas.of(str(metadata.get("authorization", ""))))
 
     def pooled(
         self,
@@ -82,6 +103,18 @@ class Calls:
     def count(self, code: str, timings: Timings) -> None:
         """Count an answer by its error code, or by `ok`."""
         self._metrics.observe(self._protocol, code, timings)
+
+
+def caller_of(context: grpc.ServicerContext) -> str:
+    """Return the key that the caller of a call gave in its metadata; empty without."""
+    return _given(context, CALLER_KEY)
+
+
+def _given(context: grpc.ServicerContext, wanted: str) -> str:
+    for name, value in context.invocation_metadata():
+        if name == wanted:
+            return str(value)
+    return ""
 
 
 def seconds_left(context: grpc.ServicerContext) -> float | None:

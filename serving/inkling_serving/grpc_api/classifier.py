@@ -13,10 +13,10 @@ from inkling.errors import InklingError
 from inkling.image.budget import TakesLonger
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import ClassifierServicer
-from inkling_serving.grpc_api.calls import Calls, seconds_left
+from inkling_serving.grpc_api.calls import Calls, caller_of, seconds_left
 from inkling_serving.grpc_api.open_streams import OpenStreams, StreamedRequest
 from inkling_serving.grpc_api.stream import Stream
-from inkling_serving.runtime.timings import Timings
+from inkling_serving.runtime.timings import Timings, request_id_of
 from inkling_serving.service import Options, Target
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Classifier(ClassifierServicer):
     ) -> None:
         """Create the servicer; its streams are among `streams`."""
         self._service = service
-        self._calls = Calls(pool, metrics, "grpc")
+        self._calls = Calls(service, pool, metrics, "grpc")
         self._streams = streams
 
     def Classify(
@@ -96,11 +96,27 @@ class Classifier(ClassifierServicer):
             context, lambda _: _model(self._service.model(request.model))
         )
 
+    def GiveFeedback(
+        self, request: pb.GiveFeedbackRequest, context: grpc.ServicerContext
+    ) -> pb.GiveFeedbackResponse:
+        """Store the label that is right for a captured picture."""
+
+        def answer(_: Timings) -> pb.GiveFeedbackResponse:
+            given = self._service.feedback(
+                request.request_id, request.image, request.label
+            )
+            return pb.GiveFeedbackResponse(
+                model=given.model, version=given.version, answered=given.answered
+            )
+
+        return self._calls.answer(context, answer)
+
     def _classification(
         self, request: pb.ClassifyRequest, timings: Timings
     ) -> tuple[_Classify, bool]:
         """Return a function that classifies, and whether it may be quick."""
         choice = request.WhichOneof("choice")
+        timings.caller = request.caller or timings.caller
         target = Target(
             request.model,
             request.version if choice == "version" else None,
@@ -124,7 +140,8 @@ class Classifier(ClassifierServicer):
     def _stream_answer(
         self, request: pb.ClassifyStreamRequest, context: grpc.ServicerContext
     ) -> pb.ClassifyStreamResponse | Future[pb.ClassifyStreamResponse]:
-        timings, size = Timings(), request.ByteSize()
+        timings, size = Timings(caller_of(context)), request.ByteSize()
+        timings.request_id = request_id_of("")
         classify, is_quick = self._classification(request.request, timings)
 
         def answer(left_s: float | None, quickly: bool) -> pb.ClassifyStreamResponse:
@@ -156,7 +173,11 @@ def _options(request: pb.ClassifyRequest) -> Options:
 def _response(answer: Answer, timings: Timings) -> pb.ClassifyResponse:
     started, origin = perf_counter(), answer.origin
     response = pb.ClassifyResponse(
-        model=origin.model, version=origin.version, contract=origin.contract
+        model=origin.model,
+        version=origin.version,
+        contract=origin.contract,
+        request_id=timings.request_id,
+        captured=timings.captured,
     )
     for result in answer.results:
         if isinstance(result, InklingError):
@@ -180,7 +201,7 @@ def _error(error: InklingError) -> pb.Error:
 
 
 def _model(status: ModelStatus) -> pb.Model:
-    model = pb.Model(name=status.name, ready=status.ready)
+    model = pb.Model(name=status.name, ready=status.ready, shares=status.shares)
     for version in status.versions:
         labels = status.labels_of(version.version)
         model.versions.add(

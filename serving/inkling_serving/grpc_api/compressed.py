@@ -20,7 +20,7 @@ from inkling_serving.runtime.inflating import inflated
 if TYPE_CHECKING:
     from inkling_serving.runtime.held_bytes import Holding
 
-__all__ = ["as_written"]
+__all__ = ["as_written", "is_compressed"]
 
 # The first two bytes in gzip (RFC 1952); as a tag, a type that protobuf does not have.
 _GZIP = b"\x1f\x8b"
@@ -41,7 +41,7 @@ def as_written(body: bytes, max_bytes: int, holding: Holding) -> bytes:
         StatusError: The result has more than `max_bytes`.
         Overloaded: The process holds too many bytes.
     """
-    if not _is_compressed(body):
+    if not is_compressed(body):
         return body
     try:
         whole = inflated(body, max_bytes, holding)
@@ -51,7 +51,8 @@ def as_written(body: bytes, max_bytes: int, holding: Holding) -> bytes:
     return body if whole is None else whole
 
 
-def _is_compressed(body: bytes) -> bool:
+def is_compressed(body: bytes) -> bool:
+    """Return whether a message came in gzip or deflate."""
     if body.startswith(_GZIP):
         return True
     deflate = body[:1] == bytes([_DEFLATE])

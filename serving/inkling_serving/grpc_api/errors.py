@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import grpc
 
-from inkling.errors import ErrorCode, InklingError, InternalError
+from inkling.errors import ErrorCode, InklingError, InternalError, QuotaExceeded
 from inkling.gateway.status import ERROR_CODE_KEY, ERROR_INDEX_KEY, GRPC_STATUS
 from inkling_serving.runtime.tracebacks import without_frames
 
@@ -17,7 +17,7 @@ __all__ = ["StatusError", "end_with", "foreseen"]
 _log = logging.getLogger(__name__)
 
 # The milliseconds after which a client should try again.
-_PUSHBACK_MS = "1000"
+_PUSHBACK, _PUSHBACK_MS = "grpc-retry-pushback-ms", "1000"
 # TensorFlow Serving cuts its messages at the same length (grpc_status_util.cc).
 _MAX_MESSAGE = 1024
 
@@ -62,7 +62,9 @@ def end_with(context: grpc.ServicerContext, error: InklingError) -> NoReturn:
     if error.index is not None:
         trailing.append((ERROR_INDEX_KEY, str(error.index)))
     if error.code == ErrorCode.OVERLOADED:
-        trailing.append(("grpc-retry-pushback-ms", _PUSHBACK_MS))
+        trailing.append((_PUSHBACK, _PUSHBACK_MS))
+    if isinstance(error, QuotaExceeded):
+        trailing.append((_PUSHBACK, str(1000 * error.retry_after_s)))
     context.set_trailing_metadata(tuple(trailing))
     status = error.status if isinstance(error, StatusError) else GRPC_STATUS[error.code]
     context.abort(status, _cut(error.message))

@@ -12,21 +12,24 @@ interceptor inflates them, and counts the bytes meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from inkling.errors import InklingError, InvalidRequest, Unauthenticated
-from inkling_serving.grpc_api.compressed import as_written
+from inkling.errors import InklingError, InvalidRequest
+from inkling_serving.client_address import client_of_peer
+from inkling_serving.grpc_api.compressed import as_written, is_compressed
 from inkling_serving.grpc_api.errors import end_with, foreseen
 from inkling_serving.grpc_api.open_calls import CallThreads, OpenCalls, Places
+from inkling_serving.grpc_api.roles import role_of
 from inkling_serving.runtime.thread_pool import too_many
 
 if TYPE_CHECKING:
+    from inkling_serving.keys import ApiKeys
     from inkling_serving.runtime.held_bytes import HeldBytes, Holding
-    from inkling_serving.security import ApiKeys
 
     _Handler = grpc.RpcMethodHandler[Any, Any]
     _Continuation = Callable[[grpc.HandlerCallDetails], _Handler | None]
@@ -41,12 +44,15 @@ _MAX_CALLS = 256
 # Health checks need no key, so they have places of their own. Their message is short,
 # and comes with the head of the call.
 _CHECKS_AT_ONCE, _MAX_CHECKS, _CHECK_TIMEOUT_S = 64, 128, 2.0
+# A longer message, or a compressed one, is read while no other one is: each takes the
+# interpreter's lock for some milliseconds, and short calls would wait for all of them.
+_LONG_BYTES = 512 * 1024
 # Refusing a call takes no time, so a few threads do.
 _REFUSING_THREADS = 2
 
 
 class KeyInterceptor(grpc.ServerInterceptor):
-    """Refuses a call without an API key; calls of the health service need no key."""
+    """Refuses a call without an API key that has the role of its method."""
 
     def __init__(self, keys: ApiKeys) -> None:
         self._keys = keys
@@ -56,12 +62,13 @@ class KeyInterceptor(grpc.ServerInterceptor):
         self, continuation: _Continuation, details: Any
     ) -> _Handler | None:
         """Return the handler of a call, or a handler that refuses the call."""
-        if details.method.startswith(_HEALTH):
+        role = role_of(details.method)
+        if role is None:
             return continuation(details)
         metadata = dict(details.invocation_metadata)
         try:
-            self._keys.check(metadata.get("authorization"))
-        except Unauthenticated as error:
+            self._keys.check(metadata.get("authorization"), role)
+        except InklingError as error:
             return _refusing(error, self._threads)
         return continuation(details)
 
@@ -105,6 +112,7 @@ class MessageInterceptor(grpc.ServerInterceptor):
         )
         self._open = OpenCalls([self.calls, self._checks], held, max_bytes)
         self._handlers: dict[str, _Handler] = {}
+        self._one_long = Lock()
 
     @property
     def idle(self) -> bool:
@@ -142,7 +150,7 @@ class MessageInterceptor(grpc.ServerInterceptor):
             if handler.request_streaming:
                 requests = self._requests(bodies, context, parse)
                 return self._responses(behaviour(requests, context, *send), context)
-            holding = self._held.arriving()
+            holding = self._holding(context)
             try:
                 request = self._only(bodies, context, places, parse, holding)
                 return behaviour(request, context, *send)
@@ -164,6 +172,12 @@ class MessageInterceptor(grpc.ServerInterceptor):
         )
         return make(answer, None, handler.response_serializer)
 
+    def _holding(self, context: Any) -> Holding:
+        shares = self._held.has_shares
+        return self._held.arriving(
+            owner=client_of_peer(context.peer()) if shares else ""
+        )
+
     def _only(
         self,
         bodies: Iterator[bytes],
@@ -181,7 +195,7 @@ class MessageInterceptor(grpc.ServerInterceptor):
             places.wait_no_more(context)
             if body is None:
                 raise InvalidRequest("The call has 0 messages; send one message.")
-            return parse(self._whole(body, holding))
+            return self._parsed(body, parse, holding)
         except grpc.RpcError as error:
             _cut_loose(error)
             context.abort(grpc.StatusCode.CANCELLED, "The caller has left.")
@@ -202,6 +216,13 @@ class MessageInterceptor(grpc.ServerInterceptor):
         holding.complete()
         return whole
 
+    def _parsed(
+        self, body: bytes, parse: Callable[[bytes], Any], holding: Holding
+    ) -> Any:
+        is_long = len(body) > _LONG_BYTES or is_compressed(body)
+        with self._one_long if is_long else nullcontext():
+            return parse(self._whole(body, holding))
+
     def _requests(
         self, bodies: Iterator[bytes], context: Any, parse: Callable[[bytes], Any]
     ) -> Iterator[Any]:
@@ -213,9 +234,9 @@ class MessageInterceptor(grpc.ServerInterceptor):
             except grpc.RpcError as error:
                 _cut_loose(error)
                 raise _CallerLeft from None
-            holding = self._held.arriving()
+            holding = self._holding(context)
             try:
-                request = parse(self._whole(body, holding))
+                request = self._parsed(body, parse, holding)
             finally:
                 holding.release()
             del body

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -105,9 +106,7 @@ class Places:
 
     def take(self) -> bool:
         """Return whether another call may begin; this may end a call that waits."""
-        with self._lock:
-            count = self.threads.open - len(self._leaving)
-        return count < self._most or self.end_oldest(1, self._fresh_s) == 1
+        return self._beyond(self._most - 1) <= 0 or self._end_of_many(1, self._fresh_s)
 
     def wait(self, context: grpc.ServicerContext) -> None:
         """Note that a call waits for its message."""
@@ -124,29 +123,48 @@ class Places:
         with self._lock:
             self._leaving.discard(context)
 
-    def end_oldest(self, most: int, older_than_s: float) -> int:
-        """End the calls that have waited longest; return how many were ended."""
-        ended: list[grpc.ServicerContext] = []
-        limit = time.monotonic() - older_than_s
-        with self._lock:
-            while self._waiting and len(ended) < most:
-                context = next(iter(self._waiting))
-                if self._waiting[context] > limit:
-                    break
-                del self._waiting[context]
-                self._leaving.add(context)
-                ended.append(context)
-        for context in ended:
-            context.cancel()
-        return len(ended)
-
     def end_late(self) -> None:
         """End the calls whose message has not come in time.
 
         Where calls wait for a thread, the time is short.
         """
-        full = self.threads.open - len(self._leaving) > self._at_once
-        self.end_oldest(self._at_once, _CROWDED_S if full else self._timeout_s)
+        late = time.monotonic() - self._timeout_s
+        with self._lock:
+            waiting = dict(self._waiting)
+        self._end([context for context, since in waiting.items() if since < late])
+        beyond = self._beyond(self._at_once)
+        if beyond > 0:
+            self._end_of_many(beyond, _CROWDED_S)
+
+    def _beyond(self, most: int) -> int:
+        """Return by how much the calls that stay are more than so many."""
+        return self.threads.open - len(self._leaving) - most
+
+    def _end_of_many(self, most: int, older_than_s: float) -> bool:
+        """End calls that wait, first those of the connections with most of them.
+
+        So a client with one call does not pay for a client with many.
+        """
+        limit = time.monotonic() - older_than_s
+        with self._lock:
+            waiting = dict(self._waiting)
+        peers = {context: context.peer() for context in waiting}
+        calls = Counter(peers.values())
+        # The sort is stable: of one connection, the oldest comes first.
+        late = sorted(
+            (context for context, since in waiting.items() if since < limit),
+            key=lambda context: -calls[peers[context]],
+        )
+        return self._end(late[:most])
+
+    def _end(self, contexts: list[grpc.ServicerContext]) -> bool:
+        """End calls that still wait; return whether there was one."""
+        with self._lock:
+            ended = [one for one in contexts if self._waiting.pop(one, None)]
+            self._leaving.update(ended)
+        for context in ended:
+            context.cancel()
+        return bool(ended)
 
 
 class OpenCalls:

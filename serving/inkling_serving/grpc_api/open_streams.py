@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from inkling.errors import InklingError, NotReady, Overloaded
 from inkling.image.budget import TakesLonger
+from inkling_serving.client_address import client_of_peer
 from inkling_serving.grpc_api.calls import seconds_left
 from inkling_serving.grpc_api.errors import end_with, foreseen
 from inkling_serving.runtime.thread_pool import too_many
@@ -97,9 +98,11 @@ class OpenStreams:
         """Return the response to a request; its future if it takes longer.
 
         Raises:
-            InklingError: The pool has no place for the request.
+            InklingError: The pool has no place for the request, or the key of the
+                caller has used up its quota.
         """
         timings, left_s = request.timings, seconds_left(context)
+        calls.begin(context, timings)
 
         def answer(quickly: bool) -> _Response:
             try:
@@ -119,7 +122,9 @@ class OpenStreams:
             with suppress(TakesLonger):
                 return answer(quickly=True)
         submitted = perf_counter()
-        holding = self._held.arrived(request.size)
+        shares = self._held.has_shares
+        owner = client_of_peer(context.peer()) if shares else ""
+        holding = self._held.arrived(request.size, owner)
         try:
             future = self._pool.submit(pooled, left_s)
         except InklingError:

@@ -24,10 +24,7 @@ __all__ = ["Receiving"]
 # longer may end for others.
 _TURN_S, _PATIENCE_S = 0.03, 0.25
 # The calls that may have a turn at once while memory is not short.
-_MANY = 64
-# The pauses between two looks of a call that waits for its turn; each is twice as long
-# as the one before.
-_FIRST_LOOK_S, _LAST_LOOK_S = 0.004, 0.5
+_MANY = 8
 
 
 class Receiving:
@@ -46,7 +43,7 @@ class Receiving:
                 beside them; calls that were ended hold theirs a little longer.
         """
         self.short_of_memory = False
-        self._few = max(1, most // 3)
+        self._few = max(1, most // 6)
         self._lock = threading.Lock()
         # The calls that receive, and since when; the oldest first.
         self._now: dict[grpc.ServicerContext, float] = {}
@@ -74,15 +71,13 @@ class Receiving:
             else:
                 # A connection with one call at a time goes before those with many.
                 self._waiting = {peer: deque([turn]), **self._waiting}
-        pause_s = _FIRST_LOOK_S
+        if not context.add_callback(turn.set):
+            turn.set()
         self.look()
-        while not turn.wait(pause_s):
-            if not context.is_active():
-                self._give_up(peer, turn)
-                return
-            self.look()
-            pause_s = min(2 * pause_s, _LAST_LOOK_S)
+        turn.wait()
         with self._lock:
+            if self._withdrawn(peer, turn):
+                return
             self._now[context] = time.monotonic()
             self._promised -= 1
 
@@ -147,12 +142,12 @@ class Receiving:
         if turns:
             self._waiting[peer] = turns  # behind the other connections
 
-    def _give_up(self, peer: str, turn: threading.Event) -> None:
-        with self._lock:
-            turns = self._waiting.get(peer)
-            if turns and turn in turns:
-                turns.remove(turn)
-                if not turns:
-                    del self._waiting[peer]
-            elif turn.is_set():
-                self._promised -= 1
+    def _withdrawn(self, peer: str, turn: threading.Event) -> bool:
+        """Take a call that has ended out of the queue; False if it has its turn."""
+        turns = self._waiting.get(peer)
+        if not turns or turn not in turns:
+            return False
+        turns.remove(turn)
+        if not turns:
+            del self._waiting[peer]
+        return True

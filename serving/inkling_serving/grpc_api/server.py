@@ -10,18 +10,22 @@ import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from inkling.errors import InvalidRequest, MissingDependency
+from inkling.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from inkling.v1.classifier_pb2_grpc import add_ClassifierServicer_to_server
+from inkling_serving.admin import Admin
+from inkling_serving.grpc_api.admin import AdminCalls
+from inkling_serving.grpc_api.calls import Calls
 from inkling_serving.grpc_api.classifier import Classifier
 from inkling_serving.grpc_api.health import Health
 from inkling_serving.grpc_api.interceptors import KeyInterceptor, MessageInterceptor
 from inkling_serving.grpc_api.open_streams import OpenStreams
-from inkling_serving.security import grpc_credentials
+from inkling_serving.security import CertificateFiles, grpc_credentials
 
 if TYPE_CHECKING:
+    from inkling_serving.keys import ApiKeys
     from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.runtime.thread_pool import ThreadPool
-    from inkling_serving.security import ApiKeys
     from inkling_serving.service import Service
     from inkling_serving.settings import Settings
 
@@ -49,7 +53,7 @@ _COMPRESSION = {
 
 
 class GrpcServer:
-    """Serves `inkling.v1.Classifier`, health, and the dialects on the gRPC port."""
+    """Serves `inkling.v1`, health, and the dialects on the gRPC port."""
 
     def __init__(
         self,
@@ -59,8 +63,13 @@ class GrpcServer:
         held: HeldBytes,
         settings: Settings,
         keys: ApiKeys,
+        certificates: CertificateFiles | None = None,
     ) -> None:
-        """Create the server; `start` starts it."""
+        """Create the server; `start` starts it.
+
+        By default it reads the certificate of the settings itself.
+        """
+        self._certificates = certificates or CertificateFiles(settings)
         self._settings = settings
         self._streams = OpenStreams(pool, held, settings.grpc_max_streams)
         classifier = Classifier(service, pool, metrics, self._streams)
@@ -79,6 +88,9 @@ class GrpcServer:
             compression=_COMPRESSION[settings.grpc_compression],
         )
         add_ClassifierServicer_to_server(classifier, self._server)  # type: ignore[no-untyped-call]
+        calls = Calls(service, pool, metrics, "grpc")
+        admin = AdminCalls(Admin(settings.models_dir), keys, calls)
+        add_AdminServicer_to_server(admin, self._server)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(self._health.servicer, self._server)
         if settings.grpc_reflection:
             _add_reflection(self._server)
@@ -102,7 +114,7 @@ class GrpcServer:
             InvalidRequest: The server cannot listen on the address.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        credentials = grpc_credentials(self._settings)
+        credentials = grpc_credentials(self._settings, self._certificates)
         try:
             if credentials is None:
                 self._server.add_insecure_port(address)
@@ -171,7 +183,10 @@ def _add_reflection(server: grpc.Server) -> None:
     from grpc_reflection.v1alpha import reflection  # noqa: PLC0415 - only if asked
     from grpc_reflection.v1alpha import reflection_pb2 as wire  # noqa: PLC0415
 
-    names = ("inkling.v1.Classifier", "grpc.health.v1.Health", reflection.SERVICE_NAME)
+    names = (
+        *("inkling.v1.Classifier", "inkling.v1.Admin"),
+        *("grpc.health.v1.Health", reflection.SERVICE_NAME),
+    )
     reflection.enable_server_reflection(names, server)
     # grpcio-reflection has only v1alpha. Tools ask for v1 first; both are the same.
     method = grpc.stream_stream_rpc_method_handler(

@@ -22,13 +22,14 @@ from werkzeug.test import create_environ, run_wsgi_app
 
 from inkling.errors import InklingError, InvalidRequest, TooLarge
 from inkling.image.budget import TakesLonger
+from inkling_serving.client_address import client_of
 from inkling_serving.http_api.cors import Cors
 from inkling_serving.http_api.flask_app import REQUEST_KEY, create_app
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.messages import Request, Response
 from inkling_serving.http_api.protocol import IS_HERE, UNDER_WAY
 from inkling_serving.http_api.read_body import ClientGone, client_left, read_body
-from inkling_serving.http_api.routes import direct
+from inkling_serving.http_api.routes import admit, direct
 from inkling_serving.runtime.thread_pool import ThreadPool, too_many
 
 if TYPE_CHECKING:
@@ -96,12 +97,12 @@ class AsgiApp:
             await self._lifespan(receive, send)
             return
         request, state = _request(scope), scope.get("state", {})
-        is_here, holding = state.get(IS_HERE, False), self._held.arriving()
+        is_here, holding = state.get(IS_HERE, False), self._holding(scope)
         try:
             _check_host(scope["headers"], scope["http_version"])
             response = self._cors.preflight(request)
             if response is None:
-                self._handlers.check_key(request)
+                admit(self._handlers, request)
                 await self._receive(request, receive, holding, is_here)
                 is_here = True
                 under_way = state.get(UNDER_WAY, 0)
@@ -119,6 +120,10 @@ class AsgiApp:
         extra = {} if is_here else {"connection": "close"}
         extra |= self._cors.headers(request)
         await _send(response, request.method, send, extra)
+
+    def _holding(self, scope: _Message) -> Holding:
+        client = scope.get("client") if self._held.has_shares else None
+        return self._held.arriving(owner=client_of(client[0]) if client else "")
 
     async def _receive(
         self,

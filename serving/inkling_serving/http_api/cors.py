@@ -23,11 +23,12 @@ __all__ = ["Cors"]
 
 _ALLOWED_HEADERS = (
     "authorization, content-type, inference-header-content-length, x-request-id, "
-    "x-requested-with"
+    "x-inkling-caller, x-requested-with"
 )
 _EXPOSED_HEADERS = (
-    "allow, inference-header-content-length, retry-after, server-timing, "
-    "www-authenticate, x-inkling-error-code, x-request-id"
+    "allow, inference-header-content-length, ratelimit, ratelimit-policy, "
+    "retry-after, server-timing, "
+    "www-authenticate, x-inkling-captured, x-inkling-error-code, x-request-id"
 )
 # Browsers remember a preflight for at most two hours (Chromium).
 _MAX_AGE_S = "7200"

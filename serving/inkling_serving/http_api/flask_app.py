@@ -14,7 +14,7 @@ import mimetypes
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
 from http import HTTPStatus
@@ -32,11 +32,11 @@ from inkling_serving.http_api.cors import Cors
 from inkling_serving.http_api.handlers import NOTHING_HERE, Handler, Handlers
 from inkling_serving.http_api.messages import Request, Response
 from inkling_serving.http_api.read_body import too_long
-from inkling_serving.http_api.routes import ROUTES
+from inkling_serving.http_api.routes import ROUTES, admit
+from inkling_serving.keys import ApiKeys
 from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.tracebacks import without_frames
-from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 
@@ -88,7 +88,10 @@ def create_app(
 
 
 def _handlers(settings: Settings) -> Handlers:
-    service = Service(create_engine(settings), settings.limits, settings.max_batch)
+    # The number of processes is the WSGI server's affair.
+    quotas = replace(settings, workers=1).quotas()
+    engine = create_engine(settings)
+    service = Service(engine, settings.limits, settings.max_batch, quotas)
     keys = ApiKeys(settings.api_key_file)
     if settings.api_key_file:
         keys.watch()
@@ -111,7 +114,7 @@ def _begin(
         if preflight is not None:
             return _flask_response(preflight)
         try:
-            handlers.check_key(request)
+            admit(handlers, request)
             request.body = _body(came.stream, max_body_bytes)
         except InklingError as error:
             return _flask_response(handlers.refuse(error, request))

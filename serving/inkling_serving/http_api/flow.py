@@ -19,6 +19,7 @@ class Flow(FlowControl):
 
     Attributes:
         full: Whether too many bytes came early.
+        waits: Whether other connections have their turn to read a long body.
         last: Whether the server ends.
     """
 
@@ -34,11 +35,11 @@ class Flow(FlowControl):
         self._loop = loop
         self._when_paused = when_paused
         self._take_by: asyncio.TimerHandle | None = None
-        self.full, self.last = False, last
+        self.full, self.waits, self.last = False, False, last
 
     def resume_reading(self) -> None:
-        """Read on, unless too many bytes came early; uvicorn does at each answer."""
-        if not self.full:
+        """Read on, unless this has to wait; uvicorn does at each answer."""
+        if not (self.full or self.waits):
             super().resume_reading()
 
     def pause_writing(self) -> None:

@@ -22,8 +22,11 @@ from inkling.errors import (
     NotFound,
 )
 from inkling.image.budget import TakesLonger
+from inkling_serving.admin import Admin
 from inkling_serving.dialects.tensorflow_serving.rest import version_statuses
 from inkling_serving.http_api.envelope.compressed import inflate, is_compressed
+from inkling_serving.http_api.envelope.feedback import feedback_of
+from inkling_serving.http_api.envelope.moves import wanted_move
 from inkling_serving.http_api.envelope.options import (
     CLASSIFY,
     EXPLAIN,
@@ -34,26 +37,36 @@ from inkling_serving.http_api.envelope.options import (
 )
 from inkling_serving.http_api.envelope.request_body import Envelope, envelope_of
 from inkling_serving.http_api.messages import Request, Response, json_response
-from inkling_serving.http_api.refusals import error_response, protocol_of
+from inkling_serving.http_api.refusals import (
+    error_response,
+    has_quota,
+    protocol_of,
+)
 from inkling_serving.http_api.response_json import (
     answer_json,
+    comparison_json,
     explanation_json,
     model_json,
+    move_json,
 )
-from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST
+from inkling_serving.keys import Role
+from inkling_serving.runtime.metrics import CONTENT_TYPE_LATEST, OPEN_METRICS
 from inkling_serving.runtime.tracebacks import without_frames
-from inkling_serving.security import needs_key
 from inkling_serving.service import Target
+from inkling_serving.telemetry.gauges import state_of
 
 if TYPE_CHECKING:
     from inkling_serving.http_api.openapi.answers import (
         Answer,
+        Feedback,
+        Labels,
+        ModelComparisons,
         Models,
         ModelState,
     )
+    from inkling_serving.keys import ApiKeys, Key
     from inkling_serving.runtime.held_bytes import HeldBytes
     from inkling_serving.runtime.metrics import Metrics
-    from inkling_serving.security import ApiKeys
     from inkling_serving.service import Service
     from inkling_serving.settings import Settings
 
@@ -75,6 +88,7 @@ _FOR_EVER = "private, max-age=31536000, immutable"
 _UNCOUNTED = frozenset(
     {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 )
+_OPEN_METRICS = "application/openmetrics-text"
 _VERSION = re.compile(r"-?[0-9]{1,19}")
 
 
@@ -106,15 +120,29 @@ class Handlers:
         self.max_batch = settings.max_batch
         self.settings = settings
         self._held = held
+        self._admin = Admin(settings.models_dir)
 
-    def check_key(self, request: Request) -> None:
-        """Check the API key of a request.
+    def check_key(self, request: Request, role: Role) -> Key | None:
+        """Return the API key of a request that needs a role.
 
         Raises:
-            Unauthenticated: The path needs a key, and the request has no valid one.
+            Unauthenticated: The request needs a key, and has no valid one.
+            PermissionDenied: The key does not have the role.
         """
-        if needs_key(request.path):
-            self._keys.check(request.headers.get("authorization"))
+        return self._keys.check(request.headers.get("authorization"), role)
+
+    def admit(self, request: Request, role: Role) -> None:
+        """Check the API key of a request, and take the request from the key's quota.
+
+        Raises:
+            Unauthenticated: The request has no valid key.
+            PermissionDenied: The key does not have the role.
+            QuotaExceeded: The key has used up its quota.
+        """
+        self.check_key(request, role)
+        if has_quota(request.path):
+            authorization = request.headers.get("authorization")
+            request.timings.admit(self.service.quotas.of(authorization))
 
     def answer(self, handler: Handler, request: Request, names: Names) -> Response:
         """Return the response of a handler, or the response for its error.
@@ -130,7 +158,7 @@ class Handlers:
             return self.refuse(error, request)
         if request.path not in _UNCOUNTED:
             self.metrics.observe(protocol_of(request.path), "ok", request.timings)
-        return response
+        return _with_limits(response, request)
 
     def _handled(self, handler: Handler, request: Request, names: Names) -> Response:
         if not is_compressed(request.headers):
@@ -149,7 +177,7 @@ class Handlers:
             code = error.code if isinstance(error, InklingError) else ErrorCode.INTERNAL
             self.metrics.observe(protocol_of(request.path), code, request.timings)
         without_frames(error)
-        return response
+        return _with_limits(response, request)
 
     def is_quick(self, request: Request, names: Names) -> bool:
         """Return whether a classification may be quicker than a hand-over to a thread.
@@ -195,6 +223,19 @@ class Handlers:
         query = in_query(request.query, known)
         asked = envelope_of(request.headers, request.body, max_images, known)
         return asked, merged(query, asked.options)
+
+    def feedback(self, request: Request, _: Names) -> Response:
+        """Answer `POST /v1/feedback`: the label that was right."""
+        in_query(request.query, NONE)
+        request_id, image, label = feedback_of(request.headers, request.body)
+        given = self.service.feedback(request_id, image, label)
+        shown: Feedback = {
+            "model": given.model,
+            "version": given.version,
+            "answered": given.answered,
+            "label": given.label,
+        }
+        return json_response(HTTPStatus.OK, shown, request.id)
 
     def models(self, request: Request, _: Names) -> Response:
         """Answer `GET /v1/models`."""
@@ -243,6 +284,52 @@ class Handlers:
             return Response(HTTPStatus.NOT_MODIFIED.value, b"", headers)
         return Response(HTTPStatus.OK.value, file.content, headers)
 
+    def comparisons(self, request: Request, names: Names) -> Response:
+        """Answer `.../comparisons`: how a shadow's answers differ from those given."""
+        in_query(request.query, NONE)
+        model = self.service.model(names["model"] or "").name
+        shown = [
+            comparison_json(version, shadow, one)
+            for (name, version, shadow), one in sorted(
+                self.metrics.comparisons().items()
+            )
+            if name == model
+        ]
+        found: ModelComparisons = {"model": model, "comparisons": shown}
+        return json_response(HTTPStatus.OK, found, request.id)
+
+    def labels(self, request: Request, names: Names) -> Response:
+        """Answer `.../labels`: the version labels of a model, and their last moves."""
+        in_query(request.query, NONE)
+        key, model = self.check_key(request, Role.ADMIN), names["model"] or ""
+        labels = self._admin.labels(key, model)
+        shown: Labels = {
+            "model": model,
+            "version_labels": {n: one.version for n, one in labels.items()},
+            "shares": {n: one.share for n, one in labels.items() if one.share},
+            "moves": [move_json(one) for one in self._admin.moves(key, model)],
+        }
+        return json_response(HTTPStatus.OK, shown, request.id)
+
+    def promote(self, request: Request, names: Names) -> Response:
+        """Answer `:promote`: a version label names another version."""
+        in_query(request.query, NONE)
+        key = self.check_key(request, Role.ADMIN)
+        version, share = wanted_move(request.body)
+        move = self._admin.promote(
+            key, names["model"] or "", version, names.get("version_label"), share
+        )
+        return json_response(HTTPStatus.OK, move_json(move), request.id)
+
+    def roll_back(self, request: Request, names: Names) -> Response:
+        """Answer `:rollback`: a version label names the version before."""
+        in_query(request.query, NONE)
+        key = self.check_key(request, Role.ADMIN)
+        move = self._admin.roll_back(
+            key, names["model"] or "", names.get("version_label")
+        )
+        return json_response(HTTPStatus.OK, move_json(move), request.id)
+
     def live(self, request: Request, _: Names) -> Response:
         """Answer `/livez`: this process can answer requests."""
         return json_response(HTTPStatus.OK, {"live": True}, request.id)
@@ -252,19 +339,35 @@ class Handlers:
         self.service.check_ready()
         return json_response(HTTPStatus.OK, {"ready": True}, request.id)
 
-    def exposition(self, _: Request, __: Names) -> Response:
+    def exposition(self, request: Request, __: Names) -> Response:
         """Answer `/metrics` in Prometheus's format, for all processes."""
-        headers = {"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"}
-        return Response(HTTPStatus.OK.value, self.metrics.exposition(), headers)
+        open_wanted = _OPEN_METRICS in request.headers.get("accept", "")
+        form = OPEN_METRICS if open_wanted else CONTENT_TYPE_LATEST
+        headers = {"content-type": form, "cache-control": "no-store"}
+        state = state_of(self.service.models(), self.settings)
+        page = self.metrics.exposition(state, form)
+        return Response(HTTPStatus.OK.value, page, headers)
+
+
+def _with_limits(response: Response, request: Request) -> Response:
+    """Return a response that also says what is left of the key's quota."""
+    allowance = request.timings.allowance
+    if allowance is None:
+        return response
+    return replace(response, headers={**response.headers, **allowance.headers()})
 
 
 def _answer_response(shown: Answer, request: Request, options: HttpOptions) -> Response:
     started = perf_counter()
     response = json_response(HTTPStatus.OK, shown, request.id)
     request.timings.encode = perf_counter() - started
+    further = {}
     if options.timing:
-        timing = {"server-timing": request.timings.server_timing()}
-        return replace(response, headers={**response.headers, **timing})
+        further["server-timing"] = request.timings.server_timing()
+    if request.timings.captured:
+        further["x-inkling-captured"] = "true"
+    if further:
+        return replace(response, headers={**response.headers, **further})
     return response
 
 

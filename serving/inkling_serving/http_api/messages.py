@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import random
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,14 +10,10 @@ from typing import Any
 
 import orjson
 
-from inkling_serving.runtime.timings import Timings
+from inkling.gateway.connection import CALLER_KEY
+from inkling_serving.runtime.timings import Timings, request_id_of
 
 __all__ = ["Request", "Response", "json_response"]
-
-# An id must only differ from other ids. Random bytes from the system would take four
-# times as long.
-_ids = random.Random()
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(slots=True)
@@ -49,12 +43,11 @@ class Request:
     id: str = ""
 
     def __post_init__(self) -> None:
-        given = self.headers.get("x-request-id", "")
-        if given and _REQUEST_ID.fullmatch(given):
-            self.id = given
-        else:
-            self.id = f"{_ids.getrandbits(128):032x}"
+        self.id = request_id_of(self.headers.get("x-request-id", ""))
         self.timings.request_id = self.id
+        self.timings.caller = self.headers.get(CALLER_KEY, "")
+        if "traceparent" in self.headers:
+            self.timings.follow(self.headers["traceparent"])
 
 
 @dataclass(frozen=True, slots=True)

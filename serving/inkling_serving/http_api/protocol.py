@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from inkling.errors import Overloaded
+from inkling_serving.http_api.connections import LONG_BYTES
 from inkling_serving.http_api.flow import Flow
 from inkling_serving.http_api.half_closed import watch_half_closed
 from inkling_serving.http_api.request_head import (
@@ -263,7 +264,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Keep the bytes that came before their turn, up to the limits."""
         if self._early is None:
             end = partial(self.loop.call_soon_threadsafe, self.transport.abort)
-            self._early = self._others.held.arriving(end)
+            self._early = self._others.held.arriving(end, self._others.owner(self))
         try:
             self._early.add(len(self._received) - self._early.count)
         except Overloaded:
@@ -291,6 +292,8 @@ class BoundedProtocol(HttpToolsProtocol):
         # The parser refuses a request with both.
         chunked = b"transfer-encoding" in headers
         self._missing = None if chunked else int(headers.get(b"content-length", 0))
+        if self._missing is None or self._missing > LONG_BYTES:
+            self._others.long.begin(self)
         self._tail = b""
         self.scope["headers"] = list(self.headers)
         super().on_headers_complete()
@@ -318,6 +321,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Tell the application that the body is complete, and wait for a head."""
         super().on_message_complete()
+        self._others.long.end(self)
         self._others.ready.add(self)
         state = self.scope["state"]
         state[IS_HERE], state[UNDER_WAY] = True, len(self._others.ready)
@@ -335,11 +339,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._forget_early()
             self.loop.call_soon(self._go_on)
         if self._half_closed:
-            self.loop.call_soon(self._close_if_answered)
-
-    def _close_if_answered(self) -> None:
-        if not self._is_busy():
-            self.close()
+            self.loop.call_soon(self._close_if_idle)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, also if its client takes no answer."""

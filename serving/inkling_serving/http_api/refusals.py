@@ -14,13 +14,26 @@ from types import MappingProxyType
 
 import grpc
 
-from inkling.errors import ErrorCode, InklingError, InternalError, MethodNotAllowed
+from inkling.errors import (
+    ErrorCode,
+    InklingError,
+    InternalError,
+    MethodNotAllowed,
+    QuotaExceeded,
+)
 from inkling.gateway.status import GRPC_STATUS
 from inkling_serving.grpc_api.errors import StatusError
 from inkling_serving.http_api.messages import Response, json_response
 from inkling_serving.http_api.response_json import error_json
 
-__all__ = ["CODE_HEADER", "HTTP_STATUS", "error_response", "protocol_of", "status_of"]
+__all__ = [
+    "CODE_HEADER",
+    "HTTP_STATUS",
+    "error_response",
+    "has_quota",
+    "protocol_of",
+    "status_of",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -28,14 +41,17 @@ CODE_HEADER = "x-inkling-error-code"
 HTTP_STATUS: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
     {
         ErrorCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+        ErrorCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
         ErrorCode.INVALID_IMAGE: HTTPStatus.BAD_REQUEST,
         ErrorCode.INVALID_REQUEST: HTTPStatus.BAD_REQUEST,
         ErrorCode.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         ErrorCode.UNSUPPORTED_MEDIA_TYPE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         ErrorCode.MODEL_NOT_FOUND: HTTPStatus.NOT_FOUND,
+        ErrorCode.UNKNOWN_REQUEST: HTTPStatus.NOT_FOUND,
         ErrorCode.NOT_READY: HTTPStatus.SERVICE_UNAVAILABLE,
         ErrorCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
         ErrorCode.OVERLOADED: HTTPStatus.SERVICE_UNAVAILABLE,
+        ErrorCode.QUOTA_EXCEEDED: HTTPStatus.TOO_MANY_REQUESTS,
         ErrorCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
         ErrorCode.METHOD_NOT_ALLOWED: HTTPStatus.METHOD_NOT_ALLOWED,
         ErrorCode.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -48,8 +64,10 @@ _FOREIGN_STATUS: Mapping[grpc.StatusCode, HTTPStatus] = MappingProxyType(
         grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
         grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
         grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+        grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
         grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
         grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
         grpc.StatusCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
         grpc.StatusCode.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
     }
@@ -59,6 +77,12 @@ _TENSORFLOW_SERVING = re.compile(
     r"/v1/models/[^/:]*(?:(?:/versions|/labels)/[^/:]*(?:/metadata|:predict)?"
     r"|/metadata|:predict)"
 )
+
+
+def has_quota(path: str) -> bool:
+    """Return whether requests with a key for this path count, if keys have quotas."""
+    # Prometheus asks with a key, too, and is no caller.
+    return path != "/metrics"
 
 
 def protocol_of(path: str) -> str:
@@ -92,6 +116,8 @@ def error_response(error: Exception, request_id: str, path: str) -> Response:
         extra["www-authenticate"] = "Bearer"
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         extra["retry-after"] = "1"
+    if isinstance(error, QuotaExceeded):
+        extra["retry-after"] = str(error.retry_after_s)
     ours = {**error_json(error), "request_id": request_id}
     body = {"error": ours if is_ours else error.message}
     return json_response(status, body, request_id, extra)

@@ -18,11 +18,20 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.image.preprocess import Stage
+    from inkling.model.version_labels import Move
     from inkling.types import Prediction, Score
     from inkling_serving.answers import Answer, Explanation
+    from inkling_serving.comparison import Compared
     from inkling_serving.engines.base import ModelStatus, VersionStatus
 
-__all__ = ["answer_json", "error_json", "explanation_json", "model_json"]
+__all__ = [
+    "answer_json",
+    "comparison_json",
+    "error_json",
+    "explanation_json",
+    "model_json",
+    "move_json",
+]
 
 # The longer side, in pixels, of a stage's picture in an explanation, and that of the
 # model input, which is shown as the model sees it.
@@ -129,6 +138,38 @@ def _stage_json(stage: Stage, side: int) -> shapes.Stage:
     }
 
 
+def comparison_json(
+    version: str, shadow: str, found: Compared
+) -> shapes.ShadowComparison:
+    """Return the comparison of a version with a shadow; without pictures, null."""
+    count = found.pictures
+    return {
+        "version": int(version),
+        "shadow": int(shadow),
+        "pictures": count,
+        "agreement": found.agreed / count if count else None,
+        "largest_difference": found.difference,
+        "engine_ms": 1000 * found.seconds / count if count else None,
+        "shadow_engine_ms": 1000 * found.shadow_seconds / count if count else None,
+        "dropped": found.dropped,
+        "failed": found.failed,
+    }
+
+
+def move_json(move: Move) -> shapes.LabelMove:
+    """Return a move of a version label."""
+    return {
+        "time": move.time,
+        "who": move.who,
+        "by": move.by,
+        "label": move.label,
+        "before": move.before,
+        "after": move.after,
+        "share": move.share,
+        "why": move.why,
+    }
+
+
 def model_json(status: ModelStatus, *, with_files: bool) -> shapes.Model:
     """Return the status of a model, with the newest version first.
 
@@ -142,6 +183,7 @@ def model_json(status: ModelStatus, *, with_files: bool) -> shapes.Model:
         "versions": [
             _version_json(status, version, with_files) for version in status.versions
         ],
+        "shares": dict(status.shares),
     }
 
 

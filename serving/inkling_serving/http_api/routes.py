@@ -23,14 +23,17 @@ from inkling_serving.http_api.messages import Request, Response, json_response
 from inkling_serving.http_api.openapi import gateway, open_inference, tensorflow_serving
 from inkling_serving.http_api.openapi.document import document
 from inkling_serving.http_api.openapi.operation import Operation
+from inkling_serving.keys import Role
 
 if TYPE_CHECKING:
     from inkling_serving.settings import Settings
 
-__all__ = ["ROUTES", "Route", "direct"]
+__all__ = ["ROUTES", "Route", "admit", "direct", "role_of"]
 
 # Says of a request and its names whether its answer may be quick.
 IsQuick = Callable[[Handlers, Request, Names], bool]
+# The pages need no key, because they contain no information about the models.
+_PAGE = re.compile(r"/|/docs|/page/.*")
 _PLACE = re.compile(r"<name:(\w+)>")
 
 
@@ -94,8 +97,19 @@ ROUTES: tuple[Route, ...] = (
         Route("POST", one + ":explain", Handlers.explain, gateway.EXPLAIN)
         for one in _TARGETS
     ),
+    Route("POST", "/v1/feedback", Handlers.feedback, gateway.FEEDBACK),
     Route("GET", "/v1/models", Handlers.models, gateway.MODELS),
     Route("GET", _MODEL, Handlers.model, gateway.MODEL),
+    Route("GET", _MODEL + "/comparisons", Handlers.comparisons, gateway.COMPARISONS),
+    Route("GET", _MODEL + "/labels", Handlers.labels, gateway.LABELS),
+    *(
+        Route("POST", one + end, handler, operation)
+        for one in (_MODEL, _MODEL + "/labels/<name:version_label>")
+        for end, handler, operation in (
+            (":promote", Handlers.promote, gateway.PROMOTE),
+            (":rollback", Handlers.roll_back, gateway.ROLL_BACK),
+        )
+    ),
     Route("GET", "/livez", Handlers.live, gateway.LIVE),
     Route("GET", "/readyz", Handlers.ready, gateway.READY),
     Route("GET", "/metrics", Handlers.exposition, gateway.METRICS),
@@ -188,3 +202,32 @@ def direct(request: Request) -> tuple[Handler, Names, IsQuick] | None:
             if match := pattern.fullmatch(request.path):
                 return handler, match.groupdict(), is_quick
     return None
+
+
+def admit(handlers: Handlers, request: Request) -> None:
+    """Check the API key of a request, if it needs one, and the key's quota.
+
+    Raises:
+        Unauthenticated: The request has no valid key.
+        PermissionDenied: Its key does not have the role for the address.
+        QuotaExceeded: Its key has used up its quota.
+    """
+    role = role_of(request.method, request.path)
+    if role is not None:
+        handlers.admit(request, role)
+
+
+# The expressions of the whole table take 20 us.
+@lru_cache(maxsize=256)
+def role_of(method: str, path: str) -> Role | None:
+    """Return the role of the keys for a request; None if it needs no key.
+
+    At an address that is not there, any key is asked for, so that without one nobody
+    learns which addresses there are.
+    """
+    if _PAGE.fullmatch(path):
+        return None
+    wanted = "GET" if method == "HEAD" else method
+    roles = {r.method: r.operation.role for r in ROUTES if r.pattern.fullmatch(path)}
+    is_open = bool(roles) and not any(roles.values())
+    return roles.get(wanted, None if is_open else Role.READ)

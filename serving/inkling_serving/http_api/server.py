@@ -21,7 +21,7 @@ import uvicorn
 from inkling_serving.http_api.connections import Connections
 from inkling_serving.http_api.protocol import ENDING, BoundedProtocol
 from inkling_serving.runtime.ending import Ending
-from inkling_serving.runtime.listeners import Listener
+from inkling_serving.runtime.listeners import ACCEPTS, Listener
 from inkling_serving.security import CertificateFiles
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class HttpServer(uvicorn.Server):
         when_started: Callable[[], None],
         supervised: bool,
         ending: Ending | None = None,
+        certificates: CertificateFiles | None = None,
     ) -> None:
         """Create the server.
 
@@ -65,13 +66,16 @@ class HttpServer(uvicorn.Server):
             when_started: Is called once the server accepts connections.
             supervised: Whether a supervisor passes a terminal's signals on.
             ending: The steps of the end; by default there is nothing beside HTTP.
+            certificates: The certificate; by default it is read from its files.
         """
         self._ending = ending or Ending(settings.drain_delay_s)
-        self._certificate = CertificateFiles(settings)
+        self._certificate = certificates or CertificateFiles(settings)
         super().__init__(
             _config(settings, application, self._certificate, self._renew_certificate)
         )
-        self._connections = Connections(settings.max_connections, held)
+        self._connections = Connections(
+            settings.max_connections, held, settings.connections_of_client
+        )
         self._when_started = when_started
         self._signalled_at = -math.inf
         self._supervised = supervised
@@ -199,8 +203,9 @@ def _config(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        # asyncio accepts up to `backlog` connections at a time.
-        backlog=1,
+        # asyncio accepts up to `backlog` connections at a time; our listener takes
+        # fewer.
+        backlog=ACCEPTS,
         ssl_context_factory=(
             (lambda *_: certificate.context()) if settings.tls_certificate else None
         ),

@@ -11,14 +11,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 from uvicorn.config import STARTUP_FAILURE
 
 from inkling.network.address import Address, is_loopback
+from inkling_serving.capture.capture import Capture, check_capture
 from inkling_serving.dialects.open_inference.servicer import OpenInferenceDialect
 from inkling_serving.dialects.tensorflow_serving.servicers import (
     TensorFlowServingDialect,
@@ -28,6 +30,8 @@ from inkling_serving.grpc_api.server import GrpcServer
 from inkling_serving.http_api.asgi_app import AsgiApp
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.server import HttpServer
+from inkling_serving.keys import ApiKeys
+from inkling_serving.rollout.parts import Rollout
 from inkling_serving.runtime.ending import Ending
 from inkling_serving.runtime.files import connections_allowed
 from inkling_serving.runtime.held_bytes import HeldBytes
@@ -38,9 +42,10 @@ from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.poller import Repeating
 from inkling_serving.runtime.supervisor import Worker, run
 from inkling_serving.runtime.thread_pool import ThreadPool
-from inkling_serving.security import ApiKeys, check_certificates, check_security
+from inkling_serving.security import CertificateFiles, check_security
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
+from inkling_serving.telemetry.tracing import tracing_of
 
 __all__ = ["application", "serve"]
 
@@ -51,10 +56,11 @@ _SAVE_PAUSE_S = 1.0
 
 @dataclass(frozen=True)
 class _Gateway:
-    """The settings and the keys, as a worker gets them when it starts."""
+    """The settings, keys and certificate, as a worker gets them when it starts."""
 
     settings: Settings
     keys: ApiKeys
+    certificates: CertificateFiles
 
 
 def serve(settings: Settings) -> int:
@@ -65,6 +71,7 @@ def serve(settings: Settings) -> int:
             used.
     """
     check_security(settings)
+    check_capture(settings)
     start_log(settings.log_level, settings.log_format)
     for remark in Settings.remarks(os.environ):
         _log.warning("%s", remark)
@@ -76,10 +83,11 @@ def serve(settings: Settings) -> int:
     )
     _say_addresses(settings, ports)
     _warn_of_openness(settings)
-    gateway = _Gateway(settings, ApiKeys(settings.api_key_file))
+    keys = ApiKeys(settings.api_key_file)
+    gateway = _Gateway(settings, keys, CertificateFiles(settings))
     if settings.workers_wanted == 1:
         return _serve(gateway, ports, None)
-    looking = gateway.keys.watch()
+    looking = [gateway.keys.watch(), gateway.certificates.watch()]
     try:
         return run(
             _serve,
@@ -91,7 +99,8 @@ def serve(settings: Settings) -> int:
             not_started=STARTUP_FAILURE,
         )
     finally:
-        looking.stop()
+        for one in looking:
+            one.stop()
 
 
 def application(
@@ -111,22 +120,19 @@ def application(
         held: Counts the bytes of all requests of the process.
     """
     settings, keys = gateway.settings, gateway.keys
-    give_memory_back()
-    # With it, threads of the pool give the interpreter lock to the event loop sooner.
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    _prepare_process()
     engine = create_engine(settings, folder)
-    service = Service(engine, settings.limits, settings.max_batch)
-    metrics = Metrics(folder, AccessLog(settings.access_log))
+    capture, metrics, end_traces = _observed(settings, folder)
     pool = ThreadPool(settings.work_threads, settings.queue, settings.queue_timeout_s)
+    rollout = Rollout(engine, metrics, pool, settings)
+    limits, quotas = settings.limits, settings.quotas()
+    service = Service(
+        engine, limits, settings.max_batch, quotas, rollout.mirror, capture
+    )
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        grpc_server = GrpcServer(service, pool, metrics, held, settings, keys)
-        for dialect in (
-            TensorFlowServingDialect(service, pool, metrics),
-            OpenInferenceDialect(service, pool, metrics, grpc_server.streams),
-        ):
-            dialect.add_to(grpc_server.server)
+        grpc_server = _grpc_server(gateway, service, pool, metrics, held)
         grpc_server.start(*grpc_address)
         grpc_ended = _end_together(ending, service, grpc_server)
         saver = Repeating("saving the metrics", metrics.save, lambda: _SAVE_PAUSE_S)
@@ -140,13 +146,54 @@ def application(
             ending.finish()
             await asyncio.to_thread(grpc_ended[0].wait)
             grpc_server.close()
-            saver.stop()
-            looking.stop()
-            pool.close()
-            engine.close()
+            for thread in (saver, looking):
+                thread.stop()
+            for part in (pool, rollout, engine, capture):
+                if part is not None:
+                    part.close()
+            end_traces()
 
     handlers = Handlers(service, metrics, keys, settings, held)
     return AsgiApp(handlers, pool, held, settings, running)
+
+
+def _prepare_process() -> None:
+    give_memory_back()
+    # With it, threads of the pool give the interpreter lock to the event loop sooner.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+
+def _observed(
+    settings: Settings, folder: Path | None
+) -> tuple[Capture | None, Metrics, Callable[[], None]]:
+    """Return the capture, the metrics, and a function that sends the last traces."""
+    capture = Capture(settings, settings.workers_wanted) if settings.capture else None
+    access, tracing = AccessLog(settings.access_log), tracing_of(settings)
+    if tracing is None:
+        return capture, Metrics(folder, access, capture=capture), lambda: None
+    metrics = Metrics(folder, access, tracing.tell, capture)
+    return capture, metrics, tracing.close
+
+
+def _grpc_server(
+    gateway: _Gateway,
+    service: Service,
+    pool: ThreadPool,
+    metrics: Metrics,
+    held: HeldBytes,
+) -> GrpcServer:
+    """Return the gRPC server with all protocols, not started yet."""
+    # Both ports look for a new certificate by themselves.
+    files = copy(gateway.certificates)
+    made = GrpcServer(
+        service, pool, metrics, held, gateway.settings, gateway.keys, files
+    )
+    for dialect in (
+        TensorFlowServingDialect(service, pool, metrics),
+        OpenInferenceDialect(service, pool, metrics, made.streams),
+    ):
+        dialect.add_to(made.server)
+    return made
 
 
 def _end_together(
@@ -173,14 +220,11 @@ def _serve(gateway: _Gateway, ports: Ports, worker: Worker | None) -> int:
     settings = gateway.settings
     start_log(settings.log_level, settings.log_format)
     collect_stderr()
-    if worker:
-        # A worker that replaces another may find files of a renewal under way.
-        check_certificates(settings)
     ending = Ending(settings.drain_delay_s)
     listener = Listener(fileno=ports.http.detach())
     listener.ending = worker.ending if worker else None
     grpc_address, folder = ports.grpc_address, worker.folder if worker else None
-    held = HeldBytes(settings.held_bytes)
+    held = HeldBytes(settings.held_bytes, settings.held_bytes_of_client)
     server = HttpServer(
         settings,
         lambda: application(gateway, grpc_address, folder, ending, held),
@@ -188,6 +232,7 @@ def _serve(gateway: _Gateway, ports: Ports, worker: Worker | None) -> int:
         when_started=worker.serving.set if worker else lambda: None,
         supervised=worker is not None,
         ending=ending,
+        certificates=gateway.certificates,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn sets its own handlers only later. After it has drained, uvicorn raises

@@ -224,7 +224,7 @@ export function pathOf({ name, version }, end) {
 // A server may want an API key; it is kept for as long as this tab is open, and asked for once.
 export async function ask(url, options) {
   const key = sessionStorage.getItem("api-key");
-  const response = await fetch(url, key ? { ...options, headers: { Authorization: `Bearer ${key}` } } : options);
+  const response = await fetch(url, key ? { ...options, headers: { ...options?.headers, Authorization: `Bearer ${key}` } } : options);
   if (response.status !== 401 || key === "") return response;
   sessionStorage.setItem("api-key", prompt("This server wants an API key:")?.trim() ?? "");
   return ask(url, options);
@@ -251,7 +251,7 @@ async function classify() {
     const response = await ask(`${pathOf(chosen, ":explain")}?${wanted(currentVersion())}`, { method: "POST", body: picture, signal: mine.signal });
     const reply = await response.json();
     if (response.status === 413 && scene.picture?.bitmap && !again.has(scene.picture.blob)) return smaller(scene.picture.blob);
-    if (response.ok) showAnswer(reply, performance.now() - started, response.headers.get("Server-Timing"));
+    if (response.ok) showAnswer(reply, performance.now() - started, response.headers);
     else showError(reply.error, response.status);
   } catch {
     if (!mine.signal.aborted) connectionBroke(mine);
@@ -290,7 +290,7 @@ function clearAnswer(state) {
   answer = null;
   body.classList.remove("answered");
   for (const id of ["answer", "sure", "bars", "stages"]) $(id).replaceChildren();
-  $("device").hidden = true;
+  $("device").hidden = $("feedback").hidden = true;
   showFacts();
   setState("answer", state);
 }
@@ -306,19 +306,31 @@ function showError(error, status) {
   if (owed) refreshSoon(RETRY_MS);
 }
 
-function showAnswer(reply, roundTrip, timing) {
+function showAnswer(reply, roundTrip, headers) {
   answer = reply;
   askedFor = servedNow();
   body.classList.add("answered");
   showLabels();
   showSeen(reply.stages ?? []);
-  const phases = phasesOf(timing);
+  const phases = phasesOf(headers.get("Server-Timing"));
   showFacts({ ...reply, roundTrip, onServer: Object.values(phases).reduce((a, b) => a + b, 0) });
   showDevice(reply, phases.engine);
+  showFeedback(headers);
   setState("answer", "done");
 }
 // The milliseconds of each phase, from the header Server-Timing.
 const phasesOf = (timing) => Object.fromEntries([...(timing ?? "").matchAll(/(\w+);dur=([\d.]+)/g)].map(([, name, ms]) => [name, Number(ms)]));
+
+// Only an answer that the server has captured takes feedback.
+async function showFeedback(headers) {
+  const mine = answer, captured = headers.get("X-Inkling-Captured") === "true", labels = currentVersion()?.labels ?? [];
+  $("feedback").hidden = true;
+  if (!captured) return;
+  const { offer } = await import("./feedback.js");
+  if (answer !== mine) return;
+  offer(headers.get("X-Request-Id"), labels);
+  $("feedback").hidden = false;
+}
 
 // --- this device ---
 

@@ -4,12 +4,13 @@
 Each request is limited in size, and so is the number of requests; the product of both
 is more memory than a machine has. So all bodies and messages together have a limit. If
 bytes come beyond it, the oldest request that has not arrived completely ends: it waits
-for its client, and the others do not.
+for its client, and the others do not. The bytes of one address may have a limit, too.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 from inkling.errors import Overloaded
@@ -26,12 +27,19 @@ _SMALL_BYTES = 64 * 1024
 class HeldBytes:
     """Counts the bytes of all requests of a process; any thread may use it."""
 
-    def __init__(self, limit: int) -> None:
-        """Create the object; `limit` is the number of bytes that may be held."""
+    def __init__(self, limit: int, limit_of_one: int | None = None) -> None:
+        """Create the object.
+
+        Args:
+            limit: The number of bytes that may be held.
+            limit_of_one: The number of bytes of one owner; None for no such limit.
+        """
         self._limit = limit
+        self._limit_of_one = limit_of_one
         self._arrived_limit = int(_ARRIVED_SHARE * limit)
         self._lock = threading.Lock()
         self._total = self._arrived = 0
+        self._of: Counter[str] = Counter()
         # The requests that have not arrived completely, in the order of their begin.
         self._arriving: dict[Holding, None] = {}
 
@@ -41,26 +49,34 @@ class HeldBytes:
         return self._limit
 
     @property
+    def has_shares(self) -> bool:
+        """Whether the bytes of one owner have a limit."""
+        return self._limit_of_one is not None
+
+    @property
     def total(self) -> int:
         """The number of bytes that are held now."""
         return self._total
 
-    def arriving(self, end: Callable[[], object] | None = None) -> Holding:
+    def arriving(
+        self, end: Callable[[], object] | None = None, owner: str = ""
+    ) -> Holding:
         """Return the account of a request whose bytes arrive.
 
         Args:
             end: Ends the request, to make room for others. Any thread may call it. Set
                 the attribute of the account if it is known later.
+            owner: The address whose bytes have a limit of their own, or nothing.
         """
-        return Holding(self, end)
+        return Holding(self, end, owner if self._limit_of_one is not None else "")
 
-    def arrived(self, count: int) -> Holding:
+    def arrived(self, count: int, owner: str = "") -> Holding:
         """Return the account of a request that has arrived with `count` bytes.
 
         Raises:
-            Overloaded: The process holds too many bytes.
+            Overloaded: The process, or the owner, holds too many bytes.
         """
-        found = Holding(self, None)
+        found = self.arriving(None, owner)
         found.add(count)
         found.complete()
         return found
@@ -73,12 +89,12 @@ class HeldBytes:
                 self._arriving.setdefault(holding)
             holding.count += count
             self._total += count
-            while self._total > self._limit and self._arriving:
-                oldest = next(iter(self._arriving))
+            self._of[holding.owner] += count
+            while self._is_full(holding) and (oldest := self._oldest(holding)):
                 self._forget(oldest)
                 oldest.given_up = True
                 ended.append(oldest)
-            full = self._total > self._limit
+            full = self._is_full(holding)
             if full:
                 self._forget(holding)
         for one in ended:
@@ -86,6 +102,21 @@ class HeldBytes:
                 one.end()
         if full or holding.given_up:
             raise self._refusal()
+
+    def _is_full(self, holding: Holding) -> bool:
+        return self._total > self._limit or self._has_too_many(holding)
+
+    def _has_too_many(self, holding: Holding) -> bool:
+        most = self._limit_of_one
+        return bool(holding.owner) and self._of[holding.owner] > (most or 0)
+
+    def _oldest(self, holding: Holding) -> Holding | None:
+        """Return the request that ends first, of one owner if it has too many bytes."""
+        mine = self._has_too_many(holding)
+        found = (
+            one for one in self._arriving if not mine or one.owner == holding.owner
+        )
+        return next(found, None)
 
     def complete(self, holding: Holding) -> None:
         """Let a request that has arrived hold its bytes until `release`."""
@@ -111,12 +142,16 @@ class HeldBytes:
         if holding.has_arrived:
             self._arrived -= holding.count
         self._total -= holding.count
+        self._of[holding.owner] -= holding.count
+        if not self._of[holding.owner]:
+            del self._of[holding.owner]
         holding.count, holding.has_arrived, holding.released = 0, False, True
 
     def _refusal(self) -> Overloaded:
         return Overloaded(
-            "The server holds as many bytes of requests as it may "
-            f"({self._limit:,}). Try again in a second, or send smaller pictures."
+            "The server holds as many bytes of requests as it may, of all or of "
+            f"this address ({self._limit:,} in all). Try again in a second, or send "
+            "smaller pictures."
         )
 
 
@@ -127,16 +162,23 @@ class Holding:
         count: The number of bytes.
         end: Ends the request; None for a request that has arrived.
         given_up: Whether the request was ended to make room for others.
+        owner: The address whose bytes have a limit of their own, or nothing.
         has_arrived: Whether the request has arrived.
         released: Whether its bytes are no longer counted.
     """
 
-    __slots__ = ("_held", "count", "end", "given_up", "has_arrived", "released")
+    __slots__ = (
+        *("_held", "count", "end", "owner"),
+        *("given_up", "has_arrived", "released"),
+    )
 
-    def __init__(self, held: HeldBytes, end: Callable[[], object] | None) -> None:
+    def __init__(
+        self, held: HeldBytes, end: Callable[[], object] | None, owner: str
+    ) -> None:
         self._held = held
         self.count = 0
         self.end = end
+        self.owner = owner
         self.given_up = self.has_arrived = self.released = False
 
     def add(self, count: int) -> None:

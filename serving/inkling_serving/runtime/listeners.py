@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,9 +14,14 @@ from inkling.errors import InvalidRequest
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
-__all__ = ["Listener", "Ports", "bound", "reserved"]
+__all__ = ["ACCEPTS", "Listener", "Ports", "bound", "reserved"]
 
 _BACKLOG = 2048
+# The connections that a slow turn of the event loop accepts; asyncio asks once more.
+_SHARE, _SPENT = 32, -1
+ACCEPTS = _SHARE + 1
+# A turn is slow if it comes so long after the one before; later, there was none.
+_SLOW_S, _PAUSE_S = 0.005, 0.5
 # A signal to all processes may reach a worker before the supervisor sets `ending`.
 _TOLD_S = 0.2
 _LOOK_S = 0.01
@@ -61,13 +67,38 @@ class Listener(socket.socket):
     """
 
     ending: Event | None = None
+    # When the last turn of the loop began that accepted, and what is left of its share.
+    _turn_at, _share = 0.0, 0
 
     def listen(self, backlog: int = _BACKLOG) -> None:
         """Let many connections wait, although asyncio accepts one at a time."""
         super().listen(max(backlog, _BACKLOG))
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection; packets of any distance may belong to it."""
+        """Accept a connection; packets of any distance may belong to it.
+
+        asyncio asks again until there is none. A turn of its loop takes one, so that
+        the processes share a burst; where turns are slow it takes more, because the
+        last connections of the burst would wait for seconds.
+
+        Raises:
+            BlockingIOError: No connection waits, or this turn has taken its share.
+        """
+        if self._share == 0:
+            now = time.monotonic()
+            pause_s, self._turn_at = now - self._turn_at, now
+            self._share = _SHARE if _SLOW_S < pause_s < _PAUSE_S else 1
+        elif self._share == _SPENT:
+            self._share = 0
+            raise BlockingIOError
+        self._share = self._share - 1 or _SPENT
+        try:
+            return self._one()
+        except BaseException:
+            self._share = 0
+            raise
+
+    def _one(self) -> tuple[socket.socket, Any]:
         connection, address = super().accept()
         _set_least_ttl(connection, 0)
         return connection, address
@@ -94,7 +125,7 @@ class Listener(socket.socket):
         found: list[socket.socket] = []
         with suppress(OSError):  # no connection is left
             while True:
-                connection, _ = self.accept()
+                connection, _ = self._one()
                 connection.setblocking(False)
                 found.append(connection)
         return found

@@ -223,6 +223,7 @@ class AccessLog:
         }
         fields = {
             "request_id": timings.request_id,
+            "trace_id": timings.trace_id,
             "protocol": protocol,
             "code": code,
             "model": timings.model,

@@ -10,16 +10,15 @@ decreases.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -29,36 +28,69 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN_METRICS
+from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
+from prometheus_client.samples import Exemplar
 
+from inkling_serving.comparison import (
+    Compared,
+    Comparisons,
+    comparison_metrics,
+    comparisons_of,
+)
+from inkling_serving.runtime.files import ProcessFiles
 from inkling_serving.runtime.logs import AccessLog, dropped_lines
 from inkling_serving.runtime.timings import PHASES, Timings
 
-__all__ = ["CONTENT_TYPE_LATEST", "Metrics", "Served", "Total"]
+__all__ = [
+    "CONTENT_TYPE_LATEST",
+    "OPEN_METRICS",
+    "Counted",
+    "Metrics",
+    "Served",
+    "Total",
+]
 
 # Upper bounds in seconds, from a small model's forward pass to a whole timeout.
 _BUCKETS = (
     *(5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
+_Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # A worker whose snapshot is older has ended; its memory is free.
 _GONE_AFTER_S = 5.0
 
 
 class _Histogram:
-    """Counts of seconds by bucket."""
+    """Counts of seconds by bucket, and the last traced request of each."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("counts", "exemplars", "total")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(_BUCKETS) + 1)
         self.total = 0.0
+        # Trace, seconds and time, by the place of the bucket as a text, as JSON has it.
+        self.exemplars: dict[str, tuple[str, float, float]] = {}
 
     def add(self, seconds: float) -> None:
         self.counts[bisect_left(_BUCKETS, seconds)] += 1
         self.total += seconds
 
-    def merge(self, counts: Iterable[int], total: float) -> None:
+    def exemplify(self, seconds: float, trace_id: str) -> None:
+        place = str(bisect_left(_BUCKETS, seconds))
+        self.exemplars[place] = (trace_id, seconds, time.time())
+
+    def merge(
+        self,
+        counts: Iterable[int],
+        total: float,
+        exemplars: Mapping[str, tuple[str, float, float]],
+    ) -> None:
+        for place, one in exemplars.items():
+            before = self.exemplars.get(place)
+            if before is None or before[2] < one[2]:
+                self.exemplars[place] = one
         self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
         self.total += total
 
@@ -99,20 +131,39 @@ class Served:
         return self.answered.count + self.failed.count
 
 
+class Counted(Protocol):
+    """A part of the gateway with metrics of its own."""
+
+    def counts(self) -> dict[str, float]:
+        """Return the counters of this process."""
+
+    def families(self, counts: Sequence[dict[str, float]]) -> Iterator[Metric]:
+        """Yield the metrics for the counters of all processes."""
+
+
 class Metrics:
     """Counts the requests of a process; several threads may use it."""
 
     def __init__(
-        self, folder: Path | None = None, access: AccessLog | None = None
+        self,
+        folder: Path | None = None,
+        access: AccessLog | None = None,
+        trace: Callable[[str, str, Timings], None] | None = None,
+        capture: Counted | None = None,
     ) -> None:
         """Start at zero.
 
         Args:
             folder: The directory that all workers share, if any.
             access: Logs the requests that are counted; None logs none.
+            trace: Traces requests that are counted, and gives each its trace; None
+                traces none.
+            capture: The captures of this process; None for none.
         """
-        self._folder = folder
+        self._capture = capture
+        self._files = ProcessFiles(folder, "json")
         self._access = access or AccessLog(0.0)
+        self._trace = trace
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, str, str]] = Counter()
         self._seconds: dict[tuple[str, ...], _Histogram] = {}
@@ -120,9 +171,12 @@ class Metrics:
         # For each model, version and `ok` or `failed`: requests, seconds, pictures, and
         # the time of the last one.
         self._served: dict[tuple[str, str, str], list[float]] = {}
+        self._compared: Comparisons = {}
 
     def observe(self, protocol: str, code: str, timings: Timings) -> None:
         """Count an answered request under `ok` or the code of its error."""
+        if self._trace is not None:
+            self._trace(protocol, code, timings)
         self._access.tell(protocol, code, timings)
         with self._lock:
             self._requests[protocol, timings.model, code] += 1
@@ -137,6 +191,8 @@ class Metrics:
             seconds = self._seconds[whole] = _Histogram()
         duration = time.perf_counter() - timings.started
         seconds.add(duration)
+        if timings.trace_id and timings.is_traced and self._trace is not None:
+            seconds.exemplify(duration, timings.trace_id)
         served = self._served.setdefault(
             (timings.model, version, end), [0, 0.0, 0, 0.0]
         )
@@ -151,21 +207,35 @@ class Metrics:
         for name, phase in zip(PHASES, phases, strict=True):
             phase.add(getattr(timings, name))
 
+    def compare(self, model: str, version: str, shadow: str, found: Compared) -> None:
+        """Count the comparison of a version with a shadow."""
+        with self._lock:
+            self._compared.setdefault((model, version, shadow), Compared()).add(found)
+
+    def comparisons(self) -> Comparisons:
+        """Return the comparisons over all workers, by model, version and shadow."""
+        return comparisons_of([self._snapshot(), *self._others()])
+
     def save(self) -> None:
         """Write a snapshot for the other workers, if there are any."""
-        if self._folder is None:
-            return
-        path = self._folder / f"{os.getpid()}.json"
-        written = path.with_suffix(".new")
-        # Systems clean their directory of temporary files.
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        written.write_text(json.dumps(self._snapshot()), encoding="utf-8")
-        written.replace(path)
+        self._files.write(self._snapshot())
 
-    def exposition(self) -> bytes:
-        """Return the figures of all workers in Prometheus's text format."""
+    def exposition(
+        self, state: Iterable[Metric] = (), form: str = CONTENT_TYPE_LATEST
+    ) -> bytes:
+        """Return the figures of all workers in Prometheus's text format.
+
+        Args:
+            state: More metrics, which are the same in all workers.
+            form: `CONTENT_TYPE_LATEST`, or `OPEN_METRICS` for the format that also has
+                an exemplar of each bucket: a request that was traced.
+        """
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Sum([self._snapshot(), *self._others()]))
+        snapshots = [self._snapshot(), *self._others()]
+        registry.register(_Sum(snapshots, state, self._capture))
+        if form == OPEN_METRICS:
+            page: bytes = open_metrics(registry)  # type: ignore[no-untyped-call]
+            return page
         return generate_latest(registry)
 
     def served(self) -> list[Served]:
@@ -180,23 +250,17 @@ class Metrics:
                 if end == "ok":
                     one.images += images
                     one.last = max(one.last, last)
-            for (phase, model, version), _, seconds in snapshot["phases"]:
+            for (phase, model, version), _, seconds, _ in snapshot["phases"]:
                 found[model, version].phases[phase] += seconds
         return list(found.values())
 
     def _others(self) -> Iterator[dict[str, Any]]:
-        if self._folder is None:
-            return
-        own = f"{os.getpid()}.json"
-        for path in self._folder.glob("*.json"):
-            if path.name != own:
-                try:
-                    snapshot = json.loads(path.read_text(encoding="utf-8"))
-                except (OSError, ValueError):  # it was removed meanwhile
-                    continue
-                if time.time() - snapshot["at"] > _GONE_AFTER_S:
-                    snapshot["memory"] = snapshot["workers"] = 0
-                yield snapshot
+        for told in self._files.others():
+            snapshot = told.content
+            if time.time() - snapshot["at"] > _GONE_AFTER_S:
+                snapshot["memory"] = snapshot["workers"] = 0
+                snapshot["capture"]["stopped"] = 0
+            yield snapshot
 
     def _snapshot(self) -> dict[str, Any]:
         with self._lock:
@@ -206,13 +270,16 @@ class Metrics:
                 "cpu": time.process_time(),
                 "memory": _resident_bytes(),
                 "log_lines_dropped": dropped_lines(),
+                "capture": self._capture.counts() if self._capture else {},
                 "served": [[*key, *one] for key, one in self._served.items()],
+                "compared": [[key, asdict(one)] for key, one in self._compared.items()],
                 "requests": [[*key, n] for key, n in self._requests.items()],
                 "seconds": [
-                    [key, one.counts, one.total] for key, one in self._seconds.items()
+                    [key, one.counts, one.total, dict(one.exemplars)]
+                    for key, one in self._seconds.items()
                 ],
                 "phases": [
-                    [(name, *key), one.counts, one.total]
+                    [(name, *key), one.counts, one.total, {}]
                     for key, phases in self._phases.items()
                     for name, one in zip(PHASES, phases, strict=True)
                 ],
@@ -222,8 +289,15 @@ class Metrics:
 class _Sum:
     """A collector of prometheus_client that adds snapshots up."""
 
-    def __init__(self, snapshots: list[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        snapshots: list[dict[str, Any]],
+        state: Iterable[Metric],
+        capture: Counted | None,
+    ) -> None:
         self._snapshots = snapshots
+        self._state = state
+        self._capture = capture
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -251,7 +325,13 @@ class _Sum:
             "Seconds of each phase of a request: " + ", ".join(PHASES) + ".",
             ("phase", "model", "version"),
         )
+        yield self._by_version()
+        yield from comparison_metrics(comparisons_of(self._snapshots))
         yield from self._process()
+        yield from self._state
+        if self._capture is not None:
+            counts = [snapshot["capture"] for snapshot in self._snapshots]
+            yield from self._capture.families(counts)
 
     def _histograms(
         self, part: str, name: str, text: str, labels: tuple[str, ...]
@@ -259,15 +339,31 @@ class _Sum:
         family = HistogramMetricFamily(name, text, labels=labels)
         merged: dict[tuple[str, ...], _Histogram] = {}
         for snapshot in self._snapshots:
-            for key, counts, total in snapshot[part]:
-                merged.setdefault(tuple(key), _Histogram()).merge(counts, total)
+            for key, *figures in snapshot[part]:
+                merged.setdefault(tuple(key), _Histogram()).merge(*figures)
         bounds = [str(bound) for bound in _BUCKETS] + ["+Inf"]
         for key, one in sorted(merged.items()):
-            below, buckets = 0, []
-            for bound, count in zip(bounds, one.counts, strict=True):
+            below, buckets = 0, list[_Bucket]()
+            for place, count in enumerate(one.counts):
                 below += count
-                buckets.append((bound, below))
+                traced = one.exemplars.get(str(place))
+                bucket = (bounds[place], float(below))
+                buckets.append((*bucket, _exemplar(traced)) if traced else bucket)
             family.add_metric(key, buckets, one.total)
+        return family
+
+    def _by_version(self) -> Metric:
+        family = CounterMetricFamily(
+            "inkling_version_requests",
+            "Requests by the version that they were for; outcome is ok or failed.",
+            labels=("model", "version", "outcome"),
+        )
+        counted: Counter[tuple[str, str, str]] = Counter()
+        for snapshot in self._snapshots:
+            for model, version, outcome, count, *_ in snapshot["served"]:
+                counted[model, version, outcome] += count
+        for labels, count in sorted(counted.items()):
+            family.add_metric(labels, count)
         return family
 
     def _process(self) -> Iterator[Metric]:
@@ -288,6 +384,11 @@ class _Sum:
         yield GaugeMetricFamily(
             "inkling_workers", "Workers that are alive.", sum_of("workers")
         )
+
+
+def _exemplar(of: tuple[str, float, float]) -> Exemplar:
+    trace_id, seconds, at = of
+    return Exemplar({"trace_id": trace_id}, seconds, at)
 
 
 def _resident_bytes() -> int:

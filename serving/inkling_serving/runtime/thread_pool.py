@@ -160,6 +160,11 @@ class ThreadPool:
             # would keep the call's pictures until the garbage collector runs.
             found.clear()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls wait for a thread."""
+        return bool(self._waiting)
+
     def close(self) -> None:
         """Wait for all calls that were submitted."""
         self._pool.shutdown()

@@ -165,7 +165,7 @@ def test_of_two_servers_one_may_end(
 
 @pytest.mark.parametrize("form", ["two IPv4 addresses", "a name and an address"])
 def test_of_two_servers_one_may_be_killed(form: str) -> None:
-    """Calls under way in a killed server are answered by the other one."""
+    """All calls under way in a killed server are answered by the other one."""
     port = free_port()
     method = "/tensorflow.serving.PredictionService/Predict"
     request = wire.PredictRequest()
@@ -176,11 +176,11 @@ def test_of_two_servers_one_may_be_killed(form: str) -> None:
     with (
         timed_engines(*hosts, call_s=0.05) as [killed, _],
         _channels(*addresses) as channels,
-        ThreadPoolExecutor(8) as pool,
+        ThreadPoolExecutor(32) as pool,
     ):
         until(lambda: channels.call(method, body, 10.0))
-        calls = [pool.submit(channels.call, method, body, 10.0) for _ in range(60)]
-        until(lambda: sum(call.done() for call in calls) > 10)
+        calls = [pool.submit(channels.call, method, body, 10.0) for _ in range(160)]
+        until(lambda: sum(call.done() for call in calls) > 40)
         killed.kill()
         assert all(call.result(30) for call in calls)
 
@@ -235,7 +235,7 @@ def test_a_lost_call_is_repeated_once(
 def test_repetitions_stay_few_in_an_outage(
     form: str, start: Callable[..., Server], names: NameServer
 ) -> None:
-    """Of 200 calls that fail, few are repeated; several names are each tried once."""
+    """Of 200 calls that fail, 50 are repeated by a channel; names are tried in turn."""
     port = free_port()
     servers = [start(f"127.0.0.1:{port}"), start(f"127.0.0.2:{port}")]
     for server in servers:
@@ -246,7 +246,7 @@ def test_repetitions_stay_few_in_an_outage(
 
     tries = sum(server.calls for server in servers)
     assert 200 * len(_FORMS[form]) / (2 if form == "two IPv4 addresses" else 1) <= tries
-    assert tries <= (240 if form == "two IPv4 addresses" else 440)
+    assert tries <= (250 if form == "two IPv4 addresses" else 500)
 
 
 def test_a_name_that_moves_is_followed(

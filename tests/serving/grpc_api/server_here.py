@@ -14,11 +14,11 @@ from inkling.contract import Contract
 from inkling.image.budget import DEFAULT_LIMITS
 from inkling.v1.classifier_pb2_grpc import ClassifierStub
 from inkling_serving.grpc_api.server import GrpcServer
+from inkling_serving.keys import ApiKeys
 from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import reserved
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.thread_pool import ThreadPool
-from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from tests.support.held_engine import HeldEngine
@@ -60,7 +60,7 @@ def served_here(
     port = holder.getsockname()[1]
     wanted, engine, metrics = Settings(**settings), HeldEngine(contract), Metrics()
     pool = ThreadPool(threads, queue, wanted.queue_timeout_s)
-    service = Service(engine, DEFAULT_LIMITS, 32)
+    service = Service(engine, DEFAULT_LIMITS, 32, wanted.quotas())
     held, keys = HeldBytes(wanted.held_bytes), ApiKeys(wanted.api_key_file)
     server = GrpcServer(service, pool, metrics, held, wanted, keys)
     server.start("127.0.0.1", port)

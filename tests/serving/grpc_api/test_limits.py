@@ -177,18 +177,25 @@ class _Call:
 
     def __init__(self, peer: str, receiving: Receiving) -> None:
         self._peer, self._receiving, self.active = peer, receiving, True
+        self._callbacks: list[Callable[[], None]] = []
 
     def peer(self) -> str:
         return self._peer
 
-    def is_active(self) -> bool:
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        self._callbacks.append(callback)
         return self.active
 
     def cancel(self) -> None:
-        self.active = False
+        self.leave()
         ending = threading.Timer(0.01, self._receiving.end, (self,))
         ending.daemon = True
         ending.start()
+
+    def leave(self) -> None:
+        self.active = False
+        for callback in self._callbacks:
+            callback()
 
 
 def test_connections_take_turns() -> None:
@@ -207,7 +214,7 @@ def test_connections_take_turns() -> None:
     time.sleep(0.5)
     receiving.look()
     for call in slow:
-        call.active = False
+        call.leave()
 
     assert other.active
     within(took, 1.0)

@@ -441,7 +441,8 @@ def test_answers_are_compressed_where_that_is_set(
             Connection(here.port) as connection,
             here.stub() as stub,
         ):
-            answer = stub.Classify(many, timeout=10)
+            same_id = (("x-request-id", "same"),)
+            answer = stub.Classify(many, timeout=10, metadata=same_id)
             stream = connection.call(_CLASSIFY, many.SerializeToString(), end=True)
             body = b"".join(
                 came.payload for came in connection.of(stream) if came.kind == DATA

@@ -17,11 +17,11 @@ from inkling.image.budget import DEFAULT_LIMITS
 from inkling_serving.http_api.asgi_app import AsgiApp
 from inkling_serving.http_api.handlers import Handlers
 from inkling_serving.http_api.server import HttpServer
+from inkling_serving.keys import ApiKeys
 from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import Listener, bound
 from inkling_serving.runtime.metrics import Metrics
 from inkling_serving.runtime.thread_pool import ThreadPool
-from inkling_serving.security import ApiKeys
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
 from tests.support.gateway_process import Answer
@@ -69,7 +69,7 @@ class Here:
 
 def handlers_over(engine: HeldEngine, settings: Settings) -> Handlers:
     """Return the handlers of a gateway with this engine."""
-    service = Service(engine, DEFAULT_LIMITS, settings.max_batch)
+    service = Service(engine, DEFAULT_LIMITS, settings.max_batch, settings.quotas())
     keys = ApiKeys(settings.api_key_file)
     held = HeldBytes(settings.max_held_bytes)
     return Handlers(service, Metrics(), keys, settings, held)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 from inkling.contract import Contract
 from inkling_serving.http_api import flow, protocol
+from inkling_serving.http_api.connections import Turns
 from tests.serving.http_api.server_here import Here, code_of, served_here
 from tests.support.http_bytes import converse, whole_answer
 from tests.support.machine import until, within
@@ -308,3 +310,69 @@ def test_chunks_of_one_connection_do_not_stop_the_others(here: Here) -> None:
     assert [(400,)] * 3 == answers
     # The clients share the interpreter with this server.
     within(sorted(waits)[int(0.95 * len(waits))], 0.5)
+
+
+# Shares.
+
+
+def test_few_long_bodies_are_read_at_once() -> None:
+    """The others wait; new ones come next, and all get their turns."""
+    turns, made = Turns(), [_Reading() for _ in range(20)]
+
+    async def read() -> list[set[int]]:
+        seen = []
+        for one in made:
+            one.loop = asyncio.get_running_loop()
+            turns.begin(one)
+        for _ in range(4):
+            seen.append({number for number, one in enumerate(made) if one.reads})
+            turns._go_on()
+        for one in made:
+            turns.end(one)
+        return seen
+
+    seen = asyncio.run(read())
+
+    assert [8] * 4 == [len(one) for one in seen]
+    assert set(range(8)) == seen[0]
+    assert 19 in seen[1]
+    assert set(range(20)) == set.union(*seen)
+    assert all(one.reads for one in made)
+
+
+class _Reading:
+    """A connection, as far as `Turns` knows it."""
+
+    def __init__(self) -> None:
+        self.flow: Any = self
+        self.loop: Any = None
+        self.transport: Any = None
+        self.waits, self.reads = False, True
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    idle = in_head = False
+
+    def refuse(self, _: Any) -> None: ...
+
+
+def test_a_client_has_a_share_of_the_connections(digit_contract: Contract) -> None:
+    """Beyond it, its own oldest idle connection ends, though there is room for more."""
+    limits = {"max_connections": 40, "client_share": 0.1}
+    with served_here(digit_contract, **limits) as here, ExitStack() as stack:
+        made = [stack.enter_context(_connect(here)) for _ in range(4)]
+        for one in made:
+            one.sendall(_LIVE)
+            assert whole_answer(one)
+        fifth = stack.enter_context(_connect(here))
+        fifth.sendall(_LIVE)
+        assert whole_answer(fifth).startswith(b"HTTP/1.1 200 ")
+        made[0].settimeout(20)
+        assert made[0].recv(1) == b""
+        made[1].sendall(_LIVE)
+
+        assert whole_answer(made[1]).startswith(b"HTTP/1.1 200 ")

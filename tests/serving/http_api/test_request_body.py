@@ -157,11 +157,10 @@ def test_files_keep_their_order_and_bytes() -> None:
         b"preamble" * 4_000 + b"\r\n" + _part(b"x") + _LAST,
         b"--b\r\n" + b"X: y\r\n" * 4_000 + b"\r\nx\r\n" + _LAST,
         b"--b\r\nContent-Type: image/png\r\n\r\nx\r\n" + _LAST,
-        _part(b"x", b'form-data; name="x"; filename="\xe9.png"') + _LAST,
     ],
 )
 def test_damaged_forms_are_refused(body: bytes) -> None:
-    """A form without its end, its start or a head of reasonable size in UTF-8."""
+    """A form without its end, its start or a head of reasonable size."""
     with pytest.raises(InvalidRequest, match="damaged"):
         _asked(body, _FORM)
 
@@ -289,6 +288,14 @@ def test_a_picture_needs_no_file_name(
 ) -> None:
     """The type, the first bytes, a data: URL or base64 tell that a part is a picture."""
     assert [expected] == _asked(_part(content, b"form-data; " + head) + _LAST, _FORM)
+
+
+def test_a_file_may_be_named_in_latin_1() -> None:
+    """Older clients write names outside ASCII so, and not in UTF-8 (RFC 7578, 4.2)."""
+    named = _part(_PNG, b'form-data; name="x"; filename="\xe4.png"') + _LAST
+    found = envelope_of({"content-type": _FORM}, named, _MAX)
+
+    assert ([_PNG], ["\xe4.png"]) == (list(found.images), list(found.names))
 
 
 def test_a_field_without_a_chosen_file_is_passed_over() -> None:
@@ -530,3 +537,32 @@ def test_a_hostile_head_costs_little() -> None:
         _asked(_part(b"x", head[:8_000]) * 16 + _LAST, _FORM)
 
     within(time.perf_counter() - started, 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"images": [' + b"1" * 70_000 + b"]}",
+        b'{"images": [0.' + b"1" * 70_000 + b"]}",
+        b'{"images": []' + b" " * 70_000 + b"}",
+        b'{"images": [{"b64": "AA=="}]}' + b"\n" * 70_000,
+    ],
+)
+def test_what_is_beside_the_texts_is_bounded(body: bytes) -> None:
+    """A number of a million digits would stop all other threads while it is read."""
+    with pytest.raises(TooLarge, match="blanks and numbers"):
+        _asked(body, "application/json")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_a_long_text_in_base64_is_decoded_in_pieces(cut: int) -> None:
+    """The bytes are those of the whole; padding between two pieces is refused."""
+    content = _PNG + bytes(range(256)) * 2000 + bytes(cut)
+    text = base64.b64encode(content)
+    piece = 256 * 1024
+    padded = text[: piece - 4] + b"AAA=" + text[piece:]
+
+    assert [content] == _asked(_json([{"b64": text.decode()}]))
+    assert [content] == _asked(_json([{"b64": text.rstrip(b"=").decode()}]))
+    with pytest.raises(InvalidRequest, match="not base64"):
+        _asked(_json([{"b64": padded.decode()}]))

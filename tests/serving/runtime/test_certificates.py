@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import signal
 import socket
 import ssl
 import threading
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -22,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from inkling.errors import InvalidRequest
 from inkling_serving.security import CertificateFiles
 from inkling_serving.settings import Settings
+from tests.support.gateway_process import Killable, workers_of
 from tests.support.machine import until, within
 
 _HOST = "127.0.0.1"
@@ -276,6 +279,32 @@ def test_no_session_outlives_its_authority(secured: Secured) -> None:
     assert found is None or not found.has_ticket
     with pytest.raises(OSError, match="EOF|alert|reset"):
         session()
+
+
+def test_a_replaced_worker_takes_the_pair_of_the_others(
+    killable: Callable[..., Killable], tmp_path: Path
+) -> None:
+    """Bad files at the moment when a worker ends: the next one has the last good pair."""
+    server, clients = trustme.CA(), trustme.CA()
+    files = Files(tmp_path)
+    files.swap(server.issue_cert(_HOST), clients)
+    gateway = killable("--workers", "2", *files.flags).start()
+    until(lambda: gateway.log.read_text().count("startup complete") == 2)
+    assert gateway.process
+    files.key.unlink()
+    files.certificate.unlink()
+    files.certificate.write_text("no certificate")
+    until(lambda: gateway.log.read_text().count("cannot be used yet") >= 3)
+    before = workers_of(gateway.process.pid)
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: gateway.log.read_text().count("startup complete") == 3)
+    address = SimpleNamespace(port=gateway.port, grpc_target=gateway.target)
+    client = Client(address, server, clients.issue_cert("me"))
+
+    assert [(True, True)] * 10 == [client.both() for _ in range(10)]
+    assert len(workers_of(gateway.process.pid)) == 2
+    assert gateway.end(signal.SIGTERM) == 0
+    assert "Traceback" not in gateway.log.read_text()
 
 
 def test_permissions_that_come_later_are_noticed(tmp_path: Path) -> None:

@@ -79,3 +79,29 @@ def test_a_request_that_was_ended_counts_no_more() -> None:
     assert (["first"], 600 * _KIB) == (ended, held.total)
     second.release()
     assert 0 == held.total
+
+
+def test_an_address_has_a_share_of_its_own() -> None:
+    """Beyond its share, an address loses its own oldest request, and nobody else does."""
+    held, ended = HeldBytes(1000 * _KIB, 300 * _KIB), list[str]()
+
+    def begin(name: str, owner: str) -> Holding:
+        return held.arriving(lambda: ended.append(name), owner)
+
+    other, first, second = (
+        begin("other", "a"),
+        begin("first", "b"),
+        begin("second", "b"),
+    )
+    other.add(200 * _KIB)
+    first.add(200 * _KIB)
+    second.add(200 * _KIB)
+    assert ["first"] == ended
+    arrived = held.arrived(200 * _KIB, "b")
+    assert ["first", "second"] == ended
+    with pytest.raises(Overloaded):
+        held.arrived(200 * _KIB, "b")
+    arrived.release()
+    other.complete()
+
+    assert 200 * _KIB == held.total

@@ -21,7 +21,14 @@ import pytest
 
 from inkling.contract import Contract
 from inkling.errors import InvalidRequest
-from inkling_serving.runtime.listeners import Listener, Ports, bound, reserved
+from inkling_serving.client_address import client_of, client_of_peer
+from inkling_serving.runtime.listeners import (
+    ACCEPTS,
+    Listener,
+    Ports,
+    bound,
+    reserved,
+)
 from tests.serving.http_api.server_here import served_here
 from tests.support.machine import within
 
@@ -304,3 +311,47 @@ def test_connections_that_wait_are_accepted_at_the_end(
 
     assert 100 == len(set(came))
     assert [] == late
+
+
+def test_a_slow_turn_accepts_more() -> None:
+    """A quick turn of the event loop accepts one connection of a burst; a slow one, 32."""
+    with ExitStack() as stack:
+        bound_ = stack.enter_context(closing(bound(_LOOPBACK, 0, "--http-port")))
+        listener = stack.enter_context(closing(Listener(fileno=bound_.detach())))
+        listener.setblocking(False)
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+
+        def turn() -> int:
+            for count in range(ACCEPTS + 1):
+                try:
+                    stack.enter_context(listener.accept()[0])
+                except BlockingIOError:
+                    return count
+            raise AssertionError("the turn did not end")
+
+        first = turn()
+        listener._turn_at = time.monotonic() - 0.1
+        slow = turn()
+        listener._turn_at = time.monotonic() - 60
+        late = turn()
+
+    assert (first, slow, late) == (1, ACCEPTS - 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_a_client_is_an_address_or_a_network(address: str, client: str) -> None:
+    """A client of IPv6 may take any address of its network, over both protocols."""
+    quoted = f"%5B{address}%5D" if ":" in address else address
+    kind = "ipv6" if ":" in address else "ipv4"
+
+    assert client == client_of(address)
+    assert client == client_of_peer(f"{kind}:{quoted}:50123")

@@ -194,7 +194,7 @@ def test_dropped_lines_are_a_metric(
     """The number of lines that were dropped is in /metrics."""
     with _gateway_without_reader(published, "--workers", "1") as (_, port):
         assert 0 == metric(port, "inkling_log_lines_dropped_total")
-        _refused(port, 2500)
+        _refused(port, 2000)
         assert metric(port, "inkling_log_lines_dropped_total") > 100
 
 

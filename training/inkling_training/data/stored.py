@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from inkling.image.preprocess import scaled
+from inkling.image.inputs import scaled
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -26,7 +26,7 @@ from inkling.model.repository import Repository
 from inkling.types import ClassifyOptions
 
 if TYPE_CHECKING:
-    from inkling_training.evaluation.labelled_folder import Collection
+    from inkling_training.data.labelled_folder import Collection
     from inkling_training.evaluation.multilabel_tally import MultiLabelTally
     from inkling_training.evaluation.respondents import Respondent
     from inkling_training.evaluation.tally import Outcomes, Tally
@@ -72,7 +72,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     # NumPy, Pillow and Matplotlib are not needed to print the help of other commands.
-    from inkling_training.evaluation.labelled_folder import find  # noqa: PLC0415
+    from inkling_training.data.labelled_folder import find  # noqa: PLC0415
 
     try:
         from inkling_training.evaluation import (  # noqa: PLC0415
@@ -161,9 +161,9 @@ def _asked_for_several(
     Raises:
         InklingError: The model cannot answer any more, or the threshold is invalid.
     """
+    from inkling_training.data.labelled_folder import tagged  # noqa: PLC0415
     from inkling_training.evaluation.multilabel_tally import (  # noqa: PLC0415
         MultiLabelTally,
-        tagged,
     )
 
     labels, threshold = respondent.contract.labels, options.threshold

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inkling.cli.text import column
+from inkling_training.evaluation.contact_sheet import Cell, contact_sheet
 from inkling_training.evaluation.report import (
     left_out,
     left_out_lists,
@@ -20,7 +21,7 @@ from inkling_training.evaluation.report import (
 from inkling_training.figures.reliability import reliability
 
 if TYPE_CHECKING:
-    from inkling_training.evaluation.labelled_folder import Collection
+    from inkling_training.data.labelled_folder import Collection
     from inkling_training.evaluation.multilabel_tally import MultiLabelTally
     from inkling_training.evaluation.respondents import Respondent
 
@@ -37,6 +38,7 @@ def as_json(
         "versions": tally.versions,
         "labels": list(tally.labels),
         "pictures": tally.count,
+        "folder": str(collection.folder),
         "threshold": tally.threshold,
         "exact": tally.exact.as_json(),
         "precision": precision.as_json(),
@@ -46,6 +48,7 @@ def as_json(
         "abstained": dict(tally.reasons),
         "expected_calibration_error": tally.calibration_error,
         "by_label": {name: of.as_json() for name, of in tally.by_label().items()},
+        "by_source": {name: of.as_json() for name, of in tally.by_source().items()},
         "mistakes": [mistake.as_json() for mistake in tally.mistakes],
         **left_out(tally, collection),
     }
@@ -71,6 +74,24 @@ def lines(tally: MultiLabelTally, collection: Collection, asked: str) -> Iterato
             f"{percent(of.recall.value):>7}  {percent(of.f1):>7}  "
             f"{percent(of.average_precision)}"
         )
+    yield from _source_lines(tally)
+
+
+def _source_lines(tally: MultiLabelTally) -> Iterator[str]:
+    sources = tally.by_source()
+    if sources:
+        yield (
+            f"{'SOURCE':24} {'PICTURES':>8}  {'EXACT':>8}  {'95 % INTERVAL':>16}  "
+            f"{'OTHERS':>7}  {'PRECISION':>9}  {'RECALL':>7}  {'ECE':>6}"
+        )
+    for source, of in sources.items():
+        low, high = (percent(bound) for bound in of.exact.interval)
+        yield (
+            f"{column(source or '-', 24)} {of.exact.of:8,}  "
+            f"{percent(of.exact.value):>8}  {f'{low} to {high}':>16}  "
+            f"{percent(of.without.value):>7}  {percent(of.precision.value):>9}  "
+            f"{percent(of.recall.value):>7}  {percent(of.calibration_error):>6}"
+        )
 
 
 def write_report(
@@ -79,13 +100,24 @@ def write_report(
     tally: MultiLabelTally,
     respondent: Respondent,
 ) -> None:
-    """Write `evaluation.json`, `report.html`, and the picture that is in it.
+    """Write `evaluation.json`, `report.html`, and the pictures that are in it.
 
     Raises:
         InvalidRequest: The directory cannot be written to.
     """
-    del respondent
     drawn = {"reliability.png": reliability(*tally.scored)}
+    if tally.mistakes:
+        cells = [
+            Cell(
+                one.picture.path,
+                _listed(sorted(one.picture.labels)),
+                _listed(one.answer),
+                one.worst,
+            )
+            for one in tally.mistakes
+        ]
+        folder = Path(figures["folder"])
+        drawn["mistakes.png"] = contact_sheet(cells, respondent, folder)
     write_files(directory, figures, drawn, lambda shown: _page(figures, tally, shown))
 
 
@@ -109,6 +141,7 @@ def _page(
                 for name, of in tally.by_label().items()
             ),
         ),
+        *_sources(tally),
         *left_out_lists(figures, tally, {"Pictures with other labels": _wrong(tally)}),
     ]
     return page(figures, tally, sections, pictures)
@@ -118,10 +151,33 @@ def _average(of: Any) -> str:
     return percent(of.average_precision)
 
 
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(labels) or "no label"
+
+
+def _sources(tally: MultiLabelTally) -> Iterator[str]:
+    sources = tally.by_source()
+    if sources:
+        yield "<h2>By source</h2>"
+        yield table(
+            [
+                *("source", "exact", "share", "share of all others", "precision"),
+                *("recall", "calibration error"),
+            ],
+            (
+                (
+                    *(name, of_all(of.exact), of.exact, of.without, of.precision),
+                    *(of.recall, percent(of.calibration_error)),
+                )
+                for name, of in sources.items()
+            ),
+        )
+
+
 def _wrong(tally: MultiLabelTally) -> list[str]:
     return [
-        f"{one.picture.path}: {', '.join(sorted(one.picture.labels)) or 'no label'}, "
-        f"answered {', '.join(one.answer) or 'no label'}"
+        f"{one.picture.path}: {_listed(sorted(one.picture.labels))}, answered "
+        f"{_listed(one.answer)}"
         for one in tally.mistakes
     ]
 

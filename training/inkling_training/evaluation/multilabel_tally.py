@@ -5,13 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from inkling_training.evaluation.labelled_folder import digest
 from inkling_training.evaluation.tally import Outcomes, Share, f_one
 from inkling_training.figures.reliability import expected_calibration_error
 
@@ -20,30 +18,29 @@ if TYPE_CHECKING:
 
     from inkling.errors import InklingError
     from inkling.types import Prediction
-    from inkling_training.evaluation.labelled_folder import Labelled
+    from inkling_training.data.labelled_folder import Tagged
 
-__all__ = ["LabelFigures", "MultiLabelTally", "Tagged", "WrongLabels", "tagged"]
-
-
-@dataclass(frozen=True)
-class Tagged:
-    """A picture with all its labels.
-
-    Attributes:
-        path: The file.
-        labels: The model's labels that the picture has; it may have none.
-    """
-
-    path: Path
-    labels: frozenset[str]
+__all__ = [
+    "LabelFigures",
+    "MultiLabelTally",
+    "SourceOfSeveral",
+    "WrongLabels",
+]
 
 
 @dataclass(frozen=True)
 class WrongLabels:
-    """A picture that did not get exactly its labels."""
+    """A picture that did not get exactly its labels.
+
+    Attributes:
+        answer: The labels that it got.
+        worst: The largest probability of a wrong statement about a label, 0 to 1: that
+            it has one that it does not have, or lacks one that it has.
+    """
 
     picture: Tagged
     answer: tuple[str, ...]
+    worst: float
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures by name."""
@@ -51,6 +48,7 @@ class WrongLabels:
             "picture": str(self.picture.path),
             "truth": sorted(self.picture.labels),
             "answer": list(self.answer),
+            "probability": self.worst,
         }
 
 
@@ -83,19 +81,34 @@ class LabelFigures(NamedTuple):
         }
 
 
-def tagged(pictures: Iterable[Labelled]) -> list[Tagged]:
-    """Return each picture once, with all labels under which it occurs.
+class SourceOfSeveral(NamedTuple):
+    """The figures of the pictures of one source.
 
-    The same file in several folders, or in several rows of a table, is one picture.
-    Files are the same if their bytes are.
+    Attributes:
+        exact: Its pictures that got exactly their labels.
+        without: Pictures of all other sources that got exactly their labels.
+        precision: Right among the labels that its pictures got.
+        recall: Right among the labels that its pictures have.
+        calibration_error: The expected calibration error over all labels of its
+            pictures, 0 to 1.
     """
-    paths: dict[str, Path] = {}
-    labels: dict[str, set[str]] = {}
-    for picture in pictures:
-        key = digest(picture.path)
-        paths.setdefault(key, picture.path)
-        labels.setdefault(key, set()).update({picture.label} - {""})
-    return [Tagged(path, frozenset(labels[key])) for key, path in paths.items()]
+
+    exact: Share
+    without: Share
+    precision: Share
+    recall: Share
+    calibration_error: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures by name."""
+        return {
+            "pictures": self.exact.of,
+            "exact": self.exact.as_json(),
+            "without": self.without.as_json(),
+            "precision": self.precision.as_json(),
+            "recall": self.recall.as_json(),
+            "expected_calibration_error": self.calibration_error,
+        }
 
 
 class MultiLabelTally(Outcomes):
@@ -114,6 +127,7 @@ class MultiLabelTally(Outcomes):
         self._truth: list[list[bool]] = []
         self._given: list[list[bool]] = []
         self._scores: list[list[float]] = []
+        self._sources: list[str] = []
 
     def add(self, picture: Tagged, outcome: Prediction | InklingError) -> None:
         """Count one picture, whose outcome has the scores of all labels.
@@ -125,9 +139,16 @@ class MultiLabelTally(Outcomes):
         if answer is None:
             return
         given = tuple(score.label for score in answer.labels or ())
-        if set(given) != picture.labels:
-            self.mistakes.append(WrongLabels(picture, given))
         by_index = {score.index: score.probability for score in answer.top}
+        wrong = picture.labels.symmetric_difference(given)
+        if wrong:
+            worst = max(
+                by_index[place] if label in given else 1 - by_index[place]
+                for place, label in enumerate(self.labels)
+                if label in wrong
+            )
+            self.mistakes.append(WrongLabels(picture, given, worst))
+        self._sources.append(picture.source)
         self._truth.append([label in picture.labels for label in self.labels])
         self._given.append([label in given for label in self.labels])
         self._scores.append([by_index[place] for place in range(len(self.labels))])
@@ -143,6 +164,23 @@ class MultiLabelTally(Outcomes):
             for place, label in enumerate(self.labels)
             if truth[:, place].any() or given[:, place].any()
         }
+
+    def by_source(self) -> dict[str, SourceOfSeveral]:
+        """Return the figures of each source; nothing if there is only one."""
+        names = sorted(set(self._sources))
+        if len(names) < 2:
+            return {}
+        sources = np.array(self._sources)
+        return {name: self._of_source(sources == name) for name in names}
+
+    def _of_source(self, own: npt.NDArray[np.bool_]) -> SourceOfSeveral:
+        truth, given, scores = self._arrays
+        return SourceOfSeveral(
+            _exact(truth[own], given[own]),
+            _exact(truth[~own], given[~own]),
+            *_precision_and_recall(truth[own].ravel(), given[own].ravel()),
+            expected_calibration_error(scores[own].ravel(), truth[own].ravel()),
+        )
 
     @property
     def micro(self) -> tuple[Share, Share]:
@@ -164,7 +202,7 @@ class MultiLabelTally(Outcomes):
     def exact(self) -> Share:
         """Pictures that got exactly their labels, of all that could be read."""
         truth, given, _ = self._arrays
-        return Share(int((truth == given).all(axis=1).sum()), len(truth))
+        return _exact(truth, given)
 
     @property
     def calibration_error(self) -> float:
@@ -188,6 +226,10 @@ class MultiLabelTally(Outcomes):
             for rows in (self._truth, self._given)
         )
         return truth, given, np.array(self._scores, np.float64).reshape(shape)
+
+
+def _exact(truth: npt.NDArray[np.bool_], given: npt.NDArray[np.bool_]) -> Share:
+    return Share(int((truth == given).all(axis=1).sum()), len(truth))
 
 
 def _precision_and_recall(

@@ -11,25 +11,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
-
 from inkling.cli.text import column, printable
-from inkling.errors import InklingError, InvalidRequest
+from inkling.errors import InvalidRequest
+from inkling_training.evaluation.contact_sheet import Cell, contact_sheet
 from inkling_training.figures import plots as drawings
 from inkling_training.figures.reliability import reliability
-from inkling_training.figures.text import escaped, fonts_for
 
 if TYPE_CHECKING:
-    from inkling_training.evaluation.labelled_folder import Collection
+    from matplotlib.figure import Figure
+
+    from inkling_training.data.labelled_folder import Collection
     from inkling_training.evaluation.respondents import Respondent
-    from inkling_training.evaluation.tally import Mistake, Outcomes, Share, Tally
+    from inkling_training.evaluation.tally import Outcomes, Share, Tally
 
 __all__ = [
     "as_json",
     "check_writable",
-    "contact_sheet",
     "left_out",
     "left_out_lists",
     "lines",
@@ -41,12 +38,6 @@ __all__ = [
     "write_report",
 ]
 
-# The sheet has the mistakes with the highest scores; more would be hard to look at.
-_SHEET_MISTAKES = 48
-_SHEET_COLUMNS = 4
-# So many characters fit over a picture; the end of a path tells more than its start.
-_CAPTION = 34
-_SHEET_SIDE = 256
 _MAX_LISTED = 200
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
@@ -184,9 +175,12 @@ def write_report(
         "reliability.png": reliability(*tally.scored),
     }
     if tally.mistakes:
-        drawn["mistakes.png"] = contact_sheet(
-            tally.mistakes, respondent, Path(figures["folder"])
-        )
+        cells = [
+            Cell(one.picture.path, one.picture.label, one.answer, one.score)
+            for one in tally.mistakes
+        ]
+        folder = Path(figures["folder"])
+        drawn["mistakes.png"] = contact_sheet(cells, respondent, folder)
     write_files(directory, figures, drawn, lambda shown: _page(figures, tally, shown))
 
 
@@ -221,65 +215,6 @@ def write_files(
         (directory / "report.html").write_bytes(content)
     except OSError:
         raise InvalidRequest(f"{directory} cannot be written to any more.") from None
-
-
-def contact_sheet(
-    mistakes: Sequence[Mistake], respondent: Respondent, folder: Path
-) -> Figure:
-    """Draw the surest mistakes: the picture, and beside it what the model saw.
-
-    Args:
-        mistakes: All mistakes.
-        respondent: Shows what the model saw.
-        folder: Paths are written relative to it.
-    """
-    surest = sorted(mistakes, key=lambda mistake: -mistake.score)[:_SHEET_MISTAKES]
-    columns = min(_SHEET_COLUMNS, len(surest))
-    rows = -(-len(surest) // columns)
-    figure = Figure(figsize=(2.8 * columns, 1.75 * rows), layout="constrained")
-    cells = figure.subplots(rows, columns, squeeze=False).ravel()
-    fonts = fonts_for(text for mistake in surest for text in _named(mistake, folder))
-    figure.suptitle(f"{len(surest)} of {len(mistakes)} mistakes, the surest first")
-    for axes in cells:
-        axes.set_axis_off()
-    for axes, mistake in zip(cells, surest, strict=False):
-        axes.imshow(_side_by_side(mistake, respondent))
-        label, answer, name = (escaped(text, fonts) for text in _named(mistake, folder))
-        title = f"{label} taken for {answer}, {mistake.score:.1%}\n{name[-_CAPTION:]}"
-        # A dollar sign would start a formula.
-        axes.set_title(title, fontsize=8, fontfamily=fonts, parse_math=False)
-    return figure
-
-
-def _named(mistake: Mistake, folder: Path) -> tuple[str, str, str]:
-    """Return the texts over a mistake: its label, the answer and the file's path."""
-    path = mistake.picture.path
-    shown = path.relative_to(folder) if path.is_relative_to(folder) else path
-    return mistake.picture.label, mistake.answer, str(shown)
-
-
-def _side_by_side(mistake: Mistake, respondent: Respondent) -> np.ndarray:
-    """Return picture and model input in one, shape (side, 2 * side, 3), uint8."""
-    both = np.full((_SHEET_SIDE, 2 * _SHEET_SIDE, 3), 255, np.uint8)
-    try:
-        pictures = respondent.shown(mistake.picture.path)
-    except InklingError:
-        return both  # the file has changed since; the figures do not need it
-    for place, picture in enumerate(pictures):
-        pixels = _fitted(picture)
-        height, width = pixels.shape[:2]
-        left = place * _SHEET_SIDE + (_SHEET_SIDE - width) // 2
-        top = (_SHEET_SIDE - height) // 2
-        both[top : top + height, left : left + width] = pixels
-    return both
-
-
-def _fitted(picture: Image.Image) -> np.ndarray:
-    """Return a picture as RGB within a cell; a small one shows its pixels."""
-    scale = (_SHEET_SIDE - 8) / max(picture.size)
-    size = [max(1, round(side * scale)) for side in picture.size]
-    filtering = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
-    return np.asarray(picture.convert("RGB").resize((size[0], size[1]), filtering))
 
 
 def _page(figures: dict[str, Any], tally: Tally, pictures: dict[str, bytes]) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inkling.types import Prediction
-    from inkling_training.evaluation.labelled_folder import Labelled
+    from inkling_training.data.labelled_folder import Labelled
 
 __all__ = [
     "Mistake",

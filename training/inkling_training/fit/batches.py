@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from inkling.image.preprocess import scaled
+from inkling.image.inputs import scaled
 from inkling_training.data.outliers import are_digits, as_served, outliers
 from inkling_training.data.stored import batch_size
 from inkling_training.fit.augment import augmented

@@ -266,14 +266,15 @@ def _formula(fields: Mapping[str, Any]) -> str:
 
 def _resize(source: Source, wishes: Wishes, like: Likeness) -> _Part:
     resize, why = "stretch", f"{_DEFAULT}; --resize fit or cover changes it"
-    if "resize" in source.stated:
-        why = _INSIDE
-    said = wishes.resize is None and "resize" in like.fields
-    if said:
-        resize, why = like.fields["resize"], like.said_by
-    elif wishes.resize is not None:
+    stated: Mapping[str, Any] = {}
+    if wishes.resize is not None:
         resize, why = wishes.resize, "--resize"
-    crop = like.fields.get("crop", 1.0) if said else 1.0
+    elif "resize" in like.fields:
+        stated, why = like.fields, like.said_by
+    elif "resize" in source.stated:
+        stated, why = source.stated, _INSIDE
+    said, resize = bool(stated), stated.get("resize", resize)
+    crop = stated.get("crop", 1.0)
     if wishes.crop is not None:
         crop = wishes.crop
         if resize == "fit" or (wishes.resize is None and not said):
@@ -281,7 +282,7 @@ def _resize(source: Source, wishes: Wishes, like: Likeness) -> _Part:
                 f"--crop came with the resize {resize}; expected --resize cover, or "
                 "--resize stretch."
             )
-    aspect = wishes.aspect or (like.fields.get("aspect") if said else None)
+    aspect = wishes.aspect or stated.get("aspect")
     if aspect is None:
         # Keras and TensorFlow, whose resampling does not antialias, round otherwise.
         keras = _antialias(wishes, like.fields) is False and crop == 1

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
     Values = npt.NDArray[np.float32]
 
-__all__ = ["label_count", "meaning_of", "probabilities", "traced_probabilities"]
+__all__ = [
+    "label_count",
+    "meaning_of",
+    "probabilities",
+    "right_answers",
+    "traced_probabilities",
+]
 
 _SUM_TOLERANCE = 2e-3
 _CHOICES = (
@@ -143,6 +149,20 @@ def probabilities(raw: Values, meaning: str) -> Values:
     elif meaning == "binary":
         values = np.concatenate([1 - values, values], axis=1)
     return values.astype(np.float32)
+
+
+def right_answers(scores: Values, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return whether the most probable label of each picture is its own, shape (n,).
+
+    Args:
+        scores: Shape (n, classes).
+        labels: The places of the true labels, shape (n,); or, if a picture may have
+            several, whether it has each of them, shape (n, classes).
+    """
+    found = scores.argmax(axis=1)
+    if labels.ndim == 1:
+        return np.asarray(found == labels)
+    return np.asarray(labels[np.arange(len(labels)), found], np.bool_)
 
 
 def traced_probabilities(raw: Any, meaning: str, outputs: int) -> Any:

@@ -10,16 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 
 from inkling.errors import InklingError, InvalidRequest
+from inkling.image.budget import Budget
+from inkling.image.decoding import decode
 from inkling.image.formats.catalogue import EXPECTED, SUFFIXES
 from inkling.image.preprocess import to_input
 from inkling.labels import by_normal_form, normal_form
 from inkling.model.litter import is_litter
+from inkling_training.data.labelled_folder import find, tagged
+from inkling_training.data.labels_csv import table_in
 from inkling_training.data.layout import files_below
 
 if TYPE_CHECKING:
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
     from inkling.contract import Contract
 
 __all__ = ["Pictures", "folder_labels", "generated", "read_pictures"]
+
+# The places of a picture's labels; None if they are not known.
+_Places = tuple[int, ...]
 
 _MOST = 1000
 _NAMED = 3
@@ -43,13 +50,15 @@ class Pictures:
 
     Attributes:
         images: Files, encoded.
-        labels: The place of each picture's label; None if they are not known.
+        labels: The place of each picture's label, shape (n,); or, if a picture may have
+            several, whether it has each of them, shape (n, labels); None if they are
+            not known.
         are_generated: True if nobody photographed them.
         digest: `sha256:` and the SHA-256 of all of them with their labels.
     """
 
     images: tuple[bytes, ...]
-    labels: npt.NDArray[np.int64] | None
+    labels: npt.NDArray[Any] | None
     are_generated: bool
     digest: str
 
@@ -106,20 +115,17 @@ def read_pictures(
     """Return the pictures of a folder, and sentences about those that were left out.
 
     Args:
-        folder: A folder of pictures for each label, or one with pictures.
+        folder: A folder of pictures for each label, one with a `labels.csv`, or one
+            with pictures.
         labels: The labels of the model.
         contract: The contract by which each picture must be readable.
 
     Raises:
         InvalidRequest: A folder is no label of the model, or no picture can be read.
     """
-    names = _folders(folder)
-    places = {name: _place(name, labels) for name in sorted(names)}
-    found: list[tuple[Path, int | None]] = [
-        (path, place)
-        for name, place in places.items()
-        for path in _files(folder / name)
-    ]
+    several = not contract.scores_sum_to_one
+    found: list[tuple[Path, _Places | None]] = []
+    found += _found(folder, labels, several=several)
     labelled = bool(found)
     if not labelled:
         found = [(path, None) for path in _files(folder)]
@@ -130,12 +136,56 @@ def read_pictures(
             f"{folder} has no {EXPECTED} file that can be read. {' '.join(notes)}"
         )
     digest = hashlib.sha256()
-    for image, place in kept:
-        digest.update(hashlib.sha256(image).digest() + str(place).encode())
-    known = np.array([place for _, place in kept]) if labelled else None
-    return Pictures(
-        tuple(image for image, _ in kept), known, False, f"sha256:{digest.hexdigest()}"
-    ), notes
+    for image, places in kept:
+        digest.update(hashlib.sha256(image).digest() + _written(places).encode())
+    known = _truth([places for _, places in kept], len(labels), several=several)
+    images = tuple(image for image, _ in kept)
+    return (
+        Pictures(
+            *(images, known if labelled else None, False),
+            digest=f"sha256:{digest.hexdigest()}",
+        ),
+        notes,
+    )
+
+
+def _found(
+    folder: Path, labels: tuple[str, ...], *, several: bool
+) -> list[tuple[Path, _Places]]:
+    """Return the labelled pictures of a folder, each with the places of its labels."""
+    names = _folders(folder)
+    if table_in(folder) is None and not (several and names):
+        places = {name: _place(name, labels) for name in sorted(names)}
+        return [
+            (path, (place,))
+            for name, place in places.items()
+            for path in _files(folder / name)
+        ]
+    found = find(folder, labels, several=several)
+    for unknown in found.unknown:
+        _place(unknown, labels)
+    if several:
+        return [
+            (one.path, tuple(sorted(map(labels.index, one.labels))))
+            for one in tagged(found.pictures)
+        ]
+    return [(one.path, (labels.index(one.label),)) for one in found.pictures]
+
+
+def _written(places: _Places | None) -> str:
+    """Return the labels of a picture, as the digest of all pictures has them."""
+    return "None" if places is None else ",".join(map(str, places))
+
+
+def _truth(
+    found: Sequence[_Places | None], count: int, *, several: bool
+) -> npt.NDArray[Any]:
+    if not several:
+        return np.array([places[0] if places else -1 for places in found])
+    truth = np.zeros((len(found), count), np.bool_)
+    for row, places in zip(truth, found, strict=True):
+        row[list(places or ())] = True
+    return truth
 
 
 def _place(name: str, labels: tuple[str, ...]) -> int:
@@ -145,7 +195,7 @@ def _place(name: str, labels: tuple[str, ...]) -> int:
     near = get_close_matches(label, labels, 1)
     hint = f" Is it {near[0]}?" if near else ""
     raise InvalidRequest(
-        f"The folder {name} in --pictures is no label of the model, which has "
+        f"{name} in --pictures is no label of the model, which has "
         f"{', '.join(labels):.200}.{hint}"
     )
 
@@ -158,9 +208,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _readable(
-    found: Sequence[tuple[Path, int | None]], contract: Contract
-) -> tuple[list[tuple[bytes, int | None]], list[str]]:
-    kept: list[tuple[bytes, int | None]] = []
+    found: Sequence[tuple[Path, _Places | None]], contract: Contract
+) -> tuple[list[tuple[bytes, _Places | None]], list[str]]:
+    kept: list[tuple[bytes, _Places | None]] = []
     skipped: list[str] = []
     for path, place in found:
         if len(kept) == _MOST:
@@ -212,11 +262,22 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _small(image: bytes) -> bytes:
+    """Return a picture in a file that is small enough to be published.
+
+    Its orientation, its transparent parts and the colours below them stay.
+    """
     if len(image) <= _GOLDEN_BYTES:
         return image
-    with Image.open(io.BytesIO(image)) as picture:
-        small = picture.convert("RGB")
-    small.thumbnail((_GOLDEN_SIDE, _GOLDEN_SIDE))
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=90)
+    found = decode(image, _GOLDEN_SIDE, Budget())
+    scale = min(1.0, _GOLDEN_SIDE / max(found.picture.size))
+    width, height = (max(1, round(side * scale)) for side in found.picture.size)
+    # Pillow would make transparent parts black, so each band is scaled on its own.
+    bands = [band.resize((width, height)) for band in found.picture.split()]
+    small = Image.merge(found.picture.mode, bands)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = found.orientation
+    if small.mode == "RGBA":
+        small.save(file, "WEBP", quality=90, exact=True, exif=exif)
+    else:
+        small.save(file, "JPEG", quality=90, exif=exif)
     return file.getvalue()

@@ -15,7 +15,11 @@ from inkling.model.repository import Publication, Repository, VersionFiles
 from inkling.model.runner import TFLiteRunner
 from inkling_training.errors import GateFailed
 from inkling_training.preparation import neighbours
-from inkling_training.preparation.meaning import probabilities, traced_probabilities
+from inkling_training.preparation.meaning import (
+    probabilities,
+    right_answers,
+    traced_probabilities,
+)
 from inkling_training.release import (
     card,
     datasheet,
@@ -167,7 +171,9 @@ def _converted(
         )
         return None, [kind]
     exporter = export.Exporter(
-        name, _traced(adoption), contract, tracked=source.tracked
+        *(name, _traced(adoption), contract),
+        tracked=source.tracked,
+        single=source.single,
     )
     inputs = adoption.pictures.inputs(contract, _CALIBRATION_PICTURES)
     kinds, notes = formats.convert(exporter, inputs, path / "tflite", adoption.say)
@@ -353,18 +359,18 @@ def _checked(scores: Scores, name: str) -> Scores:
 
 def _accuracy(
     scores: Scores,
-    labels: npt.NDArray[np.int64],
+    labels: npt.NDArray[Any],
     rows: Sequence[ParityRow],
     adoption: Adoption,
 ) -> dict[str, Any]:
-    accuracy = float((scores.argmax(axis=1) == labels).mean())
+    accuracy = float(right_answers(scores, labels).mean())
     adoption.say(f"Accuracy on {len(labels):,} labelled pictures: {accuracy:.2%}.")
-    if adoption.contract.outputs == "sigmoid":
-        own = float((scores[np.arange(len(labels)), labels] >= _HALF).mean())
+    if labels.ndim > 1:
+        exact = float(((scores >= _HALF) == labels).all(axis=1).mean())
         adoption.notes.append(
-            "A picture may have several labels, and its folder names one. Accuracy is "
-            "the share of pictures whose most probable label that is; "
-            f"{own:.2%} have a probability of {_HALF:g} or more for it."
+            "A picture may have several labels. Accuracy is the share of those whose "
+            f"most probable label is one of theirs; {exact:.2%} get exactly their "
+            f"labels at a threshold of {_HALF:g}. `inkling evaluate` tells more."
         )
     by_export = {"given": accuracy} | {row.export: row.accuracy for row in rows}
     return {"accuracy": by_export, "data": adoption.pictures.digest}

@@ -12,7 +12,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +109,7 @@ class Exporter:
 
     Attributes:
         name: The model's name.
+        single: True if the TFLite files take one picture at a time.
 
     Args:
         name: The model's name.
@@ -117,6 +117,7 @@ class Exporter:
             `input_shape`, on TensorFlow's tensors.
         contract: The contract that all files carry.
         tracked: The object that holds the model's variables.
+        single: As the attribute.
     """
 
     def __init__(
@@ -125,11 +126,15 @@ class Exporter:
         function: Callable[[Any], Any],
         contract: Contract,
         tracked: object,
+        *,
+        single: bool = False,
     ) -> None:
         self.name = name
         self._contract = contract
+        self.single = single
         self._servable = _Servable(function, contract, tracked)
         self._scores = self._servable.scores.get_concrete_function()
+        self._constants: dict[bool, Any] = {}
 
     @classmethod
     def of_keras(cls, name: str, model: keras.Model, contract: Contract) -> Exporter:
@@ -186,7 +191,7 @@ class Exporter:
             directory: The directory for the file.
 
         Raises:
-            Unconvertible: LiteRT lacks operations of the model.
+            Unconvertible: LiteRT lacks operations of the model, or cannot run the file.
         """
         directory.mkdir(exist_ok=True)
 
@@ -211,18 +216,26 @@ class Exporter:
         }
         path = directory / f"{tflite_format}.tflite"
         model = self._converted(settings[tflite_format])
+        _check_runs(model, batch=1 if self.single else 2)
         bundle = Bundle(model, self.name, tflite_format, self._contract)
         path.write_bytes(bundle.to_bytes())
 
-    @cached_property
     def _constant(self) -> Any:
         # Without this conversion to constants, the int8 calibration reads the variables
         # as empty.
-        return convert_variables_to_constants_v2(self._scores)
+        if self.single not in self._constants:
+            scores = self._single_scores() if self.single else self._scores
+            self._constants[self.single] = convert_variables_to_constants_v2(scores)
+        return self._constants[self.single]
+
+    def _single_scores(self) -> Any:
+        spec = tf.TensorSpec((1, *self._contract.input_shape), tf.float32)
+        scores = self._servable.scores.python_function
+        return tf.function(scores, input_signature=[spec]).get_concrete_function()
 
     def _converted(self, settings: Mapping[str, Any]) -> bytes:
         try:
-            constant = self._constant
+            constant = self._constant()
             with quiet_stderr(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 converter = tf.lite.TFLiteConverter.from_concrete_functions([constant])
@@ -232,6 +245,26 @@ class Exporter:
                 return bytes(converter.convert())
         except Exception as error:  # noqa: BLE001 - it has no common class of its own
             raise Unconvertible(sorted(set(_LACKING.findall(str(error))))) from None
+
+
+def _check_runs(model: bytes, batch: int) -> None:
+    """Check that LiteRT runs a file, which may hold a shape that it cannot follow.
+
+    Raises:
+        Unconvertible: It cannot.
+    """
+    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
+
+    try:
+        interpreter = Interpreter(model_content=model)
+        [taken] = interpreter.get_input_details()
+        shape = (batch, *taken["shape"][1:])
+        interpreter.resize_tensor_input(taken["index"], shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(taken["index"], np.zeros(shape, taken["dtype"]))
+        interpreter.invoke()
+    except (ValueError, RuntimeError):
+        raise Unconvertible([]) from None
 
 
 def write_contract(contract: Contract, path: Path) -> None:

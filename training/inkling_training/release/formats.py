@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inkling.model.bundle import read_bundle
 from inkling.model.repository import FORMATS
 from inkling_training.release import export
+from inkling_training.sources.tflite_file import has_loops
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,9 +44,13 @@ def convert(
     """
     formats, notes = [], []
     for tflite_format in FORMATS:
+        if tflite_format == "int8" and _has_loops(directory):
+            # TensorFlow's calibration ends the process there.
+            notes.append("It has no int8 file, because loops cannot be calibrated.")
+            continue
         say(f"Converting to TFLite {tflite_format}.")
         try:
-            exporter.write_tflite(tflite_format, inputs, directory)
+            _write(exporter, tflite_format, inputs, directory)
         except export.Unconvertible as error:
             notes.append(_lacking(tflite_format, error))
             if tflite_format == "float32":
@@ -55,10 +61,34 @@ def convert(
     return formats, notes
 
 
+def _has_loops(directory: Path) -> bool:
+    content = (directory / "float32.tflite").read_bytes()
+    return has_loops(read_bundle(content).model)
+
+
+def _write(
+    exporter: export.Exporter,
+    tflite_format: str,
+    inputs: npt.NDArray[np.float32],
+    directory: Path,
+) -> None:
+    """Write a file for batches of any size, or of one picture if there is no other way.
+
+    LiteRT runs recurrent layers, and some reshapings, only if it knows the batch.
+    """
+    try:
+        exporter.write_tflite(tflite_format, inputs, directory)
+    except export.Unconvertible:
+        if exporter.single or tflite_format != "float32":
+            raise
+        exporter.single = True
+        exporter.write_tflite(tflite_format, inputs, directory)
+
+
 def _lacking(tflite_format: str, error: export.Unconvertible) -> str:
     why = f"LiteRT lacks {', '.join(error.operations)}"
     if not error.operations:
-        why = "TensorFlow's converter failed"
+        why = "TensorFlow's converter failed, or LiteRT cannot run what it made"
     if tflite_format == "float32":
         return (
             f"It has no TFLite file, because {why}; TensorFlow Serving alone can "

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +19,7 @@ from inkling.model.bundle import read_bundle
 from inkling.model.runner import TFLiteRunner
 from inkling_training.data.stored import batch_size
 from inkling_training.figures.reliability import expected_calibration_error
+from inkling_training.preparation.meaning import right_answers
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -71,7 +72,7 @@ def compare(
     version: Path,
     contract: Contract,
     inputs: Inputs,
-    labels: npt.NDArray[np.int64] | None,
+    labels: npt.NDArray[Any] | None,
     formats: Sequence[str],
 ) -> list[ParityRow]:
     """Run every export on the same inputs, and return a row for each.
@@ -81,7 +82,7 @@ def compare(
         version: The directory with the SavedModel, if it has one, and the TFLite files.
         contract: The contract of the model, with the tolerances.
         inputs: Inputs, float32, shape (n, height, width, channels).
-        labels: The indices of the true labels, shape (n,); None if they are not known.
+        labels: As `meaning.right_answers` takes them; None if they are not known.
         formats: The TFLite formats that the version has.
     """
     return [
@@ -94,7 +95,7 @@ def _row(
     name: str,
     scores: Scores,
     expected: Scores,
-    labels: npt.NDArray[np.int64] | None,
+    labels: npt.NDArray[Any] | None,
     tolerances: Mapping[str, float],
 ) -> ParityRow:
     differ = int(_differing(scores, expected, tolerances["float32"]).sum())
@@ -102,8 +103,8 @@ def _row(
     if labels is None:
         passed = _passes(name, tolerances, differ, worst, accurate=True)
         return ParityRow(name, None, None, differ, worst, passed)
-    right = float((expected.argmax(axis=1) == labels).mean())
-    correct = scores.argmax(axis=1) == labels
+    right = float(right_answers(expected, labels).mean())
+    correct = right_answers(scores, labels)
     accuracy = float(correct.mean())
     within = right - accuracy <= _allowed_loss(differ, len(labels))
     passed = _passes(name, tolerances, differ, worst, within)

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from inkling.errors import BrokenVersion
+from inkling.errors import BrokenVersion, ModelNotFound
 from inkling.model.loading import load_version
 from inkling.model.repository import FORMATS, Publication, Repository, VersionFiles
-from inkling.model.version_labels import STABLE, default_version
+from inkling.model.version_labels import STABLE
 from inkling_training.errors import GateFailed
 from inkling_training.figures import plots
 from inkling_training.fit.models import scorer
@@ -120,8 +120,10 @@ def publish(
 def answering(repository: Repository, files: VersionFiles) -> str:
     """Return a sentence that says whether a version answers by default."""
     model, version = files.model, files.version
-    labels = repository.version_labels(model)
-    answers = default_version(labels, repository.newest(model).version)
+    try:
+        answers = repository.default(model).version
+    except ModelNotFound as error:  # `stable` names a version that was removed
+        return error.message
     if answers == version:
         return f"Version {version} answers requests that name no version."
     return (

@@ -26,7 +26,7 @@ from inkling_training.stderr import quiet_stderr
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["FlatGraph", "traced_native"]
+__all__ = ["FlatGraph", "one_by_one", "traced_native"]
 
 _UNCHANGING = ("Cast", "EnsureShape", "Identity", "IdentityN", "Reshape", "Squeeze")
 _PROBABILITIES = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
@@ -74,6 +74,27 @@ def traced_native(batch: Any, layout: str, dtype: str) -> Any:
     return tf.cast(batch, kind)
 
 
+def one_by_one(traced: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function of any batch, of one that takes a single picture.
+
+    Args:
+        traced: Takes tensors of shape (1, height, width, channels).
+    """
+
+    def scores(inputs: Any) -> Any:
+        return tf.reshape(tf.cast(traced(inputs), tf.float32), (-1,))
+
+    def mapped(batch: Any) -> Any:
+        # LiteRT gets a batch of one, and so no loop.
+        if batch.shape[0] == 1:
+            return scores(batch)[tf.newaxis]
+        return tf.map_fn(
+            lambda one: scores(one[tf.newaxis]), batch, fn_output_signature=tf.float32
+        )
+
+    return mapped
+
+
 class FlatGraph:
     """The operations of a model, without calls of functions and without variables.
 
@@ -93,7 +114,12 @@ class FlatGraph:
 
     @classmethod
     def of(
-        cls, traced: Callable[[Any], Any], shape: tuple[int | None, ...], name: str
+        cls,
+        traced: Callable[[Any], Any],
+        shape: tuple[int | None, ...],
+        name: str,
+        *,
+        single: bool = False,
     ) -> FlatGraph:
         """Return the graph of a model.
 
@@ -101,11 +127,12 @@ class FlatGraph:
             traced: Asks the model on TensorFlow's tensors, as `Source.traced`.
             shape: Height, width and channels of its input; None where it is open.
             name: The name of the model, for the message.
+            single: True if the model takes one picture at a time.
 
         Raises:
             UnusableModel: TensorFlow cannot trace the model.
         """
-        spec = tf.TensorSpec((None, *shape), tf.float32)
+        spec = tf.TensorSpec((1 if single else None, *shape), tf.float32)
         try:
             with quiet_stderr():
                 function = tf.function(traced, input_signature=[spec])

@@ -13,7 +13,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ MAX_BYTES = 2 * 1024**3
 _MAX_CONFIG_BYTES = 64 * 1024**2
 _MAX_FILES = 10_000
 _CODE = ("Lambda", "__lambda__")
+# What an archive may hold, such as one of Teachable Machine's.
+_MODELS = (".keras", ".h5", ".tflite", "saved_model.pb")
 
 
 def digest_of(path: Path) -> str:
@@ -95,6 +97,14 @@ def _check_size(path: Path, size: int) -> None:
         )
 
 
+def _check_unpacked(name: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise UnusableModel(
+            f"{name} unpacks to {size:,} bytes; the limit is {limit:,}. The file was "
+            "refused unopened."
+        )
+
+
 def keras_archive(path: Path) -> tuple[dict[str, Any], str]:
     """Return the configuration in a `.keras` file, and the version that wrote it.
 
@@ -104,18 +114,11 @@ def keras_archive(path: Path) -> tuple[dict[str, Any], str]:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {member.filename: member.file_size for member in archive.infolist()}
-            if sum(sizes.values()) > MAX_BYTES or (
-                sizes.get("config.json", 0) > _MAX_CONFIG_BYTES
-            ):
-                raise UnusableModel(
-                    f"{path.name} unpacks to {sum(sizes.values()):,} bytes; the limit "
-                    f"is {MAX_BYTES:,}. It was refused unopened."
-                )
+            _check_unpacked(path.name, sum(sizes.values()), MAX_BYTES)
+            config_name = f"The config.json in {path.name}"
+            _check_unpacked(config_name, sizes.get("config.json", 0), _MAX_CONFIG_BYTES)
             if "config.json" not in sizes:
-                raise UnusableModel(
-                    f"{path.name} is an archive without config.json, so no .keras "
-                    "file. Save the model with model.save('model.keras')."
-                )
+                raise UnusableModel(_no_keras_file(path.name, sizes))
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile
             config = json.loads(archive.read("config.json"))
@@ -133,6 +136,19 @@ def keras_archive(path: Path) -> tuple[dict[str, Any], str]:
         )
     version = about.get("keras_version") if isinstance(about, dict) else None
     return config, str(version or "3.")
+
+
+def _no_keras_file(name: str, members: Iterable[str]) -> str:
+    inside = next((one for one in members if one.endswith(_MODELS)), None)
+    if inside is not None:
+        return (
+            f"{name} is an archive that holds {inside:.100}; unpack it, and give that "
+            "file, or the directory of the saved_model.pb."
+        )
+    return (
+        f"{name} is an archive without config.json, so no .keras file. Save the model "
+        "with model.save('model.keras')."
+    )
 
 
 def objects(config: object) -> Iterator[dict[str, Any]]:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ from keras.src.backend.common import global_state
 from keras.src.legacy.saving import saving_utils
 
 from inkling_training.sources import keras_layers
-from inkling_training.sources.graphs import FlatGraph, traced_native
+from inkling_training.sources.graphs import FlatGraph, one_by_one, traced_native
 from inkling_training.sources.guards import (
     check_code,
     digest_of,
@@ -29,6 +30,7 @@ from inkling_training.sources.guards import (
     objects,
 )
 from inkling_training.sources.keras_operations import operations
+from inkling_training.sources.lambda_names import give_names
 from inkling_training.sources.source import (
     Choice,
     Source,
@@ -50,6 +52,8 @@ _HALF_POLICIES = {
 }
 # Keras stores a weight in half a byte at least, and zip archives shrink zeros.
 _LEAST_WEIGHTS, _WEIGHTS_PER_BYTE = 1_000_000, 16
+# A picture of an open size is tried at this one.
+_SIDE = 64
 
 
 # How Keras names what a file refers to and does not hold.
@@ -115,6 +119,7 @@ def _opened(
 ) -> Source:
     check_code(path.name, config, trust=choice.trust)
     library = _library(version)
+    notes = give_names(path.name, config) if library is keras else ()
     _check_weights(path, config, library, trust=choice.trust)
     try:
         with quiet_stderr():
@@ -126,7 +131,8 @@ def _opened(
             )
     except Exception as error:  # noqa: BLE001 - a file raises whatever it likes
         raise UnusableModel(_why(path.name, config, library, error)) from None
-    return _source(path.name, digest, library, model, choice)
+    found = _source(path.name, digest, library, model, choice)
+    return replace(found, notes=notes + found.notes)
 
 
 def _custom_objects(path: Path, library: ModuleType) -> dict[str, type]:
@@ -207,21 +213,19 @@ def _source(
 ) -> Source:
     inputs = _inputs(name, model)
     dtype = tf.as_dtype(inputs[0].dtype).name
-    layout, height, width, channels = shape_of(tuple(inputs[0].shape), dtype, name)
+    shape = _shape(model, inputs[0])
+    layout, height, width, channels = shape_of(shape, dtype, name)
+    single = shape[0] == 1
     place = _place(name, model, choice.output)
     half = keras_layers.computes_in_half(model)
     exported = _in_float32(model) if half else model
-    # The copy casts what it gets to its own precision.
-    taken = "float32" if "float" in dtype else dtype
+    traced = _traced(exported, place, layout, dtype)
 
     def ask(part: Any) -> Any:
         answer = _called(model, native(part, layout, dtype))[place]
         return tf.cast(answer, "float32").numpy()
 
-    def traced(batch: Any) -> Any:
-        return _called(exported, traced_native(batch, layout, taken))[place]
-
-    graph = FlatGraph.of(traced, (height, width, channels), name)
+    graph = FlatGraph.of(traced, (height, width, channels), name, single=single)
     return Source(
         name=name,
         digest=digest,
@@ -232,13 +236,14 @@ def _source(
         layout=layout,
         dtype=dtype,
         activation=graph.activation(),
-        raw=lambda batch: in_batches(ask, batch, name),
+        raw=lambda batch: in_batches(ask, batch, name, single=single),
         values=graph.values(dtype),
-        stated=graph.resizing(),
+        stated=graph.resizing() or _resizing(model, height, width),
         layers=keras_layers.layer_names(model),
         notes=_notes(model),
         half=half,
-        traced=traced,
+        single=single,
+        traced=one_by_one(traced) if single else traced,
         # These have the states of random layers, which the model does not track; its
         # layers beside them would triple the time of saving.
         tracked=[getattr(one, "_value", one) for one in exported.variables],
@@ -248,9 +253,47 @@ def _source(
 def _inputs(name: str, model: Any) -> list[Any]:
     inputs = list(getattr(model, "inputs", None) or [])
     if len(inputs) != 1:
-        has = f"{len(inputs)} inputs" if inputs else "no input of a fixed form"
-        raise UnusableModel(f"{name} has {has}; expected one input, for one picture.")
+        if not inputs:
+            raise UnusableModel(
+                f"{name} does not state its input, as models of an own class do not. "
+                "Export it with model.export('folder') where it has answered a "
+                "picture, and publish that folder."
+            )
+        raise UnusableModel(
+            f"{name} has {len(inputs)} inputs; expected one input, for one picture."
+        )
     return inputs
+
+
+def _traced(model: Any, place: int, layout: str, dtype: str) -> Callable[[Any], Any]:
+    # A copy in another precision casts what it gets.
+    taken = "float32" if "float" in dtype else dtype
+
+    def scores(batch: Any) -> Any:
+        return _called(model, traced_native(batch, layout, taken))[place]
+
+    return scores
+
+
+def _resizing(model: Any, height: int | None, width: int | None) -> Mapping[str, Any]:
+    return keras_layers.resizing(model) if None in (height, width) else {}
+
+
+def _shape(model: Any, taken: Any) -> tuple[int | None, ...]:
+    """Return the shape of a model's input, with None where it is open.
+
+    A `Sequential` without an input states the batch of its first call, and takes any.
+    """
+    first, *sides = taken.shape
+    if first is None:
+        return tuple(taken.shape)
+    grey = np.zeros((first + 1, *(side or _SIDE for side in sides)), np.float32)
+    try:
+        answers = _called(model, tf.cast(grey, taken.dtype))
+    except Exception:  # noqa: BLE001 - a model raises whatever it likes
+        return tuple(taken.shape)
+    takes_any = all(len(answer) == first + 1 for answer in answers)
+    return (None if takes_any else first, *sides)
 
 
 def _notes(model: Any) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
-from inkling_training.sources.graphs import FlatGraph, traced_native
+from inkling_training.sources.graphs import FlatGraph, one_by_one, traced_native
 from inkling_training.sources.guards import digest_of
 from inkling_training.sources.source import (
     Choice,
@@ -127,17 +127,10 @@ def _signature(name: str, signatures: dict[str, Any], wished: str | None) -> Any
 def _source(
     name: str, digest: str, loaded: Any, signature: Any, choice: Choice
 ) -> Source:
-    inputs = signature.structured_input_signature[1]
-    for one in inputs.values():
-        _check_encoded(name, one)
-    if len(inputs) != 1:
-        raise UnusableModel(
-            f"{name} has {len(inputs)} inputs ({', '.join(inputs):.200}); expected "
-            "one input, for one picture."
-        )
-    [(key, spec)] = inputs.items()
+    key, spec = _taken(name, signature)
     shape = tuple(spec.shape) if spec.shape.rank is not None else ()
     layout, height, width, channels = shape_of(shape, spec.dtype.name, name)
+    single = shape[0] == 1
     output = _output(name, signature.structured_outputs, choice.output)
 
     def traced(batch: Any) -> Any:
@@ -148,7 +141,7 @@ def _source(
         answer = _own_answer(signature, key, spec, layout, part)[output]
         return tf.cast(answer, tf.float32).numpy()
 
-    graph = FlatGraph.of(traced, (height, width, channels), name)
+    graph = FlatGraph.of(traced, (height, width, channels), name, single=single)
     return Source(
         name=name,
         digest=digest,
@@ -159,14 +152,29 @@ def _source(
         layout=layout,
         dtype=spec.dtype.name,
         activation=graph.activation(),
-        raw=lambda batch: in_batches(ask, batch, name),
+        raw=lambda batch: in_batches(ask, batch, name, single=single),
         values=graph.values(spec.dtype.name),
         stated=graph.resizing(),
         layers=graph.names(),
         half=spec.dtype in (tf.float16, tf.bfloat16),
-        traced=traced,
+        single=single,
+        traced=one_by_one(traced) if single else traced,
         tracked=loaded,
     )
+
+
+def _taken(name: str, signature: Any) -> tuple[str, Any]:
+    """Return the name and the form of the one input."""
+    inputs = signature.structured_input_signature[1]
+    for one in inputs.values():
+        _check_encoded(name, one)
+    if len(inputs) != 1:
+        raise UnusableModel(
+            f"{name} has {len(inputs)} inputs ({', '.join(inputs):.200}); expected "
+            "one input, for one picture."
+        )
+    [(key, spec)] = inputs.items()
+    return key, spec
 
 
 def _output(name: str, outputs: Mapping[str, Any], wished: str | None) -> str:

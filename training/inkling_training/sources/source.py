@@ -78,6 +78,7 @@ class Source:
         layers: The names of layers, operations or tensors.
         notes: Further statements, as sentences.
         half: True if the model computes in half precision.
+        single: True if the model takes one picture at a time.
         raw: Asks the model by its own library: takes inputs, float32, shape (n, height,
             width, channels), and returns its output, float32, shape (n, outputs).
         traced: The same on TensorFlow's tensors, for the export; None if TensorFlow
@@ -103,6 +104,7 @@ class Source:
     layers: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     half: bool = False
+    single: bool = False
     traced: Callable[[Any], Any] | None = None
     tracked: object = None
     tflite: bytes | None = None
@@ -129,10 +131,11 @@ def shape_of(
             f"{name} takes {dtype} of shape {_shown(shape)}; expected pictures: one of "
             f"{', '.join(DTYPES)}, with four axes (batch, height, width, channels)."
         )
-    if shape[0] is not None:
+    if shape[0] not in (None, 1):
         raise UnusableModel(
-            f"{name} takes batches of {shape[0]} only; expected batches of any size. "
-            "Save it with an open batch (None), such as keras.Input(shape=(...))."
+            f"{name} takes batches of {shape[0]} only; expected batches of any size or "
+            "of one picture. Save it with an open batch (None), such as "
+            "keras.Input(shape=(...))."
         )
     if flat is not None:
         return ("flat", *flat)
@@ -208,18 +211,22 @@ def native(inputs: Inputs, layout: str, dtype: str) -> npt.NDArray[Any]:
     return inputs
 
 
-def in_batches(ask: Callable[[Any], Any], inputs: Any, name: str) -> Raw:
+def in_batches(
+    ask: Callable[[Any], Any], inputs: Any, name: str, *, single: bool = False
+) -> Raw:
     """Return the outputs of a model for all inputs, which it gets a few at a time.
 
     Args:
         ask: Returns the model's output for some inputs, as NumPy array.
         inputs: Prepared inputs, shape (n, height, width, channels), float32.
         name: The name of the model.
+        single: True if the model takes one picture at a time.
 
     Raises:
         UnusableModel: As `two_dimensional`.
     """
-    parts = np.array_split(inputs, range(_BATCH, len(inputs), _BATCH))
+    size = 1 if single else _BATCH
+    parts = np.array_split(inputs, range(size, len(inputs), size))
     return two_dimensional(np.concatenate([ask(part) for part in parts]), name)
 
 

@@ -26,7 +26,7 @@ from inkling_training.sources.tflite_metadata import Metadata, read_metadata
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["open_tflite", "operations_in_float", "precision"]
+__all__ = ["has_loops", "open_tflite", "operations_in_float", "precision"]
 
 _DTYPES = ("float32", "uint8", "int8")
 _ACTIVATIONS = {
@@ -58,22 +58,33 @@ def open_tflite(path: Path, choice: Choice) -> Source:
     model, metadata = read_metadata(content)
     try:
         interpreter = Interpreter(model_content=model)
+        _check_form(path.name, interpreter)
         interpreter.allocate_tensors()
-        inputs, outputs = (
-            interpreter.get_input_details(),
-            interpreter.get_output_details(),
-        )
     except (ValueError, RuntimeError, TypeError):
         raise UnusableModel(
             f"LiteRT cannot open {path.name}: it is damaged, or needs operations that "
             "LiteRT lacks. Copy or convert the model again."
         ) from None
+    return _source(path.name, digest, model, interpreter, metadata)
+
+
+def _check_form(name: str, interpreter: Any) -> None:
+    inputs, outputs = (
+        interpreter.get_input_details(),
+        interpreter.get_output_details(),
+    )
     if len(inputs) != 1 or len(outputs) != 1:
         raise UnusableModel(
-            f"{path.name} has {len(inputs)} inputs and {len(outputs)} outputs; "
-            "expected one of each, as classifiers have."
+            f"{name} has {len(inputs)} inputs and {len(outputs)} outputs; expected one "
+            "of each, as classifiers have."
         )
-    return _source(path.name, digest, model, interpreter, metadata)
+    sides, dtype = inputs[0]["shape_signature"][1:], np.dtype(inputs[0]["dtype"]).name
+    if dtype not in _DTYPES or (sides < 0).any():
+        shown = " x ".join("any" if side < 0 else str(side) for side in sides)
+        raise UnusableModel(
+            f"{name} takes {dtype} of {shown}; expected one of {', '.join(_DTYPES)} "
+            "and a fixed size. Convert it again."
+        )
 
 
 def _source(
@@ -82,14 +93,8 @@ def _source(
     [taken], [given] = interpreter.get_input_details(), interpreter.get_output_details()
     dtype = np.dtype(taken["dtype"]).name
     # The batch of a TFLite file can be changed, whatever the file states.
-    sides = taken["shape_signature"].tolist()[1:]
-    shape = (None, *(None if side < 0 else side for side in sides))
+    shape = (None, *taken["shape_signature"].tolist()[1:])
     layout, height, width, channels = shape_of(shape, dtype, name)
-    if dtype not in _DTYPES or None in shape[1:]:
-        raise UnusableModel(
-            f"{name} takes {dtype} of {height or 'any'} x {width or 'any'} pixels; "
-            f"expected one of {', '.join(_DTYPES)} and a fixed size. Convert it again."
-        )
     quantised = "int" in dtype and bool(taken["quantization"][0])
 
     def raw(batch: Any) -> Any:
@@ -271,6 +276,16 @@ def precision(source: Source) -> str:
     if types & {"int8", "uint8"}:
         return "int8"
     return "float16" if "float16" in types else "float32"
+
+
+def has_loops(model: bytes) -> bool:
+    """Return whether a TFLite file has loops or branches.
+
+    Args:
+        model: The bytes of a TFLite file.
+    """
+    operations = _undelegated(model)._get_ops_details()
+    return any(one["op_name"] in ("WHILE", "IF") for one in operations)
 
 
 def operations_in_float(model: bytes) -> tuple[dict[str, int], int]:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from inkling.image.finder.doubt import of_several
+from inkling.image.finder.faint_ink import spans
 from inkling.image.ink import belonging, likelihood_of, shown, with_long_side
 from inkling.image.morphology import parts, share_of, window
 
@@ -72,7 +73,7 @@ class Clear:
 
     def strokes(self) -> Values:
         """Return the writing at detail size, from 0 (paper) to 1 (ink)."""
-        rows, columns = (self.mask.any(axis=axis).nonzero()[0] for axis in (1, 0))
+        rows, columns = spans(self.mask)
         top, left = rows[0] - _BORDER, columns[0] - _BORDER
         bottom, right = rows[-1] + 1 + _BORDER, columns[-1] + 1 + _BORDER
         ink = np.where(window(self.mask, self.beside, np.maximum), self.ink, 0)
@@ -130,7 +131,7 @@ def _checked(found: Clear) -> Clear | None:
     """Return what was found, if it is one piece of writing with visible strokes."""
     mask = found.mask
     area = int(np.count_nonzero(mask))
-    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    rows, columns = spans(mask)
     span = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
     if span < _SPAN * max(mask.shape) or area > _COVER * mask.size:
         return None

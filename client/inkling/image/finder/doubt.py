@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from inkling.image.finder.faint_ink import spans
 from inkling.image.morphology import parts, share_of, window
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def of_strokes(ink: Values, mask: Mask, noise: float, grew: float) -> Doubt | No
         noise: The standard deviation of that strength on blank paper.
         grew: How many times as large as the sure ink the writing is.
     """
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    rows, columns = spans(mask)
     reach = int(_AROUND * (1 + max(np.ptp(rows), np.ptp(columns))))
     area = tuple(
         slice(max(0, int(lines[0]) - reach), int(lines[-1]) + 1 + reach)

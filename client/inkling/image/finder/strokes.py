@@ -27,9 +27,11 @@ from PIL import Image, ImageFilter
 from inkling.image.crop import Cut, cut_of
 from inkling.image.finder.clear import clear_ink
 from inkling.image.finder.doubt import of_several, of_strokes
-from inkling.image.finder.following import (
+from inkling.image.finder.faint_ink import (
     FAINT,
+    PIXELS,
     SURE,
+    SURE_SHARE,
     SURE_SIGMAS,
     followed,
     spans,
@@ -70,22 +72,20 @@ _THIN_SIDE = 96
 # Paper counts as no darker than this share of the lightest paper: the noise of a dark
 # corner is a large share of its brightness.
 _DARKEST, _DARK_SHARE = 16.0, 0.4
-# Sure ink has at least this share of the strength of the strongest edges.
-_SURE_SHARE = 0.35
 _STRONGEST = 99.7
 _EDGE_WINDOW = 5
 _LOOKS = 3
-# A line of ruling has at least this many times the noise, and this share of the paper's
-# brightness, in the search and in the closer look.
-_LINE_SIGMAS, _LINE, _CLOSE_LINE = 3.0, 0.04, 0.02
+# A line of ruling has at least this many times the noise; in the closer look it has at
+# least the other share of the paper's brightness.
+_LINE_SIGMAS, _CLOSE_LINE = 3.0, 0.02
 # A part on the frame along this share of its long side follows the frame.
 _FOLLOWS_FRAME = 0.4
 # A find that is duller than this, and that a square of this share of its long side fits
 # into, may be a shine: a find of the other polarity is the writing if it is this many
 # times as sharp.
 _DULL, _BLOB, _SHARPER = 0.6, 0.35, 1.9
-# The margin of the closer look, as a share of the find's long side, and in pixels more.
-_MARGIN, _PIXELS = 0.4, 8
+# The margin of the closer look, as a share of the find's long side.
+_MARGIN = 0.4
 # A look is closer if it shows at most this share of the picture. It has at least this
 # many pixels on its long side, and strokes are narrower than this share of the find.
 _NEAR, _CLOSER_SIDE, _FEWEST, _STROKE_SHARE = 0.5, 144, 96, 0.25
@@ -102,9 +102,9 @@ _SHOWN = 0.5
 # of every further look, of the closer look, and per pixel of the close-up.
 _SEARCH_NS, _RULING_NS, _LOOK_NS = 6_100_000, 2_500_000, 2_300_000
 _CLOSER_NS, _DETAIL_NS = 4_000_000, 45
-# Measured against the search, interleaved: a clear drawing takes a fifth of its time.
+# A clear drawing takes a fifth of the time of a search, measured interleaved.
 _CLEAR_NS = 1_300_000
-_INVERTED = bytes(range(255, -1, -1))
+_inverted = bytes(range(255, -1, -1))
 _SIGMA_PER_MEDIAN = 1.4826 / 2**0.5
 
 
@@ -161,33 +161,20 @@ def follow(
     clear = clear_ink(picture, contract)
     if clear is not None:
         note("clear", "strong ink on even paper needs no search", clear.grey)
-        strokes, mask, doubt = clear.strokes(), clear.mask, clear.doubt
-    else:
-        spend(_SEARCH_NS - _CLEAR_NS)
-        strokes, mask, doubt = _followed(picture, contract, note, spend)
-    if not (strokes > _SHOWN).any():
-        note("nothing", "this paper shows no ink", strokes)
-        return Image.new("L", (contract.width, contract.height)), None
-    if doubt is not None:
-        note("doubt", f"{doubt.reason}: {doubt.text}", strokes)
-    return sample_of(strokes, mask, contract, note), doubt
-
-
-def _followed(
-    picture: Image.Image, contract: Contract, note: Note, spend: Spend
-) -> tuple[Values, Mask, Doubt | None]:
-    """Return the strokes at detail size, where they were found, and the doubt."""
+        return sample_of(clear.strokes(), clear.mask, contract, note), clear.doubt
+    spend(_SEARCH_NS - _CLEAR_NS)
     grey, work, inside, guess = _work(picture, contract, note)
     found = _decided(work, inside, guess, spend)
     if not found.has_dark_ink:
-        grey = grey.point(_INVERTED)
-        note("inverted", "light ink on dark paper", work.point(_INVERTED))
+        grey = grey.point(_inverted)
+        note("inverted", "light ink on dark paper", work.point(_inverted))
     ink, mask, noise = found.ink, found.mask, found.noise
     note("ink", f"paper removed; its noise is {noise:.1%}", ink)
     if found.lines:
         note("unruled", f"ruling removed from {found.lines} rows and columns", ink)
     if not mask.any():
-        return np.zeros(ink.shape, np.float32), mask, None
+        note("nothing", "this paper shows no ink", ink)
+        return Image.new("L", (contract.width, contract.height)), None
     # A picture of two clear levels has no faint ink.
     least_full, doubt = 1.0, found.doubt
     if inside is None:
@@ -198,7 +185,11 @@ def _followed(
         grew = int(np.count_nonzero(mask)) / sure
         doubt = doubt or of_strokes(ink, mask, noise, grew)
     spend(_DETAIL_NS * _DETAIL_SIDE * _DETAIL_SIDE)
-    return _close_up(ink, mask, least_full), mask, doubt
+    strokes = _close_up(ink, mask, least_full)
+    if not (strokes > _SHOWN).any():
+        note("nothing", "what was found is too faint to be ink", ink)
+        return Image.new("L", (contract.width, contract.height)), None
+    return sample_of(strokes, mask, contract, note), doubt
 
 
 def _work(
@@ -254,7 +245,7 @@ def _searched(
     ink, noise = _ink(levels if has_dark_ink else ~levels, _WIDEST)
     if inside is not None:
         noise = noise_of(ink, inside)
-    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _LINE))
+    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, SURE))
     if lines:
         spend(_RULING_NS)
     mask, sharpness, doubt = _writing(ink, noise, spend)
@@ -283,7 +274,9 @@ def _ink(levels: Levels, widest: int) -> tuple[Values, float]:
     paper = window(window(levels, widest, np.maximum), widest, np.minimum)
     lightest = share_of(paper[::4, ::4], 90)
     darkest = np.float32(max(_DARKEST, _DARK_SHARE * lightest))
-    ink: Values = (paper - levels) / np.maximum(paper, darkest)
+    ink: Values = ((paper - levels) / np.maximum(paper, darkest)).astype(
+        np.float32, copy=False
+    )
     ink -= np.float32(share_of(ink[::3, ::3], 50))
     texture = np.abs(ink[::2, 4::2] - ink[::2, :-4:2])
     noise = share_of(texture, 50) if texture.size else 0.0
@@ -304,7 +297,7 @@ def _writing(
     weights = np.square(edges, dtype=np.float32)
     least = max(SURE_SIGMAS * noise, SURE)
     for _ in range(_LOOKS):
-        found = parts(ink > max(least, _SURE_SHARE * _strongest(edges)), weights)
+        found = parts(ink > max(least, SURE_SHARE * _strongest(edges)), weights)
         likelihood = likelihood_of(found)
         long = np.maximum(found.right - found.left, found.bottom - found.top)
         likelihood[found.on_frame > _FOLLOWS_FRAME * long] = 0
@@ -335,7 +328,7 @@ def _closer(
     rows, columns = spans(mask)
     height, width = mask.shape
     long = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
-    reach = int(_MARGIN * long) + _PIXELS
+    reach = int(_MARGIN * long) + PIXELS
     top, bottom = max(0, int(rows[0]) - reach), min(height, int(rows[-1]) + 1 + reach)
     left, right = (
         max(0, int(columns[0]) - reach),

@@ -63,6 +63,7 @@ _INPUT_BYTES = 1 << 14
 _STORED = struct.Struct("<BHH")
 _STORED_BYTES = 0xFFFF
 _ZLIB_HEADER = b"\x78\x01"
+_LOW_BYTES = "RGB;16L"
 _PASSES = (
     (0, 0, 8, 8),
     (4, 0, 8, 8),
@@ -74,10 +75,11 @@ _PASSES = (
 )
 # CPU time in nanoseconds, measured: to inflate a byte of the file, at most, and a byte
 # of the rows; to undo the filter of a byte, by filter; to drop the low byte of 16 bits;
-# to unpack and convert a pixel, by the mode that it gets.
+# to compare a pixel with the transparent colour; to unpack and convert a pixel, by the
+# mode that it gets.
 _INFLATE_IN, _INFLATE_OUT, _COPY_OUT = 20, 3.2, 0.5
 _UNFILTER = (1.4, 1.4, 1.4, 1.9, 5.6)
-_HALVE = 1.0
+_HALVE, _COMPARE = 1.0, 12.0
 _CONVERT = {"L": 1.5, "RGB": 2.0, "RGBA": 6.0}
 _ROW, _STRIP = 150, 60_000
 # Rows of the seven passes are inflated twice, and unpacked pixel by pixel.
@@ -174,10 +176,10 @@ class PngRows:
         """
         try:
             if self.png.interlaced:
-                yield _decoded(_interlaced(self.png, spend), self.png)
+                yield _decoded(*_interlaced(self.png, spend), self.png)
             else:
-                for strip in _in_order(self.png, multiple, spend):
-                    yield _decoded(strip, self.png)
+                for high, low in _in_order(self.png, multiple, spend):
+                    yield _decoded(high, low, self.png)
         except (ValueError, zlib.error):
             raise damaged("PNG") from None
 
@@ -225,31 +227,44 @@ class _Rows:
         return b"".join(parts)
 
 
-def _in_order(png: Png, multiple: int, spend: Spend) -> Iterator[Image.Image]:
-    """Yield the rows with their filters undone, as pictures of whole bytes."""
-    rows, stride, above = _Rows(png.data), png.row_bytes + 1, b""
+def _needs_low_bytes(png: Png) -> bool:
+    """Return whether one colour of 16 bits is transparent; the next one is opaque."""
+    return png.depth == 16 and png.transparency is not None and png.colour <= _PALETTE
+
+
+def _in_order(
+    png: Png, multiple: int, spend: Spend
+) -> Iterator[tuple[Image.Image, Image.Image | None]]:
+    """Yield the rows with their filters undone, as pictures of whole bytes.
+
+    Of 16-bit samples these are the high bytes, and the low bytes if they are needed.
+    """
+    rows, stride, above = _Rows(png.data), png.row_bytes + 1, [b"", b""]
+    parts = 1 + _needs_low_bytes(png)
     height = multiple * max(1, _STRIP_BYTES // (stride * multiple))
     for top in range(0, png.height, height):
         count = min(height, png.height - top)
         raw = rows.read(count * stride)
         spend(_cost(png, raw, stride, rows.bytes_in))
-        strip = _unfiltered(
-            _high_bytes(raw, stride) if png.depth == 16 else raw, above, png
-        )
-        if top + count < png.height:
-            above = strip.crop((0, count - 1, strip.width, count)).tobytes()
-        yield strip
+        strips = []
+        for part in range(parts):
+            half = _every_other(raw, stride, part) if png.depth == 16 else raw
+            strip = _unfiltered(half, above[part], png)
+            if top + count < png.height:
+                above[part] = strip.crop((0, count - 1, strip.width, count)).tobytes()
+            strips.append(strip)
+        yield strips[0], strips[1] if parts == 2 else None
 
 
-def _high_bytes(raw: bytes, stride: int) -> bytes:
-    """Return rows of 16-bit samples as rows of 8 bits.
+def _every_other(raw: bytes, stride: int, first: int) -> bytes:
+    """Return the high (0) or the low bytes (1) of rows of 16-bit samples, as rows.
 
-    Filters work on each byte of a pixel by itself, so the low bytes are not needed.
+    Filters work on each byte of a pixel by itself.
     """
     table = np.frombuffer(raw, np.uint8).reshape(-1, stride)
-    high = np.empty((len(table), 1 + stride // 2), np.uint8)
-    high[:, 0], high[:, 1:] = table[:, 0], table[:, 1::2]
-    return high.tobytes()
+    half = np.empty((len(table), 1 + stride // 2), np.uint8)
+    half[:, 0], half[:, 1:] = table[:, 0], table[:, 1 + first :: 2]
+    return half.tobytes()
 
 
 def _unfiltered(raw: bytes, above: bytes, png: Png) -> Image.Image:
@@ -281,8 +296,8 @@ def _stored(*parts: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def _interlaced(png: Png, spend: Spend) -> Image.Image:
-    """Return the pixels of an interlaced file; its rows are counted first."""
+def _interlaced(png: Png, spend: Spend) -> tuple[Image.Image, Image.Image | None]:
+    """Return the pixels as `_in_order`; the rows are counted first."""
     rows = _Rows(png.data)
     for across, down, step_across, step_down in _PASSES:
         width = (png.width - across + step_across - 1) // step_across
@@ -295,8 +310,18 @@ def _interlaced(png: Png, spend: Spend) -> Image.Image:
             raw = rows.read(min(many, height - top) * stride)
             spend(round(_SLOW_PASSES * _cost(png, raw, stride, rows.bytes_in)))
     mode, layout = _LAYOUTS[png.depth, png.colour]
-    size = (png.width, png.height)
-    return Image.frombytes(mode, size, b"".join(png.data), "zip", layout, 1)
+    size, data = (png.width, png.height), b"".join(png.data)
+    pixels = Image.frombytes(mode, size, data, "zip", layout, 1)
+    if pixels.mode == "I;16":
+        # Pillow's own conversion from 16 bits would clip nearly all to white.
+        values = np.asarray(pixels)
+        pixels = Image.fromarray((values >> 8).astype(np.uint8))
+        low = Image.fromarray((values & 0xFF).astype(np.uint8))
+        return pixels, low if _needs_low_bytes(png) else None
+    if not _needs_low_bytes(png):
+        return pixels, None
+    # Pillow keeps the last byte of a sample whose order it is told is the other one.
+    return pixels, Image.frombytes(mode, size, data, "zip", _LOW_BYTES, 1)
 
 
 def _cost(png: Png, raw: bytes, stride: int, bytes_in: int) -> int:
@@ -308,30 +333,38 @@ def _cost(png: Png, raw: bytes, stride: int, bytes_in: int) -> int:
         raw
     )
     wide = png.depth == 16
-    halve = _HALVE * len(raw) if wide else 0
+    low = _needs_low_bytes(png)
+    halve = _HALVE * len(raw) * (1 + low) if wide else 0
     return round(
         inflate
         + halve
-        + undo * length / (2 if wide else 1)
-        + _CONVERT[_pixel_mode(png)] * pixels
+        + undo * length * (1 + low) / (2 if wide else 1)
+        + (_CONVERT[_pixel_mode(png)] + low * _COMPARE) * pixels
         + _ROW * len(filters)
         + _STRIP
     )
 
 
-def _decoded(pixels: Image.Image, png: Png) -> Image.Image:
-    """Return unfiltered rows, or an interlaced picture, in the of `_pixel_mode`."""
+def _decoded(pixels: Image.Image, low: Image.Image | None, png: Png) -> Image.Image:
+    """Return unfiltered rows, or an interlaced picture, in the mode of `_pixel_mode`.
+
+    Args:
+        pixels: The pixels, of 16-bit samples the high bytes.
+        low: The low bytes, if they are needed.
+        png: The file.
+    """
     mode, layout = _LAYOUTS[png.depth, png.colour]
     if png.depth < 8 and not png.interlaced:
         size = (png.width, pixels.height)
         pixels = Image.frombytes(mode, size, pixels.tobytes(), "raw", layout)
     if pixels.mode == "1":
         pixels = pixels.convert("L")
-    if pixels.mode == "I;16":
-        # Pillow's own conversion from 16 bits would clip nearly all to white.
-        pixels = Image.fromarray((np.asarray(pixels) >> 8).astype(np.uint8))
     if png.colour == _PALETTE:
         pixels.putpalette(png.palette)
+    if low is not None:
+        clear = pixels.convert("RGBA")
+        clear.putalpha(_opacity(pixels, low, png))
+        return clear
     if png.transparency is not None and png.colour <= _PALETTE:
         pixels.info["transparency"] = _transparency(png, png.transparency)
     wanted = _pixel_mode(png)
@@ -339,17 +372,28 @@ def _decoded(pixels: Image.Image, png: Png) -> Image.Image:
     return pixels if pixels.mode == wanted else pixels.convert(wanted)
 
 
+def _opacity(high: Image.Image, low: Image.Image, png: Png) -> Image.Image:
+    """Return the opacity of pixels of 16 bits: 0 for the transparent colour, or 255."""
+    opaque = np.zeros((high.height, high.width), bool)
+    bands = zip(_clear_colour(png), high.split(), low.split(), strict=True)
+    for value, above, below in bands:
+        opaque |= np.asarray(above) != value >> 8
+        opaque |= np.asarray(below) != value & 0xFF
+    return Image.fromarray(opaque.astype(np.uint8) * np.uint8(255))
+
+
 def _transparency(png: Png, content: bytes) -> bytes | int | tuple[int, ...]:
     """Return the transparent colour in 8 bits, or the opacities of the palette."""
     if png.colour == _PALETTE:
         return content[: len(png.palette) // 3]
+    most = (1 << png.depth) - 1
+    scaled = tuple((value & most) * 255 // most for value in _clear_colour(png))
+    return scaled if len(scaled) == 3 else scaled[0]
+
+
+def _clear_colour(png: Png) -> tuple[int, ...]:
     samples = 3 if png.colour == _RGB else 1
+    content = png.transparency or b""
     if len(content) < 2 * samples:
         raise ValueError("the transparent colour is cut off")
-    values = struct.unpack_from(f">{samples}H", content)
-    if png.depth == 16:
-        scaled = tuple(value >> 8 for value in values)
-    else:
-        most = (1 << png.depth) - 1
-        scaled = tuple((value & most) * 255 // most for value in values)
-    return scaled if samples == 3 else scaled[0]
+    return struct.unpack_from(f">{samples}H", content)

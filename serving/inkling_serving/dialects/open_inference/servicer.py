@@ -35,7 +35,7 @@ from inkling_serving.dialects.open_inference.tensors import (
     tensor_of,
     to_raw,
 )
-from inkling_serving.grpc_api.calls import Calls, seconds_left
+from inkling_serving.grpc_api.calls import Calls, caller_of, seconds_left
 from inkling_serving.grpc_api.open_streams import OpenStreams, StreamedRequest
 from inkling_serving.grpc_api.stream import Stream
 from inkling_serving.open_inference_wire import open_inference_pb2 as wire
@@ -70,7 +70,7 @@ class OpenInferenceDialect:
         self._streams = streams
         self._service = service
         self._metrics = metrics
-        self._calls = Calls(pool, metrics, "open_inference")
+        self._calls = Calls(service, pool, metrics, "open_inference")
 
     def add_to(self, server: grpc.Server) -> None:
         """Add the methods to a gRPC server, under the protocol's names."""
@@ -131,7 +131,7 @@ class OpenInferenceDialect:
     def _streamed(
         self, request: wire.ModelInferRequest, context: grpc.ServicerContext
     ) -> wire.ModelStreamInferResponse | Future[wire.ModelStreamInferResponse]:
-        timings = Timings()
+        timings = Timings(caller_of(context))
 
         def answer(
             left_s: float | None, quickly: bool

@@ -73,7 +73,7 @@ class TensorFlowServingDialect:
 
     def __init__(self, service: Service, pool: ThreadPool, metrics: Metrics) -> None:
         self._service = service
-        self._calls = Calls(pool, metrics, "tensorflow_serving")
+        self._calls = Calls(service, pool, metrics, "tensorflow_serving")
 
     def add_to(self, server: grpc.Server) -> None:
         """Add the methods to a gRPC server, under TensorFlow Serving's names."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote_plus, unquote_to_bytes
 
+from werkzeug.datastructures import Headers
 from werkzeug.sansio.multipart import (
     NEED_DATA,
     Data,
@@ -66,6 +67,16 @@ class Part:
     content: bytes
 
 
+class _Decoder(MultipartDecoder):
+    """werkzeug's parser, for clients that name their files in Latin-1, too."""
+
+    def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        try:
+            return super()._parse_headers(data)
+        except UnicodeDecodeError:
+            return super()._parse_headers(data.decode("latin-1").encode())
+
+
 def multipart(body: bytes, content_type: str, max_parts: int) -> Iterator[Part]:
     """Yield the parts of a multipart body (RFC 2046 and 7578).
 
@@ -80,7 +91,7 @@ def multipart(body: bytes, content_type: str, max_parts: int) -> Iterator[Part]:
         raise TooLarge(f"The form has more than {max_parts} parts. Send fewer images.")
     part: Field | File | None = None
     content = bytearray()
-    for event in _events(MultipartDecoder(boundary), body):
+    for event in _events(_Decoder(boundary), body):
         if isinstance(event, Field | File):
             part, content = event, bytearray()
         elif isinstance(event, Data) and part is not None:

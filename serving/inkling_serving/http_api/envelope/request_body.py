@@ -44,11 +44,15 @@ _AS_TEXT = (
     b"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd",
     b"\xc3\xbf\xc3\x98\xc3\xbf",
 )
-# A JSON body may have 64 of these characters, and 32 more for each image. With more of
-# them, the parsed JSON could take up to 24 times the memory of the body.
-_JSON_STRUCTURE = b'{}[],:"'
+# A JSON body may have 64 of these characters and quotation marks beside its texts, and
+# 32 more for each image. With more of them, the parsed JSON could take up to 24 times
+# the memory of the body.
+_JSON_STRUCTURE = b"{}[],:"
 _STRUCTURE_SPARE = 64
 _STRUCTURE_PER_IMAGE = 32
+# The bytes of a JSON body beside its texts: blanks for the most part. A number of a
+# million digits would stop all other threads while it is read.
+_MAX_BESIDE_TEXTS = 64 * 1024
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # A form may have fields of a page's own. A larger field may be a picture that was not
@@ -251,10 +255,16 @@ def _parsed(body: bytes, max_images: int) -> Any:
             "The JSON has characters outside ASCII; expected base64 and ASCII names."
         )
     limit = _STRUCTURE_SPARE + _STRUCTURE_PER_IMAGE * max_images
-    if sum(body.count(character) for character in _JSON_STRUCTURE) > limit:
+    beside, texts = _beside_texts(body, limit)
+    if 2 * texts + sum(beside.count(c) for c in _JSON_STRUCTURE) > limit:
         raise TooLarge(
             f"The JSON has more elements than {max_images} images need. Send fewer "
             "images in a request."
+        )
+    if len(beside) > _MAX_BESIDE_TEXTS:
+        raise TooLarge(
+            f"The JSON has more than {_MAX_BESIDE_TEXTS:,} bytes of blanks and numbers"
+            f"; expected {_EXPECTED_JSON}."
         )
     try:
         return json.loads(
@@ -266,6 +276,24 @@ def _parsed(body: bytes, max_images: int) -> Any:
         raise InvalidRequest(
             f"The body is not JSON in UTF-8; expected {_EXPECTED_JSON}."
         ) from None
+
+
+def _beside_texts(body: bytes, most: int) -> tuple[bytes, int]:
+    """Return what is in no text of a JSON body, and the number of its texts.
+
+    Both end early beyond their limits. A quotation mark in a text, which no picture
+    has, ends the text here.
+    """
+    beside, texts, start = bytearray(), 0, 0
+    while texts <= most and len(beside) <= _MAX_BESIDE_TEXTS:
+        quote = body.find(b'"', start)
+        end = quote if quote >= 0 else len(body)
+        beside += body[start : min(end, start + _MAX_BESIDE_TEXTS + 1)]
+        start = body.find(b'"', quote + 1) + 1 if quote >= 0 else 0
+        if not start:
+            break
+        texts += 1
+    return bytes(beside), texts
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -23,16 +23,21 @@ __all__ = [
     "Error",
     "Explanation",
     "Failure",
+    "Feedback",
     "InputSize",
     "InputValues",
+    "LabelMove",
+    "Labels",
     "Liveness",
     "Model",
+    "ModelComparisons",
     "ModelState",
     "Models",
     "Prediction",
     "Readiness",
     "RefusedImage",
     "Score",
+    "ShadowComparison",
     "Stage",
     "Version",
 ]
@@ -201,6 +206,13 @@ class Model(TypedDict):
     name: str
     ready: Annotated[bool, Meta(description="Whether any version can answer.")]
     versions: Annotated[list[Version], Meta(description="The newest first.")]
+    shares: Annotated[
+        dict[str, float],
+        Meta(
+            description="The share of the requests without a version, in percent, of "
+            "each label that has one."
+        ),
+    ]
 
 
 class ModelState(Model, VersionStatuses):
@@ -211,6 +223,83 @@ class Models(TypedDict):
     """All models."""
 
     models: list[Model]
+
+
+class LabelMove(TypedDict):
+    """A move of a version label."""
+
+    time: Annotated[str, Meta(description="In ISO 8601 and UTC.")]
+    who: Annotated[str, Meta(description="The name of the key, or the user.")]
+    by: Annotated[str, Meta(description="What moved it, such as `promote`.")]
+    label: str
+    before: Annotated[
+        int | None, Meta(description="The version that it named, if any.")
+    ]
+    after: Annotated[
+        int | None, Meta(description="The version that it names; null if it is gone.")
+    ]
+    share: Annotated[
+        float | None, Meta(description="The share that it has, in percent, if any.")
+    ]
+    why: Annotated[
+        str | None, Meta(description="The figures by which a rule decided, if one did.")
+    ]
+
+
+class Labels(TypedDict):
+    """The version labels of a model."""
+
+    model: str
+    version_labels: Annotated[
+        dict[str, int], Meta(description="Each label with its version.")
+    ]
+    shares: Annotated[
+        dict[str, float],
+        Meta(description="The share in percent of each label that has one."),
+    ]
+    moves: Annotated[
+        list[LabelMove], Meta(description="The last moves, the newest first.")
+    ]
+
+
+class ShadowComparison(TypedDict):
+    """The answers of a version and of a shadow to the same pictures."""
+
+    version: Annotated[int, Meta(description="The version that answered.")]
+    shadow: Annotated[int, Meta(description="The version that was only compared.")]
+    pictures: Annotated[int, Meta(description="The pictures that both answered.")]
+    agreement: Annotated[
+        float | None, Meta(description="The share with the same label, from 0 to 1.")
+    ]
+    largest_difference: Annotated[
+        float, Meta(description="The largest difference of a score.")
+    ]
+    engine_ms: Annotated[
+        float | None, Meta(description="The engine's time for a picture, on average.")
+    ]
+    shadow_engine_ms: Annotated[float | None, Meta(description="The shadow's.")]
+    dropped: Annotated[
+        int, Meta(description="Pictures not compared: the gateway was busy.")
+    ]
+    failed: Annotated[
+        int, Meta(description="Pictures that the shadow could not answer.")
+    ]
+
+
+class ModelComparisons(TypedDict):
+    """The comparisons of a model since the gateway started."""
+
+    model: str
+    comparisons: list[ShadowComparison]
+
+
+class Feedback(TypedDict):
+    """Feedback that was stored."""
+
+    model: Annotated[str, Meta(description="The model that had answered.")]
+    version: Annotated[int, Meta(description="The version that had answered.")]
+    answered: Annotated[str, Meta(description="The label of the answer.")]
+    label: Annotated[str, Meta(description="The label that is right.")]
 
 
 class DetailedError(Error):

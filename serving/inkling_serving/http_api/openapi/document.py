@@ -22,8 +22,8 @@ from inkling_serving.http_api.openapi.error_responses import (
     response_name,
 )
 from inkling_serving.http_api.openapi.operation import Group, Header
-from inkling_serving.http_api.refusals import protocol_of, status_of
-from inkling_serving.security import needs_key
+from inkling_serving.http_api.refusals import has_quota, protocol_of, status_of
+from inkling_serving.keys import Role
 
 if TYPE_CHECKING:
     from inkling_serving.http_api.openapi.operation import Content, Operation
@@ -53,6 +53,8 @@ _HEADERS = {
     "X-Request-Id": Header(_RequestId, "The id of the request, which the log has."),
     "X-Inkling-Error-Code": Header(ErrorCode, "The code word of the error."),
     "Retry-After": Header(int, "Try again after these seconds."),
+    "RateLimit": Header(str, "What is left of the key's quotas (IETF's draft)."),
+    "RateLimit-Policy": Header(str, "The quotas of a key (IETF's draft)."),
     "WWW-Authenticate": Header(str, "How to show a key."),
     "Allow": Header(str, "With the status 405: the methods of the address."),
 }
@@ -61,6 +63,10 @@ _REQUEST_HEADERS = {
 }
 _TAG = Header(str, "The SHA-256 of the answer, in quotes.")
 _KEY, _CERTIFICATE = "apiKey", "clientCertificate"
+_KEY_TEXT = (
+    "A key may ask for the addresses of its roles; each key may ask for those with the "
+    f"role `{Role.READ}`."
+)
 
 
 class Address(Protocol):
@@ -154,18 +160,25 @@ class _Document:
         """Return all that a request may have to show; tools offer to enter it."""
         found: _Json = {}
         if self._settings.api_key_file:
-            found[_KEY] = {"type": "http", "scheme": "bearer"}
+            found[_KEY] = {
+                "type": "http",
+                "scheme": "bearer",
+                "description": _KEY_TEXT,
+            }
         if self._settings.tls_client_ca:
             found[_CERTIFICATE] = {"type": "mutualTLS"}
         return {"securitySchemes": found} if found else {}
 
-    def _security(self, path: str) -> _Json:
-        """Return what a request for a path must show."""
-        is_needed = {
-            _KEY: bool(self._settings.api_key_file) and needs_key(path),
-            _CERTIFICATE: bool(self._settings.tls_client_ca),
-        }
-        needed: _Json = {name: [] for name, needs in is_needed.items() if needs}
+    def _needs_key(self, operation: Operation) -> bool:
+        return bool(self._settings.api_key_file) and operation.role is not None
+
+    def _security(self, operation: Operation) -> _Json:
+        """Return what a request must show: a key with a role, a certificate."""
+        needed: _Json = {}
+        if self._needs_key(operation):
+            needed[_KEY] = [str(operation.role)]
+        if self._settings.tls_client_ca:
+            needed[_CERTIFICATE] = []
         return {"security": [needed]} if needed else {}
 
     def _operation(self, address: Address, path: str) -> _Json:
@@ -178,7 +191,7 @@ class _Document:
             "tags": [str(operation.group)],
             "parameters": [*self._parameters(operation, _PLACE.findall(address.rule))],
             "responses": self._responses(operation, path),
-            **self._security(path),
+            **self._security(operation),
         }
         if operation.description:
             shown["description"] = operation.description
@@ -210,8 +223,12 @@ class _Document:
     def _responses(self, operation: Operation, path: str) -> _Json:
         is_ours = protocol_of(path) == "http"
         codes = [*operation.errors]
-        if self._settings.api_key_file and needs_key(path):
+        if self._needs_key(operation):
             codes.append(ErrorCode.UNAUTHENTICATED)
+            if operation.role is not Role.READ:
+                codes.append(ErrorCode.PERMISSION_DENIED)
+            if self._settings.has_quotas and has_quota(path):
+                codes.append(ErrorCode.QUOTA_EXCEEDED)
         statuses = sorted({status_of(code, is_ours) for code in codes})
         found: _Json = {}
         if operation.answer:

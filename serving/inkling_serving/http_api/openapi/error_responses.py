@@ -33,6 +33,7 @@ _HEADERS = {"X-Request-Id", "X-Inkling-Error-Code"}
 _MORE_HEADERS = {
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate"},
     HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After"},
+    HTTPStatus.TOO_MANY_REQUESTS: {"Retry-After", "RateLimit", "RateLimit-Policy"},
 }
 
 

@@ -9,8 +9,10 @@ from enum import StrEnum
 from typing import Any
 
 from inkling.errors import ErrorCode
+from inkling_serving.keys import Role
 
 __all__ = [
+    "CALLER",
     "CLASSIFYING",
     "JSON",
     "READING",
@@ -48,6 +50,7 @@ class Group(StrEnum):
     CLASSIFICATION = "Classification"
     MODELS = "Models"
     STATE = "State"
+    ADMINISTRATION = "Administration"
     TENSORFLOW_SERVING = "TensorFlow Serving"
     OPEN_INFERENCE = "Open Inference Protocol"
 
@@ -60,6 +63,16 @@ class Header:
     description: str
 
 
+# The header of an address whose version a share of the callers decides.
+CALLER = {
+    "X-Inkling-Caller": Header(
+        str,
+        "A key of the caller. While `canary` has a share of the requests, those with "
+        "the same key get the same version.",
+    )
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     """What an address does, takes and answers.
@@ -69,6 +82,7 @@ class Operation:
             exists for a version or a label, their names follow.
         summary: A sentence without its full stop.
         group: Where it is shown.
+        role: The role of the keys that may ask for it; None if it needs no key.
         answer: The types of the answer's body; without any, each answer is a refusal.
         description: More sentences, in Markdown.
         body: The types of the request's body; without any, there is no body.
@@ -84,6 +98,7 @@ class Operation:
     id: str
     summary: str
     group: Group
+    role: Role | None
     answer: Content
     description: str = ""
     body: Content = field(default_factory=dict)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Required, TypedDict
+from typing import Annotated, NotRequired, Required, TypedDict
 
 from msgspec import Meta
 
@@ -18,7 +18,9 @@ __all__ = [
     "ExplainForm",
     "ExplainOptions",
     "ExplainRequest",
+    "FeedbackRequest",
     "ImageText",
+    "Promotion",
 ]
 
 # Tools of OpenAPI offer a file for it; JSON Schema has no bytes.
@@ -97,3 +99,39 @@ class EncodedForm(ClassifyOptions, total=False):
     """A form with pictures as texts in fields of any name, and the options."""
 
     image: ImageText
+
+
+class Promotion(TypedDict):
+    """The version that a label is to name."""
+
+    version: Annotated[
+        int | None, Meta(description="Its number; null takes the label away.")
+    ]
+    share: NotRequired[
+        Annotated[
+            float,
+            Meta(
+                ge=0,
+                le=100,
+                description="For `canary`: its share of the requests without a "
+                "version, in percent. If it is not given, the share stays as it is.",
+            ),
+        ]
+    ]
+
+
+class FeedbackRequest(TypedDict):
+    """The label that is right for a captured picture."""
+
+    request_id: Annotated[
+        str, Meta(min_length=1, description="The id of the request, from its answer.")
+    ]
+    label: Annotated[
+        str, Meta(min_length=1, description="One of the labels of the model.")
+    ]
+    image: NotRequired[
+        Annotated[
+            int,
+            Meta(ge=0, description="The picture's position in its request; 0 if not."),
+        ]
+    ]

@@ -6,12 +6,14 @@ from __future__ import annotations
 from inkling.errors import ErrorCode
 from inkling_serving.dialects.tensorflow_serving import rest_json
 from inkling_serving.http_api.openapi.operation import (
+    CALLER,
     CLASSIFYING,
     JSON,
     READING,
     Group,
     Operation,
 )
+from inkling_serving.keys import Role
 
 __all__ = ["METADATA", "PREDICT", "STATUS"]
 
@@ -19,8 +21,10 @@ PREDICT = Operation(
     id="predict",
     summary="Return the scores of pictures or model inputs",
     group=Group.TENSORFLOW_SERVING,
+    role=Role.PREDICT,
     description="KServe's first protocol has the same call.",
     body={JSON: rest_json.PredictRequest},
+    headers=CALLER,
     answer={JSON: rest_json.PredictAnswer},
     errors=CLASSIFYING,
 )
@@ -28,6 +32,7 @@ STATUS = Operation(
     id="status",
     summary="Return the state of a version",
     group=Group.TENSORFLOW_SERVING,
+    role=Role.READ,
     answer={JSON: rest_json.VersionStatuses},
     errors=(*READING, ErrorCode.MODEL_NOT_FOUND),
 )
@@ -35,6 +40,7 @@ METADATA = Operation(
     id="metadata",
     summary="Return the signatures of a model",
     group=Group.TENSORFLOW_SERVING,
+    role=Role.READ,
     answer={JSON: rest_json.SignatureMetadata},
     errors=(*READING, ErrorCode.MODEL_NOT_FOUND, ErrorCode.NOT_READY),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from inkling.labels import Spellings
 from inkling_training.data.labels_csv import CSV_FILE, read_table, table_in
 from inkling_training.data.layout import files_below
 
-__all__ = ["Collection", "Labelled", "digest", "find"]
+__all__ = ["Collection", "Labelled", "Tagged", "find", "tagged"]
 
 # A model refuses some of these pictures, which are then reported.
 _ENDINGS = SUFFIXES | FOREIGN_SUFFIXES
@@ -41,6 +41,21 @@ class Labelled:
 
     path: Path
     label: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A picture with all its labels.
+
+    Attributes:
+        path: The file.
+        labels: The model's labels that the picture has; it may have none.
+        source: Who or what made the picture, by folder or CSV; empty if unknown.
+    """
+
+    path: Path
+    labels: frozenset[str]
     source: str = ""
 
 
@@ -85,7 +100,7 @@ class Collection:
         groups: dict[str, list[Path]] = {}
         for path, size in sizes.items():
             if often[size] > 1:
-                groups.setdefault(digest(path), []).append(path)
+                groups.setdefault(_digest(path), []).append(path)
         return [group for group in groups.values() if len(group) > 1]
 
 
@@ -113,12 +128,32 @@ class _Known:
         return []
 
 
-def digest(path: Path) -> str:
+def _digest(path: Path) -> str:
     """Return what tells the content of a file from others."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return str(path)  # asking about it says what is wrong with it
+
+
+def tagged(pictures: Iterable[Labelled]) -> list[Tagged]:
+    """Return each picture once, with all labels under which it occurs.
+
+    The same file in several folders, or in several rows of a table, is one picture.
+    Files are the same if their bytes are.
+    """
+    paths: dict[str, Path] = {}
+    labels: dict[str, set[str]] = {}
+    sources: dict[str, str] = {}
+    for picture in pictures:
+        key = _digest(picture.path)
+        paths.setdefault(key, picture.path)
+        sources[key] = sources.get(key) or picture.source
+        labels.setdefault(key, set()).update({picture.label} - {""})
+    return [
+        Tagged(path, frozenset(labels[key]), sources[key])
+        for key, path in paths.items()
+    ]
 
 
 def _size(path: Path) -> int:

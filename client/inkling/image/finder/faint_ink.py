@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Follows strokes from sure ink into faint ink, with a bound by the paper's noise."""
+"""Follows strokes from sure ink into faint ink."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ if TYPE_CHECKING:
     from inkling.image.crop import Area
     from inkling.image.morphology import Labels, Mask, Parts, Values
 
-__all__ = ["FAINT", "SURE", "SURE_SIGMAS", "followed", "spans"]
+__all__ = [
+    "FAINT",
+    "PIXELS",
+    "SURE",
+    "SURE_SHARE",
+    "SURE_SIGMAS",
+    "followed",
+    "spans",
+]
 
-# Sure ink has at least this share of the strength of strong ink, this many times the
-# noise, and this share of the paper's brightness.
-_SURE_SHARE, SURE_SIGMAS, SURE = 0.35, 5.0, 0.04
-# The same for faint ink; strong ink is the 90th percentile of the writing's.
+# Sure ink has at least this share of the strength of the strongest edges, this many
+# times the noise, and this share of the paper's brightness.
+SURE_SHARE, SURE_SIGMAS, SURE = 0.35, 5.0, 0.04
+# The same for faint ink; its share is that of the writing's strong ink, which is the
+# 90th percentile.
 _FAINT_SHARE, _FAINT_SIGMAS, FAINT = 0.1, 4.0, 0.025
 _STRONG = 90
 # The factors of these bounds, one after the other, until the faint ink does not leak.
@@ -28,7 +37,7 @@ _STEPS = (1.0, 1.6, 2.5)
 _GAP, _PIECE = 0.1, 0.3
 # How far faint ink may go beyond the sure ink, as a share of the find's long side, and
 # in pixels more.
-_ROOM, _PIXELS = 1.0, 8
+_ROOM, PIXELS = 1.0, 8
 
 
 def followed(ink: Values, mask: Mask, noise: float) -> Mask:
@@ -38,7 +47,7 @@ def followed(ink: Values, mask: Mask, noise: float) -> Mask:
     area = _around(mask)
     near, own = ink[area], mask[area]
     strong = share_of(near[own], _STRONG)
-    bound = max(SURE_SIGMAS * noise, _SURE_SHARE * strong, SURE)
+    bound = max(SURE_SIGMAS * noise, SURE_SHARE * strong, SURE)
     sure = own & (near > bound)
     low = max(_FAINT_SIGMAS * noise, _FAINT_SHARE * strong, FAINT)
     for step in _STEPS:
@@ -76,7 +85,7 @@ def spans(mask: Mask) -> tuple[Labels, Labels]:
 def _around(mask: Mask) -> Area:
     """Return the rows and the columns that faint ink may reach."""
     rows, columns = spans(mask)
-    reach = int(_ROOM * max(np.ptp(rows), np.ptp(columns))) + _PIXELS
+    reach = int(_ROOM * max(np.ptp(rows), np.ptp(columns))) + PIXELS
     down, across = (
         slice(max(0, int(lines[0]) - reach), int(lines[-1]) + reach)
         for lines in (rows, columns)
