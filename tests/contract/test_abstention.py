@@ -9,6 +9,7 @@ import pytest
 
 from inkling.abstention import REASONS, abstaining, is_empty, shows_several
 from inkling.contract import Contract
+from inkling.image.finder.doubt import Doubt
 from inkling.types import Origin, Prediction, Score
 
 
@@ -67,6 +68,18 @@ def test_the_rule(
 
     assert expected == _reason(ink, score, contract)
     assert expected is None or expected in REASONS
+
+
+@pytest.mark.parametrize("reason", ["several", "unsure"])
+def test_a_doubt_withholds_a_sure_answer(reason: str, digit_contract: Contract) -> None:
+    """A doubt gives its reason at any score; without ink the reason is `empty`."""
+    prediction = Prediction((Score("7", 7, 0.999),), Origin("cnn", 1, "sha256:0"))
+    inputs = np.stack([_ink(_ONE), _ink(_ONE), _ink()])[..., np.newaxis]
+    doubts = [Doubt(reason, "half of it"), None, Doubt(reason, "half of it")]
+
+    found = abstaining([prediction] * 3, inputs, digit_contract, doubts)
+
+    assert [each.abstained for each in found] == [reason, None, "empty"]
 
 
 @pytest.mark.parametrize("case", _CASES)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,15 @@ import pytest
 from PIL import Image
 
 from inkling.contract import Contract
-from inkling.image.preprocess import pixels_to_input, to_input
-from tests.support.pages import page
+from inkling.image.decoding import Decoded
+from inkling.image.preprocess import (
+    explain,
+    judged_pixels,
+    pixels_to_input,
+    prepare,
+    to_input,
+)
+from tests.support.pages import page, pair
 
 # A page on which every finder finds the whole digit.
 _PLAIN: dict[str, Any] = {
@@ -59,6 +67,64 @@ def test_a_digit_stays_whole(stated: dict[str, Any], digit_contract: Contract) -
 
     assert np.median(alike) > 0.7
     assert sum(one > 0.5 for one in alike) >= 9
+
+
+@pytest.mark.parametrize("number", [17, 38, 64, 92])
+def test_two_digits_side_by_side_are_a_doubt(
+    number: int, digit_contract: Contract
+) -> None:
+    """Two digits beside each other are `several`, which explain shows as a stage."""
+    image = pair(number)
+    found, doubt = prepare(image, digit_contract)
+    inputs, stages, shown = explain(image, digit_contract)
+
+    assert doubt is not None
+    assert doubt.reason == "several"
+    assert shown == doubt
+    assert f"several: {doubt.text}" in [stage.decision for stage in stages]
+    assert np.array_equal(found, inputs)
+
+
+def test_ink_like_the_papers_noise_is_a_doubt(digit_contract: Contract) -> None:
+    """Ink that is hardly stronger than the noise is doubtful; strong ink is not."""
+    dice = np.random.default_rng(0)
+    down, across = np.mgrid[0:600, 0:600]
+    ring = np.abs(np.hypot(across - 300, down - 300) - 150) < 12
+    paper = 200 + dice.normal(0, 20, ring.shape)
+    found = []
+    for strength in (24, 150):
+        pixels = np.clip(paper - strength * ring, 0, 255).astype(np.uint8)
+        decoded = Decoded(Image.fromarray(pixels), 1, "")
+        found.append(judged_pixels(decoded, digit_contract)[1])
+
+    assert found[0] is not None
+    assert found[0].reason == "unsure"
+    assert found[1] is None
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_plain_page_leaves_no_doubt(number: int, digit_contract: Contract) -> None:
+    """A strong pen on plain paper in even light is no doubt."""
+    assert prepare(page(number, **_PLAIN).image, digit_contract)[1] is None
+
+
+@pytest.mark.parametrize("size", [60, 280, 800])
+@pytest.mark.parametrize("ink", [0, 255])
+def test_a_clear_drawing_needs_no_search(
+    size: int, ink: int, digit_contract: Contract
+) -> None:
+    """Strong ink on even paper is found at once, and framed as the search frames it."""
+    down, across = np.mgrid[0:size, 0:size] / size
+    ring = np.abs(np.hypot((across - 0.4) * 1.4, down - 0.5) - 0.3) < 0.05
+    pixels = np.where(ring, ink, 255 - ink).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    clear, stages, _ = explain(file.getvalue(), digit_contract)
+    pixels[:, 0] = np.linspace(ink, 255 - ink, size)  # the frame shows two levels
+    searched = pixels_to_input(pixels, digit_contract)
+
+    assert "clear" in [stage.name for stage in stages]
+    assert _overlap(clear, searched) > 0.85
 
 
 def test_pages_are_the_same_each_time() -> None:

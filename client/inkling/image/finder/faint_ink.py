@@ -32,6 +32,9 @@ _FAINT_SHARE, _FAINT_SIGMAS, FAINT = 0.1, 4.0, 0.025
 _STRONG = 90
 # The factors of these bounds, one after the other, until the faint ink does not leak.
 _STEPS = (1.0, 1.6, 2.5)
+# A part of faint ink within this share of the find's long side, and at least as long as
+# the other share, belongs to it.
+_GAP, _PIECE = 0.1, 0.3
 # How far faint ink may go beyond the sure ink, as a share of the find's long side, and
 # in pixels more.
 _ROOM, PIXELS = 1.0, 8
@@ -54,9 +57,24 @@ def followed(ink: Values, mask: Mask, noise: float) -> Mask:
         chosen = faint.weight > 0
         if not _leaks(faint, chosen, sure):
             grown = np.zeros(mask.shape, bool)
-            grown[area] = faint.mask(chosen)
+            grown[area] = faint.mask(chosen | _beside(faint, chosen))
             return grown
     return mask
+
+
+def _beside(faint: Parts, chosen: Mask) -> Mask:
+    """Return which other parts of faint ink belong to the strokes that were followed.
+
+    A part on the frame is a line of the paper, and goes on beyond what is looked at.
+    """
+    left, top = faint.left[chosen].min(), faint.top[chosen].min()
+    right, bottom = faint.right[chosen].max(), faint.bottom[chosen].max()
+    across = np.maximum(left - faint.right, faint.left - right)
+    down = np.maximum(top - faint.bottom, faint.top - bottom)
+    long = max(right - left, bottom - top)
+    size = np.maximum(faint.right - faint.left, faint.bottom - faint.top)
+    near = np.maximum(across, down) <= _GAP * long
+    return np.asarray(near & (size >= _PIECE * long) & (faint.on_frame == 0), bool)
 
 
 def spans(mask: Mask) -> tuple[Labels, Labels]:
