@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 import inkling
+from inkling.gateway.channel import Lines
 from inkling.v1 import classifier_pb2 as pb
 from inkling.v1.classifier_pb2_grpc import (
     ClassifierServicer,
@@ -100,3 +101,45 @@ def test_asyncio_takes_several_connections(
     asyncio.run(work())
 
     assert len(set(found.peers)) == 6
+
+
+class _Channel:
+    """As much of a channel as a stub needs."""
+
+    def unary_unary(self, *_: Any, **__: Any) -> Any:
+        return None
+
+    stream_stream = unary_unary
+
+
+def test_the_line_with_the_fewest_calls_is_next() -> None:
+    """A line that was given back is taken before another one is opened."""
+    lines = Lines(_Channel)
+    first, second = lines.take(), lines.take()
+    assert first is not second
+    lines.give_back(first)
+
+    assert lines.take() is first
+    assert [first.under_way, second.under_way] == [1, 1]
+    assert lines.take() not in (first, second)
+
+
+def test_there_are_eight_lines_at_most() -> None:
+    """Beyond eight, calls share the lines evenly."""
+    lines = Lines(_Channel)
+    taken = [lines.take() for _ in range(24)]
+
+    assert len(set(taken)) == 8
+    assert {line.under_way for line in taken} == {3}
+
+
+def test_lines_that_were_taken_down_are_not_used_again() -> None:
+    """After closing, a call under way finds its line closed, and a new one is opened."""
+    lines = Lines(_Channel)
+    before = lines.take()
+    assert before in lines
+
+    assert lines.take_down() == [before.channel]
+    assert before not in lines
+    lines.give_back(before)
+    assert lines.take() is not before
