@@ -45,15 +45,6 @@ class Batch:
     refused: dict[int, InklingError] = field(default_factory=dict)
     doubts: list[Doubt | None] = field(default_factory=list)
 
-    @property
-    def kept(self) -> Sequence[bytes]:
-        """The images that are not refused."""
-        return [
-            image
-            for place, image in enumerate(self.images)
-            if place not in self.refused and isinstance(image, bytes)
-        ]
-
     def refuse(self, place: int, error: InklingError) -> None:
         """Keep the error of an image; raise it if it refuses the whole request."""
         count = len(self.images)

@@ -151,9 +151,10 @@ class Service:
         found, scores = predictions_of(
             servable, inputs, options, timings, left_s, batch.doubts
         )
-        if len(scores):
-            self._offer(target, servable, inputs, scores, timings, batch.kept)
-        self._note(servable, batch.read(), scores, found, timings)
+        read = batch.read()
+        if read:
+            self._offer(target, servable, inputs, scores, timings, read)
+        self._note(servable, read, scores, found, timings)
         return Answer(origin_of(servable), batch.with_refused(found))
 
     def is_quick(self, target: Target, image: bytes) -> bool:
@@ -226,6 +227,7 @@ class Service:
         """
         timings = timings or Timings()
         servable = self._select(target, timings)
+        read: Sequence[tuple[int, bytes]] = ()
         if isinstance(given, np.ndarray):
             servable = self._for_inputs(servable, target, timings)
             inputs, left_s = checked(given, servable.contract), timeout_s
@@ -237,11 +239,10 @@ class Service:
             batch = Batch(given, (), False)
             budget = Budget(self._limits, _QUICK_NS if quickly else None)
             inputs, left_s = in_time(batch, servable, budget, timings, timeout_s)
+            read = batch.read()
         values = scores_of(servable, inputs, timings, left_s)
-        kept = () if isinstance(given, np.ndarray) else batch.kept
-        self._offer(target, servable, inputs, values, timings, kept)
-        if not isinstance(given, np.ndarray):
-            self._note(servable, batch.read(), values, (), timings)
+        self._offer(target, servable, inputs, values, timings, read)
+        self._note(servable, read, values, (), timings)
         return Scores(origin_of(servable), servable.contract, values)
 
     def feedback(self, request_id: str, image: int, label: str) -> Feedback:
@@ -354,13 +355,14 @@ class Service:
         inputs: npt.NDArray[np.float32],
         scores: npt.NDArray[np.float32],
         timings: Timings,
-        images: Sequence[bytes],
+        images: Sequence[tuple[int, bytes]],
     ) -> None:
         """Offer an answer for a comparison, if the request named no version."""
         named = target.version is not None or target.version_label is not None
         if self._mirror is None or named:
             return
-        mirrored = Mirrored(servable, inputs, scores, timings.engine, images)
+        encoded = [image for _, image in images]
+        mirrored = Mirrored(servable, inputs, scores, timings.engine, encoded)
         self._mirror.offer(mirrored, timings.caller)
 
     def _for_inputs(
