@@ -182,6 +182,9 @@ class _Call:
     def peer(self) -> str:
         return self._peer
 
+    def is_active(self) -> bool:
+        return self.active
+
     def add_callback(self, callback: Callable[[], None]) -> bool:
         self._callbacks.append(callback)
         return self.active
