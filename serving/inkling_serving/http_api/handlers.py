@@ -121,7 +121,7 @@ class Handlers:
         self.max_batch = settings.max_batch
         self.settings = settings
         self._held = held
-        self._admin = Admin(settings.models_dir)
+        self._admin = Admin(settings.models_dir, settings.model_name)
 
     def check_key(self, request: Request, role: Role) -> Key | None:
         """Return the API key of a request that needs a role.
