@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inkling.contract import Contract
+from inkling.errors import InvalidImage
+from inkling.image.budget import DEFAULT_LIMITS
 from inkling.model.drift import FIGURE, LEAST_PICTURES, Baseline, stability_index
 from inkling.model.repository import METRICS_FILE, Repository
+from inkling_serving.service import Options, Service, Target
 from inkling_serving.telemetry import drift as module
 from inkling_serving.telemetry.drift import Drift, Drifted
+from tests.support.held_engine import HeldEngine
 
 _CLASSES = 12
 _STATISTICS = {"labels", "confidence", "abstention", "brightness", "contrast"}
@@ -152,3 +157,20 @@ def test_old_pictures_are_forgotten(
     found = drift.found([drift.counts()])["m", "1"].pictures
 
     assert 1000 <= found < 2100
+
+
+def test_every_answer_is_counted(
+    drift: Drift, digit_contract: Contract, picture: bytes
+) -> None:
+    """Pictures and prepared inputs are counted, and refused pictures are not."""
+    engine: Any = HeldEngine(digit_contract)
+    service = Service(engine, DEFAULT_LIMITS, 32, drift=drift)
+    service.classify(Target("mlp"), [picture, picture])
+    given = [picture, b"no picture"]
+    service.classify(Target("mlp"), given, Options(partial=True))
+    service.predict(Target("mlp"), np.zeros((3, 28, 28, 1), np.float32))
+    with pytest.raises(InvalidImage):
+        service.classify(Target("mlp"), [b"no picture"])
+    drift.look()
+
+    assert drift.found([drift.counts()])["mlp", "1"] == Drifted(6, {}, False)
