@@ -40,6 +40,7 @@ __all__ = [
     "ShadowComparison",
     "Stage",
     "Version",
+    "VersionDrift",
 ]
 
 
