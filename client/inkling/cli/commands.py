@@ -137,19 +137,26 @@ def _add_models_arguments(parser: argparse.ArgumentParser) -> None:
         "running gateway counts them",
     )
     parser.add_argument(
+        "--drift",
+        action="store_true",
+        help="show how far recent pictures are from each version's test set, as a "
+        "running gateway counts them",
+    )
+    parser.add_argument(
         "--server",
         default="http://127.0.0.1:8080",
-        help="the gateway to ask for the comparison: http://HOST:PORT",
+        help="the gateway to ask for the comparison or the drift: http://HOST:PORT",
     )
     add_connection(parser)
 
 
 def _list_models(options: argparse.Namespace) -> int:
-    if options.compare:
+    if options.compare or options.drift:
         # TLS is not needed to list a directory.
-        from inkling.cli.comparison import show_comparisons  # noqa: PLC0415
+        from inkling.cli.comparison import show_comparisons, show_drift  # noqa: PLC0415
 
-        return show_comparisons(options.server, connection_options(options))
+        show = show_comparisons if options.compare else show_drift
+        return show(options.server, connection_options(options))
     repository = Repository(options.models_dir)
     print(
         f"{'MODEL':16} {'VERSION':>7}  {'LABELS':20} {'DATASET':14} {'ACCURACY':>8}  "

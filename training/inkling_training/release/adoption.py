@@ -29,6 +29,7 @@ from inkling_training.release import (
     publish,
 )
 from inkling_training.release.abstention import threshold_on
+from inkling_training.release.judgement import drift_baseline
 from inkling_training.sources.tflite_file import operations_in_float, precision
 from inkling_training.stderr import quiet_stderr
 
@@ -140,7 +141,7 @@ def _published(
         _check_regression(repository, name, adoption, figures, len(labels))
     datasheet.write_datasheet(
         path / "card",
-        figures,
+        figures | _baseline(adoption, inputs, scores),
         adoption.facts,
         [*adoption.warnings, *adoption.notes],
         datasheet.seen(adoption.contract, pictures),
@@ -346,6 +347,12 @@ def _figures(
             for file in sorted((path / "tflite").glob("*.tflite"))
         },
     }
+
+
+def _baseline(adoption: Adoption, inputs: Scores, scores: Scores) -> dict[str, Any]:
+    if adoption.pictures.are_generated:
+        return {}
+    return drift_baseline(inputs, scores, adoption.contract)
 
 
 def _checked(scores: Scores, name: str) -> Scores:

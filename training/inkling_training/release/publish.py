@@ -23,7 +23,7 @@ from inkling_training.errors import GateFailed
 from inkling_training.figures import plots
 from inkling_training.fit.models import scorer
 from inkling_training.release import card, export, formats, parity
-from inkling_training.release.judgement import judged
+from inkling_training.release.judgement import drift_baseline, judged
 from inkling_training.stderr import quiet_stderr
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def publish(
             check_regression(before, judgement.accuracy, len(test))
         shown = {**figures, **_figures(name, dataset, trained, path)}
         shown |= judgement.figures(rows)
+        shown |= drift_baseline(inputs, judgement.scores, contract)
         if notes:
             shown["notes"] = [*figures.get("notes", []), *notes]
         drawn = {"curves": plots.curves(trained.history), **judgement.drawn()}
