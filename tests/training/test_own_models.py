@@ -29,8 +29,8 @@ from inkling.contract import Contract
 from inkling.errors import BrokenVersion
 from inkling.model.bundle import read_bundle
 from inkling.model.repository import Repository
-from inkling_training.release.adoption import with_tolerance
 from inkling_training.release.parity import ParityRow
+from inkling_training.release.steadiness import with_tolerance
 
 Publish = Callable[..., "_Ran"]
 
