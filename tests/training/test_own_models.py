@@ -529,7 +529,8 @@ def test_a_preparation_of_another_ecosystem(tmp_path: Path, publish: Publish) ->
     assert contract.labels == ("yes", "no")
 
 
-_OLD, _SOAK = tf_keras.layers, [pytest.mark.soak]
+# Teachable Machine's takes minutes on a machine that others use as well.
+_OLD, _SOAK = tf_keras.layers, [pytest.mark.soak, pytest.mark.timeout(1200)]
 
 
 def _old_body(x: Any) -> Any:

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that amplify the rounding of float32, so that no two libraries agree."""
+"""Models whose exports differ: by rounding, or because one has no probabilities."""
 
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 from PIL import Image
 
 from inkling.cli.main import main
+from inkling.contract import Contract
+from inkling.model.bundle import Bundle
 from inkling.model.repository import Repository
+from inkling_training.release.formats import leave_out
+from inkling_training.release.parity import compare
 from inkling_training.release.steadiness import sentence
 
 _SIDE = 24
@@ -91,3 +96,25 @@ def test_a_steady_model_has_no_sentence() -> None:
     found = sentence(lambda inputs: inputs.mean(axis=(1, 2)) / 255, _EVEN, 1e-5)
 
     assert found == ""
+
+
+def test_an_export_without_probabilities_is_left_out(
+    colour_contract: Contract, tmp_path: Path
+) -> None:
+    """Half precision may overflow to NaN; its file goes, and a sentence says why."""
+    start = keras.Input((32, 32, 3))
+    end = layers.Dense(2)(layers.GlobalAveragePooling2D()(start) * np.nan)
+    model = tf.lite.TFLiteConverter.from_keras_model(keras.Model(start, end)).convert()
+    (tmp_path / "tflite").mkdir()
+    file = tmp_path / "tflite" / "float16.tflite"
+    file.write_bytes(Bundle(model, "own", "float16", colour_contract).to_bytes())
+    inputs, expected = np.zeros((4, 32, 32, 3), "f4"), np.full((4, 2), 0.5, "f4")
+
+    rows = compare(expected, tmp_path, colour_contract, inputs, None, ["float16"])
+    notes = leave_out(rows, tmp_path)
+
+    assert [(row.labels_differ, row.passed) for row in rows] == [(4, False)]
+    assert notes == [
+        "It has no float16 file, because its answers are no probabilities."
+    ]
+    assert not file.exists()
