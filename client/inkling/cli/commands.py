@@ -342,9 +342,11 @@ def _save_sheet(stages: Sequence[Stage], path: Path) -> None:
 
     try:
         sheet(stages).save(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise InvalidRequest(
-            f"{path} cannot be written; name a .png file in a folder that is there."
+            f"{path} cannot be written ({why}); name a .png file in a folder that is "
+            "there."
         ) from None
 
 
