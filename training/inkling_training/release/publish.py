@@ -225,16 +225,22 @@ def check_as_a_gateway_does(publication: Publication, formats: Sequence[str]) ->
             ) from None
 
 
-def check_parity(rows: Sequence[ParityRow], model: str) -> None:
+def check_parity(rows: Sequence[ParityRow], model: str, why: str = "") -> None:
     """Check that every export passed.
 
+    Args:
+        rows: The comparison of the exports.
+        model: What they were compared with, for the message.
+        why: A sentence for the message about the reason; empty if none is known.
+
     Raises:
-        GateFailed: An export disagrees with the model, which `model` names.
+        GateFailed: An export disagrees with the model.
     """
     if not all(row.passed for row in rows):
         raise GateFailed(
             f"The exports disagree with {model}; nothing was published.\n"
             + card.parity_table(rows)
+            + (why and f"\n{why}")
         )
 
 
