@@ -37,6 +37,11 @@ class Flow(FlowControl):
         self._take_by: asyncio.TimerHandle | None = None
         self.full, self.waits, self.last = False, False, last
 
+    def read_at_once(self, count: int) -> None:
+        """Read at most so many bytes in a turn of the loop; over TLS asyncio decides."""
+        if hasattr(self._transport, "max_size"):
+            self._transport.max_size = count
+
     def resume_reading(self) -> None:
         """Read on, unless this has to wait; uvicorn does at each answer."""
         if not (self.full or self.waits):

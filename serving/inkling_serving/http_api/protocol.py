@@ -25,6 +25,7 @@ from inkling_serving.http_api.request_head import (
     END,
     MAX_BYTES,
     cannot_begin,
+    chunked_count,
     refusal,
     refusing,
     without_upgrade,
@@ -49,17 +50,17 @@ ENDING = "inkling.ending"
 # The most chunks and trailers of one body. Chunks of one byte would cost more CPU time
 # than any picture.
 _MAX_PIECES = 100_000
-# The most pieces of a body before other connections have a turn, and the most bytes of
-# a chunked body that the parser gets at once.
-_PIECES_OF_TURN, _CHUNKED_BYTES = 500, 4096
+# The most pieces of a body before other connections have a turn.
+_PIECES_OF_TURN = 500
 # Bytes of later requests that are read while an answer is made. The server reads on up
 # to here, because it notices only then that a client has left.
 _MAX_EARLY_BYTES = 64 * 1024
 _HEAD_TIMEOUT_S = 5.0
 _LINGER_S, _DISCARD_S = 0.5, 1.0
 # The most bytes that are read from a connection in one turn of the loop. asyncio reads
-# 256 KiB: with 150 connections that send fast, a turn took 0.1 s.
-_READ_BYTES = 64 * 1024
+# 256 KiB: with 150 connections that send fast, a turn took 0.1 s. The second value is
+# for bodies of which few are read at once.
+_READ_BYTES, _LONG_READ_BYTES = 64 * 1024, 256 * 1024
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -108,8 +109,7 @@ class BoundedProtocol(HttpToolsProtocol):
         last = bool(self.app_state.get(ENDING))
         answered = partial(self._others.ready.discard, self)
         self.flow: Flow = Flow(transport, self.loop, last, answered)
-        if hasattr(transport, "max_size"):  # not over TLS
-            transport.max_size = _READ_BYTES
+        self.flow.read_at_once(_READ_BYTES)
         self._others.add(self)
         self._await_head()
         if last:
@@ -240,7 +240,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _feed_body(self) -> bool:
         """Give the parser bytes of the body, and none of the next request."""
-        count = self._chunked_count() if self._missing is None else self._missing
+        count = self._missing
+        if count is None:
+            count = chunked_count(self._tail, self._received)
         if not count:
             self.refuse(HTTPStatus.BAD_REQUEST)
             return False
@@ -251,14 +253,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._tail = (self._tail + piece[-3:])[-3:]
         super().data_received(piece)
         return True
-
-    def _chunked_count(self) -> int:
-        """Return the number of bytes to the next place where a chunked body may end."""
-        seam = (self._tail + bytes(self._received[:3])).find(END)
-        if seam >= 0:
-            return seam + len(END) - len(self._tail)
-        end = self._received.find(END, 0, _CHUNKED_BYTES)
-        return end + len(END) if end >= 0 else _CHUNKED_BYTES
 
     def _keep_early(self) -> None:
         """Keep the bytes that came before their turn, up to the limits."""
@@ -294,6 +288,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._missing = None if chunked else int(headers.get(b"content-length", 0))
         if self._missing is None or self._missing > LONG_BYTES:
             self._others.long.begin(self)
+            self.flow.read_at_once(_READ_BYTES if chunked else _LONG_READ_BYTES)
         self._tail = b""
         self.scope["headers"] = list(self.headers)
         super().on_headers_complete()
@@ -304,6 +299,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Count the pieces of a body, which uvicorn does not limit."""
         self._count_piece()
+        if self._missing is not None and not self.cycle.body:
+            # Nothing and these bytes are these bytes, without a copy.
+            self.cycle.body = b""  # type: ignore[assignment]
         super().on_body(body)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -322,6 +320,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Tell the application that the body is complete, and wait for a head."""
         super().on_message_complete()
         self._others.long.end(self)
+        self.flow.read_at_once(_READ_BYTES)
         self._others.ready.add(self)
         state = self.scope["state"]
         state[IS_HERE], state[UNDER_WAY] = True, len(self._others.ready)
