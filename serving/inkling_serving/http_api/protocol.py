@@ -57,10 +57,6 @@ _PIECES_OF_TURN = 500
 _MAX_EARLY_BYTES = 64 * 1024
 _HEAD_TIMEOUT_S = 5.0
 _LINGER_S, _DISCARD_S = 0.5, 1.0
-# The most bytes that are read from a connection in one turn of the loop. asyncio reads
-# 256 KiB: with 150 connections that send fast, a turn took 0.1 s. The second value is
-# for bodies of which few are read at once.
-_READ_BYTES, _LONG_READ_BYTES = 64 * 1024, 256 * 1024
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -109,7 +105,6 @@ class BoundedProtocol(HttpToolsProtocol):
         last = bool(self.app_state.get(ENDING))
         answered = partial(self._others.ready.discard, self)
         self.flow: Flow = Flow(transport, self.loop, last, answered)
-        self.flow.read_at_once(_READ_BYTES)
         self._others.add(self)
         self._await_head()
         if last:
@@ -288,7 +283,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._missing = None if chunked else int(headers.get(b"content-length", 0))
         if self._missing is None or self._missing > LONG_BYTES:
             self._others.long.begin(self)
-            self.flow.read_at_once(_READ_BYTES if chunked else _LONG_READ_BYTES)
+        self.flow.begin_body(0 if self._missing is None else self._missing)
         self._tail = b""
         self.scope["headers"] = list(self.headers)
         super().on_headers_complete()
@@ -299,6 +294,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Count the pieces of a body, which uvicorn does not limit."""
         self._count_piece()
+        self.flow.body_bytes += len(body)
         if self._missing is not None and not self.cycle.body:
             # Nothing and these bytes are these bytes, without a copy.
             self.cycle.body = b""  # type: ignore[assignment]
@@ -320,7 +316,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Tell the application that the body is complete, and wait for a head."""
         super().on_message_complete()
         self._others.long.end(self)
-        self.flow.read_at_once(_READ_BYTES)
+        self.flow.end_body()
         self._others.ready.add(self)
         state = self.scope["state"]
         state[IS_HERE], state[UNDER_WAY] = True, len(self._others.ready)
@@ -375,11 +371,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         self._refused = True
         self._received.clear()
-        if self._is_busy() and not self.cycle.more_body:
-            # Responses keep the order of the requests, so the response to the earlier
-            # request is the last one of the connection.
-            self.cycle.keep_alive = False
-            return
+        if self._is_busy():
+            if not self.cycle.more_body:
+                # Responses keep the order of the requests, so the response to the
+                # earlier request is the last one of the connection.
+                self.cycle.keep_alive = False
+                return
+            self.cycle.disconnected = True  # uvicorn's word for: nothing follows
+            self.cycle.message_event.set()
         self.transport.write(refusing(status))
         # If the server closed the connection while the client sends, the client would
         # see a reset and not the response. So the server reads and drops data at first.
