@@ -144,17 +144,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self.flow.stop()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Answer a client that sends no more; uvicorn takes it for one that has left.
-
-        A connection with TLS ends in both directions at once.
-        """
-        if self.scheme == "https" or not self._is_busy() or not self._in_head:
+        """Answer a client that sends no more; to uvicorn, it has left."""
+        if not self._is_busy() or not self._in_head:
             return None
-        if self._half_closed:
-            return True
-        self._half_closed = True
-        watch_half_closed(self.loop, self.transport, self.cycle)
-        return True
+        if not self._half_closed:
+            self._half_closed = True
+            watch_half_closed(self.loop, self.transport, self.cycle)
+        return self.scheme != "https"  # asyncio knows no such answer over TLS
 
     def data_received(self, data: bytes) -> None:
         """Collect a head up to the limits; uvicorn would parse a head of any size."""
