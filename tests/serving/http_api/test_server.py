@@ -310,7 +310,7 @@ class _Tls:
             self._in.write(self._tcp.recv(65_536))
         self._flush()
 
-    def __enter__(self) -> "_Tls":
+    def __enter__(self) -> _Tls:
         return self
 
     def __exit__(self, *_: object) -> None:
