@@ -245,7 +245,7 @@ def _searched(
     ink, noise = _ink(levels if has_dark_ink else ~levels, _WIDEST)
     if inside is not None:
         noise = noise_of(ink, inside)
-    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, SURE))
+    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _CLOSE_LINE))
     if lines:
         spend(_RULING_NS)
     mask, sharpness, doubt = _writing(ink, noise, spend)
