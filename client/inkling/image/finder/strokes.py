@@ -95,6 +95,9 @@ _LOCAL, _LEAST_FULL = 0.16, 0.12
 _FULL_PERCENTILE = 75
 _SOFT_FROM, _SOFT_TO = 0.3, 0.7
 _DETAIL_SIDE, _BORDER = 100, 3
+# A find counts as so many pixels long: a dot with its border would become 49 times as
+# large as a digit.
+_DOT = 4
 # Ink that is framed has at least this strength, 0 to 1.
 _SHOWN = 0.5
 # CPU time in nanoseconds: of the search with its growth (0.97 to 1.07 times that of
@@ -381,7 +384,7 @@ def _close_up(ink: Values, mask: Mask, least_full: float) -> Values:
     strength *= np.float32(full)
     stretched = (ink / strength - _SOFT_FROM) / (_SOFT_TO - _SOFT_FROM)
     cut = shown(np.where(window(mask, 5, np.maximum), stretched, 0))
-    scale = _DETAIL_SIDE / long
+    scale = _DETAIL_SIDE / max(long, _DOT)
     size = (max(1, round(cut.width * scale)), max(1, round(cut.height * scale)))
     large = cut.resize(size, Image.Resampling.BICUBIC)
     return np.asarray(large, np.float32) / np.float32(255)
