@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from inkling.image.finder.polarity import has_dark_ink
 
@@ -27,6 +27,17 @@ def test_a_small_digit_beside_a_shadow_keeps_its_polarity(
     levels = _ring(shadow)
 
     assert has_dark_ink(Image.fromarray(levels if dark else 255 - levels)) is dark
+
+
+@pytest.mark.parametrize("dark", [True, False])
+def test_the_corners_of_thick_strokes_do_not_decide(dark: bool) -> None:
+    """A ring of 16 pixels, with corners as an enlarged drawing has them, is ink."""
+    down, across = np.mgrid[0:192, 0:192] // 4 * 4
+    ring = np.abs(np.hypot(across - 96, down - 96) - 60) < 8
+    picture = Image.fromarray(np.where(ring, 20, 240).astype(np.uint8))
+
+    found = has_dark_ink(picture if dark else ImageOps.invert(picture))
+    assert found in (dark, None)
 
 
 def test_paper_without_strokes_has_no_polarity() -> None:

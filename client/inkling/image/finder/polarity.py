@@ -29,8 +29,9 @@ __all__ = ["has_dark_ink"]
 # Windows in pixels of the reduced picture: the thinnest, thin and most strokes.
 _THINNEST, _THIN, _ANY = 3, 5, 9
 # The thinnest strokes decide if one polarity has this share of their energy, and they
-# have the other share of the energy of thin strokes.
-_ONE, _NOT_NOISE = 0.62, 0.05
+# have the other share of the energy of most strokes: the corners of thick strokes have
+# up to 0.09, and the strokes of small digits 0.17 and more.
+_ONE, _NOT_CORNERS = 0.62, 0.15
 # Pixels along the frame that do not count.
 _FRAME = 8
 # What is twice as strong as the typical texture counts.
@@ -53,10 +54,12 @@ def has_dark_ink(work: Image.Image, contrast: float | None = None) -> bool | Non
     levels = np.asarray(work)
     frame = _FRAME if min(levels.shape) > 6 * _FRAME else 0
     thinnest = _Energies(*_narrow(levels, _THINNEST, frame))
-    thin = _Energies(*_narrow(levels, _THIN, frame))
+    strokes = _Energies(*_narrow(levels, _ANY, frame))
     most = max(thinnest.for_dark, thinnest.for_light)
-    if most >= _ONE * thinnest.whole > _NOT_NOISE * thin.whole:
+    has_strokes = thinnest.whole > _NOT_CORNERS * strokes.whole
+    if has_strokes and most >= _ONE * thinnest.whole:
         return thinnest.for_dark == most
+    thin = _Energies(*_narrow(levels, _THIN, frame))
     # Every second row and column is enough for wider strokes.
     half = np.ascontiguousarray(levels[::2, ::2])
     wide = max(_value_at(one, _STRONGEST) for one in _narrow(half, _ANY, frame // 2))
