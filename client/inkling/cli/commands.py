@@ -245,7 +245,9 @@ def _classify(options: argparse.Namespace) -> int:
             _show_progress(number, len(options.pictures))
             if isinstance(answer, InklingError):
                 failed += 1
-                print(f"inkling: {path}: {answer.message}", file=sys.stderr)
+                is_named = answer.message.startswith(f"{path} ")
+                about = answer.message if is_named else f"{path}: {answer.message}"
+                print(f"inkling: {about}", file=sys.stderr)
             else:
                 print(_as_json(path, answer) if options.json else _as_row(path, answer))
     return 1 if failed else 0
