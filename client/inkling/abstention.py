@@ -2,8 +2,8 @@
 """Abstention: decides when a prediction has no label, for gateway and device alike.
 
 If the caller allows abstention, a prediction has no label for one of three reasons.
-Before the last two, the finder's doubt gives its own (`inkling.image.finder.doubt`),
-however high the score is:
+Before the last two, the finder's doubt gives its own (`inkling.image.finder.doubt`)
+below the score that the doubt states:
 
 - `empty`: the model input shows no ink. Only a contract with a finder defines ink,
   which is light on a dark ground.
@@ -130,7 +130,7 @@ def _reason(
     ink = None if contract.finder == "none" else _ink(row, contract)
     if ink is not None and is_empty(ink):
         return "empty"
-    if doubt is not None:
+    if doubt is not None and score < doubt.below:
         return doubt.reason
     if score >= contract.abstain_below:
         return None

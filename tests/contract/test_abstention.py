@@ -72,14 +72,21 @@ def test_the_rule(
 
 @pytest.mark.parametrize("reason", ["several", "unsure"])
 def test_a_doubt_withholds_a_sure_answer(reason: str, digit_contract: Contract) -> None:
-    """A doubt gives its reason at any score; without ink the reason is `empty`."""
+    """A doubt gives its reason below its score; without ink the reason is `empty`."""
     prediction = Prediction((Score("7", 7, 0.999),), Origin("cnn", 1, "sha256:0"))
     inputs = np.stack([_ink(_ONE), _ink(_ONE), _ink()])[..., np.newaxis]
-    doubts = [Doubt(reason, "half of it"), None, Doubt(reason, "half of it")]
+    inputs = np.concatenate([inputs, inputs[:2]])
+    doubts = [
+        Doubt(reason, "half of it"),
+        None,
+        Doubt(reason, "half of it"),
+        Doubt(reason, "faint", 0.9991),
+        Doubt(reason, "faint", 0.999),
+    ]
 
-    found = abstaining([prediction] * 3, inputs, digit_contract, doubts)
+    found = abstaining([prediction] * 5, inputs, digit_contract, doubts)
 
-    assert [each.abstained for each in found] == [reason, None, "empty"]
+    assert [one.abstained for one in found] == [reason, None, "empty", reason, None]
 
 
 @pytest.mark.parametrize("case", _CASES)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from inkling.contract import Contract
 from inkling.image.decoding import Decoded
+from inkling.image.finder import strokes
 from inkling.image.preprocess import (
     explain,
     judged_pixels,
@@ -67,6 +68,43 @@ def test_a_digit_stays_whole(stated: dict[str, Any], digit_contract: Contract) -
 
     assert np.median(alike) > 0.7
     assert sum(one > 0.5 for one in alike) >= 9
+
+
+def test_a_thin_pen_on_ruled_paper_stays_whole(digit_contract: Contract) -> None:
+    """Small digits come out nearly as with a wide pen on plain paper."""
+    small = {**_PLAIN, "size": 0.15, "strength": 0.8}
+    ruled = {**small, "paper": "ruled", "pen": 1}
+    alike = [
+        _overlap(
+            to_input(page(number, **small).image, digit_contract),
+            to_input(page(number, **ruled).image, digit_contract),
+        )
+        for number in range(10, 20)
+    ]
+
+    assert min(alike) > 0.5, alike
+
+
+@pytest.mark.parametrize("number", [4072, 4074, 4477, 5152])
+def test_specks_of_sure_ink_become_a_digit(
+    number: int, digit_contract: Contract
+) -> None:
+    """A thin pen near a shine comes out nearly as a wide black one in even light."""
+    strong = {"light": "even", "ink": "black", "pen": 6, "strength": 0.9, "fading": 1}
+    alike = _overlap(
+        to_input(page(number).image, digit_contract),
+        to_input(page(number, **strong, blur=0.0).image, digit_contract),
+    )
+
+    assert alike > 0.6
+
+
+def test_a_dot_is_not_enlarged_without_bound() -> None:
+    """The close-up of one pixel has no more pixels than that of three digits."""
+    ink = np.zeros((60, 60), np.float32)
+    ink[30, 30] = 1
+
+    assert strokes._close_up(ink, ink > 0, 1.0).size < 3 * 106 * 106
 
 
 @pytest.mark.parametrize("number", [17, 38, 64, 92])

@@ -18,7 +18,7 @@ This is the finder `ink-3` of the contract. It frames as `ink-2` does
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -84,6 +84,11 @@ _FOLLOWS_FRAME = 0.4
 # into, may be a shine: a find of the other polarity is the writing if it is this many
 # times as sharp.
 _DULL, _BLOB, _SHARPER = 0.6, 0.35, 1.9
+# So few pixels are specks of sure ink. Fainter ink has this many times the noise and
+# this strength, in strokes up to this width and at least so long; the picture is
+# reduced to the long side first.
+_SPECKS, _FAINT_SIGMAS, _FAINT_LEAST = 16, 3.5, 0.012
+_FAINT_WIDEST, _FAINT_LONG, _FAINT_FROM = 15, 10, 768
 # The margin of the closer look, as a share of the find's long side.
 _MARGIN = 0.4
 # A look is closer if it shows at most this share of the picture. It has at least this
@@ -95,6 +100,9 @@ _LOCAL, _LEAST_FULL = 0.16, 0.12
 _FULL_PERCENTILE = 75
 _SOFT_FROM, _SOFT_TO = 0.3, 0.7
 _DETAIL_SIDE, _BORDER = 100, 3
+# A find counts as so many pixels long: a dot with its border would become 49 times as
+# large as a digit.
+_DOT = 4
 # Ink that is framed has at least this strength, 0 to 1.
 _SHOWN = 0.5
 # CPU time in nanoseconds: of the search with its growth (0.97 to 1.07 times that of
@@ -164,7 +172,7 @@ def follow(
         return sample_of(clear.strokes(), clear.mask, contract, note), clear.doubt
     spend(_SEARCH_NS - _CLEAR_NS)
     grey, work, inside, guess = _work(picture, contract, note)
-    found = _decided(work, inside, guess, spend)
+    found = _decided(grey, work, inside, guess, spend)
     if not found.has_dark_ink:
         grey = grey.point(_inverted)
         note("inverted", "light ink on dark paper", work.point(_inverted))
@@ -216,7 +224,11 @@ def _work(
 
 
 def _decided(
-    work: Image.Image, inside: Area | None, guess: _Guess, spend: Spend
+    grey: Image.Image,
+    work: Image.Image,
+    inside: Area | None,
+    guess: _Guess,
+    spend: Spend,
 ) -> _Found:
     """Return what the search found, for ink that is dark or light.
 
@@ -224,10 +236,35 @@ def _decided(
     """
     found = _searched(work, inside, guess.is_dark, spend)
     if guess.is_sure or found.sharpness > _DULL or not _is_blob(found.mask):
-        return found
+        return found if inside else _fainter(grey, found, spend)
     spend(_SEARCH_NS // 2)
     other = _searched(work, inside, not guess.is_dark, spend)
-    return other if other.sharpness > _SHARPER * found.sharpness else found
+    better = other if other.sharpness > _SHARPER * found.sharpness else found
+    return better if inside else _fainter(grey, better, spend)
+
+
+def _fainter(grey: Image.Image, found: _Found, spend: Spend) -> _Found:
+    """Return what a search for fainter ink found, if there are specks of sure ink only.
+
+    The reduced picture has fractions of levels here: rounding is noise, too.
+    """
+    if np.count_nonzero(found.mask) > _SPECKS:
+        return found
+    spend(_SEARCH_NS // 2)
+    fine = with_long_side(grey, _FAINT_FROM).convert("F")
+    levels = np.asarray(with_long_side(fine, _SIDE))
+    if not found.has_dark_ink:
+        levels = 255 - levels
+    ink, noise = _ink(levels, _FAINT_WIDEST)
+    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _FAINT_LEAST))
+    pieces = parts(ink > max(_FAINT_SIGMAS * noise, _FAINT_LEAST), np.square(ink))
+    size = np.maximum(pieces.right - pieces.left, pieces.bottom - pieces.top)
+    likelihood = likelihood_of(pieces)
+    likelihood[(size < _FAINT_LONG) | (pieces.on_frame > 0)] = 0
+    if not len(pieces) or likelihood.max() == 0:
+        return found
+    mask = pieces.mask(belonging(pieces, int(likelihood.argmax())))
+    return replace(found, ink=ink, noise=noise, lines=lines, mask=mask)
 
 
 def _is_blob(mask: Mask) -> bool:
@@ -245,7 +282,7 @@ def _searched(
     ink, noise = _ink(levels if has_dark_ink else ~levels, _WIDEST)
     if inside is not None:
         noise = noise_of(ink, inside)
-    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, SURE))
+    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _CLOSE_LINE))
     if lines:
         spend(_RULING_NS)
     mask, sharpness, doubt = _writing(ink, noise, spend)
@@ -381,7 +418,7 @@ def _close_up(ink: Values, mask: Mask, least_full: float) -> Values:
     strength *= np.float32(full)
     stretched = (ink / strength - _SOFT_FROM) / (_SOFT_TO - _SOFT_FROM)
     cut = shown(np.where(window(mask, 5, np.maximum), stretched, 0))
-    scale = _DETAIL_SIDE / long
+    scale = _DETAIL_SIDE / max(long, _DOT)
     size = (max(1, round(cut.width * scale)), max(1, round(cut.height * scale)))
     large = cut.resize(size, Image.Resampling.BICUBIC)
     return np.asarray(large, np.float32) / np.float32(255)
