@@ -84,11 +84,15 @@ def _is_digit_model(folder: Path, name: str) -> bool:
 
 
 def publish_as_sample(models_dir: Path, target: Path) -> None:
-    """Publish the MLP again, with a contract that uses the whole picture (a sample)."""
+    """Publish the MLP again, with a contract that uses the whole picture (a sample).
+
+    Its preparation is the peers' work: luminance, then one resize.
+    """
     files = Repository(models_dir).newest("mlp")
     contract = replace(
         files.contract(),
         kind="sample",
+        grey="luminance",
         finder="none",
         centring="none",
         polarity="as_is",

@@ -187,11 +187,11 @@ def check_certificates(settings: Settings) -> None:
     if settings.tls_certificate:
         try:
             CertificateFiles(settings).context()
-        except (OSError, ValueError):  # ssl.SSLError is an OSError
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise InvalidRequest(
-                "The files of INKLING_TLS_CERTIFICATE, INKLING_TLS_KEY and, if set, "
-                "INKLING_TLS_CLIENT_CA must be readable PEM files without a password, "
-                "and the certificate must match the key."
+                f"TLS cannot be used ({error}). The files of INKLING_TLS_CERTIFICATE, "
+                "INKLING_TLS_KEY and, if set, INKLING_TLS_CLIENT_CA must be readable "
+                "PEM files without a password, and the certificate must match the key."
             ) from None
 
 

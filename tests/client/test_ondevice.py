@@ -478,6 +478,16 @@ def test_files_that_cannot_be_read_are_named(target: str, tmp_path: Path) -> Non
         inkling.connect(tmp_path / "int8.tflite")
 
 
+@pytest.mark.parametrize("beneath", ["", "mlp"])
+def test_a_folder_above_a_version_leads_to_it(published: Path, beneath: str) -> None:
+    """For the directory of a model or of all, the error names a version in it."""
+    folder = published / beneath
+    with pytest.raises(InvalidRequest, match=r"such as .*/(mlp|cnn)/1\.$") as caught:
+        inkling.connect(str(folder))
+
+    assert str(caught.value).startswith(f"{folder} is not the directory of a version")
+
+
 def test_a_file_named_by_its_hash_is_loaded(published: Path, tmp_path: Path) -> None:
     """A file of a content-addressed store needs no ending, nor does a link to it."""
     source = Repository(published).newest("mlp").tflite("int8")

@@ -215,6 +215,9 @@ def test_certificates_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None
         check_security(Settings(tls_certificate=str(nonsense)))
     with pytest.raises(InvalidRequest, match="PEM"):
         check_security(Settings(tls_certificate=str(nonsense), tls_key=str(nonsense)))
+    missing = str(tmp_path / "missing.key")
+    with pytest.raises(InvalidRequest, match=r"No such file.*missing\.key"):
+        check_security(Settings(tls_certificate=str(nonsense), tls_key=missing))
 
 
 @pytest.mark.parametrize("with_key", [False, True])

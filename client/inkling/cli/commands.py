@@ -137,19 +137,26 @@ def _add_models_arguments(parser: argparse.ArgumentParser) -> None:
         "running gateway counts them",
     )
     parser.add_argument(
+        "--drift",
+        action="store_true",
+        help="show how far recent pictures are from each version's test set, as a "
+        "running gateway counts them",
+    )
+    parser.add_argument(
         "--server",
         default="http://127.0.0.1:8080",
-        help="the gateway to ask for the comparison: http://HOST:PORT",
+        help="the gateway to ask for the comparison or the drift: http://HOST:PORT",
     )
     add_connection(parser)
 
 
 def _list_models(options: argparse.Namespace) -> int:
-    if options.compare:
+    if options.compare or options.drift:
         # TLS is not needed to list a directory.
-        from inkling.cli.comparison import show_comparisons  # noqa: PLC0415
+        from inkling.cli.comparison import show_comparisons, show_drift  # noqa: PLC0415
 
-        return show_comparisons(options.server, connection_options(options))
+        show = show_comparisons if options.compare else show_drift
+        return show(options.server, connection_options(options))
     repository = Repository(options.models_dir)
     print(
         f"{'MODEL':16} {'VERSION':>7}  {'LABELS':20} {'DATASET':14} {'ACCURACY':>8}  "
@@ -246,19 +253,17 @@ def _classify(options: argparse.Namespace) -> int:
         "model": options.model,
         **connection_options(options),
     }
-    asked = {
-        "top_k": options.top_k,
-        "abstain": options.abstain,
-        "threshold": options.threshold,
-    }
-    answers = zip(
-        pictures, outcomes(options.runner, pictures, connection, asked), strict=True
-    )
+    names = ("top_k", "abstain", "threshold")
+    asked = {name: getattr(options, name) for name in names}
+    found = outcomes(options.runner, pictures, connection, asked)
+    answers = zip(pictures, found, strict=True)
     for number, (path, answer) in enumerate(answers, start=1):
         _show_progress(number, len(pictures))
         if isinstance(answer, InklingError):
             failed += 1
-            print(f"inkling: {path}: {answer.message}", file=sys.stderr)
+            is_named = answer.message.startswith(f"{path} ")
+            about = answer.message if is_named else f"{path}: {answer.message}"
+            print(f"inkling: {about}", file=sys.stderr)
         else:
             print(_as_json(path, answer) if options.json else _as_row(path, answer))
     return 1 if failed else 0
@@ -353,9 +358,11 @@ def _save_sheet(stages: Sequence[Stage], path: Path) -> None:
 
     try:
         sheet(stages).save(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise InvalidRequest(
-            f"{path} cannot be written; name a .png file in a folder that is there."
+            f"{path} cannot be written ({why}); name a .png file in a folder that is "
+            "there."
         ) from None
 
 

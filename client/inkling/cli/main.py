@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import itertools
 import os
 import re
@@ -19,11 +20,13 @@ from importlib.metadata import entry_points
 from typing import NoReturn
 
 from inkling import __version__
-from inkling.cli.text import escape_what_cannot_be_printed
+from inkling.cli.text import escape_what_cannot_be_printed, open_missing_streams
 from inkling.errors import InklingError
 
 __all__ = ["Command", "main", "parser"]
 
+# The errors of a write to a full disk or a device that fails.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _INTERRUPTED = 130  # 128 + SIGINT, the exit code that shells use
 # argparse's words for a value that is none of the choices, such as a misspelt command.
 _CHOICE = re.compile(
@@ -123,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # gRPC's core would write lines of its own beside the messages.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    open_missing_streams()
     escape_what_cannot_be_printed()
     options = parser().parse_args(arguments)
     try:
@@ -136,6 +140,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader of the output has closed its end of the pipe, as `head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return 1
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+        what = error.filename or "The output"
+        sys.stderr.write(f"inkling: {what} cannot be written: {error.strerror}.\n")
         return 1
     return code
+
+
+def _drop_output() -> None:
+    """Let the interpreter's last flush succeed; it would print a traceback."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

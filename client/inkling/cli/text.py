@@ -3,10 +3,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
 
-__all__ = ["column", "escape_what_cannot_be_printed", "printable"]
+__all__ = [
+    "column",
+    "escape_what_cannot_be_printed",
+    "open_missing_streams",
+    "printable",
+]
+
+
+def open_missing_streams() -> None:
+    """Open the null device for each standard stream that the caller has closed.
+
+    Python sets such a stream to None, and the next file or connection that is opened
+    would get its number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def escape_what_cannot_be_printed() -> None:

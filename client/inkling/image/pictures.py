@@ -70,9 +70,11 @@ def encoded(picture: Picture) -> bytes:
     if isinstance(picture, str | PathLike):
         try:
             return Path(picture).read_bytes()
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
             raise InvalidImage(
-                f"{str(picture)[:200]} cannot be read; name a picture: {EXPECTED}."
+                f"{str(picture)[:200]} cannot be read ({why}); name a picture: "
+                f"{EXPECTED}."
             ) from None
     if isinstance(picture, np.ndarray):
         picture = _image_of(picture)

@@ -18,7 +18,7 @@ from inkling.image.preprocess import prepare
 from inkling.model.loading import load_bundle
 from inkling.model.publication import VERSION
 from inkling.model.runner import TFLiteRunner
-from inkling.model.version_files import FORMATS, VersionFiles
+from inkling.model.version_files import FORMATS, MANIFEST_FILE, VersionFiles
 from inkling.types import ClassifyOptions, Origin, Prediction
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class OnDeviceClassifier:
             num_threads: Threads that LiteRT uses for one picture.
 
         Raises:
-            InvalidRequest: The path does not exist, or the format is unknown.
+            InvalidRequest: The path does not exist or is the directory of a whole
+                model, or the format is unknown.
             BrokenVersion: A file is damaged, or differs from the published one.
             InvalidContract: This version of Inkling does not support the contract.
             MissingDependency: LiteRT is not installed.
@@ -66,6 +67,7 @@ class OnDeviceClassifier:
             )
         version = None
         if path.is_dir():
+            _check_is_version(path)
             version = _version(path)
             files = VersionFiles(path.parent.name, version or 0, path)
             files.verify()
@@ -165,6 +167,23 @@ class OnDeviceClassifier:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _check_is_version(directory: Path) -> None:
+    """Refuse the directory of a model or of several models; name a version in it."""
+    for place in (MANIFEST_FILE, f"*/{MANIFEST_FILE}", f"*/*/{MANIFEST_FILE}"):
+        found = [one.parent for one in directory.glob(place)]
+        if directory in found:
+            return
+        if found:
+            raise InvalidRequest(
+                f"{directory} is not the directory of a version. Name one of those in "
+                f"it, such as {max(found, key=_version_number)}."
+            )
+
+
+def _version_number(directory: Path) -> int:
+    return _version(directory) or 0
 
 
 def _version(directory: Path) -> int | None:

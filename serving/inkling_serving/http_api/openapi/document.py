@@ -136,9 +136,10 @@ class _Document:
             "description": (
                 f"A request has at most {limits.max_batch:,} pictures and "
                 f"{limits.max_body_bytes:,} bytes; a picture has at most "
-                f"{limits.max_image_bytes:,} bytes and {limits.max_image_pixels:,} "
-                "pixels. A body may be compressed, with the Content-Encoding gzip or "
-                "deflate. Each GET address also answers HEAD."
+                f"{limits.max_image_bytes:,} bytes, and {limits.max_image_pixels:,} "
+                "pixels after it was reduced while it was read. A body may be "
+                "compressed, with the Content-Encoding gzip or deflate. Each GET "
+                "address also answers HEAD."
             ),
             "version": __version__,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
