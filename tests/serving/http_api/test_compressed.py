@@ -16,6 +16,7 @@ from inkling.errors import InvalidRequest, Overloaded, TooLarge, UnsupportedMedi
 from inkling_serving.http_api.envelope.compressed import inflate, is_compressed
 from inkling_serving.http_api.messages import Request
 from inkling_serving.runtime.held_bytes import HeldBytes
+from inkling_serving.runtime.inflating import inflated
 
 _MIB = 1024 * 1024
 _CLASSIFY = "/v1/models/mlp:classify"
@@ -52,6 +53,28 @@ def test_bodies_are_inflated(
         headers = {"Content-Encoding": encoding}
         answer = gateway.request("POST", _CLASSIFY, compress(body), headers)
         assert wanted == answer.json["results"]
+
+
+@pytest.mark.parametrize(
+    ("follows", "whole"),
+    [
+        (b"", b"first"),
+        (gzip.compress(b" second") + gzip.compress(b" third"), b"first second third"),
+        (bytes(512), b"first"),
+        (b"more", None),
+        (gzip.compress(b" second")[:-3], None),
+        (20 * gzip.compress(b"x"), None),
+    ],
+)
+def test_nothing_behind_a_member_is_dropped(
+    follows: bytes, whole: bytes | None
+) -> None:
+    """A few members are joined and padding is no content; anything else is refused."""
+    holding = HeldBytes(_MIB).arriving()
+
+    found = inflated(gzip.compress(b"first") + follows, _MIB, holding)
+
+    assert whole == found
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "identity, gzip", "x"])
