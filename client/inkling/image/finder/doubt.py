@@ -2,11 +2,11 @@
 """Says when a find of `ink-3` is doubtful, so that nobody takes its label for sure.
 
 A model that gets half of a digit may be sure of another one, so that a doubt counts up
-to a higher score than `abstain_below`: each states that score. Three things say that the
-find may be half of it, without knowing the model: the ink is hardly stronger than the
-paper's texture, or much faint ink beside it was not followed, or nearly all of it is
-fainter than the ink that the search was sure of. A fourth says that there is more than
-one: two finds of one size stand side by side.
+to a higher score than `abstain_below`: each states that score. Three things say that
+the find may be half of it, without knowing the model: the ink is hardly stronger than
+the paper's texture, or much faint ink beside it was not followed, or nearly all of it
+is fainter than the ink that the search was sure of. A fourth says that there is more
+than one: two finds of one size stand side by side.
 """
 
 from __future__ import annotations

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Follows strokes from sure ink into faint ink."""
+"""Follows strokes from sure ink into faint ink, and searches where none is sure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from inkling.image.finder.paper import ink_on
+from inkling.image.ink import belonging, likelihood_of, with_long_side
 from inkling.image.morphology import parts, share_of
+from inkling.image.ruling import without_ruling
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from inkling.image.crop import Area
     from inkling.image.morphology import Labels, Mask, Parts, Values
 
@@ -19,7 +24,9 @@ __all__ = [
     "SURE",
     "SURE_SHARE",
     "SURE_SIGMAS",
+    "Faint",
     "followed",
+    "searched",
     "spans",
 ]
 
@@ -38,6 +45,51 @@ _GAP, _PIECE = 0.1, 0.3
 # How far faint ink may go beyond the sure ink, as a share of the find's long side, and
 # in pixels more.
 _ROOM, PIXELS = 1.0, 8
+# Where only specks are sure, ink has this many times the noise and this strength, and a
+# line of ruling this many times the noise. Strokes are up to so wide, and the find is
+# so long at least. The picture is reduced to this long side first.
+_LEAST_SIGMAS, _LEAST, _LINE_SIGMAS = 3.5, 0.012, 3.0
+_WIDEST, _LONG, _FROM = 15, 10, 768
+
+
+class Faint(NamedTuple):
+    """What a search for faint ink found.
+
+    Attributes:
+        ink: The strength of the ink, as a share of the paper's brightness.
+        noise: The standard deviation of that strength on blank paper.
+        lines: How many rows and columns had ruling.
+        mask: Where the writing is.
+    """
+
+    ink: Values
+    noise: float
+    lines: int
+    mask: Mask
+
+
+def searched(grey: Image.Image, has_dark_ink: bool, side: int) -> Faint | None:
+    """Return the likeliest faint ink; None if nothing is long enough.
+
+    The reduced picture has fractions of levels: where the noise of the paper is below
+    one level, rounding would be most of it.
+
+    Args:
+        grey: The picture, mode `L`.
+        has_dark_ink: True if the ink is darker than the paper.
+        side: Long side of the search, in pixels.
+    """
+    levels = np.asarray(with_long_side(with_long_side(grey, _FROM).convert("F"), side))
+    ink, noise = ink_on(levels if has_dark_ink else 255 - levels, _WIDEST)
+    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _LEAST))
+    found = parts(ink > max(_LEAST_SIGMAS * noise, _LEAST), np.square(ink))
+    size = np.maximum(found.right - found.left, found.bottom - found.top)
+    likelihood = likelihood_of(found)
+    likelihood[(size < _LONG) | (found.on_frame > 0)] = 0
+    if not len(found) or likelihood.max() == 0:
+        return None
+    mask = found.mask(belonging(found, int(likelihood.argmax())))
+    return Faint(ink, noise, lines, mask)
 
 
 def followed(ink: Values, mask: Mask, noise: float) -> Mask:

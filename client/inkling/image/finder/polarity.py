@@ -77,9 +77,7 @@ class _Energies:
         texture = _OVER_TEXTURE * _value_at(np.maximum(dark, light)[::2, ::2], 50)
         self.for_dark, self.for_light = _energy(dark, texture), _energy(light, texture)
         self.whole = self.for_dark + self.for_light
-        self.strongest = max(
-            _value_at(dark, _STRONGEST), _value_at(light, _STRONGEST)
-        )
+        self.strongest = max(_value_at(dark, _STRONGEST), _value_at(light, _STRONGEST))
 
 
 def _narrow(levels: Levels, length: int, frame: int) -> tuple[Levels, Levels]:

@@ -34,8 +34,10 @@ from inkling.image.finder.faint_ink import (
     SURE_SHARE,
     SURE_SIGMAS,
     followed,
+    searched,
     spans,
 )
+from inkling.image.finder.paper import ink_on
 from inkling.image.finder.polarity import has_dark_ink
 from inkling.image.grey import to_grey
 from inkling.image.ink import (
@@ -69,9 +71,6 @@ __all__ = ["follow"]
 _SIDE, _WIDEST = 192, 45
 # From this long side on, thin strokes decide the polarity.
 _THIN_SIDE = 96
-# Paper counts as no darker than this share of the lightest paper: the noise of a dark
-# corner is a large share of its brightness.
-_DARKEST, _DARK_SHARE = 16.0, 0.4
 _STRONGEST = 99.7
 _EDGE_WINDOW = 5
 _LOOKS = 3
@@ -84,11 +83,8 @@ _FOLLOWS_FRAME = 0.4
 # into, may be a shine: a find of the other polarity is the writing if it is this many
 # times as sharp.
 _DULL, _BLOB, _SHARPER = 0.6, 0.35, 1.9
-# So few pixels are specks of sure ink. Fainter ink has this many times the noise and
-# this strength, in strokes up to this width and at least so long; the picture is
-# reduced to the long side first.
-_SPECKS, _FAINT_SIGMAS, _FAINT_LEAST = 16, 3.5, 0.012
-_FAINT_WIDEST, _FAINT_LONG, _FAINT_FROM = 15, 10, 768
+# So few pixels are specks of sure ink.
+_SPECKS = 16
 # The margin of the closer look, as a share of the find's long side.
 _MARGIN = 0.4
 # A look is closer if it shows at most this share of the picture. It has at least this
@@ -113,7 +109,6 @@ _CLOSER_NS, _DETAIL_NS = 4_000_000, 45
 # A clear drawing takes a fifth of the time of a search, measured interleaved.
 _CLEAR_NS = 1_300_000
 _inverted = bytes(range(255, -1, -1))
-_SIGMA_PER_MEDIAN = 1.4826 / 2**0.5
 
 
 class _Guess(NamedTuple):
@@ -244,27 +239,12 @@ def _decided(
 
 
 def _fainter(grey: Image.Image, found: _Found, spend: Spend) -> _Found:
-    """Return what a search for fainter ink found, if there are specks of sure ink only.
-
-    The reduced picture has fractions of levels here: rounding is noise, too.
-    """
+    """Return what a search for faint ink found, if only specks are sure ink."""
     if np.count_nonzero(found.mask) > _SPECKS:
         return found
     spend(_SEARCH_NS // 2)
-    fine = with_long_side(grey, _FAINT_FROM).convert("F")
-    levels = np.asarray(with_long_side(fine, _SIDE))
-    if not found.has_dark_ink:
-        levels = 255 - levels
-    ink, noise = _ink(levels, _FAINT_WIDEST)
-    ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _FAINT_LEAST))
-    pieces = parts(ink > max(_FAINT_SIGMAS * noise, _FAINT_LEAST), np.square(ink))
-    size = np.maximum(pieces.right - pieces.left, pieces.bottom - pieces.top)
-    likelihood = likelihood_of(pieces)
-    likelihood[(size < _FAINT_LONG) | (pieces.on_frame > 0)] = 0
-    if not len(pieces) or likelihood.max() == 0:
-        return found
-    mask = pieces.mask(belonging(pieces, int(likelihood.argmax())))
-    return replace(found, ink=ink, noise=noise, lines=lines, mask=mask)
+    faint = searched(grey, found.has_dark_ink, _SIDE)
+    return replace(found, **faint._asdict()) if faint else found
 
 
 def _is_blob(mask: Mask) -> bool:
@@ -279,7 +259,7 @@ def _searched(
     work: Image.Image, inside: Area | None, has_dark_ink: bool, spend: Spend
 ) -> _Found:
     levels = np.asarray(work)
-    ink, noise = _ink(levels if has_dark_ink else ~levels, _WIDEST)
+    ink, noise = ink_on(levels if has_dark_ink else ~levels, _WIDEST)
     if inside is not None:
         noise = noise_of(ink, inside)
     ink, lines = without_ruling(ink, max(_LINE_SIGMAS * noise, _CLOSE_LINE))
@@ -301,23 +281,6 @@ def _guess(work: Image.Image, cut: Cut | None, side: int) -> _Guess:
     if dark is not None:
         return _Guess(dark, True)
     return _Guess(cut.has_dark_ink if cut else is_dark_ink(work), side < _THIN_SIDE)
-
-
-def _ink(levels: Levels, widest: int) -> tuple[Values, float]:
-    """Return the strength of the ink, as a share of the paper's brightness.
-
-    The second value is the standard deviation of that strength on blank paper.
-    """
-    paper = window(window(levels, widest, np.maximum), widest, np.minimum)
-    lightest = share_of(paper[::4, ::4], 90)
-    darkest = np.float32(max(_DARKEST, _DARK_SHARE * lightest))
-    ink: Values = ((paper - levels) / np.maximum(paper, darkest)).astype(
-        np.float32, copy=False
-    )
-    ink -= np.float32(share_of(ink[::3, ::3], 50))
-    texture = np.abs(ink[::2, 4::2] - ink[::2, :-4:2])
-    noise = share_of(texture, 50) if texture.size else 0.0
-    return ink, _SIGMA_PER_MEDIAN * noise
 
 
 def _writing(
@@ -380,7 +343,7 @@ def _closer(
     resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     work = grey.resize(size, resampling, box=region, reducing_gap=2.0)
     widest = int(_STROKE_SHARE * long * size[0] / (right - left)) | 1
-    near, fine = _ink(np.asarray(work), min(max(widest, 9), _WIDEST))
+    near, fine = ink_on(np.asarray(work), min(max(widest, 9), _WIDEST))
     near, _ = without_ruling(near, max(_LINE_SIGMAS * fine, _CLOSE_LINE))
     found = Image.fromarray(mask[top:bottom, left:right])
     found = found.resize(size, Image.Resampling.NEAREST)
