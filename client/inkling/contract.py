@@ -99,11 +99,12 @@ class Contract:
         crop: The share of the shorter side that `cover` keeps, or of both sides that
             `stretch` keeps, above 0 to 1; below 1 with `scaling` and `floor` only.
         filter: The resampling filter: `bilinear`, `nearest`, `bicubic`, `lanczos`,
-            `box` or `hamming`.
+            `box` or `hamming`; or `opencv`, which is `cv2.resize` of OpenCV 4 with its
+            usual INTER_LINEAR, whose pixels are whole numbers.
         antialias: True for Pillow's resampling, in which a reduction widens the
             filter's support; the pixels stay whole numbers. False for the resampling of
             `tf.image.resize` with `antialias=False` (`bilinear`, `nearest` and
-            `bicubic` only), whose pixels have fractions.
+            `bicubic` only), whose pixels have fractions, and for `opencv`.
         pad: Value of padded pixels before scaling, 0 to 255.
         exif: True if the EXIF orientation is applied.
         alpha: The background under transparent parts: `white`, `black` or `contrast`.

@@ -21,11 +21,13 @@ Contract: TypeAlias = Any
 # more).
 TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "int8": 0.25}
 
+# The filters of `tf.image.resize` without antialiasing, and OpenCV's.
+_WITHOUT_ANTIALIASING = ("bilinear", "nearest", "bicubic", "opencv")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "kind": ("photo_of_one_object", "sample"),
     "resize": ("stretch", "fit", "cover"),
     "aspect": ("scaling", "floor", "whole_pixels", "exact_box"),
-    "filter": ("bilinear", "nearest", "bicubic", "lanczos", "box", "hamming"),
+    "filter": (*_WITHOUT_ANTIALIASING, "lanczos", "box", "hamming"),
     "channel_order": ("rgb", "bgr"),
     "layout": ("hwc", "chw"),
     "outputs": ("softmax", "logits", "sigmoid", "binary"),
@@ -35,8 +37,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "finder": ("none", "ink-1", "ink-2", "ink-3"),
     "grey": ("luminance", "contrast"),
 }
-# The filters that `tf.image.resize` has without antialiasing.
-_WITHOUT_ANTIALIASING = ("bilinear", "nearest", "bicubic")
 # The values of `aspect` under which a picture is scaled before it is cut or padded.
 _SCALED_FIRST = ("scaling", "floor")
 
@@ -142,6 +142,11 @@ def _check_resampling(contract: Contract) -> None:
         raise InvalidContract(
             f"The contract's filter is {contract.filter} without antialiasing; "
             f"expected one of {', '.join(_WITHOUT_ANTIALIASING)}."
+        )
+    if contract.antialias and contract.filter == "opencv":
+        raise InvalidContract(
+            "The contract's filter is opencv with antialiasing; expected none, because "
+            "cv2.resize does not antialias."
         )
     exact, scaled = contract.aspect == "exact_box", contract.aspect in _SCALED_FIRST
     if exact and (contract.resize != "cover" or not contract.antialias):

@@ -29,9 +29,9 @@ class Admin:
     `PermissionDenied`.
     """
 
-    def __init__(self, models_dir: Path) -> None:
-        """Take the directory of the repository."""
-        self._repository = Repository(models_dir)
+    def __init__(self, models_dir: Path, only: str = "") -> None:
+        """Take the directory of the repository, and the name of its only model."""
+        self._repository = Repository(models_dir, only)
 
     def labels(self, key: Key | None, model: str) -> dict[str, Assignment]:
         """Return the labels of a model, with their versions and shares.

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         Servable,
     )
     from inkling_serving.rollout.mirror import Mirror
+    from inkling_serving.telemetry.drift import Drift
 
     Given: TypeAlias = (
         Sequence[bytes | InklingError] | npt.NDArray[np.float32] | npt.NDArray[np.uint8]
@@ -83,9 +84,11 @@ class Service:
         quotas: The quotas of the callers' keys; by default, no key has one.
         mirror: Compares answers with those of a shadow; None compares none.
         capture: Captures a share of the requests; None for none.
+        drift: Counts recent pictures; None counts none.
 
     Attributes:
         max_batch: As the argument.
+        drift: As the argument.
         quotas: The quotas of the callers' keys.
     """
 
@@ -97,8 +100,10 @@ class Service:
         quotas: Quotas | None = None,
         mirror: Mirror | None = None,
         capture: Capture | None = None,
+        drift: Drift | None = None,
     ) -> None:
         self._mirror = mirror
+        self.drift = drift
         self._engine = engine
         self._capture = capture
         self._limits = limits
@@ -154,6 +159,8 @@ class Service:
         read = batch.read()
         if read:
             self._offer(target, servable, inputs, scores, timings, read)
+            if self.drift is not None:
+                self.drift.offer(servable, inputs, scores)
         self._note(servable, read, scores, found, timings)
         return Answer(origin_of(servable), batch.with_refused(found))
 
@@ -242,6 +249,8 @@ class Service:
             read = batch.read()
         values = scores_of(servable, inputs, timings, left_s)
         self._offer(target, servable, inputs, values, timings, read)
+        if self.drift is not None:
+            self.drift.offer(servable, inputs, values)
         self._note(servable, read, values, (), timings)
         return Scores(origin_of(servable), servable.contract, values)
 

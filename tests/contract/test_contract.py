@@ -55,6 +55,7 @@ def test_hash_is_of_the_canonical_form(digit_contract: Contract) -> None:
         ("crop", 1.1, "crop"),
         ("crop", 0.5, "crop"),
         ("antialias", 0, "antialias"),
+        ("filter", "opencv", "antialias"),
         ("channel_order", "gbr", "channel_order"),
         ("layout", "whc", "layout"),
         ("outputs", "tanh", "outputs"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import subprocess
 import sys
@@ -69,6 +70,30 @@ def test_tensorflow_without_antialiasing(name: str, contract: Contract) -> None:
         whole = pixels.reshape(*pixels.shape[:2], -1)
         wanted = tf.image.resize(whole, (rows, columns), name).numpy()
         assert np.array_equal(found.reshape(wanted.shape), wanted.astype(np.float32))
+
+
+def opencv_pictures() -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+    """Yield noise with the size, width first, to which it is scaled."""
+    for pixels, rows, columns in _pictures():
+        yield pixels, (columns, rows)
+        # OpenCV takes halves another way, and keeps a picture of the size as it is.
+        yield pixels[: rows // 2 * 2, : columns // 2 * 2], (columns // 2, rows // 2)
+        yield pixels, pixels.shape[1::-1]
+
+
+def test_opencv(contract: Contract) -> None:
+    """`cv2.resize`: every pixel, as OpenCV 4.11 and 5.0 made them for this digest."""
+    digest = hashlib.sha256()
+    for pixels, (columns, rows) in opencv_pictures():
+        sides = {"height": rows, "width": columns, "resize": "stretch"}
+        found = _resized(pixels, contract, **sides, filter="opencv", antialias=False)
+        assert found.dtype == np.uint8
+        digest.update(np.ascontiguousarray(found))
+
+    assert (
+        digest.hexdigest()
+        == "ad449c3ec0ba1e5edd7310aa6c10882f5b13d107a09509ffa270d8382ab2eff6"
+    )
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -258,7 +283,7 @@ sizes = [(65535, 64), (64, 65535), (65535, 1), (8000, 500), (2048, 2048)]
 resizes = ["stretch", "cover", "fit"]
 aspects = ["scaling", "floor", "whole_pixels", "exact_box"]
 filters = [("bilinear", True), ("lanczos", True), ("bilinear", False),
-           ("bicubic", False)]
+           ("bicubic", False), ("opencv", False)]
 done, before = 0, 0
 for size, resize, aspect, (filter, antialias) in itertools.product(
     sizes, resizes, aspects, filters

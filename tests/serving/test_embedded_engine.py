@@ -714,6 +714,30 @@ def test_stable_answers_by_default(
     until(lambda: engine.select("m").version == 5)
 
 
+def test_a_version_beside_a_new_stable_never_answers(
+    publisher: Publisher,
+    start_engine: Callable[..., EmbeddedEngine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A version that is published only does not answer while its labels are read, either."""
+    publisher.publish("mlp")
+    engine = start_engine(publisher.root, poll_s=3600)
+    seen: list[int] = []
+    moved = LabelMoves.moved
+
+    def watched(moves: LabelMoves, model: str, *given: Any) -> Any:
+        seen.append(engine.select(model).version)
+        return moved(moves, model, *given)
+
+    monkeypatch.setattr(LabelMoves, "moved", watched)
+    _label(publisher.root, stable=1)
+    publisher.publish("mlp")
+    engine._refresh()
+
+    assert set(_states(engine)) == {2, 1}
+    assert seen == [1]
+
+
 def test_a_label_waits_for_a_version_that_can_answer(
     start_engine: Callable[..., EmbeddedEngine],
     publisher: Publisher,

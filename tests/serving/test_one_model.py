@@ -10,6 +10,8 @@ import pytest
 from inkling.errors import InvalidRequest, ModelNotFound
 from inkling.model.repository import Repository
 from inkling.model.survey import survey
+from inkling_serving.admin import Admin
+from inkling_serving.keys import Key, Role
 from inkling_serving.settings import Settings
 from tests.support.gateway_process import serving
 
@@ -39,6 +41,17 @@ def test_the_repository_of_one_model_has_no_other(published: Path) -> None:
         one.versions("mlp")
     assert [] == survey(published / "cnn", "cnn")
     assert [f"{published} has no version of the model cnn."] == survey(published, "cnn")
+
+
+def test_labels_of_one_model_move(models_dir: Path) -> None:
+    """The admin API finds the model by its name, and writes labels beside its versions."""
+    admin = Admin(models_dir / "mlp", "digits")
+    key = Key("anna", frozenset({Role.ADMIN}), b"secret")
+
+    assert admin.promote(key, "digits", 1).after == 1
+    assert (models_dir / "mlp" / "labels.json").is_file()
+    with pytest.raises(ModelNotFound, match="it has: digits"):
+        admin.labels(key, "mlp")
 
 
 def test_the_name_is_checked() -> None:

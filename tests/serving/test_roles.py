@@ -193,3 +193,15 @@ def test_pages_and_other_methods_have_roles() -> None:
     assert role_of("POST", "/livez") is None
     assert role_of("DELETE", "/v1/models") is Role.READ
     assert role_of("GET", "/nowhere") is Role.READ
+
+
+@pytest.mark.parametrize("slashes", ["//", "///", "//////"])
+@pytest.mark.parametrize("path", ["v1/models/mlp:classify", "v1/feedback"])
+def test_slashes_before_an_address_change_no_role(
+    slashes: str, path: str, over_http: http_server.Here
+) -> None:
+    """They lead to the same address, which asks for the same role."""
+    headers = {"Authorization": f"Bearer {_KEYS[Role.READ]}"}
+
+    for start in ("/", slashes):
+        assert 403 == over_http.request("POST", start + path, b"x", headers).status

@@ -14,6 +14,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from inkling.contract import Contract, TrainingData
 from inkling.image.preprocess import to_input
+from inkling.model.drift import FIGURE, LEAST_PICTURES
 from inkling.model.repository import FORMATS, Repository, VersionFiles
 from inkling.model.runner import TFLiteRunner
 from inkling_training.data.datasets import Dataset, Split
@@ -326,6 +327,7 @@ def test_metrics(version: _Published) -> None:
         "bytes",
         "calibration_error",
         "caught",
+        *([FIGURE] if len(version.dataset.test) >= LEAST_PICTURES else []),
         "made_with",
         "parity",
         "temperature",

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--like` against the libraries that wrote the files, where they are installed.
+"""Preparations against the libraries that they imitate, where they are installed.
 
 They are no part of the development environment. `pip install --target FOLDER
-"transformers<5" keras-hub` and PYTHONPATH=FOLDER make these tests run.
+"transformers<5" keras-hub opencv-python-headless` and PYTHONPATH=FOLDER make these
+tests run.
 """
 
 import importlib
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from inkling.contract import Contract, Source
-from inkling.image.preprocess import to_input
+from inkling.image.preprocess import pixels_to_input, to_input
 from inkling_training.preparation.conclusion import (
     Likeness,
     Wishes,
@@ -127,3 +128,29 @@ def test_keras_hub(changes: dict[str, Any], tmp_path: Path) -> None:
 
     # Pillow, whose way a contract with antialiasing takes, rounds to whole grey levels.
     assert _worst(contract, prepared) < (2 / 57 if "antialias" in changes else 1e-5)
+
+
+def test_opencv() -> None:
+    """`--filter opencv` gives every pixel of `cv2.resize`, also enlarged and halved."""
+    cv2 = _library("cv2")
+    for number in range(_PICTURES):
+        picture = _picture(number)
+        pixels = np.asarray(picture)[
+            : picture.height // 2 * 2, : picture.width // 2 * 2
+        ]
+        half = (pixels.shape[1] // 2, pixels.shape[0] // 2)
+        for width, height in ((96, 128), (700, 10), half):
+            given = Given(
+                *("model.keras", "sha256:0", "Keras", height, width, 3, "hwc"),
+                "float32",
+                activation="softmax",
+                raw=lambda inputs: inputs,
+            )
+            wishes = Wishes(values="bytes", filter="opencv")
+            found, _ = preparation(given, wishes, Likeness())
+            contract = contract_of(
+                *(found, ("a", "b"), "softmax", Source("m", "sha256:0", "")),
+                _TOLERANCES,
+            )
+            wanted = cv2.resize(pixels, (width, height))
+            assert np.array_equal(pixels_to_input(pixels, contract), wanted)

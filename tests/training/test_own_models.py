@@ -7,6 +7,7 @@ The networks are tiny and have random weights; what is compared is the way of a 
 import io
 import json
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -29,8 +30,8 @@ from inkling.contract import Contract
 from inkling.errors import BrokenVersion
 from inkling.model.bundle import read_bundle
 from inkling.model.repository import Repository
-from inkling_training.release.adoption import with_tolerance
 from inkling_training.release.parity import ParityRow
+from inkling_training.release.steadiness import with_tolerance
 
 Publish = Callable[..., "_Ran"]
 
@@ -529,7 +530,8 @@ def test_a_preparation_of_another_ecosystem(tmp_path: Path, publish: Publish) ->
     assert contract.labels == ("yes", "no")
 
 
-_OLD, _SOAK = tf_keras.layers, [pytest.mark.soak]
+# Teachable Machine's takes minutes on a machine that others use as well.
+_OLD, _SOAK = tf_keras.layers, [pytest.mark.soak, pytest.mark.timeout(1200)]
 
 
 def _old_body(x: Any) -> Any:
@@ -617,6 +619,28 @@ def test_files_of_keras_two(
         return pixels if made else pixels / 127.5 - 1
 
     _check(tmp_path / "models", _asked(model, prepare))
+
+
+@pytest.mark.parametrize("largest", [10_000, 30_000])
+def test_a_full_disk_leaves_nothing(
+    largest: int, tmp_path: Path, publish: Publish
+) -> None:
+    """Where a file cannot be written, a sentence says so, and nothing is left."""
+    model = keras.Sequential([keras.Input((24, 24, 3)), layers.Flatten()])
+    model.add(layers.Dense(3, activation="softmax"))
+    model.save(tmp_path / "model.keras")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+    try:
+        done = publish(
+            tmp_path / "model.keras", "--labels", "a,b,c", "--values", "unit"
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert done.code == 1
+    assert re.search("cannot be written: File too large.$", done.err.rstrip())
+    assert not list((tmp_path / "models").rglob("*"))
 
 
 def test_an_interrupted_publication_leaves_nothing(tmp_path: Path) -> None:

@@ -69,12 +69,16 @@ _PAIRS = {"0": ["n1", "crane"], "1": ["n2", "owl"], "2": ["n3", "crane"]}
         (_PAIRS, ("crane (n1)", "owl", "crane (n3)")),
         ({"id2label": {"0": "cat", "1": "dog"}}, ("cat", "dog")),
         ({"labels": ["cat", "dog"]}, ("cat", "dog")),
+        ('id,name\n1,"owl, barn"\n0,cat\n', ("cat", "owl, barn")),
+        ("name,id\ncat,0\ndog,1\n", ("cat", "dog")),
+        ("tench, Tinca\nowl, Strix\n", ("tench, Tinca", "owl, Strix")),
+        ("id,name\n1,cat\n2,dog\n", ("id,name", "1,cat", "2,dog")),
     ],
 )
 def test_labels_in_every_form(
     content: Any, expected: tuple[str, ...], write: Write
 ) -> None:
-    """Text, lists, objects both ways and ImageNet's pairs give labels in order."""
+    """Text, tables, lists, objects and ImageNet's pairs give labels in order."""
     assert expected == read_labels(str(write("labels", content)))
 
 

@@ -162,6 +162,27 @@ def test_metadata_has_values_for_each_channel() -> None:
     assert [one.labels for one in halves] == [(), ()]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("metadata.json", '{"names": {"0": "cat", "1": "dog"}}', ("cat", "dog")),
+        ("temp_meta.txt", "{'task': 'classify', 'names': {0: 'cat'}}", ("cat",)),
+        ("temp_meta.txt", "{'names': {1: 'cat'}}", ("{'names': {1: 'cat'}}",)),
+        ("metadata.json", '{"task": "classify"}', ()),
+        ("labels.txt", "cat\ndog\n", ("cat", "dog")),
+    ],
+)
+def test_labels_behind_a_file_without_metadata(
+    name: str, text: str, expected: tuple[str, ...]
+) -> None:
+    """Ultralytics packs an object with `names`, in JSON or in Python."""
+    file = io.BytesIO(_converted(_model()))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(name, text)
+
+    assert read_metadata(file.getvalue())[1].labels == expected
+
+
 def test_a_file_for_one_picture_answers_several(tmp_path: Path) -> None:
     """A file with a batch of one in its operations is asked one picture at a time."""
     model = _model(lambda x: x / 255.0)

@@ -11,6 +11,7 @@ __all__ = [
     "GateFailed",
     "TrainingDiverged",
     "UnusableArchitecture",
+    "WorkerLost",
 ]
 
 
@@ -32,3 +33,7 @@ class TrainingDiverged(InklingError):
 
 class GateFailed(InklingError):
     """A trained model failed its checks and was not published."""
+
+
+class WorkerLost(InklingError):
+    """A worker of a training over several machines does not answer any more."""

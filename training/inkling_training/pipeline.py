@@ -32,6 +32,7 @@ from inkling_training.fit.recipes import (
 )
 from inkling_training.fit.run import Run, identity
 from inkling_training.fit.train import Trained, train
+from inkling_training.fit.workers import workers
 from inkling_training.release.publish import Terms, answering, publish
 
 __all__ = ["architecture_of", "dataset_of", "train_and_publish", "train_one"]
@@ -51,17 +52,18 @@ def train_and_publish(options: argparse.Namespace) -> int:
         TrainingDiverged: The loss became NaN or infinite.
         GateFailed: A trained model failed its checks.
     """
+    chief = workers().chief
     models = list(dict.fromkeys(options.models))
     _check_name(models, options.name)
     architectures = [architecture_of(model, options) for model in models]
-    for folder in (options.models_dir, options.runs_dir):
+    for folder in (options.models_dir, options.runs_dir) if chief else ():
         _check_writable(folder)
     if options.missing:
         architectures = _missing(architectures, options)
     if architectures:
         dataset = dataset_of(architectures, options)
     for architecture in architectures:
-        train_one(architecture, dataset, options)
+        (train_one if chief else _train)(architecture, dataset, options)
     return 0
 
 
@@ -172,12 +174,7 @@ def train_one(
         GateFailed: The model failed its checks.
     """
     name = options.name or architecture.name
-    recipe = _recipe(architecture, dataset, options)
-    contract, notes = choice.fitted(architecture, dataset.contract, recipe)
-    dataset = replace(dataset, contract=contract)
-    notes = (*notes, *_statements(architecture, contract, recipe, notes))
-    _say_what_is_trained(architecture, dataset, notes)
-    trained = _trained(architecture, dataset, recipe, options)
+    trained, dataset, recipe, notes = _train(architecture, dataset, options)
     started = time.monotonic()
     seen = plots.rows_of_pictures(batches.shown(dataset, recipe, options.seed))
     trained, dataset = calibrated(trained, dataset, recipe)
@@ -191,7 +188,7 @@ def train_one(
             "architecture": architecture.name,
             "seed": options.seed,
             "recipe": asdict(recipe),
-            "notes": list(notes),
+            "notes": notes,
             **further,
         },
         pictures={"augmentation": seen},
@@ -204,6 +201,19 @@ def train_one(
         flush=True,
     )
     return files
+
+
+def _train(
+    architecture: Architecture, dataset: Dataset, options: argparse.Namespace
+) -> tuple[Trained, Dataset, Recipe, list[str]]:
+    """Return the trained model, its dataset and recipe, and notes for the card."""
+    recipe = _recipe(architecture, dataset, options)
+    contract, notes = choice.fitted(architecture, dataset.contract, recipe)
+    dataset = replace(dataset, contract=contract)
+    notes = (*notes, *_statements(architecture, contract, recipe, notes))
+    _say_what_is_trained(architecture, dataset, notes)
+    trained = _trained(architecture, dataset, recipe, options)
+    return trained, dataset, recipe, list(notes)
 
 
 def _say_what_is_trained(
@@ -229,6 +239,7 @@ def _trained(
     run = Run(
         options.runs_dir / f"{name}-{dataset.name}-{seed}",
         identity(architecture, dataset, recipe, seed),
+        kept=workers().chief,
     )
     try:
         return train(

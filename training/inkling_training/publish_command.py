@@ -79,8 +79,11 @@ def _add_preparation(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--filter",
-        choices=("bilinear", "nearest", "bicubic", "lanczos", "box", "hamming"),
-        help="the resampling, as Pillow does it",
+        choices=(
+            *("bilinear", "nearest", "bicubic", "lanczos", "box", "hamming"),
+            "opencv",
+        ),
+        help="the resampling, as Pillow does it, or as OpenCV's cv2.resize",
     )
     group.add_argument(
         "--no-antialias",

@@ -137,19 +137,26 @@ def _add_models_arguments(parser: argparse.ArgumentParser) -> None:
         "running gateway counts them",
     )
     parser.add_argument(
+        "--drift",
+        action="store_true",
+        help="show how far recent pictures are from each version's test set, as a "
+        "running gateway counts them",
+    )
+    parser.add_argument(
         "--server",
         default="http://127.0.0.1:8080",
-        help="the gateway to ask for the comparison: http://HOST:PORT",
+        help="the gateway to ask for the comparison or the drift: http://HOST:PORT",
     )
     add_connection(parser)
 
 
 def _list_models(options: argparse.Namespace) -> int:
-    if options.compare:
+    if options.compare or options.drift:
         # TLS is not needed to list a directory.
-        from inkling.cli.comparison import show_comparisons  # noqa: PLC0415
+        from inkling.cli.comparison import show_comparisons, show_drift  # noqa: PLC0415
 
-        return show_comparisons(options.server, connection_options(options))
+        show = show_comparisons if options.compare else show_drift
+        return show(options.server, connection_options(options))
     repository = Repository(options.models_dir)
     print(
         f"{'MODEL':16} {'VERSION':>7}  {'LABELS':20} {'DATASET':14} {'ACCURACY':>8}  "
@@ -203,7 +210,16 @@ def _row(files: VersionFiles, labels: str) -> str:
 
 
 def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pictures", nargs="+", type=Path, help=f"{EXPECTED} files")
+    parser.add_argument(
+        "pictures", nargs="+", type=Path, help=f"{EXPECTED} files, or folders of them"
+    )
+    parser.add_argument(
+        "--runner",
+        choices=("process", "ray"),
+        default="process",
+        help="classify in this process, or in those of a Ray cluster (RAY_ADDRESS; "
+        "without it, of this machine)",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--server",
@@ -229,27 +245,27 @@ def _add_classify_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _classify(options: argparse.Namespace) -> int:
     # Pillow and gRPC are not needed to print the help of other commands.
-    from inkling.gateway.connect import connect  # noqa: PLC0415
+    from inkling.cli.batch import files_of, outcomes  # noqa: PLC0415
 
-    failed = 0
-    target, secured = options.on_device or options.server, connection_options(options)
-    with connect(target, model=options.model, **secured) as classifier:
-        outcomes = classifier.outcomes(
-            options.pictures,
-            options.top_k,
-            abstain=options.abstain,
-            threshold=options.threshold,
-        )
-        answers = zip(options.pictures, outcomes, strict=True)
-        for number, (path, answer) in enumerate(answers, start=1):
-            _show_progress(number, len(options.pictures))
-            if isinstance(answer, InklingError):
-                failed += 1
-                is_named = answer.message.startswith(f"{path} ")
-                about = answer.message if is_named else f"{path}: {answer.message}"
-                print(f"inkling: {about}", file=sys.stderr)
-            else:
-                print(_as_json(path, answer) if options.json else _as_row(path, answer))
+    failed, pictures = 0, files_of(options.pictures)
+    connection = {
+        "target": options.on_device or options.server,
+        "model": options.model,
+        **connection_options(options),
+    }
+    names = ("top_k", "abstain", "threshold")
+    asked = {name: getattr(options, name) for name in names}
+    found = outcomes(options.runner, pictures, connection, asked)
+    answers = zip(pictures, found, strict=True)
+    for number, (path, answer) in enumerate(answers, start=1):
+        _show_progress(number, len(pictures))
+        if isinstance(answer, InklingError):
+            failed += 1
+            is_named = answer.message.startswith(f"{path} ")
+            about = answer.message if is_named else f"{path}: {answer.message}"
+            print(f"inkling: {about}", file=sys.stderr)
+        else:
+            print(_as_json(path, answer) if options.json else _as_row(path, answer))
     return 1 if failed else 0
 
 
@@ -342,9 +358,11 @@ def _save_sheet(stages: Sequence[Stage], path: Path) -> None:
 
     try:
         sheet(stages).save(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise InvalidRequest(
-            f"{path} cannot be written; name a .png file in a folder that is there."
+            f"{path} cannot be written ({why}); name a .png file in a folder that is "
+            "there."
         ) from None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows how the answers of shadows differ from those of the versions that answered."""
+"""Shows how answers differ: those of shadows, and recent ones from the test set's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 from inkling.gateway.connection import Connection
 from inkling.gateway.http_transport import HttpTransport
 
-__all__ = ["show_comparisons"]
+__all__ = ["show_comparisons", "show_drift"]
 
 _HEAD = (
     f"{'MODEL':16} {'VERSION':>7} {'SHADOW':>6} {'PICTURES':>9} {'AGREE':>8} "
     f"{'LARGEST':>8} {'MS':>7} {'SHADOW MS':>9} {'DROPPED':>8} {'FAILED':>7}"
 )
+_STATISTICS = ("labels", "confidence", "abstention", "brightness", "contrast")
 
 
 def show_comparisons(target: str, options: dict[str, Any]) -> int:
@@ -33,6 +34,36 @@ def show_comparisons(target: str, options: dict[str, Any]) -> int:
         for found in one["comparisons"]:
             print(_row(one["model"], found))
     return 0
+
+
+def show_drift(target: str, options: dict[str, Any]) -> int:
+    """Print a line for each version of a gateway that has answered pictures.
+
+    Raises:
+        InklingError: The gateway refuses to tell, or cannot be reached over HTTP.
+    """
+    transport = HttpTransport(Connection.to(target, options))
+    try:
+        models = transport.json("GET", "/v1/models")["models"]
+    finally:
+        transport.close()
+    names = " ".join(f"{name.upper():>10}" for name in _STATISTICS)
+    print(f"{'MODEL':16} {'VERSION':>7} {'PICTURES':>9} {names}")
+    for model in models:
+        for version in model["versions"]:
+            if "drift" in version:
+                print(_drift_row(model["name"], version["version"], version["drift"]))
+    return 0
+
+
+def _drift_row(model: str, version: int, drift: dict[str, Any]) -> str:
+    begin = f"{model:16} {version:7} {drift['pictures']:9}"
+    if not drift["has_baseline"]:
+        return f"{begin}  The card of this version has no baseline."
+    index = drift["index"]
+    if not index:
+        return f"{begin}  These are too few pictures."
+    return " ".join([begin, *(f"{index[name]:10.3f}" for name in _STATISTICS)])
 
 
 def _row(model: str, found: dict[str, Any]) -> str:

@@ -143,10 +143,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return 1
     except OSError as error:
-        if error.errno not in _UNWRITABLE or error.filename is not None:
+        if error.errno not in _UNWRITABLE:
             raise
-        _drop_output()
-        sys.stderr.write(f"inkling: The output cannot be written: {error.strerror}.\n")
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+        what = error.filename or "The output"
+        sys.stderr.write(f"inkling: {what} cannot be written: {error.strerror}.\n")
         return 1
     return code
 

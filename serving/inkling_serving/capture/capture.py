@@ -29,6 +29,7 @@ from inkling.errors import InvalidRequest
 from inkling_serving.capture.figures import counted, fed_back
 from inkling_serving.capture.redaction import redaction_of
 from inkling_serving.capture.space import NoSpace, Space
+from inkling_serving.runtime.metrics import NOW
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,7 +180,7 @@ class Capture:
     def counts(self) -> dict[str, float]:
         """Return the counters of this process."""
         with self._lock:
-            return {**self._counts, "stopped": float(self._is_stopped)}
+            return {**self._counts, f"{NOW}stopped": float(self._is_stopped)}
 
     def families(self, counts: Sequence[dict[str, float]]) -> Iterator[Metric]:
         """Yield the metrics for the counters of all processes."""

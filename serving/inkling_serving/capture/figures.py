@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from inkling.capture.store import LiveAccuracy
+from inkling_serving.runtime.metrics import NOW
 
 __all__ = ["REASONS", "counted", "fed_back"]
 
@@ -36,7 +37,7 @@ def counted(counts: Sequence[Mapping[str, float]]) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "inkling_capture_stopped",
         "Workers that cannot write captures now, because the disk is full or fails.",
-        total["stopped"],
+        total[f"{NOW}stopped"],
     )
 
 

@@ -106,6 +106,15 @@ class _Model:
         failed = {**self.failed, version: _STILL_READ}
         return replace(self, failed=failed, fingerprints=known)
 
+    def labelled(self, wanted: Mapping[str, int]) -> _Model:
+        """Return the model with the new labels whose versions can answer.
+
+        A version that was published beside `stable` must not answer before `stable` is
+        known.
+        """
+        new = {label: one for label, one in wanted.items() if one in self.loaded}
+        return replace(self, version_labels={**new, **self.version_labels})
+
     def with_reading(self, reading: _Reading) -> _Model:
         """Return the model with what was found in the files of a version."""
         version, found, failed = reading.version, reading.found, dict(self.failed)
@@ -256,7 +265,7 @@ class EmbeddedEngine:
             keep.add(version)
             good += version in model.loaded
             # Requests can use a version as soon as it is loaded, before the others are.
-            self._models = {**self._models, name: model}
+            self._models = {**self._models, name: model.labelled(labels.versions)}
         if not keep & set(model.loaded):
             # No version on disk can answer, so the versions in memory stay.
             keep |= set(model.loaded)
@@ -269,8 +278,12 @@ class EmbeddedEngine:
     def _listing(self, name: str, model: _Model) -> tuple[list[int], Labels]:
         """Return the numbers of a model's directories, and its version labels."""
         before = Labels(model.version_labels, model.shares)
-        labels = labels_in(self._repository, name, before)
-        return self._repository.numbers(name), labels
+        while True:
+            numbers = self._repository.numbers(name)
+            labels = labels_in(self._repository, name, before)
+            # A publisher may have moved a label and added a version between the two.
+            if numbers == self._repository.numbers(name):
+                return numbers, labels
 
     def _with_version(
         self, model: _Model, name: str, version: int

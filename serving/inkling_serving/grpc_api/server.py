@@ -89,7 +89,7 @@ class GrpcServer:
         )
         add_ClassifierServicer_to_server(classifier, self._server)  # type: ignore[no-untyped-call]
         calls = Calls(service, pool, metrics, "grpc")
-        admin = AdminCalls(Admin(settings.models_dir), keys, calls)
+        admin = AdminCalls(Admin(settings.models_dir, settings.model_name), keys, calls)
         add_AdminServicer_to_server(admin, self._server)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(self._health.servicer, self._server)
         if settings.grpc_reflection:

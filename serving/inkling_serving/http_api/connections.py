@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP connections of one process: at most so many, and the oldest idle ones go.
+"""The HTTP connections of one process: at most so many, and idle and slow ones go.
 
 Few of them read a long body at a time. A turn of the event loop reads from all that
 have sent something, and everybody else waits for it: with 100 bodies under way a turn
@@ -9,9 +9,10 @@ took 50 ms of CPU time.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from itertools import islice
 from operator import attrgetter
@@ -30,6 +31,7 @@ __all__ = ["LONG_BYTES", "Connection", "Connections", "Turns"]
 _log = logging.getLogger(__name__)
 # The connections that may end for a new one, those that wait for less first.
 _WAITING = tuple(map(attrgetter, ("idle", "in_head", "flow.write_paused")))
+_BODY_RATE: Callable[[Connection], float] = attrgetter("flow.body_rate")
 # The connections that a new one looks at: those that have waited longest come first.
 _LOOKED_AT = 64
 _SAY_EVERY_S = 60.0
@@ -153,8 +155,9 @@ class Connections:
 
         A connection whose request has not begun to arrive is idle. Without an idle
         connection, one whose head is late ends, or one whose client is slow to take a
-        long answer; without that, the new one is refused. Where an address has too
-        many connections, one of its own ends.
+        long answer. Then, of the bodies that have been arriving for some time, the
+        slowest is refused; without one, the new connection is. Where an address has
+        too many connections, one of its own ends.
         """
         self._open[connection] = None
         owner = self.owner(connection)
@@ -183,8 +186,11 @@ class Connections:
                     self._forget(one)
                     one.transport.abort()
                     return
-        self._forget(connection)
-        connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE)
+        slowest = min(oldest, key=_BODY_RATE)
+        if _BODY_RATE(slowest) == math.inf:
+            slowest = connection
+        self._forget(slowest)
+        slowest.refuse(HTTPStatus.SERVICE_UNAVAILABLE)
 
     def moved(self, connection: Connection) -> None:
         """Note that a request or a response of a connection is complete."""

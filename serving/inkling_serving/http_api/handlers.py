@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from inkling_serving.runtime.metrics import Metrics
     from inkling_serving.service import Service
     from inkling_serving.settings import Settings
+    from inkling_serving.telemetry.drift import Drifted
 
 __all__ = ["NOTHING_HERE", "Handler", "Handlers", "Names", "target_of"]
 
@@ -120,7 +121,7 @@ class Handlers:
         self.max_batch = settings.max_batch
         self.settings = settings
         self._held = held
-        self._admin = Admin(settings.models_dir)
+        self._admin = Admin(settings.models_dir, settings.model_name)
 
     def check_key(self, request: Request, role: Role) -> Key | None:
         """Return the API key of a request that needs a role.
@@ -240,8 +241,9 @@ class Handlers:
     def models(self, request: Request, _: Names) -> Response:
         """Answer `GET /v1/models`."""
         in_query(request.query, NONE)
+        files, drifts = self.settings.device_files, self._drifts()
         models = [
-            model_json(status, with_files=self.settings.device_files)
+            model_json(status, with_files=files, drifts=drifts)
             for status in self.service.models()
         ]
         shown: Models = {"models": models}
@@ -254,10 +256,16 @@ class Handlers:
             raise NotFound(NOTHING_HERE)
         status = self.service.model(names["model"])
         shown: ModelState = {
-            **model_json(status, with_files=self.settings.device_files),
+            **model_json(
+                status, with_files=self.settings.device_files, drifts=self._drifts()
+            ),
             **version_statuses(status.versions),
         }
         return json_response(HTTPStatus.OK, shown, request.id)
+
+    def _drifts(self) -> dict[tuple[str, str], Drifted]:
+        drift = self.service.drift
+        return {} if drift is None else drift.found(self.metrics.counts_of("drift"))
 
     def tflite(self, request: Request, names: Names) -> Response:
         """Answer `.../tflite`: the file with which this gateway answers.

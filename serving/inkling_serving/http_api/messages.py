@@ -22,7 +22,7 @@ class Request:
 
     Attributes:
         method: The method in capital letters.
-        path: The percent-decoded path, without the query.
+        path: The percent-decoded path with one slash at its start, without the query.
         query: The part after the `?`, still percent-encoded.
         headers: The headers by their names in lower case.
         body: The whole body; a body over the limit was refused before.
@@ -43,6 +43,10 @@ class Request:
     id: str = ""
 
     def __post_init__(self) -> None:
+        # Flask reads a path with several slashes at its start so, and roles and quotas
+        # have to belong to the address that answers.
+        if self.path.startswith("//"):
+            self.path = "/" + self.path.lstrip("/")
         self.id = request_id_of(self.headers.get("x-request-id", ""))
         self.timings.request_id = self.id
         self.timings.caller = self.headers.get(CALLER_KEY, "")

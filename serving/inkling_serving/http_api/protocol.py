@@ -25,6 +25,7 @@ from inkling_serving.http_api.request_head import (
     END,
     MAX_BYTES,
     cannot_begin,
+    chunked_count,
     refusal,
     refusing,
     without_upgrade,
@@ -49,17 +50,13 @@ ENDING = "inkling.ending"
 # The most chunks and trailers of one body. Chunks of one byte would cost more CPU time
 # than any picture.
 _MAX_PIECES = 100_000
-# The most pieces of a body before other connections have a turn, and the most bytes of
-# a chunked body that the parser gets at once.
-_PIECES_OF_TURN, _CHUNKED_BYTES = 500, 4096
+# The most pieces of a body before other connections have a turn.
+_PIECES_OF_TURN = 500
 # Bytes of later requests that are read while an answer is made. The server reads on up
 # to here, because it notices only then that a client has left.
 _MAX_EARLY_BYTES = 64 * 1024
 _HEAD_TIMEOUT_S = 5.0
 _LINGER_S, _DISCARD_S = 0.5, 1.0
-# The most bytes that are read from a connection in one turn of the loop. asyncio reads
-# 256 KiB: with 150 connections that send fast, a turn took 0.1 s.
-_READ_BYTES = 64 * 1024
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -108,8 +105,6 @@ class BoundedProtocol(HttpToolsProtocol):
         last = bool(self.app_state.get(ENDING))
         answered = partial(self._others.ready.discard, self)
         self.flow: Flow = Flow(transport, self.loop, last, answered)
-        if hasattr(transport, "max_size"):  # not over TLS
-            transport.max_size = _READ_BYTES
         self._others.add(self)
         self._await_head()
         if last:
@@ -149,17 +144,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self.flow.stop()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Answer a client that sends no more; uvicorn takes it for one that has left.
-
-        A connection with TLS ends in both directions at once.
-        """
-        if self.scheme == "https" or not self._is_busy() or not self._in_head:
+        """Answer a client that sends no more; to uvicorn, it has left."""
+        if not self._is_busy() or not self._in_head:
             return None
-        if self._half_closed:
-            return True
-        self._half_closed = True
-        watch_half_closed(self.loop, self.transport, self.cycle)
-        return True
+        if not self._half_closed:
+            self._half_closed = True
+            watch_half_closed(self.loop, self.transport, self.cycle)
+        return self.scheme != "https"  # asyncio knows no such answer over TLS
 
     def data_received(self, data: bytes) -> None:
         """Collect a head up to the limits; uvicorn would parse a head of any size."""
@@ -240,7 +231,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _feed_body(self) -> bool:
         """Give the parser bytes of the body, and none of the next request."""
-        count = self._chunked_count() if self._missing is None else self._missing
+        count = self._missing
+        if count is None:
+            count = chunked_count(self._tail, self._received)
         if not count:
             self.refuse(HTTPStatus.BAD_REQUEST)
             return False
@@ -251,14 +244,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._tail = (self._tail + piece[-3:])[-3:]
         super().data_received(piece)
         return True
-
-    def _chunked_count(self) -> int:
-        """Return the number of bytes to the next place where a chunked body may end."""
-        seam = (self._tail + bytes(self._received[:3])).find(END)
-        if seam >= 0:
-            return seam + len(END) - len(self._tail)
-        end = self._received.find(END, 0, _CHUNKED_BYTES)
-        return end + len(END) if end >= 0 else _CHUNKED_BYTES
 
     def _keep_early(self) -> None:
         """Keep the bytes that came before their turn, up to the limits."""
@@ -294,6 +279,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._missing = None if chunked else int(headers.get(b"content-length", 0))
         if self._missing is None or self._missing > LONG_BYTES:
             self._others.long.begin(self)
+        self.flow.begin_body(0 if self._missing is None else self._missing)
         self._tail = b""
         self.scope["headers"] = list(self.headers)
         super().on_headers_complete()
@@ -304,6 +290,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Count the pieces of a body, which uvicorn does not limit."""
         self._count_piece()
+        self.flow.body_bytes += len(body)
+        if self._missing is not None and not self.cycle.body:
+            # Nothing and these bytes are these bytes, without a copy.
+            self.cycle.body = b""  # type: ignore[assignment]
         super().on_body(body)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -322,6 +312,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Tell the application that the body is complete, and wait for a head."""
         super().on_message_complete()
         self._others.long.end(self)
+        self.flow.end_body()
         self._others.ready.add(self)
         state = self.scope["state"]
         state[IS_HERE], state[UNDER_WAY] = True, len(self._others.ready)
@@ -376,11 +367,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         self._refused = True
         self._received.clear()
-        if self._is_busy() and not self.cycle.more_body:
-            # Responses keep the order of the requests, so the response to the earlier
-            # request is the last one of the connection.
-            self.cycle.keep_alive = False
-            return
+        if self._is_busy():
+            if not self.cycle.more_body:
+                # Responses keep the order of the requests, so the response to the
+                # earlier request is the last one of the connection.
+                self.cycle.keep_alive = False
+                return
+            self.cycle.disconnected = True  # uvicorn's word for: nothing follows
+            self.cycle.message_event.set()
         self.transport.write(refusing(status))
         # If the server closed the connection while the client sends, the client would
         # see a reset and not the response. So the server reads and drops data at first.

@@ -20,6 +20,8 @@ __all__ = ["ClientGone", "client_left", "read_body", "too_long"]
 # with unread data may lose the response.
 _DISCARD_TIMEOUT_S = 2.0
 _DISCARD_LIMITS = 4
+# Pieces of so many bytes are kept as they are, and joined once.
+_PART_BYTES = 4096
 
 
 def _slowest() -> Overloaded:
@@ -88,14 +90,16 @@ async def client_left(receive: Callable[[], Any]) -> None:
 async def _read(
     pieces: AsyncIterator[bytes], max_bytes: int, timeout_s: float, holding: Holding
 ) -> bytes:
-    body = bytearray()
+    parts: list[bytes | bytearray] = []
+    count = 0
     try:
         async with asyncio.timeout(timeout_s) as deadline:
             holding.end = _ending(deadline)
             async for piece in pieces:
                 holding.add(len(piece))
-                body += piece
-                if len(body) > max_bytes:
+                _keep(parts, piece)
+                count += len(piece)
+                if count > max_bytes:
                     break
             else:
                 holding.complete()
@@ -106,12 +110,22 @@ async def _read(
             f"The body did not arrive within {timeout_s:g} s. Send it faster, or send "
             "fewer pictures in a request."
         ) from None
-    if len(body) > max_bytes:
-        body.clear()
+    if count > max_bytes:
+        parts.clear()
         holding.release()
         await _discard(pieces, max_bytes)
         raise too_long(max_bytes)
-    return bytes(body)
+    return b"".join(parts)
+
+
+def _keep(parts: list[bytes | bytearray], piece: bytes) -> None:
+    """Add a piece of a body: small ones to the last part, so that parts are few."""
+    if len(piece) >= _PART_BYTES:
+        parts.append(piece)
+    elif parts and isinstance(parts[-1], bytearray):
+        parts[-1] += piece
+    else:
+        parts.append(bytearray(piece))
 
 
 def _ending(deadline: asyncio.Timeout) -> Callable[[], object]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The head of an HTTP request: which heads are refused, and with which answer."""
+"""The head of an HTTP request: where it ends, and which heads are refused, and how."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ import json
 import re
 from http import HTTPStatus
 
-__all__ = ["END", "MAX_BYTES", "cannot_begin", "refusal", "refusing", "without_upgrade"]
+__all__ = [
+    "END",
+    "MAX_BYTES",
+    "cannot_begin",
+    "chunked_count",
+    "refusal",
+    "refusing",
+    "without_upgrade",
+]
 
 END = b"\r\n\r\n"
 MAX_BYTES = 32 * 1024
 _MAX_URL_BYTES = 16 * 1024
 _MAX_HEADERS = 100
+# The most bytes of a chunked body that the parser gets at once.
+_CHUNKED_BYTES = 4096
 # This server does not upgrade; it may ignore the header (RFC 9110, section 7.8).
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
@@ -36,6 +46,20 @@ def refusal(head: bytes) -> HTTPStatus | None:
 def without_upgrade(head: bytes) -> bytes:
     """Return a head without the header that asks for another protocol."""
     return _UPGRADE.sub(b"", head)
+
+
+def chunked_count(tail: bytes, received: bytearray) -> int:
+    """Return the number of bytes to the next place where a chunked body may end.
+
+    Args:
+        tail: The last bytes of the body before `received`, at most three.
+        received: What has come of the body, and maybe of the next request.
+    """
+    seam = (tail + bytes(received[:3])).find(END)
+    if seam >= 0:
+        return seam + len(END) - len(tail)
+    end = received.find(END, 0, _CHUNKED_BYTES)
+    return end + len(END) if end >= 0 else _CHUNKED_BYTES
 
 
 def refusing(status: HTTPStatus) -> bytes:

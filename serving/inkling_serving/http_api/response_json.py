@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from inkling_serving.answers import Answer, Explanation
     from inkling_serving.comparison import Compared
     from inkling_serving.engines.base import ModelStatus, VersionStatus
+    from inkling_serving.telemetry.drift import Drifted
 
 __all__ = [
     "answer_json",
@@ -36,6 +37,7 @@ __all__ = [
 # The longer side, in pixels, of a stage's picture in an explanation, and that of the
 # model input, which is shown as the model sees it.
 _STAGE_SIDE, _INPUT_SIDE = 320, 1024
+_DIGITS = 4
 
 
 def answer_json(answer: Answer) -> shapes.Answer:
@@ -170,25 +172,45 @@ def move_json(move: Move) -> shapes.LabelMove:
     }
 
 
-def model_json(status: ModelStatus, *, with_files: bool) -> shapes.Model:
+def model_json(
+    status: ModelStatus,
+    *,
+    with_files: bool,
+    drifts: Mapping[tuple[str, str], Drifted],
+) -> shapes.Model:
     """Return the status of a model, with the newest version first.
 
     Args:
         status: The status.
+        drifts: The drift by model and version.
         with_files: Whether to name the files that devices may have.
     """
     return {
         "name": status.name,
         "ready": status.ready,
         "versions": [
-            _version_json(status, version, with_files) for version in status.versions
+            _version_json(
+                status, one, with_files, drifts.get((status.name, str(one.version)))
+            )
+            for one in status.versions
         ],
         "shares": dict(status.shares),
     }
 
 
+def _drift_json(found: Drifted) -> shapes.VersionDrift:
+    return {
+        "pictures": found.pictures,
+        "has_baseline": found.has_baseline,
+        "index": {name: round(one, _DIGITS) for name, one in found.index.items()},
+    }
+
+
 def _version_json(
-    model: ModelStatus, status: VersionStatus, with_file: bool
+    model: ModelStatus,
+    status: VersionStatus,
+    with_file: bool,
+    drift: Drifted | None,
 ) -> shapes.Version:
     shown: shapes.Version = {
         "version": status.version,
@@ -213,6 +235,8 @@ def _version_json(
             "dataset": contract.training_data.name,
             "accuracy": status.accuracy,
         }
+    if drift is not None:
+        shown["drift"] = _drift_json(drift)
     if with_file and status.device_file is not None:
         shown["tflite"] = {
             "format": status.device_file.tflite_format,

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from uvicorn.config import STARTUP_FAILURE
 
+from inkling.model.repository import Repository
 from inkling.network.address import Address, is_loopback
 from inkling_serving.capture.capture import Capture, check_capture
 from inkling_serving.dialects.open_inference.servicer import OpenInferenceDialect
@@ -38,13 +39,14 @@ from inkling_serving.runtime.held_bytes import HeldBytes
 from inkling_serving.runtime.listeners import Listener, Ports, bound, reserved
 from inkling_serving.runtime.logs import AccessLog, collect_stderr, start_log
 from inkling_serving.runtime.memory import give_memory_back
-from inkling_serving.runtime.metrics import Metrics
+from inkling_serving.runtime.metrics import Counted, Metrics
 from inkling_serving.runtime.poller import Repeating
 from inkling_serving.runtime.supervisor import Worker, run
 from inkling_serving.runtime.thread_pool import ThreadPool
 from inkling_serving.security import CertificateFiles, check_security
 from inkling_serving.service import Service
 from inkling_serving.settings import Settings
+from inkling_serving.telemetry.drift import Drift
 from inkling_serving.telemetry.tracing import tracing_of
 
 __all__ = ["application", "serve"]
@@ -122,12 +124,12 @@ def application(
     settings, keys = gateway.settings, gateway.keys
     _prepare_process()
     engine = create_engine(settings, folder)
-    capture, metrics, end_traces = _observed(settings, folder)
+    drift, capture, metrics, end_traces = _observed(settings, folder)
     pool = ThreadPool(settings.work_threads, settings.queue, settings.queue_timeout_s)
     rollout = Rollout(engine, metrics, pool, settings)
     limits, quotas = settings.limits, settings.quotas()
     service = Service(
-        engine, limits, settings.max_batch, quotas, rollout.mirror, capture
+        engine, limits, settings.max_batch, quotas, rollout.mirror, capture, drift
     )
 
     @asynccontextmanager
@@ -148,7 +150,7 @@ def application(
             grpc_server.close()
             for thread in (saver, looking):
                 thread.stop()
-            for part in (pool, rollout, engine, capture):
+            for part in (pool, rollout, engine, capture, drift):
                 if part is not None:
                     part.close()
             end_traces()
@@ -165,14 +167,18 @@ def _prepare_process() -> None:
 
 def _observed(
     settings: Settings, folder: Path | None
-) -> tuple[Capture | None, Metrics, Callable[[], None]]:
-    """Return the capture, the metrics, and a function that sends the last traces."""
+) -> tuple[Drift, Capture | None, Metrics, Callable[[], None]]:
+    """Return what watches the requests, and a function that sends the last traces."""
+    drift = Drift(Repository(settings.models_dir, settings.model_name))
     capture = Capture(settings, settings.workers_wanted) if settings.capture else None
     access, tracing = AccessLog(settings.access_log), tracing_of(settings)
+    parts: dict[str, Counted] = {"drift": drift}
+    if capture is not None:
+        parts["capture"] = capture
     if tracing is None:
-        return capture, Metrics(folder, access, capture=capture), lambda: None
-    metrics = Metrics(folder, access, tracing.tell, capture)
-    return capture, metrics, tracing.close
+        return drift, capture, Metrics(folder, access, parts=parts), lambda: None
+    metrics = Metrics(folder, access, tracing.tell, parts)
+    return drift, capture, metrics, tracing.close
 
 
 def _grpc_server(

@@ -412,6 +412,13 @@ function showStages(stages) {
   });
 }
 
+function driftText(drift) {
+  if (!drift) return "";
+  if (!drift.has_baseline) return "no baseline";
+  const largest = Object.entries(drift.index).sort(([, a], [, b]) => b - a)[0];
+  return largest ? `${largest[1].toFixed(2)} (${largest[0]})` : "";
+}
+
 function showFacts(reply) {
   const served = (reply ? find(reply.model)?.versions.find((v) => v.version === reply.version) : currentVersion()) ?? {};
   const { version, contract = "", accuracy, dataset, roundTrip, onServer } = { ...served, ...reply };
@@ -419,6 +426,7 @@ function showFacts(reply) {
     ["Version", version && versionText({ ...served, version })],
     ["Contract", contract.replace(/^sha256:/, "").slice(0, 12), contract],
     ["Accuracy", accuracy && `${(accuracy * 100).toFixed(2)} % on ${!dataset || dataset === "not stated" ? "its pictures" : dataset}`],
+    ["Drift", driftText(served.drift), "The largest population stability index of recent pictures; above 0.25, they differ from the test set"],
     ["Round trip", roundTrip && milliseconds(roundTrip)],
     ["Server", onServer && milliseconds(onServer)],
   ].filter(([, value]) => value);

@@ -2,13 +2,13 @@
 """Mirrors answered requests to the version with the label `shadow`.
 
 The caller never waits for it: a request is offered after its scores are there, the
-queue is short, and whatever does not fit is dropped. One thread of low priority works
-it off, for at most half of its time.
+queue is short, and whatever does not fit is dropped. One thread works it off, for at
+most half of its time. Its priority is the usual one: a thread of a low priority that
+holds the interpreter lock waits for a core, and all callers of the process wait for it.
 """
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
@@ -40,8 +40,10 @@ if TYPE_CHECKING:
 __all__ = ["Mirror", "Mirrored", "compared"]
 
 _QUEUE, _QUEUE_BYTES = 32, 16 * 1024 * 1024
-_LOOK_S, _WAIT_S = 1.0, 0.2
-_LOWEST_PRIORITY = 19
+_LOOK_S = 1.0
+# A request in the queue wakes nobody: the answer to its caller is not sent yet, and the
+# thread would take the interpreter lock from the one that sends it.
+_PAUSE_S = 0.02
 _TIMEOUT_S = 10.0
 
 
@@ -103,9 +105,8 @@ class Mirror:
         self._lock = threading.Lock()
         self._bytes = 0
         self._looked = -_LOOK_S
-        self._took_s = 0.0
-        self._is_quiet = False
-        self._thread = Repeating("shadowing requests", self._step, lambda: self._took_s)
+        self._rest_s = 0.0
+        self._thread = Repeating("shadowing requests", self._step, lambda: self._rest_s)
 
     def close(self) -> None:
         """Stop the thread; what waits is dropped."""
@@ -143,23 +144,20 @@ class Mirror:
 
     def _step(self) -> None:
         """Compare the next request; look for shadows once a second."""
-        self._took_s = 0.0
-        if not self._is_quiet:
-            _lower_priority()
-            self._is_quiet = True
         if time.monotonic() - self._looked >= _LOOK_S:
             self._looked = time.monotonic()
             self._shadows = self._found()
         try:
-            mirrored = self._queue.get(timeout=_WAIT_S)
+            mirrored = self._queue.get_nowait()
         except queue.Empty:
+            self._rest_s = _PAUSE_S if self._shadows else _LOOK_S
             return
         began = time.perf_counter()
         self._release(mirrored.size)
         shadow = self._shadows.get(mirrored.answered.model)
         if shadow is not None:
             self._count(mirrored, shadow, self._compared(mirrored, shadow.servable))
-        self._took_s = time.perf_counter() - began
+        self._rest_s = time.perf_counter() - began
 
     def _compared(self, mirrored: Mirrored, shadow: Servable) -> Compared:
         ours, theirs = mirrored.answered.contract, shadow.contract
@@ -222,9 +220,3 @@ def _in_order(scores: Floats, labels: Sequence[str], names: Sequence[str]) -> Fl
     made = np.zeros((len(scores), len(names)), np.float32)
     made[:, [names.index(label) for label in labels]] = scores
     return made
-
-
-def _lower_priority() -> None:
-    """Let this thread run where the others leave the cores idle; Linux can do this."""
-    with suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)

@@ -30,7 +30,8 @@ class Rollout:
     ) -> None:
         """Start both threads; `pool` says whether requests wait."""
         self.mirror = Mirror(engine, metrics, settings.limits, lambda: pool.is_busy)
-        self._judge = Judge(Repository(settings.models_dir), metrics)
+        repository = Repository(settings.models_dir, settings.model_name)
+        self._judge = Judge(repository, metrics)
 
     def close(self) -> None:
         """Stop both threads."""

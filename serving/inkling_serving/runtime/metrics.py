@@ -10,7 +10,6 @@ decreases.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from bisect import bisect_left
@@ -18,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
@@ -40,10 +40,12 @@ from inkling_serving.comparison import (
 )
 from inkling_serving.runtime.files import ProcessFiles
 from inkling_serving.runtime.logs import AccessLog, dropped_lines
+from inkling_serving.runtime.memory import resident_bytes
 from inkling_serving.runtime.timings import PHASES, Timings
 
 __all__ = [
     "CONTENT_TYPE_LATEST",
+    "NOW",
     "OPEN_METRICS",
     "Counted",
     "Metrics",
@@ -57,7 +59,8 @@ _BUCKETS = (
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 _Bucket = tuple[str, float] | tuple[str, float, Exemplar]
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# Counters of parts whose names begin so are the state of a worker.
+NOW = "now/"
 # A worker whose snapshot is older has ended; its memory is free.
 _GONE_AFTER_S = 5.0
 
@@ -135,7 +138,7 @@ class Counted(Protocol):
     """A part of the gateway with metrics of its own."""
 
     def counts(self) -> dict[str, float]:
-        """Return the counters of this process."""
+        """Return the counters of this process; those of `NOW` end with it."""
 
     def families(self, counts: Sequence[dict[str, float]]) -> Iterator[Metric]:
         """Yield the metrics for the counters of all processes."""
@@ -149,7 +152,7 @@ class Metrics:
         folder: Path | None = None,
         access: AccessLog | None = None,
         trace: Callable[[str, str, Timings], None] | None = None,
-        capture: Counted | None = None,
+        parts: Mapping[str, Counted] = MappingProxyType({}),
     ) -> None:
         """Start at zero.
 
@@ -158,9 +161,9 @@ class Metrics:
             access: Logs the requests that are counted; None logs none.
             trace: Traces requests that are counted, and gives each its trace; None
                 traces none.
-            capture: The captures of this process; None for none.
+            parts: The parts of this process with metrics of their own, by name.
         """
-        self._capture = capture
+        self._parts = parts
         self._files = ProcessFiles(folder, "json")
         self._access = access or AccessLog(0.0)
         self._trace = trace
@@ -216,6 +219,10 @@ class Metrics:
         """Return the comparisons over all workers, by model, version and shadow."""
         return comparisons_of([self._snapshot(), *self._others()])
 
+    def counts_of(self, part: str) -> list[dict[str, float]]:
+        """Return the counters of a part in each worker."""
+        return [one["parts"][part] for one in [self._snapshot(), *self._others()]]
+
     def save(self) -> None:
         """Write a snapshot for the other workers, if there are any."""
         self._files.write(self._snapshot())
@@ -232,7 +239,7 @@ class Metrics:
         """
         registry = CollectorRegistry(auto_describe=False)
         snapshots = [self._snapshot(), *self._others()]
-        registry.register(_Sum(snapshots, state, self._capture))
+        registry.register(_Sum(snapshots, state, self._parts))
         if form == OPEN_METRICS:
             page: bytes = open_metrics(registry)  # type: ignore[no-untyped-call]
             return page
@@ -259,7 +266,10 @@ class Metrics:
             snapshot = told.content
             if time.time() - snapshot["at"] > _GONE_AFTER_S:
                 snapshot["memory"] = snapshot["workers"] = 0
-                snapshot["capture"]["stopped"] = 0
+                snapshot["parts"] = {
+                    name: {k: n for k, n in one.items() if not k.startswith(NOW)}
+                    for name, one in snapshot["parts"].items()
+                }
             yield snapshot
 
     def _snapshot(self) -> dict[str, Any]:
@@ -268,9 +278,9 @@ class Metrics:
                 "at": time.time(),
                 "workers": 1,
                 "cpu": time.process_time(),
-                "memory": _resident_bytes(),
+                "memory": resident_bytes(),
                 "log_lines_dropped": dropped_lines(),
-                "capture": self._capture.counts() if self._capture else {},
+                "parts": {name: one.counts() for name, one in self._parts.items()},
                 "served": [[*key, *one] for key, one in self._served.items()],
                 "compared": [[key, asdict(one)] for key, one in self._compared.items()],
                 "requests": [[*key, n] for key, n in self._requests.items()],
@@ -293,11 +303,11 @@ class _Sum:
         self,
         snapshots: list[dict[str, Any]],
         state: Iterable[Metric],
-        capture: Counted | None,
+        parts: Mapping[str, Counted],
     ) -> None:
         self._snapshots = snapshots
         self._state = state
-        self._capture = capture
+        self._parts = parts
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -329,9 +339,8 @@ class _Sum:
         yield from comparison_metrics(comparisons_of(self._snapshots))
         yield from self._process()
         yield from self._state
-        if self._capture is not None:
-            counts = [snapshot["capture"] for snapshot in self._snapshots]
-            yield from self._capture.families(counts)
+        for name, part in self._parts.items():
+            yield from part.families([one["parts"][name] for one in self._snapshots])
 
     def _histograms(
         self, part: str, name: str, text: str, labels: tuple[str, ...]
@@ -389,11 +398,3 @@ class _Sum:
 def _exemplar(of: tuple[str, float, float]) -> Exemplar:
     trace_id, seconds, at = of
     return Exemplar({"trace_id": trace_id}, seconds, at)
-
-
-def _resident_bytes() -> int:
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:  # only Linux has this file
-        return 0
-    return int(pages) * _PAGE_BYTES

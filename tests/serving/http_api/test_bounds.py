@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import socket
 import threading
@@ -245,7 +246,7 @@ def _padded(encode: Callable[..., bytes], padding: bytes) -> bytes:
 
 
 def test_connections_beyond_the_limit(digit_contract: Contract) -> None:
-    """A new one ends the one that is idle longest; without an idle one, it is refused."""
+    """A new one ends the one that is idle longest; beside fresh bodies it is refused."""
     with served_here(digit_contract, max_connections=4) as here, ExitStack() as stack:
         made: list[Any] = []
         for _ in range(4):
@@ -267,6 +268,94 @@ def test_connections_beyond_the_limit(digit_contract: Contract) -> None:
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"too many connections" in answer
     assert b"retry-after: 1" in answer
+
+
+def test_the_slowest_body_makes_room(
+    digit_contract: Contract, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit a body that drips is refused, one that comes faster is answered.
+
+    A body that has just begun does not end: its client may be as fast as any.
+    """
+    monkeypatch.setattr(flow, "_FRESH_S", 0.2)
+    length = b"Content-Length: %d\r\n\r\n" % len(picture)
+    with served_here(digit_contract, max_connections=4) as here, ExitStack() as stack:
+        made = [stack.enter_context(_connect(here)) for _ in range(4)]
+        half = len(picture) // 2
+        for one, sent in zip(made, (half, half, 1, half), strict=True):
+            one.sendall(_POST + length + picture[:sent])
+        connections = here.server.server_state.connections
+        until(lambda: len(connections) == 4)
+        bodies = [one.flow for one in connections]
+        until(lambda: all(one.body_rate < math.inf for one in bodies))
+        fifth = stack.enter_context(_connect(here))
+        fifth.sendall(_POST + length + picture)
+
+        assert whole_answer(fifth).startswith(b"HTTP/1.1 200 ")
+        assert whole_answer(made[2]).startswith(b"HTTP/1.1 503 ")
+        for one in (made[0], made[1], made[3]):
+            one.sendall(picture[half:])
+            assert whole_answer(one).startswith(b"HTTP/1.1 200 ")
+    assert here.held.total == 0
+
+
+def test_a_slow_body_makes_room_for_its_own_address(
+    digit_contract: Contract, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a share of two connections, a third ends the slower body of the two."""
+    monkeypatch.setattr(flow, "_FRESH_S", 0.1)
+    limits = {"max_connections": 40, "client_share": 0.05}
+    head = _POST + b"Content-Length: %d\r\n\r\n" % len(picture)
+    with served_here(digit_contract, **limits) as here, ExitStack() as stack:
+        slow, fair = (stack.enter_context(_connect(here)) for _ in range(2))
+        slow.sendall(head + picture[:1])
+        fair.sendall(head + picture[:-1])
+
+        until(lambda: len(here.server.server_state.connections) == 2)
+        bodies = [one.flow for one in here.server.server_state.connections]
+        until(lambda: sum(one.body_rate < math.inf for one in bodies) == 2)
+        third = stack.enter_context(_connect(here))
+        third.sendall(head + picture)
+        assert whole_answer(slow).startswith(b"HTTP/1.1 503 ")
+        assert whole_answer(third).startswith(b"HTTP/1.1 200 ")
+        fair.sendall(picture[-1:])
+        assert whole_answer(fair).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_refused_body_is_forgotten_at_once(
+    digit_contract: Contract, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A body that turns out malformed holds nothing while its connection lingers."""
+    head = _POST + b"Transfer-Encoding: chunked\r\n\r\n"
+    with served_here(digit_contract, body_timeout_s=0.5) as here:
+        with _connect(here) as one:
+            one.sendall(head + b"40000\r\n" + bytes(0x40000) + b"\r\nno length\r\n\r\n")
+            assert whole_answer(one).startswith(b"HTTP/1.1 400 ")
+            until(lambda: here.held.total == 0, 5)
+            assert _ends(one) < 20
+        until(lambda: not here.server.server_state.connections, 10)
+
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]
+
+
+def test_long_bodies_are_read_in_longer_pieces(
+    here: Here, picture: bytes, encode: Callable[..., bytes]
+) -> None:
+    """What follows on the connection is read in short ones again."""
+    long = _padded(encode, bytes(300_000))
+    connections = here.server.server_state.connections
+    with _connect(here) as one:
+        for body in (long, picture):
+            one.sendall(_POST + b"Content-Length: %d\r\n\r\n" % len(body))
+            if body is long:
+                until(lambda: 256 * 1024 in _read_at_once(connections), 10)
+            one.sendall(body)
+            assert whole_answer(one).startswith(b"HTTP/1.1 200 ")
+            assert 256 * 1024 not in _read_at_once(connections)
+
+
+def _read_at_once(connections: Any) -> set[int]:
+    return {one.transport.max_size for one in list(connections)}
 
 
 def test_a_long_wait_is_refused_while_no_thread_is_free(

@@ -40,12 +40,13 @@ class _Receiving:
 def _read(
     receive: Callable[[], Any],
     timeout_s: float = 5.0,
+    limit: int = _LIMIT,
     is_here: bool = False,
     **headers: str,
 ) -> bytes:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    holding = HeldBytes(10 * _LIMIT).arriving()
-    return asyncio.run(read_body(receive, named, _LIMIT, timeout_s, holding, is_here))
+    holding = HeldBytes(10 * limit).arriving()
+    return asyncio.run(read_body(receive, named, limit, timeout_s, holding, is_here))
 
 
 def _pieces(*sizes: int) -> Iterable[dict[str, Any]]:
@@ -57,6 +58,18 @@ def _pieces(*sizes: int) -> Iterable[dict[str, Any]]:
 def test_pieces_are_put_together(sizes: tuple[int, ...]) -> None:
     """A body of the limit is read, in however many pieces it comes."""
     assert sum(sizes) == len(_read(_Receiving(*_pieces(*sizes))))
+
+
+def test_large_pieces_are_not_copied_and_small_ones_keep_their_place() -> None:
+    """One large piece is the body itself; between large ones, small ones are in order."""
+    large = [bytes([byte]) * 5000 for byte in b"abc"]
+    pieces = [b"1", b"2", large[0], b"3", b"", b"4", large[1], large[2], b"5"]
+    messages = [_piece(piece) for piece in pieces]
+
+    assert b"".join(pieces) == _read(
+        _Receiving(*messages, _piece(b"", False)), 5, 20_000
+    )
+    assert _read(_Receiving(_piece(large[0], False)), 5, 20_000) is large[0]
 
 
 @pytest.mark.parametrize("sizes", [(101,), (50, 51), (100, 1), (1,) * 101])

@@ -10,8 +10,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -254,6 +254,101 @@ def test_who_does_not_agree_on_tls_is_not_waited_for(
         took = time.monotonic() - started
 
     within(took, 5)
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("in_pieces", [False, True], ids=["together", "in pieces"])
+def test_a_client_of_tls_that_sends_no_more_is_answered(
+    digit_contract: Contract,
+    picture: bytes,
+    authority: trustme.CA,
+    tls: dict[str, str],
+    busy: bool,
+    in_pieces: bool,
+) -> None:
+    """`close_notify` behind a request ends the connection after the answer."""
+    with served_here(digit_contract, **tls) as here:
+        if busy:
+            here.engine.free.clear()
+        with _Tls(authority, here.port) as client:
+            client.send(_post(picture), then_flush=in_pieces)
+            client.close_notify()
+            if busy:
+                until(lambda: here.engine.threads)
+                here.engine.free.set()
+            answer = client.heard()
+        until(lambda: not here.server.server_state.connections)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"contract" in answer
+
+
+def test_a_client_of_tls_that_leaves_is_not_kept(
+    digit_contract: Contract, picture: bytes, authority: trustme.CA, tls: dict[str, str]
+) -> None:
+    """`close_notify` and the end of TCP behind it end the connection at once."""
+    with served_here(digit_contract, **tls) as here:
+        here.engine.free.clear()
+        with _Tls(authority, here.port) as client:
+            client.send(_post(picture))
+            client.close_notify()
+            until(lambda: here.engine.threads)
+        until(lambda: not here.server.server_state.connections)
+        assert not here.engine.free.is_set()
+
+
+class _Tls:
+    """A client that may close its sending half, which Python's sockets cannot."""
+
+    def __init__(self, authority: trustme.CA, port: int) -> None:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        self._tcp = socket.create_connection(("127.0.0.1", port), 20)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname="127.0.0.1")
+        while not self._done(self._tls.do_handshake):
+            self._in.write(self._tcp.recv(65_536))
+        self._flush()
+
+    def __enter__(self) -> _Tls:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tcp.close()
+
+    def send(self, request: bytes, then_flush: bool = False) -> None:
+        self._tls.write(request)
+        if then_flush:
+            self._flush()
+
+    def close_notify(self) -> None:
+        self._done(self._tls.unwrap)
+
+    def heard(self) -> bytes:
+        """Return what the server says until it closes."""
+        text = b""
+        with suppress(ssl.SSLZeroReturnError):
+            while True:
+                with suppress(ssl.SSLWantReadError):
+                    text += self._tls.read(65_536)
+                    continue
+                received = self._tcp.recv(65_536)
+                if not received:
+                    break
+                self._in.write(received)
+        return text
+
+    def _done(self, step: Callable[[], object]) -> bool:
+        try:
+            step()
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            self._flush()
+        return True
+
+    def _flush(self) -> None:
+        self._tcp.sendall(self._out.read())
 
 
 def test_the_end_answers_what_was_asked(

@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from prometheus_client.core import GaugeMetricFamily, Metric
 
-from inkling_serving.runtime.metrics import Metrics
+from inkling_serving.runtime.metrics import NOW, Metrics
 from inkling_serving.runtime.poller import Repeating
 from inkling_serving.runtime.timings import Timings
 from tests.support.machine import until, within
@@ -107,3 +109,30 @@ def test_others_are_added_and_the_dead_hold_no_memory(tmp_path: Path) -> None:
     assert 2 == _counted(metrics, "inkling_workers")
     memory = _counted(metrics, "process_resident_memory_bytes")
     assert memory < own["memory"] * 1.5 + 1_000
+
+
+class _Part:
+    """A part of the gateway that counts one sum, and one state."""
+
+    def counts(self) -> dict[str, float]:
+        """Return both."""
+        return {"sum": 5.0, f"{NOW}state": 3.0}
+
+    def families(self, counts: Sequence[dict[str, float]]) -> Iterator[Metric]:
+        """Yield the total of each."""
+        for name in ("sum", f"{NOW}state"):
+            total = sum(one.get(name, 0.0) for one in counts)
+            yield GaugeMetricFamily(f"part_{name.removeprefix(NOW)}", "A part.", total)
+
+
+def test_the_state_of_a_part_ends_with_its_worker(tmp_path: Path) -> None:
+    """Counters of a part stay when their worker has died, and those of its state go."""
+    metrics = Metrics(tmp_path, parts={"part": _Part()})
+    metrics.save()
+    own = json.loads((tmp_path / f"{os.getpid()}.json").read_text())
+    dead = {**own, "at": time.time() - 60}
+    (tmp_path / "1.json").write_text(json.dumps(dead))
+
+    assert 10 == _counted(metrics, "part_sum ")
+    assert 3 == _counted(metrics, "part_state ")
+    assert [{"sum": 5.0, f"{NOW}state": 3.0}, {"sum": 5.0}] == metrics.counts_of("part")

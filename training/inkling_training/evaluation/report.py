@@ -153,9 +153,10 @@ def check_writable(directory: Path) -> None:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except OSError as error:
         raise InvalidRequest(
-            f"{directory} cannot be written to; name another folder with --output."
+            f"{directory} cannot be written to ({error.strerror}); name another folder "
+            "with --output."
         ) from None
 
 
@@ -213,8 +214,10 @@ def write_files(
         # The name of a file need not be Unicode text.
         content = written(pictures).encode(errors="backslashreplace")
         (directory / "report.html").write_bytes(content)
-    except OSError:
-        raise InvalidRequest(f"{directory} cannot be written to any more.") from None
+    except OSError as error:
+        raise InvalidRequest(
+            f"{directory} cannot be written to any more: {error.strerror}."
+        ) from None
 
 
 def _page(figures: dict[str, Any], tally: Tally, pictures: dict[str, bytes]) -> str:

@@ -224,7 +224,10 @@ def _convolved(
         kernel_initializer="he_normal",
     )(features)
     # The moving average adapts fast, because a run has only a few thousand steps.
-    features = layers.BatchNormalization(momentum=0.9)(features)
+    # Several workers normalise over the whole batch, as one does.
+    features = layers.BatchNormalization(
+        momentum=0.9, synchronized=tf.distribute.has_strategy()
+    )(features)
     return layers.ReLU()(features)
 
 

@@ -33,6 +33,7 @@ class Run:
 
     Attributes:
         directory: The directory of the run.
+        kept: False for a worker that only reads the directory, which its chief writes.
         identity: The values that make two runs the same; see `identity`.
         history: Loss and accuracy of every epoch, oldest first.
         best_epoch: The number of the best epoch, from 1; 0 before the first.
@@ -40,8 +41,10 @@ class Run:
         last: The variables of model and optimizer after the last epoch.
     """
 
-    def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
-        self.directory = directory
+    def __init__(
+        self, directory: Path, identity: dict[str, Any], *, kept: bool = True
+    ) -> None:
+        self.directory, self.kept = directory, kept
         self.identity = json.loads(json.dumps(identity))
         self.history: list[dict[str, float]] = []
         self.best_epoch = 0
@@ -58,8 +61,9 @@ class Run:
             print(f"  the run {self._taken_up()}", flush=True)
             if self.last:
                 return True
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
+        if self.kept:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self.directory.mkdir(parents=True)
         return False
 
     def finish_epoch(self, model: keras.Model, figures: dict[str, float]) -> None:
@@ -69,6 +73,10 @@ class Run:
         if self._is_best(figures):
             self.best_epoch = len(self.history)
             self.best = model.get_weights()
+        if self.kept:
+            self._save()
+
+    def _save(self) -> None:
         described = {
             "identity": self.identity,
             "history": self.history,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import keras
 import tensorflow as tf
 
+from inkling_training.errors import WorkerLost
 from inkling_training.fit.batches import batches, num_steps, plain
 from inkling_training.fit.callbacks import (
     Interruption,
@@ -20,6 +21,7 @@ from inkling_training.fit.callbacks import (
 )
 from inkling_training.fit.models import logits_of
 from inkling_training.fit.progress import Progress
+from inkling_training.fit.workers import Reduced, workers
 
 if TYPE_CHECKING:
     from inkling_training.data.datasets import Dataset
@@ -100,26 +102,32 @@ def train(
 
     Raises:
         TrainingDiverged: The loss became NaN or infinite.
+        WorkerLost: Another worker ended or cannot be reached.
+        InvalidRequest: The workers begin in different states.
     """
     started = time.monotonic()
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     contract = dataset.contract
-    network = architecture.build(contract.input_shape, len(contract.labels), recipe)
-    model = _taught(network.model, recipe)
     run.start(resume)
-    for stage in _stages(recipe, network):
-        if len(run.history) >= stage.last or has_stopped(run, recipe):
-            continue
-        if network.base is not None:
-            _thaw(network.base, stage.tuned)
-        steps = num_steps(dataset, recipe)
-        _compile(model, network.optimizer, stage, recipe, steps)
-        if run.history:
-            begun = len(run.history) > stage.first
-            run.restore(model, with_optimizer=begun)
-        _fit(model, dataset, recipe, stage, run, seed)
+    workers().check_same(f"{len(run.history)} epochs of the run {run.identity}")
+    with workers().strategy.scope():
+        network = architecture.build(contract.input_shape, len(contract.labels), recipe)
+        model = _taught(network.model, recipe)
+        for stage in _stages(recipe, network):
+            if len(run.history) >= stage.last or has_stopped(run, recipe):
+                continue
+            if network.base is not None:
+                _thaw(network.base, stage.tuned)
+            steps = num_steps(dataset, recipe)
+            _compile(model, network.optimizer, stage, recipe, steps)
+            if run.history:
+                begun = len(run.history) > stage.first
+                run.restore(model, with_optimizer=begun)
+            _fit(model, dataset, recipe, stage, run, seed)
+    if workers().several:
+        network = architecture.build(contract.input_shape, len(contract.labels), recipe)
     network.model.set_weights(run.best)
     return Trained(
         network.model, run.history, run.best_epoch, time.monotonic() - started
@@ -135,11 +143,13 @@ def _fit(
     seed: int,
 ) -> None:
     progress = Progress(recipe.epochs)
+    validation = plain(dataset.validation, dataset.contract)
     try:
         with Interruption() as interruption:
             model.fit(
-                batches(dataset, recipe, seed, len(run.history)),
-                validation_data=plain(dataset.validation, dataset.contract),
+                workers().shares(batches(dataset, recipe, seed, len(run.history))),
+                validation_data=workers().copies(validation),
+                validation_steps=len(validation) if workers().several else None,
                 initial_epoch=len(run.history),
                 epochs=stage.last,
                 steps_per_epoch=num_steps(dataset, recipe),
@@ -147,6 +157,11 @@ def _fit(
                 shuffle=False,  # `batches` has shuffled the pictures
                 verbose=0,
             )
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        raise WorkerLost(
+            "Another worker ended or cannot be reached. Start all workers again with "
+            f"--resume: the run continues after epoch {len(run.history)}."
+        ) from error
     finally:
         # After Ctrl-C or an error the bar must not stay in the terminal.
         progress.close()
@@ -154,9 +169,12 @@ def _fit(
 
 def _taught(model: keras.Model, recipe: Recipe) -> keras.Model:
     """Return a model with the same weights, whose outputs the loss compares."""
-    if recipe.loss == "squared_error":
-        return keras.Model(model.inputs[0], logits_of(model), name=model.name)
-    return model
+    logits = recipe.loss == "squared_error"
+    if not logits and not workers().several:
+        return model
+    outputs = logits_of(model) if logits else model.outputs[0]
+    kind = Reduced if workers().several else keras.Model
+    return kind(model.inputs[0], outputs, name=model.name)
 
 
 def _compile(
@@ -221,12 +239,11 @@ def _adamw(stage: _Stage, recipe: Recipe, steps: int) -> keras.optimizers.Optimi
 def _callbacks(
     run: Run, recipe: Recipe, stage: _Stage, progress: Progress
 ) -> list[keras.callbacks.Callback]:
-    return [
-        StopOnNaN(stage.rate),
-        KeepState(run, recipe),
-        keras.callbacks.TensorBoard(str(run.directory / "tensorboard")),
-        progress,
-    ]
+    always = [StopOnNaN(stage.rate), KeepState(run, recipe)]
+    if not workers().chief:
+        return always
+    log = keras.callbacks.TensorBoard(str(run.directory / "tensorboard"))
+    return [*always, log, progress]
 
 
 class Accuracy(keras.metrics.Mean):  # type: ignore[misc]

@@ -298,6 +298,8 @@ def _resize(source: Source, wishes: Wishes, like: Likeness) -> _Part:
 def _antialias(wishes: Wishes, stated: Mapping[str, Any]) -> bool:
     if wishes.antialias is not None:
         return wishes.antialias
+    if wishes.filter == "opencv":
+        return False
     return bool(wishes.filter is not None or stated.get("antialias", True))
 
 
@@ -313,7 +315,8 @@ def _filter(source: Source, wishes: Wishes, like: Likeness) -> _Part:
         why = _INSIDE
     else:
         why = f"{_DEFAULT}; --filter or --no-antialias changes it"
-    shown = f"{kind}, {'as Pillow' if antialias else 'as tf.image.resize'}"
+    library = "Pillow" if antialias else "tf.image.resize"
+    shown = f"{kind}, as {'cv2.resize' if kind == 'opencv' else library}"
     return {"filter": kind, "antialias": antialias}, Fact("filter", shown, why)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections import Counter
@@ -53,7 +54,29 @@ def read_labels(given: str) -> tuple[str, ...]:
         raise InvalidRequest(
             f"The labels in {path} cannot be read; expected {_FORMS}, in UTF-8."
         ) from None
-    return labels_in(distinct(_without_numbers(text.splitlines())))
+    names = _by_column(text) or _without_numbers(text.splitlines())
+    return labels_in(distinct(names))
+
+
+def _by_column(text: str) -> list[str]:
+    """Return the names of a CSV table with their places, in any order of both columns.
+
+    The label maps of TensorFlow Hub begin with `id,name`. Empty if it is no such table.
+    """
+    try:
+        rows = [row for row in csv.reader(text.splitlines()) if row]
+    except csv.Error:
+        return []
+    if not rows or any(len(row) != 2 for row in rows):
+        return []
+    table = rows[1:]
+    for places, names in ((0, 1), (1, 0)):
+        if rows[0][places].isdecimal() or not all(r[places].isdecimal() for r in table):
+            continue
+        by_place = {int(row[places]): row[names].strip() for row in table}
+        if sorted(by_place) == list(range(len(table))):
+            return [by_place[place] for place in range(len(table))]
+    return []
 
 
 def distinct(names: Iterable[str]) -> list[str]:

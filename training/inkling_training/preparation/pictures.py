@@ -78,6 +78,12 @@ class Pictures:
         """Return the pictures that are published with the model."""
         return [_small(image) for image in self.images[:_GOLDEN]]
 
+    def only(self, wanted: npt.NDArray[np.bool_]) -> Pictures:
+        """Return the pictures without those of the first ones that are not wanted."""
+        rest = self.images[len(wanted) :]
+        first = zip(self.images, wanted, strict=False)
+        return replace(self, images=(*(one for one, is_ in first if is_), *rest))
+
     def first(self, count: int) -> Pictures:
         """Return the first pictures."""
         labels = None if self.labels is None else self.labels[:count]

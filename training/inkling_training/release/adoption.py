@@ -27,8 +27,10 @@ from inkling_training.release import (
     formats,
     parity,
     publish,
+    steadiness,
 )
 from inkling_training.release.abstention import threshold_on
+from inkling_training.release.judgement import drift_baseline
 from inkling_training.sources.tflite_file import operations_in_float, precision
 from inkling_training.stderr import quiet_stderr
 
@@ -41,14 +43,12 @@ if TYPE_CHECKING:
     from inkling_training.release.parity import ParityRow, Scores
     from inkling_training.sources.source import Source
 
-__all__ = ["Adoption", "adopt", "with_tolerance"]
+__all__ = ["Adoption", "adopt"]
 
 # With this many pictures the ranges of most int8 tensors are stable.
 _CALIBRATION_PICTURES = 100
 # The inputs of the compared pictures are held in memory at once.
 _COMPARED_PICTURES, _COMPARED_BYTES = 512, 256 * 1024**2
-# The largest difference of a score that the rounding of a deep model may make.
-_DEEP_TOLERANCE = 1e-4
 # A label with this probability of its own is answered, unless a caller says otherwise.
 _HALF = 0.5
 
@@ -110,9 +110,9 @@ def adopt(repository: Repository, name: str, adoption: Adoption) -> VersionFiles
 def _published(
     repository: Repository, publication: Publication, adoption: Adoption
 ) -> VersionFiles:
-    path, pictures, name = publication.path, adoption.pictures, publication.model
-    inputs = adoption.compared()
-    scores = _checked(adoption.scored(inputs), adoption.source.name)
+    path, name = publication.path, publication.model
+    inputs, scores = _compared(adoption)
+    pictures = adoption.pictures
     labels = None if pictures.labels is None else pictures.labels[: len(inputs)]
     exporter, kinds = _converted(name, adoption, path)
 
@@ -140,7 +140,7 @@ def _published(
         _check_regression(repository, name, adoption, figures, len(labels))
     datasheet.write_datasheet(
         path / "card",
-        figures,
+        figures | _baseline(adoption, inputs, scores),
         adoption.facts,
         [*adoption.warnings, *adoption.notes],
         datasheet.seen(adoption.contract, pictures),
@@ -149,6 +149,22 @@ def _published(
     files = publication.commit()
     adoption.say(card.parity_table(rows))
     return files
+
+
+def _compared(adoption: Adoption) -> tuple[Scores, Scores]:
+    """Return the inputs on which the exports are compared, and the model's scores.
+
+    Generated pictures about which no two libraries agree are left out of all.
+    """
+    inputs, name = adoption.compared(), adoption.source.name
+    scores = _checked(adoption.scored(inputs), name)
+    if not adoption.pictures.are_generated:
+        return inputs, scores
+    limit = adoption.contract.tolerances["float32"]
+    found = steadiness.steady(adoption.scored, inputs, scores, limit)
+    adoption.notes += steadiness.notes(found, name)
+    adoption.pictures = adoption.pictures.only(found)
+    return inputs[found], scores[found]
 
 
 def _converted(
@@ -276,40 +292,22 @@ def _agreeing(
         GateFailed: An export that must agree with the model does not.
     """
     must = [row for row in rows if row.export in exact]
-    contract = with_tolerance(must, adoption.contract)
+    contract = steadiness.with_tolerance(must, adoption.contract)
     if contract != adoption.contract:
         adoption.contract = contract
         adoption.notes.append(
             "Its libraries round differently from layer to layer, so its contract "
-            f"allows scores to differ by {_DEEP_TOLERANCE:g}."
+            f"allows scores to differ by {steadiness.DEEP_TOLERANCE:g}."
         )
     allowed = contract.tolerances["float32"]
     agree = [row for row in must if not row.labels_differ and row.worst <= allowed]
     rows = [replace(row, passed=row.passed or row in agree) for row in rows]
     failed = [row for row in rows if row.export in exact and not row.passed]
-    publish.check_parity(failed, adoption.source.name)
+    why = ""
+    if failed:
+        why = steadiness.sentence(adoption.scored, adoption.compared(), allowed)
+    publish.check_parity(failed, adoption.source.name, why)
     return rows
-
-
-def with_tolerance(rows: Sequence[ParityRow], contract: Contract) -> Contract:
-    """Return the contract, with the tolerance that a deep model needs.
-
-    Each library adds the products of a layer in its own order, and the rounding adds up
-    from layer to layer. A ConvNeXt Tiny differs by 2.5e-5 between Keras and LiteRT.
-    The contract then states the larger tolerance, if no picture gets another label.
-
-    Args:
-        rows: The comparison of the exports that must agree.
-        contract: The contract of the model.
-    """
-    worst = max((row.worst for row in rows), default=0.0)
-    needed = contract.tolerances["float32"] < worst <= _DEEP_TOLERANCE
-    if not needed or any(row.labels_differ for row in rows):
-        return contract
-    tolerances = {
-        name: max(value, _DEEP_TOLERANCE) for name, value in contract.tolerances.items()
-    }
-    return replace(contract, tolerances=tolerances)
 
 
 def _int8_notes(rows: Sequence[ParityRow], compared: int, path: Path) -> list[str]:
@@ -346,6 +344,12 @@ def _figures(
             for file in sorted((path / "tflite").glob("*.tflite"))
         },
     }
+
+
+def _baseline(adoption: Adoption, inputs: Scores, scores: Scores) -> dict[str, Any]:
+    if adoption.pictures.are_generated:
+        return {}
+    return drift_baseline(inputs, scores, adoption.contract)
 
 
 def _checked(scores: Scores, name: str) -> Scores:

@@ -7,7 +7,9 @@ models that were given take the same way.
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -164,16 +166,22 @@ class Exporter:
         """Write the SavedModel and the contract into the directory `path`.
 
         The signatures are `serving_default`, `contract` and `device`.
+
+        Raises:
+            OSError: The disk is full, or the file may not be so large.
         """
-        tf.saved_model.save(
-            self._servable,
-            str(path),
-            signatures={
-                "serving_default": self._scores,
-                "contract": self._servable.contract.get_concrete_function(),
-                "device": self._servable.device.get_concrete_function(),
-            },
-        )
+        signatures = {
+            "serving_default": self._scores,
+            "contract": self._servable.contract.get_concrete_function(),
+            "device": self._servable.device.get_concrete_function(),
+        }
+        try:
+            tf.saved_model.save(self._servable, str(path), signatures=signatures)
+        except tf.errors.OpError as error:
+            for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                if os.strerror(code) in error.message:
+                    raise OSError(code, os.strerror(code), str(path)) from None
+            raise
         # TensorFlow writes this folder for every model; it is a part of few.
         with suppress(OSError):
             (path / "assets").rmdir()

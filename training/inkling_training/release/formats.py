@@ -7,6 +7,7 @@ version then lacks that format, and its card says why.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,8 +114,8 @@ def leave_out(rows: Sequence[ParityRow], path: Path) -> list[str]:
     for row in rows:
         if not row.passed:
             (path / "tflite" / f"{row.export}.tflite").unlink()
-            notes.append(
-                f"It has no {row.export} file, because its scores differ by up to "
-                f"{row.worst:.2g}."
-            )
+            why = f"its scores differ by up to {row.worst:.2g}"
+            if math.isnan(row.worst):
+                why = "its answers are no probabilities"
+            notes.append(f"It has no {row.export} file, because {why}.")
     return notes

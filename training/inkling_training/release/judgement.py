@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inkling.model.drift import FIGURE, LEAST_PICTURES, Baseline
 from inkling_training.data.outliers import are_digits, as_served, held_out
 from inkling_training.errors import GateFailed
 from inkling_training.figures import plots
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from inkling_training.data.stored import Inputs
     from inkling_training.release.parity import ParityRow
 
-__all__ = ["Judgement", "judged"]
+__all__ = ["Judgement", "drift_baseline", "judged"]
 
 # The seed must not change, so that all versions are compared on the same outliers.
 _SEED = 2026
+# The pictures whose inputs are in memory at once.
+_PART = 256
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,28 @@ def judged(model: keras.Model, dataset: Dataset, inputs: Inputs) -> Judgement:
         for kind, pixels in held_out(dataset.validation, _SEED).items():
             caught[kind] = _abstained(scored(as_served(pixels, contract)), contract)
     return Judgement(contract, scored(inputs), dataset.test.labels, caught)
+
+
+def drift_baseline(
+    inputs: Inputs, scores: npt.NDArray[np.float32], contract: Contract
+) -> dict[str, Any]:
+    """Return the figure of the card from which a gateway tells a drift.
+
+    Args:
+        inputs: The inputs of the pictures, float32, shape (n, *input_shape).
+        scores: Their scores, float32, shape (n, classes).
+        contract: The contract of the model.
+
+    Returns:
+        The figure by its name; empty if the pictures are too few for one.
+    """
+    if len(scores) < LEAST_PICTURES:
+        return {}
+    parts = (
+        (inputs[at : at + _PART], scores[at : at + _PART])
+        for at in range(0, len(scores), _PART)
+    )
+    return {FIGURE: Baseline.of(parts, contract.abstain_below).to_json()}
 
 
 def _abstained(scores: npt.NDArray[np.float32], contract: Contract) -> float:

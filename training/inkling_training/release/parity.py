@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from inkling.errors import BrokenVersion
 from inkling.model.bundle import read_bundle
 from inkling.model.runner import TFLiteRunner
 from inkling_training.data.stored import batch_size
@@ -51,7 +52,8 @@ class ParityRow:
         calibration_error: The expected calibration error, 0 to 1; None without true
             labels.
         labels_differ: The number of pictures with another label than the model's.
-        worst: The largest difference of any one score.
+        worst: The largest difference of any one score; NaN if its answers are no
+            probabilities.
         passed: True if the differences are within the limits.
     """
 
@@ -85,10 +87,15 @@ def compare(
         labels: As `meaning.right_answers` takes them; None if they are not known.
         formats: The TFLite formats that the version has.
     """
-    return [
-        _row(name, scores_of(predict, inputs), expected, labels, contract.tolerances)
-        for name, predict in _exports(version, contract, formats).items()
-    ]
+    rows = []
+    for name, predict in _exports(version, contract, formats).items():
+        try:
+            scores = scores_of(predict, inputs)
+        except BrokenVersion:
+            rows.append(ParityRow(name, None, None, len(inputs), math.nan, False))
+        else:
+            rows.append(_row(name, scores, expected, labels, contract.tolerances))
+    return rows
 
 
 def _row(

@@ -23,7 +23,7 @@ from inkling_training.errors import GateFailed
 from inkling_training.figures import plots
 from inkling_training.fit.models import scorer
 from inkling_training.release import card, export, formats, parity
-from inkling_training.release.judgement import judged
+from inkling_training.release.judgement import drift_baseline, judged
 from inkling_training.stderr import quiet_stderr
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def publish(
             check_regression(before, judgement.accuracy, len(test))
         shown = {**figures, **_figures(name, dataset, trained, path)}
         shown |= judgement.figures(rows)
+        shown |= drift_baseline(inputs, judgement.scores, contract)
         if notes:
             shown["notes"] = [*figures.get("notes", []), *notes]
         drawn = {"curves": plots.curves(trained.history), **judgement.drawn()}
@@ -224,16 +225,22 @@ def check_as_a_gateway_does(publication: Publication, formats: Sequence[str]) ->
             ) from None
 
 
-def check_parity(rows: Sequence[ParityRow], model: str) -> None:
+def check_parity(rows: Sequence[ParityRow], model: str, why: str = "") -> None:
     """Check that every export passed.
 
+    Args:
+        rows: The comparison of the exports.
+        model: What they were compared with, for the message.
+        why: A sentence for the message about the reason; empty if none is known.
+
     Raises:
-        GateFailed: An export disagrees with the model, which `model` names.
+        GateFailed: An export disagrees with the model.
     """
     if not all(row.passed for row in rows):
         raise GateFailed(
             f"The exports disagree with {model}; nothing was published.\n"
             + card.parity_table(rows)
+            + (why and f"\n{why}")
         )
 
 

@@ -8,7 +8,9 @@ archive behind the model.
 
 from __future__ import annotations
 
+import ast
 import io
+import json
 import struct
 import zipfile
 import zlib
@@ -96,7 +98,10 @@ def _without_archive(content: bytes) -> tuple[bytes, Mapping[str, str]]:
             members = archive.infolist()
             start = min((one.header_offset for one in members), default=len(content))
             for one in members:
-                if one.filename.endswith(".txt") and one.file_size < _MAX_LABELS_BYTES:
+                if (
+                    one.filename.endswith((".txt", ".json"))
+                    and one.file_size < _MAX_LABELS_BYTES
+                ):
                     texts[one.filename] = archive.read(one).decode()
     except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError):
         return content, {}
@@ -109,11 +114,28 @@ def _labels(texts: Mapping[str, str], files: Mapping[str, str]) -> tuple[str, ..
     named = {name: locale for name, locale in files.items() if name in texts}
     # The labels without a language come first, then the English ones.
     names = sorted(named, key=lambda name: (named[name] not in ("", "en"), named[name]))
-    if not names and len(texts) == 1:
-        names = list(texts)
+    objects = [found for one in texts.values() if (found := _in_object(one))]
+    if not names and objects:
+        return objects[0]
+    plain = [name for name in texts if name.endswith(".txt")]
+    if not names and len(plain) == 1:
+        names = plain
     if not names:
         return ()
     return tuple(line for line in texts[names[0]].splitlines() if line.strip())
+
+
+def _in_object(text: str) -> tuple[str, ...]:
+    """Return the `names` of an object in JSON or Python, as Ultralytics writes it."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            names = {str(key): name for key, name in read(text)["names"].items()}
+            return tuple(str(names[str(place)]) for place in range(len(names)))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        except (TypeError, KeyError, AttributeError):
+            break
+    return ()
 
 
 def _stated(model: bytes) -> _Stated:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from inkling.image.morphology import Values
 
-    Levels: TypeAlias = npt.NDArray[np.uint8]
-
 __all__ = ["ink_on"]
 
 # Paper counts as no darker than this share of the lightest paper: the noise of a dark
@@ -24,13 +22,13 @@ _DARKEST, _DARK_SHARE = 16.0, 0.4
 _SIGMA_PER_MEDIAN = 1.4826 / 2**0.5
 
 
-def ink_on(levels: Levels | Values, widest: int) -> tuple[Values, float]:
+def ink_on(levels: npt.NDArray[Any], widest: int) -> tuple[Values, float]:
     """Return the strength of the ink, as a share of the paper's brightness.
 
     The second value is the standard deviation of that strength on blank paper.
 
     Args:
-        levels: Grey levels, 0 to 255, of dark ink on light paper.
+        levels: Grey levels, uint8 or float32, 0 to 255, of dark ink on light paper.
         widest: The width of the widest stroke, in pixels.
     """
     paper = window(window(levels, widest, np.maximum), widest, np.minimum)

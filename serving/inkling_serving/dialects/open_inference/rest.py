@@ -130,7 +130,7 @@ def only_picture(headers: Mapping[str, str], body: bytes) -> bytes:
     length = headers.get(JSON_LENGTH, "")
     if not length.isdecimal() or len(length) > 4 or int(length) > _SHORT:
         return b""
-    return body if is_raw(headers) else only_element(body[int(length) :])
+    return body if is_raw(headers) else only_element(memoryview(body)[int(length) :])
 
 
 def body_of(asked: InferRequest, found: Inferred) -> tuple[bytes, int | None]:

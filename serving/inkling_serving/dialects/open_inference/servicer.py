@@ -160,9 +160,11 @@ class OpenInferenceDialect:
 
     def _is_quick(self, request: wire.ModelInferRequest) -> bool:
         picture = b""
-        if len(request.raw_input_contents) == 1:
+        is_picture = len(request.inputs) == 1 and request.inputs[0].datatype == BYTES
+        # Each look at a field of bytes copies it.
+        if is_picture and len(request.raw_input_contents) == 1:
             picture = only_element(request.raw_input_contents[0])
-        elif len(request.inputs) == 1:
+        elif is_picture:
             typed = request.inputs[0].contents.bytes_contents
             picture = typed[0] if len(typed) == 1 else b""
         target = target_of(request.model_name, request.model_version)

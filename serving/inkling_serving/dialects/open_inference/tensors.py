@@ -136,10 +136,12 @@ def to_raw(values: npt.NDArray[np.float32] | list[bytes]) -> bytes:
     return np.ascontiguousarray(values, "<f4").tobytes()
 
 
-def only_element(raw: bytes) -> bytes:
+def only_element(raw: bytes | memoryview) -> bytes:
     """Return the only element of a raw BYTES tensor; nothing if it has more."""
-    element = raw[_LENGTH:]
-    return element if len(element) == int.from_bytes(raw[:_LENGTH], "little") else b""
+    # Other tensors are large, and must not be copied to find out.
+    if len(raw) - _LENGTH != int.from_bytes(raw[:_LENGTH], "little"):
+        return b""
+    return bytes(raw[_LENGTH:])
 
 
 def _elements(raw: bytes | memoryview, count: int) -> list[bytes]:

@@ -40,6 +40,7 @@ __all__ = [
     "ShadowComparison",
     "Stage",
     "Version",
+    "VersionDrift",
 ]
 
 
@@ -172,6 +173,22 @@ class DeviceFile(TypedDict):
     sha256: str
 
 
+class VersionDrift(TypedDict):
+    """How far recent pictures are from those of the version's test set."""
+
+    pictures: Annotated[int, Meta(description="Recent pictures that were counted.")]
+    has_baseline: Annotated[
+        bool, Meta(description="Whether the version's card has a baseline.")
+    ]
+    index: Annotated[
+        dict[str, float],
+        Meta(
+            description="The population stability index of each statistic; empty "
+            "without a baseline, and with fewer than 200 pictures."
+        ),
+    ]
+
+
 class Version(TypedDict):
     """A version of a model; without a contract, it has only the first four fields."""
 
@@ -194,6 +211,9 @@ class Version(TypedDict):
     dataset: NotRequired[Annotated[str, Meta(description="The training data's name.")]]
     accuracy: NotRequired[
         Annotated[float | None, Meta(description="On the test set, from 0 to 1.")]
+    ]
+    drift: NotRequired[
+        Annotated[VersionDrift, Meta(description="Once it has answered requests.")]
     ]
     tflite: NotRequired[
         Annotated[DeviceFile, Meta(description="Where devices may have the file.")]
