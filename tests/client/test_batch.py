@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from inkling.cli.batch import files_of
+from inkling.errors import InvalidRequest
 
 _RAY = importlib.util.find_spec("ray") is not None
 
@@ -54,6 +55,13 @@ def test_a_folder_stands_for_its_files(folder: Path, tmp_path: Path) -> None:
     absent = tmp_path / "absent.png"
     names = ["a.png", "b/1.png", "b/2.png", "c.png", "d.txt"]
     assert [absent, *(folder / name for name in names)] == files_of([absent, folder])
+
+
+def test_a_folder_without_files_is_said(tmp_path: Path) -> None:
+    """A folder with nothing but hidden files is an error, and not a silent success."""
+    (tmp_path / ".hidden").write_text("")
+    with pytest.raises(InvalidRequest, match="has no files"):
+        files_of([tmp_path])
 
 
 def test_a_folder_is_classified(folder: Path, published: Path) -> None:

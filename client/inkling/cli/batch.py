@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inkling.errors import InklingError, MissingDependency
+from inkling.errors import InklingError, InvalidRequest, MissingDependency, NotReady
 from inkling.gateway.connect import connect
 
 if TYPE_CHECKING:
@@ -25,14 +25,21 @@ _PER_TASK = 128
 
 
 def files_of(paths: Iterable[Path]) -> list[Path]:
-    """Return the paths; in place of a folder the files in it, at any depth, by name."""
+    """Return the paths; in place of a folder the files in it, at any depth, by name.
+
+    Raises:
+        InvalidRequest: A folder has no file, but for hidden ones.
+    """
     return [*chain.from_iterable(map(_files, paths))]
 
 
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    return sorted(file for file in path.rglob("[!.]*") if file.is_file())
+    found = sorted(file for file in path.rglob("[!.]*") if file.is_file())
+    if not found:
+        raise InvalidRequest(f"The folder {path} has no files; name one with pictures.")
+    return found
 
 
 def outcomes(
@@ -51,6 +58,7 @@ def outcomes(
 
     Raises:
         MissingDependency: Ray is not installed.
+        NotReady: Ray cannot be started or reached.
         InklingError: The gateway cannot be asked, or the model cannot be loaded.
     """
     if runner == "ray":
@@ -69,7 +77,10 @@ def _ray_outcomes(
         import ray  # noqa: PLC0415 - optional, and takes a second to import
     except ImportError:
         raise MissingDependency("Ray", "ray") from None
-    ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    try:
+        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise NotReady(f"Ray cannot be started or reached: {error}") from None
     try:
         task, under_way = ray.remote(_part), deque[Any]()
         most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
