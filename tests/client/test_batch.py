@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from inkling.cli.batch import files_of
-from inkling.errors import InvalidRequest
 
 _RAY = importlib.util.find_spec("ray") is not None
 
@@ -57,11 +56,15 @@ def test_a_folder_stands_for_its_files(folder: Path, tmp_path: Path) -> None:
     assert [absent, *(folder / name for name in names)] == files_of([absent, folder])
 
 
-def test_a_folder_without_files_is_said(tmp_path: Path) -> None:
+def test_a_folder_without_files_is_named(tmp_path: Path, published: Path) -> None:
     """A folder with nothing but hidden files is an error, and not a silent success."""
     (tmp_path / ".hidden").write_text("")
-    with pytest.raises(InvalidRequest, match="has no files"):
-        files_of([tmp_path])
+    found = _classify(tmp_path, published)
+
+    assert 1 == found.returncode
+    assert [f"inkling: {tmp_path} cannot be read (Is a directory)"] == [
+        line.partition(";")[0] for line in _told(found)
+    ]
 
 
 def test_a_folder_is_classified(folder: Path, published: Path) -> None:

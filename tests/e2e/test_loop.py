@@ -126,13 +126,16 @@ def _judged(models: Path, version: int) -> str:
     models_dir = ["--models-dir", str(models)]
     assert main(["promote", "mlp", str(version), *words, *models_dir]) == 0
     labels = Repository(models).labels("mlp")
-    until(lambda: "shadow" not in labels.read(), timeout_s=300)
-    [lost] = [
-        one
-        for one in labels.moves()
-        if (one.by, one.label, one.before) == ("rule", "shadow", version)
-    ]
-    return str(lost.why)
+    wanted = ("rule", "shadow", version)
+
+    def why() -> list[str]:
+        moves = labels.moves()
+        return [m.why for m in moves if (m.by, m.label, m.before) == wanted]
+
+    # The move is noted after the label was taken.
+    until(why, timeout_s=300)
+    [figures] = why()
+    return figures
 
 
 def test_a_running_gateway_judges(
@@ -149,7 +152,7 @@ def test_a_running_gateway_judges(
         _asking(gateway, others) as answers,
     ):
         good = _judged(models_dir, 2)
-        assert repository.version_labels("mlp") == {"stable": 2}
+        until(lambda: repository.version_labels("mlp") == {"stable": 2})
         _planted(models_dir, 2)
         bad = _judged(models_dir, 3)
 

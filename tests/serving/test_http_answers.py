@@ -267,7 +267,7 @@ def test_fields_of_a_model(gateway: Any) -> None:
     """A model shows whether it is ready, and what each version expects and knows."""
     model = gateway.request("GET", "/v1/models/mlp").json
     [version] = model["versions"]
-    computed = ("contract", "contract_json", "accuracy", "tflite")
+    computed = ("contract", "contract_json", "accuracy", "tflite", "drift")
 
     fields = {"name", "ready", "versions", "model_version_status", "shares"}
     assert fields == set(model)
@@ -286,6 +286,8 @@ def test_fields_of_a_model(gateway: Any) -> None:
     assert re.fullmatch("sha256:[0-9a-f]{64}", version["contract"])
     assert version["contract"] == Contract.from_json(version["contract_json"]).hash
     assert version["accuracy"] > 0.9
+    # The drift is there as soon as this gateway, which others ask too, has answered.
+    assert {"pictures", "has_baseline", "index"} >= set(version.get("drift", {}))
     assert {"format", "bytes", "sha256"} == set(version["tflite"])
 
 

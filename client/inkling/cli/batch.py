@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inkling.errors import InklingError, InvalidRequest, MissingDependency, NotReady
+from inkling.errors import InklingError, MissingDependency, NotReady
 from inkling.gateway.connect import connect
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ _PER_TASK = 128
 def files_of(paths: Iterable[Path]) -> list[Path]:
     """Return the paths; in place of a folder the files in it, at any depth, by name.
 
-    Raises:
-        InvalidRequest: A folder has no file, but for hidden ones.
+    A folder without files stays, so that it is named among what cannot be read.
     """
     return [*chain.from_iterable(map(_files, paths))]
 
@@ -36,10 +35,7 @@ def files_of(paths: Iterable[Path]) -> list[Path]:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(file for file in path.rglob("[!.]*") if file.is_file())
-    if not found:
-        raise InvalidRequest(f"The folder {path} has no files; name one with pictures.")
-    return found
+    return sorted(file for file in path.rglob("[!.]*") if file.is_file()) or [path]
 
 
 def outcomes(
