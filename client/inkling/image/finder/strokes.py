@@ -230,6 +230,9 @@ def _decided(
     Where this is a guess and a shine would be the ink, the other way is looked at, too.
     """
     found = _searched(work, inside, guess.is_dark, spend)
+    darkest, lightest = grey.getextrema()
+    if darkest == lightest:
+        return found  # an empty canvas, on which a further search would find nothing
     if guess.is_sure or found.sharpness > _DULL or not _is_blob(found.mask):
         return found if inside else _fainter(grey, found, spend)
     spend(_SEARCH_NS // 2)
