@@ -242,8 +242,11 @@ def _decided(
 
 
 def _fainter(grey: Image.Image, found: _Found, spend: Spend) -> _Found:
-    """Return what a search for faint ink found, if only specks are sure ink."""
-    if np.count_nonzero(found.mask) > _SPECKS:
+    """Return what a search for faint ink found, if only specks are sure ink.
+
+    A picture that needs no reduction shows nothing more in another search.
+    """
+    if max(grey.size) <= _SIDE or np.count_nonzero(found.mask) > _SPECKS:
         return found
     spend(_SEARCH_NS // 2)
     faint = searched(grey, found.has_dark_ink, _SIDE)
